@@ -357,6 +357,12 @@ pub struct Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
+    /// Arguments that stand at `ranges` (start and end) of `source`: a request that was kept.
+    /// Panics when read if a range lies outside.
+    pub fn new(ranges: &'a [(u32, u32)], source: &'a [u8]) -> Arguments<'a> {
+        Arguments { ranges, source }
+    }
+
     /// How many there are, the command's name included.
     pub fn len(&self) -> usize {
         self.ranges.len()
