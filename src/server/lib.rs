@@ -1,1 +1,2 @@
 //! sapwood-server
+pub mod ring;
