@@ -1,2 +1,3 @@
 //! sapwood-server
+pub mod park;
 pub mod ring;
