@@ -1,3 +1,5 @@
 //! sapwood-server
 pub mod park;
 pub mod ring;
+#[cfg(test)]
+mod testing;

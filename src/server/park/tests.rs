@@ -10,6 +10,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use super::*;
 use crate::ring::{Expect, RingConfig, Token};
+use crate::testing::alone;
 
 /// More than glommio's 32,767 waker clones, so that one leaked clone a round aborts the test.
 const ROUNDS: u64 = 40_000;
@@ -62,9 +63,8 @@ fn resident_bytes() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Runs `rounds` after a warm-up of a few and checks that they left nothing behind. Other tests of
-/// this process come and go meanwhile, so the bounds are far above their noise and far below one
-/// descriptor or 100 bytes a round.
+/// Runs many rounds after a warm-up and checks that they left nothing behind. Only for a process of
+/// its own.
 async fn leaves_nothing<F: Future<Output = ()>>(mut round: impl FnMut(u64) -> F) {
     for index in 0..1000 {
         round(index).await;
@@ -215,80 +215,95 @@ fn a_completion_beside_a_poke_is_not_forgotten() {
 
 #[test]
 fn pokes_in_a_single_turn_of_the_executor_leak_nothing() {
-    on_executor(|| async {
-        let (wake, reply) = (WakeCell::new(), WakeCell::new());
-        let answering = glommio::spawn_local({
-            let (wake, reply) = (wake.clone(), reply.clone());
-            async move {
-                let (mut ring, mut parker) = (ring(), Parker::new());
-                for _ in 0..1000 + ROUNDS {
-                    assert_eq!(parker.wait(&mut ring, &reply).await.unwrap(), Woken::Poked);
-                    wake.poke();
-                }
-            }
-        });
-        let state = Rc::new(Cell::new(Some((ring(), Parker::new()))));
-        leaves_nothing(|_| {
-            let (wake, reply, state) = (wake.clone(), reply.clone(), state.clone());
-            async move {
-                let (mut ring, mut parker) = state.take().unwrap();
-                reply.poke();
-                assert_eq!(parker.wait(&mut ring, &wake).await.unwrap(), Woken::Poked);
-                state.set(Some((ring, parker)));
-            }
-        })
-        .await;
-        answering.await;
-    });
+    alone(
+        "park::tests::pokes_in_a_single_turn_of_the_executor_leak_nothing",
+        || {
+            on_executor(|| async {
+                let (wake, reply) = (WakeCell::new(), WakeCell::new());
+                let answering = glommio::spawn_local({
+                    let (wake, reply) = (wake.clone(), reply.clone());
+                    async move {
+                        let (mut ring, mut parker) = (ring(), Parker::new());
+                        for _ in 0..1000 + ROUNDS {
+                            assert_eq!(parker.wait(&mut ring, &reply).await.unwrap(), Woken::Poked);
+                            wake.poke();
+                        }
+                    }
+                });
+                let state = Rc::new(Cell::new(Some((ring(), Parker::new()))));
+                leaves_nothing(|_| {
+                    let (wake, reply, state) = (wake.clone(), reply.clone(), state.clone());
+                    async move {
+                        let (mut ring, mut parker) = state.take().unwrap();
+                        reply.poke();
+                        assert_eq!(parker.wait(&mut ring, &wake).await.unwrap(), Woken::Poked);
+                        state.set(Some((ring, parker)));
+                    }
+                })
+                .await;
+                answering.await;
+            })
+        },
+    );
 }
 
 #[test]
 fn dropping_unfinished_waits_leaks_nothing() {
-    on_executor(|| async {
-        let state = Rc::new(Cell::new(Some((ring(), Parker::new()))));
-        leaves_nothing(|_| {
-            let state = state.clone();
-            async move {
-                let (mut ring, mut parker) = state.take().unwrap();
-                let wake = WakeCell::new();
-                {
-                    let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
-                    assert!(poll_once(wait).await.is_none());
-                }
-                assert_eq!(Rc::strong_count(&wake.state), 1);
-                assert!(
-                    wake.state.sleeper.take().is_none(),
-                    "a dropped wait left its waker behind"
-                );
-                state.set(Some((ring, parker)));
-            }
-        })
-        .await;
-    });
+    alone(
+        "park::tests::dropping_unfinished_waits_leaks_nothing",
+        || {
+            on_executor(|| async {
+                let state = Rc::new(Cell::new(Some((ring(), Parker::new()))));
+                leaves_nothing(|_| {
+                    let state = state.clone();
+                    async move {
+                        let (mut ring, mut parker) = state.take().unwrap();
+                        let wake = WakeCell::new();
+                        {
+                            let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
+                            assert!(poll_once(wait).await.is_none());
+                        }
+                        assert_eq!(Rc::strong_count(&wake.state), 1);
+                        assert!(
+                            wake.state.sleeper.take().is_none(),
+                            "a dropped wait left its waker behind"
+                        );
+                        state.set(Some((ring, parker)));
+                    }
+                })
+                .await;
+            })
+        },
+    );
 }
 
 #[test]
 fn dropping_parkers_in_mid_wait_leaks_nothing() {
-    on_executor(|| async {
-        let state = Rc::new(Cell::new(Some(ring())));
-        leaves_nothing(|round| {
-            let state = state.clone();
-            async move {
-                let mut ring = state.take().unwrap();
-                let (mut parker, wake) = (Parker::new(), WakeCell::new());
-                {
-                    let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
-                    assert!(poll_once(wait).await.is_none());
-                }
-                // A turn of glommio between arming and dropping, or none: submitted polls are
-                // cancelled in the kernel, the others in glommio's queue.
-                if round % 8 == 0 {
-                    glommio::timer::sleep(Duration::from_micros(1)).await;
-                }
-                drop(parker);
-                state.set(Some(ring));
-            }
-        })
-        .await;
-    });
+    alone(
+        "park::tests::dropping_parkers_in_mid_wait_leaks_nothing",
+        || {
+            on_executor(|| async {
+                let state = Rc::new(Cell::new(Some(ring())));
+                leaves_nothing(|round| {
+                    let state = state.clone();
+                    async move {
+                        let mut ring = state.take().unwrap();
+                        let (mut parker, wake) = (Parker::new(), WakeCell::new());
+                        {
+                            let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
+                            assert!(poll_once(wait).await.is_none());
+                        }
+                        // A turn of glommio between arming and dropping, or none: submitted polls are
+                        // cancelled in the kernel, the others in glommio's queue.
+                        if round % 8 == 0 {
+                            glommio::timer::sleep(Duration::from_micros(1)).await;
+                        }
+                        drop(parker);
+                        state.set(Some(ring));
+                    }
+                })
+                .await;
+            })
+        },
+    );
 }
