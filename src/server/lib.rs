@@ -1,4 +1,5 @@
 //! sapwood-server
+pub mod cpus;
 pub mod park;
 pub mod ring;
 #[cfg(test)]
