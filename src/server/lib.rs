@@ -25,7 +25,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { outbox_bytes_max: 32 << 20, connections_max: 65_536, subscriptions_max: 131_072, auth_deadline_ms: 10_000 }
+        Limits {
+            outbox_bytes_max: 32 << 20,
+            connections_max: 65_536,
+            subscriptions_max: 131_072,
+            auth_deadline_ms: 10_000,
+        }
     }
 }
 
@@ -42,6 +47,8 @@ pub struct Config {
     pub password: Option<Vec<u8>>,
     /// The caps.
     pub limits: Limits,
+    /// Stands for what the command line does not set.
+    pub rest: (),
 }
 
 /// Why the server did not start.
@@ -54,7 +61,10 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StartError::Bind(address, error) = self;
-        write!(out, "cannot listen on {address} ({error}); stop what listens there, or choose another with --redis.")
+        write!(
+            out,
+            "cannot listen on {address} ({error}); stop what listens there, or choose another with --redis."
+        )
     }
 }
 
@@ -94,7 +104,8 @@ impl Server {
     pub fn start(config: Config) -> Result<Server, StartError> {
         let mut redis = None;
         if let Some(address) = config.redis {
-            let listener = TcpListener::bind(address).map_err(|error| StartError::Bind(address, error))?;
+            let listener =
+                TcpListener::bind(address).map_err(|error| StartError::Bind(address, error))?;
             redis = listener.local_addr().ok();
             let password = config.password.clone();
             std::thread::spawn(move || {
@@ -104,18 +115,29 @@ impl Server {
                 }
             });
         }
-        Ok(Server { config, redis, stop: mpsc::channel() })
+        Ok(Server {
+            config,
+            redis,
+            stop: mpsc::channel(),
+        })
     }
 
     /// What listens where.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.redis.iter().map(|address| ("redis", *address)).collect()
+        self.redis
+            .iter()
+            .map(|address| ("redis", *address))
+            .collect()
     }
 
     /// One CPU for each shard.
     pub fn cpus(&self) -> Vec<usize> {
         match (&self.config.cpus, self.config.shards) {
-            (Some(cpus), shards) => cpus.iter().copied().take(shards.unwrap_or(cpus.len())).collect(),
+            (Some(cpus), shards) => cpus
+                .iter()
+                .copied()
+                .take(shards.unwrap_or(cpus.len()))
+                .collect(),
             (None, shards) => (0..shards.unwrap_or(1)).collect(),
         }
     }
@@ -132,7 +154,9 @@ impl Server {
 }
 
 fn answer(stream: TcpStream, password: Option<Vec<u8>>) {
-    let Ok(mut writer) = stream.try_clone() else { return };
+    let Ok(mut writer) = stream.try_clone() else {
+        return;
+    };
     let mut reader = BufReader::new(stream);
     let mut trusted = password.is_none();
     let mut line = String::new();
@@ -142,7 +166,11 @@ fn answer(stream: TcpStream, password: Option<Vec<u8>>) {
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
             return;
         }
-        let count = line.trim_end().strip_prefix('*').and_then(|count| count.parse().ok()).unwrap_or(0usize);
+        let count = line
+            .trim_end()
+            .strip_prefix('*')
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(0usize);
         for _ in 0..count {
             line.clear();
             let _ = reader.read_line(&mut line);
@@ -155,7 +183,9 @@ fn answer(stream: TcpStream, password: Option<Vec<u8>>) {
                 trusted = true;
                 "+OK\r\n".to_string()
             }
-            Some("AUTH") => "-WRONGPASS invalid username-password pair or user is disabled.\r\n".to_string(),
+            Some("AUTH") => {
+                "-WRONGPASS invalid username-password pair or user is disabled.\r\n".to_string()
+            }
             _ if !trusted => "-NOAUTH Authentication required.\r\n".to_string(),
             Some("INFO") => {
                 let body = "# Server\r\nredis_version:7.4.0\r\ntcp_port:7463\r\n\r\n# Clients\r\nconnected_clients:1\r\n\r\n# Sapwood\r\nshards:1\r\n";
