@@ -278,7 +278,7 @@ impl Settings {
 /// Reads flags, environment and file, and lets the first of them that gives a setting decide it.
 ///
 /// A value that another one overrides is judged all the same: it would be wrong on the day the other one goes.
-/// Errors: everything that is wrong, in the order of the documentation; nothing has been started.
+/// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let mut problems = Vec::new();
     let path = flags
@@ -323,9 +323,13 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
     };
     let mut settings = settings;
     settings.password = sources.choose_password(&mut settings.warnings);
-    match sources.problems.is_empty() {
+    let mut problems = sources.problems;
+    match problems.is_empty() {
         true => Ok(settings),
-        false => Err(sources.problems),
+        false => {
+            problems.sort_by_key(|problem| problem.source.line());
+            Err(problems)
+        }
     }
 }
 
@@ -389,9 +393,18 @@ impl Sources<'_> {
 
     fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
         let listeners = [
-            (Key::Native, "the native protocol does not exist"),
-            (Key::Http, "the HTTP and WebSocket protocols do not exist"),
-            (Key::Nats, "the NATS protocol does not exist"),
+            (
+                Key::Native,
+                "there is no native protocol; leave it out or say off",
+            ),
+            (
+                Key::Http,
+                "there is no HTTP nor WebSocket; leave it out or say off",
+            ),
+            (
+                Key::Nats,
+                "there is no NATS protocol; leave it out or say off",
+            ),
         ];
         let mut asked = Vec::new();
         for (key, what) in listeners {
@@ -409,7 +422,7 @@ impl Sources<'_> {
             }
         }
         if let Some(data) = self.choose(Key::Data, |_| Ok(())) {
-            let what = "nothing is stored, so a data directory would promise what is not kept";
+            let what = "nothing is stored, so this would promise what is not kept; leave it out";
             asked.push(Sourced {
                 source: data.source,
                 value: what,

@@ -39,7 +39,7 @@ Examples:
 const SERVE_HELP: &str = "\
 Examples:
   sapwood serve
-      Listens on 127.0.0.1:7463, one shard for each CPU it may use. Only this machine can connect.
+      Listens on 127.0.0.1:7463, which only this machine reaches; one shard for each CPU.
   sapwood serve --redis 0.0.0.0:7463 --password-file /etc/sapwood/password
       Listens on every network; clients have to AUTH. Without a password this is refused.
   sapwood serve --shards 2 --cpus 0-1
@@ -54,11 +54,13 @@ Examples:
           [limits]
           # the caps, by name: see README.md
 
-Each setting may stand in a flag, in the environment (--redis is SAPWOOD_REDIS) or in the file (redis). The flag wins,
-then the environment, then the file. A password has no flag, because a command line is visible to every process: use
---password-file, or SAPWOOD_PASSWORD in the environment. RUST_LOG chooses what is logged, for example RUST_LOG=debug.
+Each setting may stand in a flag, in the environment (--redis is SAPWOOD_REDIS) or in the
+file (redis). The flag wins, then the environment, then the file. A password has no flag,
+because every process can read a command line: use --password-file, or SAPWOOD_PASSWORD in
+the environment. RUST_LOG chooses what is logged, for example RUST_LOG=debug.
 
-Exit codes: 0 ended as asked (SIGTERM and SIGINT drain), 1 failed while running, 2 wrong configuration.";
+Exit codes: 0 ended as asked (SIGTERM and SIGINT drain), 1 failed while running,
+2 wrong configuration.";
 
 const INFO_HELP: &str = "\
 Examples:
@@ -67,7 +69,8 @@ Examples:
   sapwood info --redis 7500          another port of this machine
   sapwood info --json                for a program
 
-A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in the environment.";
+A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
+the environment.";
 
 /// A real-time data broker: one shard a core, io_uring, and Redis clients unmodified.
 #[derive(Debug, Parser)]

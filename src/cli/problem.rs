@@ -28,6 +28,16 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The line of the file, or 0 for what does not stand in one, which sorts before.
+    pub fn line(&self) -> usize {
+        match self {
+            Source::File { line, .. } => *line,
+            Source::Default(_) | Source::Flag(_) | Source::Env(_) => 0,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -254,10 +264,7 @@ impl fmt::Display for Wrong {
                     "SAPWOOD_PASSWORD_FILE is set too, and only one can hold the password; unset one of them."
                 )
             }
-            Wrong::NotYet(what) => write!(
-                out,
-                "not yet: {what}; leave it out, or say off where it is an address."
-            ),
+            Wrong::NotYet(what) => write!(out, "not yet: {what}."),
             Wrong::OpenToAll(address) => write!(
                 out,
                 "{address} can be reached from other machines, and no password is set, so everybody could read and \
