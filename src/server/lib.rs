@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 /// Every cap that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +83,12 @@ impl fmt::Display for ServeError {
 
 /// Begins a graceful end.
 #[derive(Clone)]
-pub struct Stopper(Sender<()>);
+pub struct Stopper(SyncSender<()>);
 
 impl Stopper {
     /// Begins to drain.
     pub fn drain(&self) {
-        let _ = self.0.send(());
+        let _ = self.0.try_send(());
     }
 }
 
@@ -96,7 +96,7 @@ impl Stopper {
 pub struct Server {
     config: Config,
     redis: Option<SocketAddr>,
-    stop: (Sender<()>, Receiver<()>),
+    stop: (SyncSender<()>, Receiver<()>),
 }
 
 impl Server {
@@ -118,7 +118,7 @@ impl Server {
         Ok(Server {
             config,
             redis,
-            stop: mpsc::channel(),
+            stop: mpsc::sync_channel(1),
         })
     }
 
