@@ -209,13 +209,7 @@ impl fmt::Display for Wrong {
                 min,
                 max,
                 size,
-            } => {
-                write!(out, "{given:?} is not a whole number from {min} to {max}")?;
-                match size {
-                    true => write!(out, "; a size may also be written as \"32 MiB\"."),
-                    false => write!(out, "."),
-                }
-            }
+            } => write_number(out, given, *min, *max, *size),
             Wrong::CpuList { given, reason } => write_cpu_list(out, given, reason),
             Wrong::TooFewCpus { shards, cpus } => write!(
                 out,
@@ -227,21 +221,8 @@ impl fmt::Display for Wrong {
             Wrong::TomlType { found, right } => {
                 write!(out, "{found} does not fit here; write {right}.")
             }
-            Wrong::UnknownKey {
-                nearest: Some(nearest),
-                ..
-            } => {
-                write!(out, "there is no such key; did you mean {nearest}?")
-            }
-            Wrong::UnknownKey {
-                nearest: None,
-                known,
-            } => {
-                write!(
-                    out,
-                    "there is no such key; the keys here are: {}.",
-                    known.join(", ")
-                )
+            Wrong::UnknownKey { nearest, known } => {
+                write_unknown_key(out, nearest.as_deref(), known)
             }
             Wrong::NotToml(reason) => write!(out, "this is not TOML: {reason}."),
             Wrong::Unreadable { path, error } => {
@@ -265,13 +246,7 @@ impl fmt::Display for Wrong {
                 )
             }
             Wrong::NotYet(what) => write!(out, "not yet: {what}."),
-            Wrong::OpenToAll(address) => write!(
-                out,
-                "{address} can be reached from other machines, and no password is set, so everybody could read and \
-                 write everything. Either listen on this machine alone (--redis 127.0.0.1:{port}), or set a password \
-                 (--password-file FILE, or SAPWOOD_PASSWORD in the environment).",
-                port = address.port()
-            ),
+            Wrong::OpenToAll(address) => write_open_to_all(out, *address),
             Wrong::NothingListens => {
                 write!(
                     out,
@@ -288,6 +263,42 @@ impl fmt::Display for Wrong {
             ),
         }
     }
+}
+
+fn write_number(
+    out: &mut fmt::Formatter<'_>,
+    given: &str,
+    min: u64,
+    max: u64,
+    size: bool,
+) -> fmt::Result {
+    write!(out, "{given:?} is not a whole number from {min} to {max}")?;
+    match size {
+        true => write!(out, "; a size may also be written as \"32 MiB\"."),
+        false => write!(out, "."),
+    }
+}
+
+fn write_unknown_key(
+    out: &mut fmt::Formatter<'_>,
+    nearest: Option<&str>,
+    known: &[&str],
+) -> fmt::Result {
+    write!(out, "there is no such key; ")?;
+    match nearest {
+        Some(nearest) => write!(out, "did you mean {nearest}?"),
+        None => write!(out, "the keys here are: {}.", known.join(", ")),
+    }
+}
+
+fn write_open_to_all(out: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
+    write!(
+        out,
+        "{address} can be reached from other machines, and no password is set, so everybody could read and \
+         write everything. Either listen on this machine alone (--redis 127.0.0.1:{port}), or set a password \
+         (--password-file FILE, or SAPWOOD_PASSWORD in the environment).",
+        port = address.port()
+    )
 }
 
 fn write_address(out: &mut fmt::Formatter<'_>, given: &str, reason: &AddressReason) -> fmt::Result {
