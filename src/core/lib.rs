@@ -388,7 +388,7 @@ impl Shard {
                 .closing
                 .push((conn, CloseReason::TooManyConnections));
         } else if session.is_guest() {
-            let deadline = now.monotonic_ns + self.settings.limits.guest_ns_max;
+            let deadline = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
             self.guests.push_back((deadline, conn, client));
         }
         self.counters.connections += 1;

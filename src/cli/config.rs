@@ -1,0 +1,632 @@
+//! Where settings come from, and which one wins: flag, then environment, then file, then default.
+//!
+//! [`resolve`] reads every source and reports everything that is wrong in one go; [`Settings::into_server_config`] then
+//! refuses what can be read but must not be run. What a value may be is judged in [`value`]. Nothing here starts,
+//! connects or logs.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sapwood_server::{Config, Limits};
+
+use super::file;
+use super::problem::{Problem, Source, Wrong};
+use super::value::{self, Listen, LogFormat};
+
+/// Where the Redis protocol listens unless told otherwise; it is also where `info` asks.
+pub const REDIS_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7463);
+
+/// The longest password: past it a password file is some other file. An AUTH fits a connection's cap before
+/// authentication many times.
+const PASSWORD_BYTES_MAX: u64 = 1_024;
+
+/// A setting that flag, environment and file can all give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Where the Redis protocol listens.
+    Redis,
+    /// Where the native protocol listens.
+    Native,
+    /// Where HTTP listens.
+    Http,
+    /// Where the NATS protocol listens.
+    Nats,
+    /// Where data is kept.
+    Data,
+    /// How many shards.
+    Shards,
+    /// Which CPUs.
+    Cpus,
+    /// Where the password stands.
+    PasswordFile,
+    /// How log lines look.
+    LogFormat,
+}
+
+impl Key {
+    /// Every key, in the order of the documentation.
+    pub const ALL: [Key; 9] = [
+        Key::Redis,
+        Key::Native,
+        Key::Http,
+        Key::Nats,
+        Key::Data,
+        Key::Shards,
+        Key::Cpus,
+        Key::PasswordFile,
+        Key::LogFormat,
+    ];
+
+    /// Its name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Key::Redis => "redis",
+            Key::Native => "native",
+            Key::Http => "http",
+            Key::Nats => "nats",
+            Key::Data => "data",
+            Key::Shards => "shards",
+            Key::Cpus => "cpus",
+            Key::PasswordFile => "password_file",
+            Key::LogFormat => "log_format",
+        }
+    }
+
+    /// A right value, as the file would have it.
+    pub const fn example(self) -> &'static str {
+        match self {
+            Key::Redis | Key::Native | Key::Http | Key::Nats => {
+                "\"127.0.0.1:7463\", 7463 or \"off\""
+            }
+            Key::Data => "a string: the path of a directory",
+            Key::Shards => "a whole number, such as 2",
+            Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
+            Key::PasswordFile => "a string: the path of a file",
+            Key::LogFormat => "\"text\" or \"json\"",
+        }
+    }
+
+    fn flag(self) -> String {
+        format!("--{}", self.name().replace('_', "-"))
+    }
+
+    fn variable(self) -> String {
+        format!("SAPWOOD_{}", self.name().to_uppercase())
+    }
+}
+
+/// A value as it was given, before it is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Where it was given.
+    pub source: Source,
+    /// The value.
+    pub text: String,
+    /// What a relative path in it is relative to: the file's directory where it came from a file.
+    pub directory: Option<PathBuf>,
+}
+
+/// A value with the place it came from, which is named where it has to be refused.
+#[derive(Debug)]
+pub struct Sourced<T> {
+    /// Where it was given.
+    pub source: Source,
+    /// The value.
+    pub value: T,
+}
+
+/// The environment, as a function so that tests can have their own.
+pub struct Environment(Box<LookUp>);
+
+type LookUp = dyn Fn(&str) -> Option<OsString>;
+
+impl Environment {
+    /// The environment of this process.
+    pub fn of_process() -> Environment {
+        Environment(Box::new(|name| env::var_os(name)))
+    }
+
+    #[cfg(test)]
+    fn of(pairs: &'static [(&'static str, &'static str)]) -> Environment {
+        let find = move |name: &str| pairs.iter().find(|(key, _)| *key == name);
+        Environment(Box::new(move |name| {
+            find(name).map(|(_, value)| value.into())
+        }))
+    }
+
+    /// A variable's value; an empty one counts as not set.
+    fn variable(&self, name: &str) -> Option<OsString> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn given(&self, name: &str) -> Option<Result<Given, Problem>> {
+        let source = Source::Env(name.to_string());
+        Some(match self.variable(name)?.into_string() {
+            Ok(text) => Ok(Given {
+                source,
+                text,
+                directory: None,
+            }),
+            Err(_) => Err(Problem {
+                source,
+                wrong: Wrong::NotUtf8,
+            }),
+        })
+    }
+
+    /// The log filter, `RUST_LOG`, where one is set.
+    pub fn log_filter(&self) -> Option<Result<Given, Problem>> {
+        self.given("RUST_LOG")
+    }
+}
+
+/// A password, which no debug output shows.
+pub struct Password(pub Vec<u8>);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Password(hidden)")
+    }
+}
+
+/// Something that works, but that the operator should know.
+#[derive(Debug)]
+pub enum Warning {
+    /// Every user of the machine can read the password file.
+    PasswordFileReadable(PathBuf),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Warning::PasswordFileReadable(path) = self;
+        let path = path.display();
+        write!(
+            out,
+            "every user of this machine can read the password file {path}; run: chmod o-rwx {path}"
+        )
+    }
+}
+
+/// What the flags of a command gave.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<String>,
+    /// The rest.
+    pub given: Vec<(Key, Option<String>)>,
+}
+
+/// Every setting, read and in range.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where the Redis protocol listens.
+    pub redis: Sourced<Listen>,
+    /// What does not exist yet but was asked for.
+    asked_not_yet: Vec<Sourced<&'static str>>,
+    shards: Option<Sourced<usize>>,
+    cpus: Option<Sourced<Vec<usize>>>,
+    /// What clients have to AUTH with.
+    pub password: Option<Password>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    limits: Limits,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+impl Settings {
+    /// The server's configuration, or every reason why these settings must not be run.
+    pub fn into_server_config(self) -> Result<Config, Vec<Problem>> {
+        let mut problems = Vec::new();
+        for asked in self.asked_not_yet {
+            problems.push(Problem {
+                source: asked.source,
+                wrong: Wrong::NotYet(asked.value),
+            });
+        }
+        let redis = match self.redis.value {
+            Listen::Off => {
+                problems.push(Problem {
+                    source: self.redis.source,
+                    wrong: Wrong::NothingListens,
+                });
+                None
+            }
+            Listen::At(address) => {
+                if self.password.is_none() && !value::is_loopback(address) {
+                    let wrong = Wrong::OpenToAll(address);
+                    problems.push(Problem {
+                        source: self.redis.source,
+                        wrong,
+                    });
+                }
+                Some(address)
+            }
+        };
+        if let (Some(shards), Some(cpus)) = (&self.shards, &self.cpus)
+            && shards.value > cpus.value.len()
+        {
+            let wrong = Wrong::TooFewCpus {
+                shards: shards.value,
+                cpus: cpus.value.len(),
+            };
+            problems.push(Problem {
+                source: shards.source.clone(),
+                wrong,
+            });
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Config {
+            shards: self.shards.map(|shards| shards.value),
+            cpus: self.cpus.map(|cpus| cpus.value),
+            redis,
+            password: self.password.map(|password| password.0),
+            limits: self.limits,
+            ..Config::default()
+        })
+    }
+}
+
+/// Reads flags, environment and file, and lets the first of them that gives a setting decide it.
+///
+/// A value that another one overrides is judged all the same: it would be wrong on the day the other one goes.
+/// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
+pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let path = flags
+        .config
+        .map(|path| (Source::Flag("--config".to_string()), path));
+    let path = path.or_else(|| match environment.given("SAPWOOD_CONFIG")? {
+        Ok(given) => Some((given.source, given.text)),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    });
+    let file = match path {
+        Some((source, path)) => file::read(Path::new(&path), source, &mut problems),
+        None => file::Settings::default(),
+    };
+    let limits = file.limits;
+    let mut sources = Sources {
+        flags: flags.given,
+        environment,
+        file: file.given,
+        problems,
+    };
+    let settings = Settings {
+        redis: sources
+            .choose(Key::Redis, value::parse_listen)
+            .unwrap_or(Sourced {
+                source: Source::Default("redis"),
+                value: Listen::At(REDIS_DEFAULT),
+            }),
+        asked_not_yet: sources.choose_not_yet(),
+        shards: sources.choose(Key::Shards, |text| {
+            value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
+        }),
+        cpus: sources.choose(Key::Cpus, value::parse_cpus),
+        log_format: sources
+            .choose(Key::LogFormat, value::parse_log_format)
+            .map_or(LogFormat::Text, |format| format.value),
+        warnings: Vec::new(),
+        password: None,
+        limits,
+    };
+    let mut settings = settings;
+    settings.password = sources.choose_password(&mut settings.warnings);
+    let mut problems = sources.problems;
+    match problems.is_empty() {
+        true => Ok(settings),
+        false => {
+            problems.sort_by_key(|problem| problem.source.line());
+            Err(problems)
+        }
+    }
+}
+
+struct Sources<'a> {
+    flags: Vec<(Key, Option<String>)>,
+    environment: &'a Environment,
+    file: Vec<(Key, Given)>,
+    problems: Vec<Problem>,
+}
+
+impl Sources<'_> {
+    /// Everything that gives a setting, the strongest first.
+    fn given(&mut self, key: Key) -> Vec<Given> {
+        let mut given = Vec::new();
+        let flag = self.flags.iter().find(|(of, _)| *of == key);
+        if let Some((_, Some(text))) = flag {
+            let source = Source::Flag(key.flag());
+            given.push(Given {
+                source,
+                text: text.clone(),
+                directory: None,
+            });
+        }
+        match self.environment.given(&key.variable()) {
+            Some(Ok(variable)) => given.push(variable),
+            Some(Err(problem)) => self.problems.push(problem),
+            None => {}
+        }
+        given.extend(
+            self.file
+                .iter()
+                .filter(|(of, _)| *of == key)
+                .map(|(_, given)| given.clone()),
+        );
+        given
+    }
+
+    /// Reads every value given for a key, and returns the strongest.
+    fn choose<T>(
+        &mut self,
+        key: Key,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Sourced<T>> {
+        let mut chosen = None;
+        for given in self.given(key) {
+            match parse(&given.text) {
+                Ok(value) => {
+                    chosen.get_or_insert(Sourced {
+                        source: given.source,
+                        value,
+                    });
+                }
+                Err(wrong) => self.problems.push(Problem {
+                    source: given.source,
+                    wrong,
+                }),
+            }
+        }
+        chosen
+    }
+
+    fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
+        let listeners = [
+            (
+                Key::Native,
+                "there is no native protocol; leave it out or say off",
+            ),
+            (
+                Key::Http,
+                "there is no HTTP nor WebSocket; leave it out or say off",
+            ),
+            (
+                Key::Nats,
+                "there is no NATS protocol; leave it out or say off",
+            ),
+        ];
+        let mut asked = Vec::new();
+        for (key, what) in listeners {
+            // Whatever is not `off` is refused, so its address need not be a right one.
+            let parse = |text: &str| Ok(text != "off");
+            if let Some(Sourced {
+                source,
+                value: true,
+            }) = self.choose(key, parse)
+            {
+                asked.push(Sourced {
+                    source,
+                    value: what,
+                });
+            }
+        }
+        if let Some(data) = self.choose(Key::Data, |_| Ok(())) {
+            let what = "nothing is stored, so this would promise what is not kept; leave it out";
+            asked.push(Sourced {
+                source: data.source,
+                value: what,
+            });
+        }
+        asked
+    }
+
+    fn choose_password(&mut self, warnings: &mut Vec<Warning>) -> Option<Password> {
+        let files = self.given(Key::PasswordFile);
+        let variable = "SAPWOOD_PASSWORD";
+        let direct = (self.environment.0)(variable);
+        let strongest = files.into_iter().next();
+        let by_flag = matches!(
+            &strongest,
+            Some(Given {
+                source: Source::Flag(_),
+                ..
+            })
+        );
+        let outcome = match (direct, strongest) {
+            (
+                Some(_),
+                Some(Given {
+                    source: Source::Env(_),
+                    ..
+                }),
+            ) => Err((Source::Env(variable.to_string()), Wrong::TwoPasswords)),
+            (Some(password), _) if !by_flag => trim_password(password.into_vec())
+                .map_err(|wrong| (Source::Env(variable.to_string()), wrong)),
+            (_, Some(given)) => {
+                read_password(&given, warnings).map_err(|wrong| (given.source, wrong))
+            }
+            (_, None) => return None,
+        };
+        match outcome {
+            Ok(password) => Some(password),
+            Err((source, wrong)) => {
+                self.problems.push(Problem { source, wrong });
+                None
+            }
+        }
+    }
+}
+
+fn read_password(given: &Given, warnings: &mut Vec<Warning>) -> Result<Password, Wrong> {
+    let path = given
+        .directory
+        .as_deref()
+        .unwrap_or(Path::new(""))
+        .join(&given.text);
+    // One byte pair more than a password, for the newline that is not part of it.
+    let password = trim_password(file::read_capped(&path, PASSWORD_BYTES_MAX + 2)?)?;
+    let metadata = path.metadata().map_err(|error| Wrong::Unreadable {
+        path: path.clone(),
+        error,
+    })?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o004 != 0 {
+        warnings.push(Warning::PasswordFileReadable(path));
+    }
+    Ok(password)
+}
+
+/// Takes one newline off the end, which editors and `echo` leave there.
+fn trim_password(mut bytes: Vec<u8>) -> Result<Password, Wrong> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    match bytes.is_empty() {
+        true => Err(Wrong::EmptyPassword),
+        false => Ok(Password(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(given: &[(Key, &str)]) -> Flags {
+        let given = given
+            .iter()
+            .map(|(key, text)| (*key, Some(text.to_string())));
+        Flags {
+            config: None,
+            given: given.collect(),
+        }
+    }
+
+    fn messages(problems: Vec<Problem>) -> Vec<String> {
+        problems.iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn default_listens_on_loopback_only() {
+        let settings = resolve(Flags::default(), &Environment::of(&[])).unwrap();
+        let config = settings.into_server_config().unwrap();
+        assert_eq!(config.redis, Some(REDIS_DEFAULT));
+        assert!(config.password.is_none() && config.shards.is_none() && config.cpus.is_none());
+    }
+
+    #[test]
+    fn flag_wins_over_environment_and_empty_variable_is_unset() {
+        let environment = Environment::of(&[("SAPWOOD_REDIS", "7001"), ("SAPWOOD_SHARDS", "")]);
+        let settings = resolve(flags(&[(Key::Redis, "7002")]), &environment).unwrap();
+        assert_eq!(
+            settings.redis.value,
+            Listen::At("127.0.0.1:7002".parse().unwrap())
+        );
+        assert!(settings.shards.is_none());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_source() {
+        let environment = Environment::of(&[("SAPWOOD_SHARDS", "many"), ("SAPWOOD_CPUS", "0-")]);
+        let given = [(Key::Redis, "127.0.0.1"), (Key::LogFormat, "xml")];
+        let messages = messages(resolve(flags(&given), &environment).unwrap_err());
+        let starts = [
+            "--redis: ",
+            "SAPWOOD_SHARDS in the environment: ",
+            "SAPWOOD_CPUS in the environment: ",
+            "--log-format: ",
+        ];
+        assert_eq!(messages.len(), starts.len(), "{messages:?}");
+        for (message, start) in messages.iter().zip(starts) {
+            assert!(message.starts_with(start), "{message}");
+        }
+    }
+
+    #[test]
+    fn overridden_value_is_judged_all_the_same() {
+        let environment = Environment::of(&[("SAPWOOD_SHARDS", "many")]);
+        assert!(resolve(flags(&[(Key::Shards, "2")]), &environment).is_err());
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused_and_off_is_not() {
+        let environment = Environment::of(&[("SAPWOOD_NATS", "off")]);
+        let given = [
+            (Key::Native, "7400"),
+            (Key::Http, "off"),
+            (Key::Data, "somewhere"),
+        ];
+        let settings = resolve(flags(&given), &environment).unwrap();
+        let messages = messages(settings.into_server_config().unwrap_err());
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        assert!(
+            messages[0].starts_with("--native: not yet: "),
+            "{messages:?}"
+        );
+        assert!(messages[1].starts_with("--data: not yet: "), "{messages:?}");
+    }
+
+    #[test]
+    fn open_listener_is_refused_without_password_and_taken_with_one() {
+        let given = [(Key::Redis, "0.0.0.0:7463")];
+        let settings = resolve(flags(&given), &Environment::of(&[])).unwrap();
+        let messages = messages(settings.into_server_config().unwrap_err());
+        assert!(
+            messages[0].contains("--redis 127.0.0.1:7463"),
+            "{messages:?}"
+        );
+        assert!(messages[0].contains("--password-file FILE"), "{messages:?}");
+        let environment = Environment::of(&[("SAPWOOD_PASSWORD", "secret")]);
+        let settings = resolve(flags(&given), &environment).unwrap();
+        assert!(!format!("{settings:?}").contains("secret"));
+        let config = settings.into_server_config().unwrap();
+        assert_eq!(config.password.as_deref(), Some(&b"secret"[..]));
+    }
+
+    #[test]
+    fn password_loses_one_newline_and_no_more() {
+        assert_eq!(trim_password(b"a b\r\n".to_vec()).unwrap().0, b"a b");
+        assert_eq!(trim_password(b"a\n\n".to_vec()).unwrap().0, b"a\n");
+        assert_eq!(trim_password(b"\xff\x00".to_vec()).unwrap().0, b"\xff\x00");
+        assert!(trim_password(b"\n".to_vec()).is_err());
+        assert!(trim_password(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn empty_or_doubled_password_in_the_environment_is_refused() {
+        for pairs in [
+            &[("SAPWOOD_PASSWORD", "")][..],
+            &[("SAPWOOD_PASSWORD", "a"), ("SAPWOOD_PASSWORD_FILE", "b")],
+        ] {
+            let messages =
+                messages(resolve(Flags::default(), &Environment::of(pairs)).unwrap_err());
+            assert!(
+                messages[0].starts_with("SAPWOOD_PASSWORD in"),
+                "{messages:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_shards_than_cpus_are_refused() {
+        let given = [(Key::Shards, "3"), (Key::Cpus, "0-1")];
+        let settings = resolve(flags(&given), &Environment::of(&[])).unwrap();
+        let messages = messages(settings.into_server_config().unwrap_err());
+        assert!(
+            messages[0].contains("ask for at most 2 shards"),
+            "{messages:?}"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! The command line: which commands there are, and what their exit codes mean.
+//!
+//! Owns the words a user types and reads. What a setting's value may be stands in [`value`], where values come from and
+//! which one wins in [`config`]; a command's work stands in the file of its name. Knows the server only by the interface
+//! of `sapwood-server`.
+
+mod config;
+mod file;
+mod info;
+mod limits;
+mod logs;
+mod problem;
+mod serve;
+mod value;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use problem::Problem;
+
+/// The exit code of a run that failed for another reason than its configuration.
+const EXIT_RUNTIME: u8 = 1;
+
+/// The exit code of a wrong command line or configuration, which is also clap's.
+const EXIT_USAGE: u8 = 2;
+
+const ROOT_HELP: &str = "\
+Examples:
+  sapwood serve                           listen on 127.0.0.1:7463 for Redis clients
+  redis-cli -p 7463 subscribe news        hear a channel, in another terminal
+  redis-cli -p 7463 publish news hello    and say something on it
+  sapwood info                            read every counter of the running broker
+
+`sapwood serve --help` lists every setting.";
+
+const SERVE_HELP: &str = "\
+Examples:
+  sapwood serve
+      Listens on 127.0.0.1:7463, which only this machine reaches; one shard for each CPU.
+  sapwood serve --redis 0.0.0.0:7463 --password-file /etc/sapwood/password
+      Listens on every network; clients have to AUTH. Without a password this is refused.
+  sapwood serve --shards 2 --cpus 0-1
+      Two shards, pinned to CPUs 0 and 1.
+  sapwood serve --redis 127.0.0.1:0
+      Any free port; the table at start says which.
+  sapwood serve --config sapwood.toml
+      Reads settings from a file such as:
+          redis = \"127.0.0.1:7463\"
+          shards = 2
+          log_format = \"json\"
+          [limits]
+          # the caps, by name: see README.md
+
+Each setting may stand in a flag, in the environment (--redis is SAPWOOD_REDIS) or in the
+file (redis). The flag wins, then the environment, then the file. A password has no flag,
+because every process can read a command line: use --password-file, or SAPWOOD_PASSWORD in
+the environment. RUST_LOG chooses what is logged, for example RUST_LOG=debug.
+
+Exit codes: 0 ended as asked (SIGTERM and SIGINT drain), 1 failed while running,
+2 wrong configuration.";
+
+const INFO_HELP: &str = "\
+Examples:
+  sapwood info                       every section of the broker on 127.0.0.1:7463
+  sapwood info sapwood               one section
+  sapwood info --redis 7500          another port of this machine
+  sapwood info --json                for a program
+
+A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
+the environment.";
+
+/// A real-time data broker: one shard a core, io_uring, and Redis clients unmodified.
+#[derive(Debug, Parser)]
+#[command(name = "sapwood", version, after_help = ROOT_HELP, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker until it is told to end.
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArgs),
+    /// Print the counters of a running broker.
+    #[command(after_help = INFO_HELP)]
+    Info(InfoArgs),
+}
+
+/// The flags of `sapwood serve`. Values stay text here, so that flag, environment and file are judged by one rule.
+#[derive(Args, Debug, Default)]
+struct ServeArgs {
+    /// Where Redis clients connect: HOST:PORT, [V6]:PORT, a PORT of 127.0.0.1, or off [default: 127.0.0.1:7463]
+    #[arg(long, value_name = "ADDR")]
+    redis: Option<String>,
+    /// Where native clients connect; not yet, so only off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    native: Option<String>,
+    /// Where HTTP and WebSocket clients connect; not yet, so only off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Where NATS clients connect; not yet, so only off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    nats: Option<String>,
+    /// Where streams, tables and jobs will be kept; not yet, nothing is stored
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// How many shards, each on a CPU of its own [default: one for each CPU it may use]
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
+    /// The CPUs to run on, for example 0-3,6 [default: those it may use]
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
+    /// How log lines look on stderr: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// The flags that `serve` and `info` share.
+#[derive(Args, Debug, Default)]
+struct CommonArgs {
+    /// A TOML file with settings, also SAPWOOD_CONFIG
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// A file that holds the password clients AUTH with; one trailing newline is not part of it
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<String>,
+}
+
+/// The flags of `sapwood info`.
+#[derive(Args, Debug, Default)]
+struct InfoArgs {
+    /// Only this section
+    section: Option<String>,
+    /// Where the broker listens for Redis clients [default: 127.0.0.1:7463]
+    #[arg(long, value_name = "ADDR")]
+    redis: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Why a command failed; its display is what the user reads after `sapwood: `.
+#[derive(Debug)]
+enum Failure {
+    /// The configuration is wrong; the command did nothing.
+    Config(Vec<Problem>),
+    /// The server did not start.
+    Start(sapwood_server::StartError),
+    /// The server ended by itself.
+    Serve(sapwood_server::ServeError),
+    /// What the process needs before the server starts was refused by the system.
+    System(&'static str, std::io::Error),
+    /// `sapwood info` got no answer it could print.
+    Info(info::InfoError),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Config(_) => ExitCode::from(EXIT_USAGE),
+            Failure::Info(error) if error.is_usage() => ExitCode::from(EXIT_USAGE),
+            _ => ExitCode::from(EXIT_RUNTIME),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(problems) => match problems.as_slice() {
+                [problem] => write!(out, "{problem}"),
+                _ => {
+                    write!(
+                        out,
+                        "{} things in the configuration are wrong:",
+                        problems.len()
+                    )?;
+                    problems
+                        .iter()
+                        .try_for_each(|problem| write!(out, "\n  {problem}"))
+                }
+            },
+            Failure::Start(error) => write!(out, "{error}"),
+            Failure::Serve(error) => write!(out, "{error}"),
+            Failure::System(what, error) => write!(out, "cannot {what}: {error}."),
+            Failure::Info(error) => write!(out, "{error}"),
+        }
+    }
+}
+
+/// Reads the process's arguments, runs the command they name, and says on stderr why it failed if it did.
+///
+/// Exit codes: 0 done, 1 failed while running, 2 wrong command line or configuration.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = config::Environment::of_process();
+    let outcome = match &cli.command {
+        Command::Serve(args) => serve::run(args, &environment),
+        Command::Info(args) => info::run(args, &environment),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where stderr is gone there is nobody to tell; the exit code says it.
+            let _ = writeln!(io::stderr(), "sapwood: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flag_takes_a_password() {
+        let command = Cli::command();
+        for sub in command.get_subcommands() {
+            assert!(
+                sub.get_arguments()
+                    .all(|argument| argument.get_long() != Some("password")),
+                "{}",
+                sub.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What can be wrong with a setting, and how that is said.
+//!
+//! A [`Problem`] is where the value came from and what is wrong with it. Its display is one line that names the place,
+//! says what was wrong, and what would be right. Nothing here reads or judges a setting.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// The place a value was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody gave it; holds the key.
+    Default(&'static str),
+    /// A flag, with its dashes.
+    Flag(String),
+    /// An environment variable.
+    Env(String),
+    /// A line of the configuration file, with the key it holds, or with none where the text is not TOML.
+    File {
+        /// As the user named it.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// With the table it stands in: `limits.outbox_bytes_max`.
+        key: Option<String>,
+    },
+}
+
+impl Source {
+    /// The line of the file, or 0 for what does not stand in one, which sorts before.
+    pub fn line(&self) -> usize {
+        match self {
+            Source::File { line, .. } => *line,
+            Source::Default(_) | Source::Flag(_) | Source::Env(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default(key) => write!(out, "{key}"),
+            Source::Flag(flag) => write!(out, "{flag}"),
+            Source::Env(name) => write!(out, "{name} in the environment"),
+            Source::File {
+                path,
+                line,
+                key: Some(key),
+            } => {
+                write!(out, "{}:{line}: {key}", path.display())
+            }
+            Source::File {
+                path,
+                line,
+                key: None,
+            } => write!(out, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration. Nothing was started or changed.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where it was said.
+    pub source: Source,
+    /// What is wrong with it.
+    pub wrong: Wrong,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.source, self.wrong)
+    }
+}
+
+/// What is wrong with a value, key or file.
+#[derive(Debug)]
+pub enum Wrong {
+    /// The value is not UTF-8.
+    NotUtf8,
+    /// An address that cannot be read.
+    Address {
+        /// What was given.
+        given: String,
+        /// Why it cannot be read.
+        reason: AddressReason,
+    },
+    /// A number that is none, or is out of its range.
+    Number {
+        /// What was given.
+        given: String,
+        /// The least that is right.
+        min: u64,
+        /// The most that is right.
+        max: u64,
+        /// Whether `32 MiB` would be right too.
+        size: bool,
+    },
+    /// A list of CPUs that cannot be read; holds the part that is wrong.
+    CpuList {
+        /// What was given.
+        given: String,
+        /// Why it cannot be read.
+        reason: CpuReason,
+    },
+    /// More shards than CPUs to pin them to.
+    TooFewCpus {
+        /// Shards asked for.
+        shards: usize,
+        /// CPUs listed.
+        cpus: usize,
+    },
+    /// A word that is none of those allowed.
+    Choice {
+        /// What was given.
+        given: String,
+        /// The words that are right.
+        choices: &'static [&'static str],
+    },
+    /// A value of the file has the wrong TOML type.
+    TomlType {
+        /// The type it has.
+        found: &'static str,
+        /// What would be right, as it would be written.
+        right: &'static str,
+    },
+    /// A key that means nothing.
+    UnknownKey {
+        /// The nearest key that does, if one is near.
+        nearest: Option<String>,
+        /// All the keys that do, there.
+        known: Vec<&'static str>,
+    },
+    /// The text is not TOML; holds the parser's reason.
+    NotToml(String),
+    /// The file could not be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// The file is longer than any right one.
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// How long it may be.
+        bytes_max: u64,
+    },
+    /// The password is empty.
+    EmptyPassword,
+    /// `SAPWOOD_PASSWORD` and `SAPWOOD_PASSWORD_FILE` are both set.
+    TwoPasswords,
+    /// A feature that does not exist yet.
+    NotYet(&'static str),
+    /// A listener that other machines can reach, without a password.
+    OpenToAll(SocketAddr),
+    /// Every listener is off.
+    NothingListens,
+    /// `info` needs a broker to ask, but the address is `off` or has port 0.
+    NoAddressToAsk,
+    /// The log filter cannot be read; holds the parser's reason.
+    Filter(String),
+}
+
+/// Why an address cannot be read.
+#[derive(Debug)]
+pub enum AddressReason {
+    /// There is no text.
+    Empty,
+    /// A port, but no host.
+    NoHost(u16),
+    /// An address, but no port.
+    NoPort(IpAddr),
+    /// A name, but no port.
+    NamedWithoutPort,
+    /// The port is not a number up to 65535.
+    BadPort,
+    /// The host is neither an address nor a name.
+    BadHost,
+    /// The name has no address.
+    UnknownName(io::Error),
+}
+
+/// Why a list of CPUs cannot be read.
+#[derive(Debug)]
+pub enum CpuReason {
+    /// There is no CPU in it.
+    Empty,
+    /// A part that is neither a number nor a range.
+    NotANumber(String),
+    /// A range whose end is before its start.
+    Backwards(usize, usize),
+    /// A number above any CPU's.
+    TooHigh(usize),
+    /// A CPU that is there twice.
+    Twice(usize),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::NotUtf8 => write!(out, "the value is not UTF-8 text."),
+            Wrong::Address { given, reason } => write_address(out, given, reason),
+            Wrong::Number {
+                given,
+                min,
+                max,
+                size,
+            } => write_number(out, given, *min, *max, *size),
+            Wrong::CpuList { given, reason } => write_cpu_list(out, given, reason),
+            Wrong::TooFewCpus { shards, cpus } => write!(
+                out,
+                "{shards} shards need {shards} CPUs, but cpus lists {cpus}; list more, or ask for at most {cpus} shards."
+            ),
+            Wrong::Choice { given, choices } => {
+                write!(out, "{given:?} is not one of: {}.", choices.join(", "))
+            }
+            Wrong::TomlType { found, right } => {
+                write!(out, "{found} does not fit here; write {right}.")
+            }
+            Wrong::UnknownKey { nearest, known } => {
+                write_unknown_key(out, nearest.as_deref(), known)
+            }
+            Wrong::NotToml(reason) => write!(out, "this is not TOML: {reason}."),
+            Wrong::Unreadable { path, error } => {
+                write!(out, "cannot read {}: {error}.", path.display())
+            }
+            Wrong::TooLong { path, bytes_max } => write!(
+                out,
+                "{} is longer than {bytes_max} bytes; is it the right file?",
+                path.display()
+            ),
+            Wrong::EmptyPassword => {
+                write!(
+                    out,
+                    "the password is empty; give one, or none at all to let everybody in on loopback."
+                )
+            }
+            Wrong::TwoPasswords => {
+                write!(
+                    out,
+                    "SAPWOOD_PASSWORD_FILE is set too, and only one can hold the password; unset one of them."
+                )
+            }
+            Wrong::NotYet(what) => write!(out, "not yet: {what}."),
+            Wrong::OpenToAll(address) => write_open_to_all(out, *address),
+            Wrong::NothingListens => {
+                write!(
+                    out,
+                    "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463."
+                )
+            }
+            Wrong::NoAddressToAsk => write!(
+                out,
+                "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as --redis 127.0.0.1:7463."
+            ),
+            Wrong::Filter(reason) => write!(
+                out,
+                "the log filter cannot be read ({reason}); write a level such as info or debug, or target=level,target=level."
+            ),
+        }
+    }
+}
+
+fn write_number(
+    out: &mut fmt::Formatter<'_>,
+    given: &str,
+    min: u64,
+    max: u64,
+    size: bool,
+) -> fmt::Result {
+    write!(out, "{given:?} is not a whole number from {min} to {max}")?;
+    match size {
+        true => write!(out, "; a size may also be written as \"32 MiB\"."),
+        false => write!(out, "."),
+    }
+}
+
+fn write_unknown_key(
+    out: &mut fmt::Formatter<'_>,
+    nearest: Option<&str>,
+    known: &[&str],
+) -> fmt::Result {
+    write!(out, "there is no such key; ")?;
+    match nearest {
+        Some(nearest) => write!(out, "did you mean {nearest}?"),
+        None => write!(out, "the keys here are: {}.", known.join(", ")),
+    }
+}
+
+fn write_open_to_all(out: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
+    write!(
+        out,
+        "{address} can be reached from other machines, and no password is set, so everybody could read and \
+         write everything. Either listen on this machine alone (--redis 127.0.0.1:{port}), or set a password \
+         (--password-file FILE, or SAPWOOD_PASSWORD in the environment).",
+        port = address.port()
+    )
+}
+
+fn write_address(out: &mut fmt::Formatter<'_>, given: &str, reason: &AddressReason) -> fmt::Result {
+    match reason {
+        AddressReason::Empty => write!(out, "the address is empty")?,
+        AddressReason::NoHost(port) => {
+            return write!(
+                out,
+                "{given:?} does not say on which address; write 127.0.0.1:{port} for this machine alone, or \
+                 0.0.0.0:{port} for every network."
+            );
+        }
+        AddressReason::NoPort(ip) => {
+            return write!(
+                out,
+                "{given:?} has no port; write {}.",
+                SocketAddr::new(*ip, 7463)
+            );
+        }
+        AddressReason::NamedWithoutPort => {
+            return write!(out, "{given:?} has no port; write {given}:7463, or off.");
+        }
+        AddressReason::BadPort => {
+            write!(out, "{given:?} does not end in a port from 0 to 65535")?;
+        }
+        AddressReason::BadHost => write!(out, "{given:?} is not an address")?,
+        AddressReason::UnknownName(error) => {
+            return write!(
+                out,
+                "the name in {given:?} has no address here ({error}); write the address itself, such as 127.0.0.1:7463."
+            );
+        }
+    }
+    write!(
+        out,
+        "; write HOST:PORT such as 127.0.0.1:7463 or [::1]:7463, a port such as 7463, or off."
+    )
+}
+
+fn write_cpu_list(out: &mut fmt::Formatter<'_>, given: &str, reason: &CpuReason) -> fmt::Result {
+    write!(out, "{given:?} is not a list of CPUs: ")?;
+    match reason {
+        CpuReason::Empty => write!(out, "it is empty")?,
+        CpuReason::NotANumber(part) => write!(out, "{part:?} is neither a number nor a range")?,
+        CpuReason::Backwards(first, last) => write!(out, "{first}-{last} runs backwards")?,
+        CpuReason::TooHigh(cpu) => write!(out, "no machine has a CPU {cpu}")?,
+        CpuReason::Twice(cpu) => write!(out, "{cpu} is there twice")?,
+    }
+    write!(out, "; write for example 0-3,6.")
+}

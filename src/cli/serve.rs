@@ -1,0 +1,189 @@
+//! `sapwood serve`: settings to a running server, and signals to its end.
+//!
+//! Owns the order of a start (settings, logs, signals, server, table) and the table on stdout, which scripts may parse:
+//! one line for each listener, and nothing else ever goes to stdout.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use sapwood_server::{Server, Stopper};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+
+use super::config::{self, Environment, Flags, Key};
+use super::{Failure, ServeArgs, logs, value};
+
+/// Runs the broker until a signal drains it.
+///
+/// Errors: wrong settings, before anything was started; or the server's own, after it has closed what it opened.
+pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
+    let mut settings = config::resolve(flags(args), environment).map_err(Failure::Config)?;
+    let filter = logs::read_filter(environment.log_filter())
+        .map_err(|problem| Failure::Config(vec![problem]))?;
+    let log_format = settings.log_format;
+    let warnings = std::mem::take(&mut settings.warnings);
+    let config = settings.into_server_config().map_err(Failure::Config)?;
+    let has_password = config.password.is_some();
+
+    let logs = logs::start(log_format, filter)
+        .map_err(|error| Failure::System("start the log", io::Error::other(error)))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let stopper = drain_on_signal()?;
+    let server = Server::start(config).map_err(Failure::Start)?;
+    // A second stopper cannot be there: this is the only place that sets one.
+    let _ = stopper.set(server.stopper());
+    let table = table(&server.listeners(), &server.cpus(), has_password);
+    if let Err(error) = io::stdout()
+        .write_all(table.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        tracing::warn!(%error, "the table of listeners could not be written to stdout");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards = server.cpus().len(),
+        "ready"
+    );
+    let outcome = server.join().map_err(Failure::Serve);
+    tracing::info!(log_lines_dropped = logs.dropped_lines(), "ended");
+    outcome
+}
+
+fn flags(args: &ServeArgs) -> Flags {
+    Flags {
+        config: args.common.config.clone(),
+        given: vec![
+            (Key::Redis, args.redis.clone()),
+            (Key::Native, args.native.clone()),
+            (Key::Http, args.http.clone()),
+            (Key::Nats, args.nats.clone()),
+            (Key::Data, args.data.clone()),
+            (Key::Shards, args.shards.clone()),
+            (Key::Cpus, args.cpus.clone()),
+            (Key::PasswordFile, args.common.password_file.clone()),
+            (Key::LogFormat, args.log_format.clone()),
+        ],
+    }
+}
+
+/// From here on the first SIGTERM or SIGINT drains the server, once there is one, and the next one ends the process at
+/// once, as does the first before there is a server.
+fn drain_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
+    let failed = |error| Failure::System("watch for signals", error);
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+    let stopper = Arc::new(OnceLock::<Stopper>::new());
+    let shared = stopper.clone();
+    let watch = move || {
+        let mut draining = false;
+        // Ends with the process: the iterator waits for signals for ever.
+        for signal in signals.forever() {
+            match shared.get() {
+                Some(stopper) if !draining => {
+                    tracing::info!(
+                        signal = signal_name(signal),
+                        "draining; a second signal ends at once"
+                    );
+                    draining = true;
+                    stopper.drain();
+                }
+                _ => end_by(signal),
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("sapwood-signal".to_string())
+        .spawn(watch)
+        .map_err(failed)?;
+    Ok(stopper)
+}
+
+/// Ends the process as the signal would have without a handler, so that whoever started it sees why.
+fn end_by(signal: i32) {
+    if low_level::emulate_default_handler(signal).is_err() {
+        low_level::exit(super::EXIT_RUNTIME.into());
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    low_level::signal_name(signal).unwrap_or("a signal")
+}
+
+/// The table at start: version, shards with their CPUs, then one line for each listener with how to reach it.
+fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password: bool) -> String {
+    let on_cpus = format!("on CPUs {}", value::write_cpus(cpus));
+    let mut rows = vec![
+        (
+            "sapwood",
+            env!("CARGO_PKG_VERSION").to_string(),
+            String::new(),
+        ),
+        ("shards", cpus.len().to_string(), on_cpus),
+    ];
+    for (name, address) in listeners {
+        rows.push((
+            name,
+            address.to_string(),
+            how_to_reach(*address, has_password),
+        ));
+    }
+    let width = rows
+        .iter()
+        .map(|(_, middle, _)| middle.len())
+        .max()
+        .unwrap_or(0);
+    let lines = rows.iter().map(|(name, middle, hint)| {
+        let line = format!("{name:<8} {middle:<width$}   {hint}");
+        format!("{}\n", line.trim_end())
+    });
+    lines.collect()
+}
+
+fn how_to_reach(address: SocketAddr, has_password: bool) -> String {
+    let reachable = value::reachable(address);
+    let host = match reachable.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
+        ip => format!(" -h {ip}"),
+    };
+    let password = if has_password { " --askpass" } else { "" };
+    format!("redis-cli{host} -p {}{password}", reachable.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_has_one_line_for_each_listener() {
+        let table = table(
+            &[("redis", "127.0.0.1:7463".parse().unwrap())],
+            &[0, 1, 4],
+            false,
+        );
+        let expected = format!(
+            "sapwood  {}\nshards   3                on CPUs 0-1,4\nredis    127.0.0.1:7463   redis-cli -p 7463\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn hint_names_host_and_password_only_where_needed() {
+        for (address, has_password, hint) in [
+            ("0.0.0.0:1", true, "redis-cli -p 1 --askpass"),
+            ("[::]:1", true, "redis-cli -h ::1 -p 1 --askpass"),
+            (
+                "192.168.1.2:1",
+                true,
+                "redis-cli -h 192.168.1.2 -p 1 --askpass",
+            ),
+            ("127.0.0.1:1", false, "redis-cli -p 1"),
+        ] {
+            assert_eq!(how_to_reach(address.parse().unwrap(), has_password), hint);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! What the text of each setting may be: addresses, counts, CPU lists, sizes.
+//!
+//! Pure functions from text to value, but for the look-up of a host name. They know neither where the text came from
+//! nor which setting it is for.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use super::problem::{AddressReason, CpuReason, Wrong};
+
+/// The highest CPU number that is taken for one: Linux's own compile-time most, `CONFIG_NR_CPUS` of 8,192, is above any
+/// machine that is sold, and a list of it costs 64 KiB.
+pub const CPU_NUMBER_MAX: usize = 8_191;
+
+/// The most shards that can be asked for: one for each CPU of the largest machine.
+pub const SHARDS_MAX: u64 = CPU_NUMBER_MAX as u64 + 1;
+
+/// Where a protocol listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// On this address; port 0 is any free one.
+    At(SocketAddr),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads `off`, `HOST:PORT`, `[V6]:PORT` or a bare port, which means 127.0.0.1. A name is looked up, and its first
+/// address taken.
+pub fn parse_listen(text: &str) -> Result<Listen, Wrong> {
+    if text == "off" {
+        return Ok(Listen::Off);
+    }
+    parse_address(text)
+        .map(Listen::At)
+        .map_err(|reason| Wrong::Address {
+            given: text.to_string(),
+            reason,
+        })
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, AddressReason> {
+    if text.is_empty() {
+        return Err(AddressReason::Empty);
+    }
+    if is_digits(text) {
+        return Ok(SocketAddr::new(
+            Ipv4Addr::LOCALHOST.into(),
+            parse_port(text)?,
+        ));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    let unbracketed = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    if let Ok(ip) = unbracketed.unwrap_or(text).parse::<IpAddr>() {
+        return Err(AddressReason::NoPort(ip));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(match is_host_name(text) {
+            true => AddressReason::NamedWithoutPort,
+            false => AddressReason::BadHost,
+        });
+    };
+    let port = parse_port(port)?;
+    match host {
+        "" | "*" => Err(AddressReason::NoHost(port)),
+        "localhost" => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        _ if is_host_name(host) => look_up(host, port),
+        _ => Err(AddressReason::BadHost),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, AddressReason> {
+    match is_digits(text) {
+        true => text.parse().map_err(|_| AddressReason::BadPort),
+        false => Err(AddressReason::BadPort),
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a text could be a name, and is not a mistyped number such as `127.0.0.256`.
+fn is_host_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.bytes().all(legal) && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+fn look_up(host: &str, port: u16) -> Result<SocketAddr, AddressReason> {
+    let mut addresses = (host, port)
+        .to_socket_addrs()
+        .map_err(AddressReason::UnknownName)?;
+    addresses
+        .next()
+        .ok_or_else(|| AddressReason::UnknownName(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Whether only this machine can connect to an address.
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The address to connect to for a listener: itself, or loopback where it listens on every network.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Reads a whole number in a range.
+pub fn parse_count(text: &str, min: u64, max: u64) -> Result<u64, Wrong> {
+    let number = is_digits(text).then(|| text.parse::<u64>().ok()).flatten();
+    match number {
+        Some(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(Wrong::Number {
+            given: text.to_string(),
+            min,
+            max,
+            size: false,
+        }),
+    }
+}
+
+/// Reads a whole number in a range, alone or with `KiB`, `MiB` or `GiB` after it.
+pub fn parse_size(text: &str, min: u64, max: u64) -> Result<u64, Wrong> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let unit = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let number = number.trim_end();
+    let bytes = is_digits(number)
+        .then(|| number.parse::<u64>().ok()?.checked_mul(1 << shift))
+        .flatten();
+    match bytes {
+        Some(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
+        _ => Err(Wrong::Number {
+            given: text.to_string(),
+            min,
+            max,
+            size: true,
+        }),
+    }
+}
+
+/// Reads a list of CPUs such as `0-3,6`, in the order given, each once.
+pub fn parse_cpus(text: &str) -> Result<Vec<usize>, Wrong> {
+    read_cpus(text).map_err(|reason| Wrong::CpuList {
+        given: text.to_string(),
+        reason,
+    })
+}
+
+fn read_cpus(text: &str) -> Result<Vec<usize>, CpuReason> {
+    if text.trim().is_empty() {
+        return Err(CpuReason::Empty);
+    }
+    let mut cpus = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (read_cpu(first, part)?, read_cpu(last, part)?),
+            None => (read_cpu(part, part)?, read_cpu(part, part)?),
+        };
+        if last < first {
+            return Err(CpuReason::Backwards(first, last));
+        }
+        for cpu in first..=last {
+            if !seen.insert(cpu) {
+                return Err(CpuReason::Twice(cpu));
+            }
+            cpus.push(cpu);
+        }
+    }
+    Ok(cpus)
+}
+
+fn read_cpu(text: &str, part: &str) -> Result<usize, CpuReason> {
+    let text = text.trim();
+    let cpu = is_digits(text)
+        .then(|| text.parse::<usize>().ok())
+        .flatten();
+    match cpu {
+        Some(cpu) if cpu > CPU_NUMBER_MAX => Err(CpuReason::TooHigh(cpu)),
+        Some(cpu) => Ok(cpu),
+        None => Err(CpuReason::NotANumber(part.to_string())),
+    }
+}
+
+/// Writes a list of CPUs as [`parse_cpus`] reads it: `0-3,6`.
+pub fn write_cpus(cpus: &[usize]) -> String {
+    let runs = cpus.chunk_by(|before, after| before.checked_add(1) == Some(*after));
+    let parts = runs.filter_map(|run| match run {
+        [] => None,
+        [cpu] => Some(cpu.to_string()),
+        [first, .., last] => Some(format!("{first}-{last}")),
+    });
+    parts.collect::<Vec<_>>().join(",")
+}
+
+/// Reads `text` or `json`.
+pub fn parse_log_format(text: &str) -> Result<LogFormat, Wrong> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Wrong::Choice {
+            given: text.to_string(),
+            choices: &["text", "json"],
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_every_documented_form() {
+        for (text, address) in [
+            ("127.0.0.1:7463", "127.0.0.1:7463"),
+            ("7463", "127.0.0.1:7463"),
+            ("0", "127.0.0.1:0"),
+            ("localhost:7463", "127.0.0.1:7463"),
+            ("[::1]:7463", "[::1]:7463"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+        ] {
+            let expected = Listen::At(address.parse().unwrap());
+            assert_eq!(parse_listen(text).unwrap(), expected, "{text}");
+        }
+        assert_eq!(parse_listen("off").unwrap(), Listen::Off);
+    }
+
+    #[test]
+    fn wrong_addresses_say_what_would_be_right() {
+        for (text, advice) in [
+            ("", "write HOST:PORT such as 127.0.0.1:7463"),
+            (
+                ":7463",
+                "127.0.0.1:7463 for this machine alone, or 0.0.0.0:7463",
+            ),
+            (
+                "*:7463",
+                "127.0.0.1:7463 for this machine alone, or 0.0.0.0:7463",
+            ),
+            ("127.0.0.1", "has no port; write 127.0.0.1:7463"),
+            ("::1", "has no port; write [::1]:7463"),
+            ("[::1]", "has no port; write [::1]:7463"),
+            ("localhost", "has no port; write localhost:7463"),
+            ("127.0.0.1:70000", "a port from 0 to 65535"),
+            ("70000", "a port from 0 to 65535"),
+            ("127.0.0.1:redis", "a port from 0 to 65535"),
+            ("127.0.0.256:7463", "is not an address"),
+            ("redis://localhost:7463", "is not an address"),
+            ("+7463", "is not an address"),
+            ("no-such-name.invalid:7463", "has no address here"),
+        ] {
+            let message = parse_listen(text).unwrap_err().to_string();
+            assert!(message.contains(advice), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_round_trip() {
+        for text in ["0", "0-3,6", "6,0-3", "1,3,5"] {
+            assert_eq!(write_cpus(&parse_cpus(text).unwrap()), text);
+        }
+        assert_eq!(parse_cpus(" 0 - 1 , 3 ").unwrap(), [0, 1, 3]);
+    }
+
+    #[test]
+    fn wrong_cpu_lists_name_the_wrong_part() {
+        for (text, part) in [
+            ("", "it is empty"),
+            ("0,,1", "\"\" is neither"),
+            ("0-x", "\"0-x\" is neither"),
+            ("-1", "\"-1\" is neither"),
+            ("3-0", "3-0 runs backwards"),
+            ("0-2,1", "1 is there twice"),
+            ("0-99999999", "no machine has a CPU 99999999"),
+            ("99999999999999999999", "is neither"),
+        ] {
+            let message = parse_cpus(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn sizes_take_units_and_refuse_overflow() {
+        assert_eq!(parse_size("33554432", 1, u64::MAX).unwrap(), 32 << 20);
+        assert_eq!(parse_size("32 MiB", 1, u64::MAX).unwrap(), 32 << 20);
+        assert_eq!(parse_size("64KiB", 1, u64::MAX).unwrap(), 64 << 10);
+        for text in ["", "0", "MiB", "-1", "1.5 MiB", "32 MB", "17179869184 GiB"] {
+            assert!(parse_size(text, 1, u64::MAX).is_err(), "{text}");
+        }
+        assert!(parse_count("1025", 1, 1024).is_err());
+    }
+
+    #[test]
+    fn only_loopback_is_private() {
+        for (text, private) in [
+            ("127.0.0.1:1", true),
+            ("127.8.8.8:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("192.168.1.2:1", false),
+        ] {
+            assert_eq!(is_loopback(text.parse().unwrap()), private, "{text}");
+        }
+    }
+}

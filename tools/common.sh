@@ -1,0 +1,46 @@
+# What the tools share: where things are kept, and how the tools speak. To be sourced by bash.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Everything that is downloaded or built stays here, so that a fresh clone need not do it again.
+export SAPWOOD_CACHE=${SAPWOOD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, so say in SAPWOOD_CACHE where to keep things}/.cache}/sapwood}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$SAPWOOD_CACHE/target}
+
+# rustup's default place, which a shell that does not log in may not have in its PATH.
+if ! command -v cargo >/dev/null && [ -x "${HOME:-}/.cargo/bin/cargo" ]; then
+    export PATH="$HOME/.cargo/bin:$PATH"
+fi
+
+# To stderr, because stdout belongs to what a tool runs: the broker's table is parsed by scripts.
+say() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+}
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+# Says a command, then runs it.
+step() {
+    say "$*"
+    "$@" >&2
+}
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+wasm_target=wasm32-wasip1
+
+# Whether a toolchain (as "+1.90.0", or empty for the active one) can build for WASI.
+builds_wasm() {
+    local sysroot
+    sysroot=$(rustc ${1:+"$1"} --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/$wasm_target" ]
+}
+
+# The active toolchain under its exact version, which rustup also knows where "stable" cannot be changed.
+exact_toolchain() {
+    printf '+%s' "$(rustc --version | cut -d' ' -f2)"
+}
