@@ -193,18 +193,18 @@ impl fmt::Display for RingError {
             }
             RingError::SetUp(error) => write!(
                 f,
-                "io_uring_setup failed: {error}: Linux 6.0 or newer is needed, and no seccomp profile or sysctl may \
-                 forbid io_uring"
+                "io_uring_setup failed: {error}: Linux 6.0 or newer is needed, and no seccomp \
+                 profile or sysctl may forbid io_uring"
             ),
             RingError::Map { bytes, error } => write!(
                 f,
-                "mapping {bytes} bytes for receive buffers failed: {error}: configure fewer or smaller buffers, or \
-                 raise the address space limit (ulimit -v)"
+                "mapping {bytes} bytes for receive buffers failed: {error}: configure fewer or \
+                 smaller buffers, or raise the address space limit (ulimit -v)"
             ),
             RingError::RegisterBuffers { buffers, error } => write!(
                 f,
-                "registering {buffers} receive buffers with io_uring failed: {error}: Linux 6.0 or newer is needed; \
-                 if memory is short, raise the memlock limit (ulimit -l)"
+                "registering {buffers} receive buffers with io_uring failed: {error}: Linux 6.0 or \
+                 newer is needed; if memory is short, raise the memlock limit (ulimit -l)"
             ),
         }
     }

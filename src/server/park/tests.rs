@@ -293,8 +293,8 @@ fn dropping_parkers_in_mid_wait_leaks_nothing() {
                             let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
                             assert!(poll_once(wait).await.is_none());
                         }
-                        // A turn of glommio between arming and dropping, or none: submitted polls are
-                        // cancelled in the kernel, the others in glommio's queue.
+                        // A turn of glommio between arming and dropping, or none: submitted polls
+                        // are cancelled in the kernel, the others in glommio's queue.
                         if round % 8 == 0 {
                             glommio::timer::sleep(Duration::from_micros(1)).await;
                         }
