@@ -646,9 +646,9 @@ impl fmt::Debug for Ring {
 impl Drop for Ring {
     /// Cancels what is in flight, closes the ring, and only then unmaps the memory.
     ///
-    /// Closing alone is no promise: the kernel ends the requests of a closed ring in the
-    /// background, and a receive that got data in that time would write to whatever is mapped there
-    /// next. (Linux 6.18 drops such work; that is its choice, not part of the interface.) An accept
+    /// Closing alone would not do. A parker's duplicate of the descriptor keeps the ring alive in the
+    /// kernel, and a receive that got data then would write to whatever is mapped there next; and
+    /// even without a duplicate the requests of a closed ring end only in the background. An accept
     /// that finished but was not collected leaves its descriptor open; cancel accepts and collect
     /// completions first.
     fn drop(&mut self) {
