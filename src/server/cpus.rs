@@ -66,13 +66,14 @@ impl fmt::Display for PlanWarning {
         match self {
             PlanWarning::SharedCpus { shards, cpus } => write!(
                 f,
-                "{shards} shards share {cpus} CPUs, so they will take turns: configure at most {cpus} shards, or allow \
-                 this process more CPUs"
+                "{shards} shards share {cpus} CPUs, so they will take turns: configure at most \
+                 {cpus} shards, or allow this process more CPUs"
             ),
             PlanWarning::OverQuota { shards, quota } => write!(
                 f,
-                "{shards} shards run under a CPU quota of {quota}, so the kernel will pause all of them when it is \
-                 used up: configure at most {} shards, or raise the quota (cpu.max, CPUQuota=, --cpus)",
+                "{shards} shards run under a CPU quota of {quota}, so the kernel will pause all of \
+                 them when it is used up: configure at most {} shards, or raise the quota \
+                 (cpu.max, CPUQuota=, --cpus)",
                 quota.whole_cpus()
             ),
         }
@@ -110,29 +111,33 @@ impl fmt::Display for PlanError {
         match self {
             PlanError::ShardCount { shards } => write!(
                 f,
-                "{shards} shards were asked for, but there must be 1 to {SHARDS_MAX} (each pair of shards has queues \
-                 of its own): choose a number in that range, and run several brokers on a larger machine"
+                "{shards} shards were asked for, but there must be 1 to {SHARDS_MAX} (each pair of \
+                 shards has queues of its own): choose a number in that range, and run several \
+                 brokers on a larger machine"
             ),
             PlanError::NoCpus => {
                 write!(
                     f,
-                    "the list of CPUs is empty: name at least one, or leave the setting out to use all"
+                    "the list of CPUs is empty: name at least one, or leave the setting out to use \
+                     all"
                 )
             }
             PlanError::NotAllowed { cpu, allowed } => write!(
                 f,
-                "CPU {cpu} was asked for, but this process may only run on CPUs {}: choose among those, or widen the \
-                 affinity (taskset, CPUAffinity=) or the cpuset (AllowedCPUs=, --cpuset-cpus)",
+                "CPU {cpu} was asked for, but this process may only run on CPUs {}: choose among \
+                 those, or widen the affinity (taskset, CPUAffinity=) or the cpuset (AllowedCPUs=, \
+                 --cpuset-cpus)",
                 CpuList(allowed)
             ),
             PlanError::Twice { cpu } => write!(
                 f,
-                "CPU {cpu} is listed twice: list each CPU once; to run more shards than CPUs, set the number of shards"
+                "CPU {cpu} is listed twice: list each CPU once; to run more shards than CPUs, set \
+                 the number of shards"
             ),
             PlanError::NothingAllowed => write!(
                 f,
-                "the affinity mask and the cpuset of this process have no CPU in common: check taskset and \
-                 cpuset.cpus, or name the CPUs in the configuration"
+                "the affinity mask and the cpuset of this process have no CPU in common: check \
+                 taskset and cpuset.cpus, or name the CPUs in the configuration"
             ),
         }
     }
@@ -246,8 +251,8 @@ fn affinity() -> io::Result<Vec<usize>> {
             return Err(io::Error::new(
                 error.kind(),
                 format!(
-                    "reading the CPU affinity of this process failed: {error}: a seccomp profile that forbids \
-                     sched_getaffinity does this; allow it"
+                    "reading the CPU affinity of this process failed: {error}: a seccomp profile \
+                     that forbids sched_getaffinity does this; allow it"
                 ),
             ));
         }

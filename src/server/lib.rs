@@ -10,6 +10,7 @@ pub mod cpus;
 mod listen;
 mod mesh;
 mod park;
+pub mod preflight;
 pub mod ring;
 mod shard;
 #[cfg(test)]
@@ -18,7 +19,8 @@ mod testing;
 use crate::cpus::{Machine, PlanError};
 use crate::mesh::{Doors, Mesh};
 use crate::park::WakeCell;
-use crate::ring::{Ring, RingConfig, RingError};
+use crate::preflight::{Needs, Refusal};
+use crate::ring::{Ring, RingConfig};
 use crate::shard::{Listener, ShardLoop};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
@@ -42,6 +44,10 @@ const GLOMMIO_RING_ENTRIES: usize = 256;
 /// glommio's preempt timer can make it park with a runnable task; a shard's turns are bounded by
 /// themselves, so it is set to never.
 const GLOMMIO_PREEMPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Connections that must be possible for the broker to start: fewer is a mistake in the limits of
+/// the process rather than a wish.
+const CONNECTIONS_WANTED: u64 = 64;
 
 /// How often the poking thread looks whether a shard stands still: the longest that a lost wake-up
 /// can delay anything.
@@ -87,8 +93,8 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
-    /// A shard's ring could not be made.
-    Ring(RingError),
+    /// The kernel does not let the shards have what they need.
+    Refused(Refusal),
     /// A thread, a descriptor or random bytes could not be had.
     System(io::Error),
     /// glommio did not start; what it said.
@@ -113,7 +119,7 @@ impl fmt::Display for StartError {
                 f,
                 "cannot listen on {address} ({error}); stop what listens there, or choose another address with {flag}."
             ),
-            StartError::Ring(error) => error.fmt(f),
+            StartError::Refused(refusal) => refusal.fmt(f),
             StartError::System(error) => {
                 write!(
                     f,
@@ -179,8 +185,12 @@ impl Server {
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
-        // A ring that is made and dropped at once tells in plain words what a shard could not.
-        drop(Ring::new(RingConfig::default()).map_err(StartError::Ring)?);
+        let needs = Needs {
+            shards: plan.cpus.len(),
+            connections: CONNECTIONS_WANTED,
+        };
+        let granted = preflight::check(&needs).map_err(StartError::Refused)?;
+        tracing::info!("{granted}");
         let shards = plan.cpus.len() as u16;
         let mut listeners = Vec::new();
         let mut by_shard: Vec<Vec<Listener>> = plan.cpus.iter().map(|_| Vec::new()).collect();

@@ -186,8 +186,8 @@ fn poll_readable(ring: BorrowedFd<'_>) -> io::Result<TcpStream> {
         io::Error::new(
             error.kind(),
             format!(
-                "duplicating the ring's descriptor to wait for it failed: {error}: raise the open file limit \
-                 (ulimit -n, LimitNOFILE=) or lower the connection limit"
+                "duplicating the ring's descriptor to wait for it failed: {error}: raise the open \
+                 file limit (ulimit -n, LimitNOFILE=) or lower the connection limit"
             ),
         )
     })?;
@@ -202,7 +202,7 @@ fn unexpected(result: io::Result<usize>) -> io::Error {
         Err(error) => error.to_string(),
     };
     io::Error::other(format!(
-        "waiting for the ring ended with {what} instead of ENOTSOCK: glommio is not the version this was written for \
-         (0.9.0); build with the locked dependencies (cargo build --locked)"
+        "waiting for the ring ended with {what} instead of ENOTSOCK: glommio is not the version \
+         this was written for (0.9.0); build with the locked dependencies (cargo build --locked)"
     ))
 }

@@ -193,18 +193,18 @@ impl fmt::Display for RingError {
             }
             RingError::SetUp(error) => write!(
                 f,
-                "io_uring_setup failed: {error}: Linux 6.0 or newer is needed, and no seccomp profile or sysctl may \
-                 forbid io_uring"
+                "io_uring_setup failed: {error}: Linux 6.0 or newer is needed, and no seccomp \
+                 profile or sysctl may forbid io_uring"
             ),
             RingError::Map { bytes, error } => write!(
                 f,
-                "mapping {bytes} bytes for receive buffers failed: {error}: configure fewer or smaller buffers, or \
-                 raise the address space limit (ulimit -v)"
+                "mapping {bytes} bytes for receive buffers failed: {error}: configure fewer or \
+                 smaller buffers, or raise the address space limit (ulimit -v)"
             ),
             RingError::RegisterBuffers { buffers, error } => write!(
                 f,
-                "registering {buffers} receive buffers with io_uring failed: {error}: Linux 6.0 or newer is needed; \
-                 if memory is short, raise the memlock limit (ulimit -l)"
+                "registering {buffers} receive buffers with io_uring failed: {error}: Linux 6.0 or \
+                 newer is needed; if memory is short, raise the memlock limit (ulimit -l)"
             ),
         }
     }
@@ -646,9 +646,9 @@ impl fmt::Debug for Ring {
 impl Drop for Ring {
     /// Cancels what is in flight, closes the ring, and only then unmaps the memory.
     ///
-    /// Closing alone is no promise: the kernel ends the requests of a closed ring in the
-    /// background, and a receive that got data in that time would write to whatever is mapped there
-    /// next. (Linux 6.18 drops such work; that is its choice, not part of the interface.) An accept
+    /// Closing alone would not do. A parker's duplicate of the descriptor keeps the ring alive in the
+    /// kernel, and a receive that got data then would write to whatever is mapped there next; and
+    /// even without a duplicate the requests of a closed ring end only in the background. An accept
     /// that finished but was not collected leaves its descriptor open; cancel accepts and collect
     /// completions first.
     fn drop(&mut self) {

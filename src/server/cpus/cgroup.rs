@@ -356,9 +356,10 @@ mod tests {
             &[
                 (
                     "proc/self/mountinfo",
-                    "33 32 0:30 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n\
-                     34 32 0:31 /docker/abc /sys/fs/cgroup/cpuset ro - cgroup cgroup rw,cpuset\n\
-                     35 32 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+                    "33 32 0:30 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup \
+                     rw,cpu,cpuacct\n34 32 0:31 /docker/abc /sys/fs/cgroup/cpuset ro - cgroup \
+                     cgroup rw,cpuset\n35 32 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup \
+                     cgroup rw,memory\n",
                 ),
                 (
                     "proc/self/cgroup",

@@ -293,8 +293,8 @@ fn dropping_parkers_in_mid_wait_leaks_nothing() {
                             let wait = std::pin::pin!(parker.wait(&mut ring, &wake));
                             assert!(poll_once(wait).await.is_none());
                         }
-                        // A turn of glommio between arming and dropping, or none: submitted polls are
-                        // cancelled in the kernel, the others in glommio's queue.
+                        // A turn of glommio between arming and dropping, or none: submitted polls
+                        // are cancelled in the kernel, the others in glommio's queue.
                         if round % 8 == 0 {
                             glommio::timer::sleep(Duration::from_micros(1)).await;
                         }
@@ -306,4 +306,23 @@ fn dropping_parkers_in_mid_wait_leaks_nothing() {
             })
         },
     );
+}
+
+#[test]
+fn a_wait_without_descriptors_left_fails_with_advice_and_can_be_repeated() {
+    let path = "park::tests::a_wait_without_descriptors_left_fails_with_advice_and_can_be_repeated";
+    alone(path, || {
+        on_executor(|| async {
+            let (mut ring, mut parker, wake) = (ring(), Parker::new(), WakeCell::new());
+            ring.timeout(Duration::from_millis(1), Token(1));
+            let mut files = Vec::new();
+            while let Ok(file) = std::fs::File::open("/dev/null") {
+                files.push(file);
+            }
+            let error = parker.wait(&mut ring, &wake).await.unwrap_err();
+            assert!(error.to_string().contains("LimitNOFILE="), "{error}");
+            files.clear();
+            assert_eq!(parker.wait(&mut ring, &wake).await.unwrap(), Woken::Ring);
+        });
+    });
 }

@@ -346,6 +346,8 @@ fn dropping_a_ring_with_receives_in_flight_leaves_later_memory_alone() {
         }
         ring.read_counter(counter.as_raw_fd(), Token(2));
         ring.submit().unwrap();
+        // As a parker does, which keeps the kernel's side of the ring alive after the close.
+        let _duplicate = ring.as_fd().try_clone_to_owned().unwrap();
         drop(ring);
         // The kernel places a mapping of the same size where the buffers were.
         let heir = Mapping::new(BYTES).unwrap();
