@@ -107,8 +107,8 @@ impl Broker {
 
     /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
     /// the port, and no reconnecting client connects to itself, while the broker is restarted.
-    pub fn start_restartable(shards: usize) -> Broker {
-        Broker::start_at(free_port(), shards, None, &[])
+    pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
+        Broker::start_at(free_port(), shards, password, &[])
     }
 
     fn start_at(port: u16, shards: usize, password: Option<&str>, extra_args: &[&str]) -> Broker {
