@@ -11,6 +11,8 @@
 mod common;
 #[path = "differential/compare.rs"]
 mod compare;
+#[path = "differential/crowd.rs"]
+mod crowd;
 #[path = "differential/history.rs"]
 mod history;
 #[path = "differential/run.rs"]
@@ -184,6 +186,26 @@ fn two_shards_answer_split_writes_as_redis_does() {
     check(2, Delivery::Split);
 }
 
+/// Publishers that write at the same time: each subscriber hears each of them as he wrote.
+#[test]
+fn messages_of_each_publisher_keep_their_order() {
+    let reference = Reference::start();
+    let expected = crowd::heard(reference.port());
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let heard = crowd::heard(broker.port());
+        for ((who, expected), (_, heard)) in expected.iter().zip(&heard) {
+            let differs = expected.iter().zip(heard).position(|(a, b)| a != b);
+            assert!(
+                expected == heard,
+                "{who} with {shards} shards: {} messages for {}, first difference at {differs:?}",
+                heard.len(),
+                expected.len(),
+            );
+        }
+    }
+}
+
 #[test]
 fn intended_differences_are_as_the_table_says() {
     if against_redis() {
@@ -237,6 +259,7 @@ fn check(shards: usize, delivery: Delivery) {
     let mut pair = Pair::new(reference.port(), broker.port());
     for seed in seeds() {
         let history = History::random(seed);
+        let _told = ToldOnPanic(seed);
         if let Err(failure) = pair.run(&history, delivery) {
             let deadline = Instant::now() + SHRINK_SECONDS_MAX;
             let (shortest, failure) = pair.shrink(history, delivery, failure, deadline);
@@ -245,6 +268,17 @@ fn check(shards: usize, delivery: Delivery) {
                  {shortest}\n{failure}\nbroker: {}",
                 broker.stderr()
             );
+        }
+    }
+}
+
+/// Names the seed when the run ends in a panic elsewhere, such as a broker that is gone.
+struct ToldOnPanic(u64);
+
+impl Drop for ToldOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was seed {}", self.0);
         }
     }
 }
