@@ -1,0 +1,342 @@
+//! What the end-to-end tests share: brokers as child processes, a raw RESP connection, and real
+//! clients' scripts. It knows the Redis protocol's framing only, nothing of what the broker should answer.
+//!
+//! `Broker::start` runs the `sapwood` binary. With `SAPWOOD_TEST_AGAINST=redis` it runs `redis-server`
+//! instead: a test that fails against the reference is itself wrong.
+
+// Each test binary compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
+pub mod resp;
+pub mod script;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to listen. A loaded machine with two cores needs a few seconds at worst.
+const START_SECONDS_MAX: Duration = Duration::from_secs(20);
+/// How long one awaited value may take before the test is declared failed.
+pub const VALUE_SECONDS_MAX: Duration = Duration::from_secs(10);
+/// Captured output is for messages to people: more than this is not read by anyone.
+const CAPTURED_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether the tests check themselves against `redis-server`.
+pub fn against_redis() -> bool {
+    match std::env::var("SAPWOOD_TEST_AGAINST") {
+        Err(_) => false,
+        Ok(value) if value == "redis" => true,
+        Ok(value) => panic!("SAPWOOD_TEST_AGAINST is {value:?}; only \"redis\" is known"),
+    }
+}
+
+/// A server process that is killed when the value is dropped.
+pub struct Server {
+    child: Child,
+    port: u16,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Server {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the server has written to stderr so far, for messages.
+    pub fn stderr(&self) -> String {
+        self.stderr
+            .lock()
+            .expect("the reader thread does not panic")
+            .clone()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        resident_kib(self.pid())
+    }
+
+    /// CPU time used so far, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        cpu_time(self.pid())
+    }
+
+    fn kill(&mut self) {
+        // Both fail only when the process has ended by itself, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The broker under test.
+pub struct Broker {
+    server: Server,
+    shards: usize,
+    args: Vec<String>,
+    password: Option<String>,
+}
+
+impl Broker {
+    /// Starts `sapwood serve` on a free port of the loopback address.
+    pub fn start(shards: usize, extra_args: &[&str]) -> Broker {
+        Broker::start_at(0, shards, None, extra_args)
+    }
+
+    /// As `start`, with a password that every connection has to give.
+    pub fn start_with_password(shards: usize, password: &str) -> Broker {
+        Broker::start_at(0, shards, Some(password), &[])
+    }
+
+    /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
+    /// the port, and no reconnecting client connects to itself, while the broker is restarted.
+    pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
+        Broker::start_at(free_port(), shards, password, &[])
+    }
+
+    fn start_at(port: u16, shards: usize, password: Option<&str>, extra_args: &[&str]) -> Broker {
+        let server = if against_redis() {
+            let mut args = Vec::new();
+            if let Some(password) = password {
+                args.extend(["--requirepass", password]);
+            }
+            spawn_redis(port, &args)
+        } else {
+            spawn_sapwood(port, shards, password, extra_args)
+        };
+        Broker {
+            server,
+            shards,
+            args: extra_args.iter().map(ToString::to_string).collect(),
+            password: password.map(str::to_string),
+        }
+    }
+
+    /// Kills the broker at once, as a crash would, and starts it again on the same port.
+    pub fn restart(&mut self) {
+        self.server.kill();
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let again = Broker::start_at(
+            self.server.port,
+            self.shards,
+            self.password.as_deref(),
+            &args,
+        );
+        *self = again;
+    }
+
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+}
+
+impl std::ops::Deref for Broker {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl std::ops::DerefMut for Broker {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+/// The real `redis-server`, the reference of the Redis protocol's behaviour.
+pub struct Reference {
+    server: Server,
+}
+
+impl Reference {
+    pub fn start() -> Reference {
+        Reference {
+            server: spawn_redis(0, &[]),
+        }
+    }
+}
+
+impl std::ops::Deref for Reference {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+fn spawn_sapwood(port: u16, shards: usize, password: Option<&str>, extra_args: &[&str]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
+    command
+        .args(["serve", "--redis", &format!("127.0.0.1:{port}")])
+        .args(["--shards", &shards.to_string(), "--log-format", "json"])
+        .args(extra_args)
+        .env_remove("SAPWOOD_PASSWORD");
+    if let Some(password) = password {
+        command.env("SAPWOOD_PASSWORD", password);
+    }
+    let mut child = spawn(&mut command);
+    let stderr = capture(child.stderr.take().expect("stderr is piped"));
+    let (lines_tx, lines) = mpsc::channel();
+    let stdout = child.stdout.take().expect("stdout is piped");
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            // The receiver goes away once the port is known; the pipe is drained all the same.
+            let _ = lines_tx.send(line);
+        }
+    });
+    let mut server = Server {
+        child,
+        port: 0,
+        stderr,
+    };
+    let deadline = Instant::now() + START_SECONDS_MAX;
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if let Some(port) = listener_port(&line, "redis") {
+                    server.port = port;
+                    return server;
+                }
+                seen.push(line);
+            }
+            Err(_) => {
+                // The end of stdout may come a moment before the process' own end and last words.
+                let ended = server.child.try_wait();
+                panic!(
+                    "sapwood printed no line `redis <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
+                    server.stderr()
+                );
+            }
+        }
+    }
+}
+
+/// The port in a line of the start-up table such as `redis   127.0.0.1:43211`.
+fn listener_port(line: &str, listener: &str) -> Option<u16> {
+    let mut words = line.split_whitespace();
+    if words.next() != Some(listener) {
+        return None;
+    }
+    words.find_map(|word| word.rsplit_once(':')?.1.parse().ok())
+}
+
+/// `redis-server` cannot choose a free port by itself, so a lost race for one is tried again.
+fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
+    let mut last = String::new();
+    for _ in 0..5 {
+        let chosen = if port == 0 { free_port() } else { port };
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &chosen.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(extra_args);
+        let mut child = spawn(&mut command);
+        let stderr = capture(child.stderr.take().expect("stderr is piped"));
+        let stdout = capture(child.stdout.take().expect("stdout is piped"));
+        let mut server = Server {
+            child,
+            port: chosen,
+            stderr,
+        };
+        let deadline = Instant::now() + START_SECONDS_MAX;
+        while Instant::now() < deadline && server.is_running() {
+            if stdout
+                .lock()
+                .expect("no panic")
+                .contains("Ready to accept connections")
+                && TcpStream::connect(("127.0.0.1", chosen)).is_ok()
+            {
+                return server;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        last = format!("{}{}", stdout.lock().expect("no panic"), server.stderr());
+    }
+    panic!("redis-server does not start:\n{last}");
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()))
+}
+
+/// Reads a pipe to its end in a thread and keeps its first part.
+pub fn capture(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let kept = Arc::clone(&text);
+    thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+            let mut kept = kept.lock().expect("readers do not panic");
+            if kept.len() < CAPTURED_BYTES_MAX {
+                kept.push_str(&String::from_utf8_lossy(&chunk[..length]));
+            }
+        }
+    });
+    text
+}
+
+/// A port nobody listens on, below the kernel's range for outgoing connections (32768 and up).
+fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test binaries that run at the same time begin at different places.
+    let start = (std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(start) % COUNT;
+        if TcpListener::bind(("127.0.0.1", FIRST + offset)).is_ok() {
+            return FIRST + offset;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .unwrap_or_else(|error| panic!("cannot read the status of process {pid}: {error}"));
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .expect("a live process has VmRSS")
+}
+
+/// CPU time of a process, user and system. Its unit in the kernel's answer is 1/100 s on Linux.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .unwrap_or_else(|error| panic!("cannot read the times of process {pid}: {error}"));
+    // The second field, the name, may hold spaces: count from the parenthesis that ends it.
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .expect("stat has a name")
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().expect("a number of ticks");
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
