@@ -3,7 +3,7 @@
 //! Nothing here knows a protocol or how the broker is built.
 
 use crate::counters::Counters;
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 /// A connection's place on its shard; used again after it has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -31,6 +31,7 @@ use command::{
     Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Form, Now, Query, Selection,
     ShardId,
 };
+use core::net::SocketAddr;
 use counters::Counters;
 use delivery::{Delivery, Ways};
 use handover::{Batch, Control, HandOvers, Place, Records};
@@ -42,7 +43,6 @@ use sapwood_wire::resp::Parser;
 pub use session::Protocol;
 use session::{Context, Holds, Session, Settings, Then};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What a shard is told when it is made.

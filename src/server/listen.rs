@@ -6,9 +6,17 @@ use rustix::net::{
 };
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted: what the system allows if it allows less.
 const BACKLOG: i32 = 4096;
+
+/// How long an address may still be in use. A broker that was killed leaves its listeners to the
+/// kernel, which ends the accepts under way on them a little later.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait before an address that is in use is tried again.
+const FREE_AGAIN: Duration = Duration::from_millis(10);
 
 /// Opens a listener for each shard on one address; port 0 becomes a free one, the same for all.
 ///
@@ -16,8 +24,7 @@ const BACKLOG: i32 = 4096;
 /// give half of the connections to each, and nobody would notice.
 pub(crate) fn open(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     if address.port() != 0 {
-        let probe = bound(address, Sharing::Alone)?;
-        listen(&probe, 1)?;
+        wait_until_free(address)?;
     }
     let mut listeners = Vec::with_capacity(shards);
     let mut actual = address;
@@ -28,6 +35,20 @@ pub(crate) fn open(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr
         listeners.push(listener);
     }
     Ok((actual, listeners))
+}
+
+/// Makes sure that nobody listens there, by listening alone for a moment.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        let probe = bound(address, Sharing::Alone).and_then(|probe| Ok(listen(&probe, 1)?));
+        match probe {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(FREE_AGAIN);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

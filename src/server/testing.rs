@@ -14,6 +14,7 @@ pub(crate) fn is_alone(path: &str) -> bool {
 
 /// The command that runs the test `path` in a new process, with its output passed through.
 pub(crate) fn command(path: &str) -> Command {
+    // invariant: a test binary that runs can find itself.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([path, "--exact", "--nocapture", "--test-threads=1"])
@@ -41,5 +42,6 @@ pub(crate) fn alone(path: &str, body: impl FnOnce()) {
     if is_alone(path) {
         return body();
     }
+    // invariant: what runs can be run again.
     passed(command(path).output().unwrap());
 }

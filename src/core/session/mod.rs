@@ -15,9 +15,9 @@ use crate::handover::HandOvers;
 use crate::interest::Interest;
 use crate::limits::Limits;
 use crate::outbox::Outboxes;
+use core::net::SocketAddr;
 use redis::RedisSession;
 use sapwood_wire::resp::{self, Parser, Version};
-use std::net::SocketAddr;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use super::table::Verb;
 use super::{Asking, RedisSession, ReplyMode, Step};
 use crate::command::{ClientId, ClientRecord, Query, Selection};
 use crate::session::Context;
+use core::net::SocketAddr;
 use sapwood_wire::resp::{self, Arguments, Version};
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 type Refusal = Vec<u8>;
 
