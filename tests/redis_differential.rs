@@ -261,6 +261,8 @@ fn check(shards: usize, delivery: Delivery) {
         let history = History::random(seed);
         let _told = ToldOnPanic(seed);
         if let Err(failure) = pair.run(&history, delivery) {
+            // A failure that does not come again is not made shorter: this is all there is of it.
+            eprintln!("the whole history: {failure}");
             let deadline = Instant::now() + SHRINK_SECONDS_MAX;
             let (shortest, failure) = pair.shrink(history, delivery, failure, deadline);
             panic!(
