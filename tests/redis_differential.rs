@@ -77,8 +77,8 @@ const INTENDED: &[Difference] = &[
     },
     Difference {
         what: "CLIENT LIST and CLIENT INFO",
-        reason: "addresses, ages and memory differ; fields that both have and that follow from the \
-                 history are compared",
+        reason: "addresses, ages and memory differ; the fields that follow from the history must be \
+                 there and are compared: name db sub psub ssub multi resp",
         treatment: Treatment::Masked(compare::mask_client_list),
     },
     Difference {
