@@ -319,8 +319,19 @@ pub struct Step {
     pub connection: usize,
     pub bytes: Vec<u8>,
     pub unordered: Unordered,
-    /// The server closes after it, so that nothing is written behind it.
-    closes: bool,
+    /// Pipelines end before and after it.
+    alone: bool,
+}
+
+impl Step {
+    /// Whether a shorter history may lack it. Without the end of CLIENT REPLY OFF, it would run into
+    /// what the generator keeps clear of.
+    pub fn is_dispensable(&self) -> bool {
+        let text = self.bytes.to_ascii_uppercase();
+        !text
+            .windows(5)
+            .any(|word| word == b"REPLY" || word == b"RESET")
+    }
 }
 
 impl Step {
@@ -329,7 +340,7 @@ impl Step {
             connection,
             bytes: bytes.to_vec(),
             unordered: Unordered::default(),
-            closes: false,
+            alone: false,
         }
     }
 }
@@ -376,10 +387,10 @@ impl History {
                 Some(last)
                     if delivery != Delivery::Stepwise
                         && last.connection == step.connection
-                        && !last.closes =>
+                        && !last.alone
+                        && !step.alone =>
                 {
                     last.bytes.extend_from_slice(&step.bytes);
-                    last.closes = step.closes;
                     last.unordered.names |= step.unordered.names;
                     last.unordered.unsubscribed |= step.unordered.unsubscribed;
                 }
@@ -592,8 +603,11 @@ impl Generator {
                 let switch = self.dice.word(&[b"ON", b"off"]);
                 self.command(&[b"CLIENT", b"NO-EVICT", switch]);
             }
-            _ if self.dice.one_in(4) => {
-                self.command(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub", b"SKIPME", b"yes"]);
+            _ if self.dice.one_in(4) && !self.beliefs[self.connection].queueing => {
+                // What others were sent before may get lost with the kill: it needs a step of its own.
+                let kill: &[&[u8]] = &[b"CLIENT", b"KILL", b"TYPE", b"pubsub", b"SKIPME", b"yes"];
+                let bytes = super::common::resp::request(kill);
+                self.push(bytes, Unordered::default(), true);
             }
             _ => self.command(&[b"CLIENT", b"REPLY", b"ON"]),
         }
@@ -752,12 +766,12 @@ impl Generator {
         answers
     }
 
-    fn push(&mut self, bytes: Vec<u8>, unordered: Unordered, closes: bool) {
+    fn push(&mut self, bytes: Vec<u8>, unordered: Unordered, alone: bool) {
         self.steps.push(Step {
             connection: self.connection,
             bytes,
             unordered,
-            closes,
+            alone,
         });
     }
 }
