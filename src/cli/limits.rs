@@ -31,10 +31,17 @@ macro_rules! limit_keys {
 }
 
 limit_keys! {
-    outbox_bytes_max: usize,
     connections_max: usize,
+    outbox_bytes_max: usize,
+    outboxes_bytes_max: usize,
+    inputs_bytes_max: usize,
     subscriptions_max: usize,
-    auth_deadline_ms: u64,
+    filters_max: usize,
+    globs_max: usize,
+    handover_window_bytes: usize,
+    handover_backlog_bytes: usize,
+    transaction_bytes_max: usize,
+    guest_ms_max: u64,
 }
 
 /// Reads a limit, which fits its type because `type_max` is that type's.

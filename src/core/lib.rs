@@ -1,1 +1,842 @@
-//! sapwood-core
+//! The broker: a deterministic machine that bytes, hand-overs and time go into and out of which
+//! bytes and hand-overs come.
+//!
+//! [`Shard`] is the only door. It performs no I/O, reads no clock and starts no thread: who drives
+//! it (the server, the simulator, a WASI host) brings the input and takes the output. So whole
+//! nodes run in one thread under a seed, and a history that found a bug can be played again.
+//!
+//! Invariants: the same inputs give the same outputs; everything has a cap, in [`limits`]; a
+//! connection's replies keep the order of its requests; a publisher's events of a topic keep
+//! theirs; no event precedes the confirmation of the subscription that asked for it.
+//!
+//! The life of an event: [`Shard::handle`] -> `session` (bytes to a command) -> `delivery` ->
+//! `broker` (whom does it reach) -> `outbox` and `handover` -> the driver writes
+//! [`Shard::output`]. Start reading at [`Shard::handle`].
+#![forbid(unsafe_code)]
+
+mod broker;
+pub mod command;
+pub mod counters;
+mod delivery;
+pub mod handover;
+pub mod interest;
+pub mod limits;
+mod outbox;
+mod session;
+mod subs;
+mod trie;
+
+use broker::Broker;
+use command::{
+    Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Form, Now, Query, Selection,
+    ShardId,
+};
+use counters::Counters;
+use delivery::{Delivery, Ways};
+use handover::{Batch, Control, HandOvers, Place, Records};
+use interest::Interest;
+use limits::Limits;
+pub use outbox::BodyGauge;
+use outbox::Outboxes;
+use sapwood_wire::resp::Parser;
+pub use session::Protocol;
+use session::{Context, Holds, Session, Settings, Then};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a shard is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its number.
+    pub shard: ShardId,
+    /// How many shards the node has, this one included; 1 to [`limits::SHARDS_MAX`].
+    pub shards: u16,
+    /// What clients must know to be let in; `None` lets everybody in.
+    pub password: Option<Vec<u8>>,
+    /// The caps in force.
+    pub limits: Limits,
+    /// Keeps outsiders from choosing names that collide in hash tables.
+    pub hash_seed: u64,
+    /// Shared by all shards of the node.
+    pub body_gauge: BodyGauge,
+    /// The node's random name for this run, 40 hexadecimal digits.
+    pub run_id: String,
+    /// The process that the node runs in, as INFO shows it.
+    pub process_id: u32,
+    /// When the node started, in milliseconds since 1970.
+    pub started_wall_ms: u64,
+}
+
+/// Something that happened, for a shard to handle.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was accepted. `conn` is a free place of the driver's choice.
+    Opened {
+        /// Its place until `Closed`.
+        conn: ConnId,
+        /// Its number, unique on the node while it runs.
+        client: ClientId,
+        /// The protocol of the listener that accepted it.
+        protocol: Protocol,
+        /// Its own address.
+        peer: SocketAddr,
+        /// The address it connected to.
+        local: SocketAddr,
+    },
+    /// What stands unconsumed of a connection's input, from its first unconsumed byte. May be
+    /// empty: after a hold, a command may be waiting to go on.
+    Bytes {
+        /// The connection.
+        conn: ConnId,
+        /// Its input.
+        bytes: &'a [u8],
+        /// How many of them, at the end, are here for the first time.
+        fresh: usize,
+    },
+    /// A connection is gone, or the driver has closed it; its place is free again.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A batch from another shard, to be read from `place` on.
+    HandOver {
+        /// The shard that sent it.
+        from: ShardId,
+        /// The batch.
+        batch: &'a mut Batch,
+        /// Where to read on: a default one at first, then what `handle` left in it.
+        place: &'a mut Place,
+    },
+    /// A batch of this shard's that another shard has dealt with.
+    Returned {
+        /// That shard.
+        by: ShardId,
+        /// The batch.
+        batch: Batch,
+    },
+    /// The driver has nothing more for this turn.
+    TurnEnd,
+    /// The time that [`Shard::next_deadline`] gave has come.
+    Tick,
+}
+
+/// What the driver is to do next with the input it gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Go on reading this connection; another attempt is of use once so many bytes stand.
+    Read {
+        /// Bytes behind what was consumed.
+        needed: usize,
+    },
+    /// Keep the rest and do not read on until the connection is named in [`Outputs::resumed`].
+    Hold,
+    /// Write the dirty connections, then give the rest of the same input again.
+    Flush,
+    /// Nothing: the input is dealt with, or the connection is being closed.
+    Done,
+}
+
+/// How a shard dealt with an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// Bytes of `Input::Bytes` that need not be kept.
+    pub consumed: usize,
+    /// What follows.
+    pub next: Next,
+}
+
+impl Handled {
+    const DONE: Handled = Handled {
+        consumed: 0,
+        next: Next::Done,
+    };
+}
+
+/// What an input led to, for the driver to carry out. It empties the lists; dirty connections are
+/// asked for with [`Shard::take_dirty`], hand-overs with [`Shard::take_handover`].
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Connections that may be read again; the rest of their input is to be given first.
+    pub resumed: Vec<ConnId>,
+    /// Connections to be closed once their output is written.
+    pub closing: Vec<(ConnId, CloseReason)>,
+}
+
+/// One connection, but for its output and subscriptions.
+#[derive(Debug)]
+struct Connection {
+    client: ClientId,
+    session: Session,
+    holds: Holds,
+    peer: SocketAddr,
+    local: SocketAddr,
+    opened_ns: u64,
+    active_ns: u64,
+    /// Bytes of unfinished input that are kept for it.
+    kept_bytes: usize,
+    /// Named in `closing`: nothing of it is handled any more.
+    closing: bool,
+}
+
+/// A question that other shards have still to answer.
+#[derive(Debug)]
+struct Gathering {
+    number: u64,
+    conn: ConnId,
+    client: ClientId,
+    missing: usize,
+    answer: Answer,
+}
+
+/// One shard of a node: the broker of the connections it owns.
+#[derive(Debug)]
+pub struct Shard {
+    settings: Settings,
+    connections: Vec<Option<Box<Connection>>>,
+    broker: Broker,
+    outboxes: Outboxes,
+    hand_overs: HandOvers,
+    interest: Interest,
+    delivery: Delivery,
+    counters: Counters,
+    parser: Parser,
+    gatherings: Vec<Gathering>,
+    next_question: u64,
+    /// When each guest must have authenticated; the wait is the same for all, so the first is next.
+    guests: VecDeque<(u64, ConnId, ClientId)>,
+    /// Connections that wait for room at another shard.
+    stalled: Vec<ConnId>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(config: Config) -> Shard {
+        assert!(
+            config.shard.0 < config.shards,
+            "a shard's number is below their count"
+        );
+        assert!(
+            usize::from(config.shards) <= limits::SHARDS_MAX,
+            "too many shards"
+        );
+        let Config {
+            shard,
+            shards,
+            limits,
+            ..
+        } = config;
+        Shard {
+            connections: Vec::new(),
+            broker: Broker::new(config.hash_seed, &limits),
+            outboxes: Outboxes::new(&limits, config.body_gauge),
+            hand_overs: HandOvers::new(shard, shards, &limits),
+            interest: Interest::new(shard, shards),
+            delivery: Delivery::default(),
+            counters: Counters::default(),
+            parser: Parser::new(),
+            gatherings: Vec::new(),
+            next_question: 1,
+            guests: VecDeque::new(),
+            stalled: Vec::new(),
+            settings: Settings {
+                shard,
+                shards,
+                password: config.password,
+                run_id: config.run_id,
+                process_id: config.process_id,
+                started_wall_ms: config.started_wall_ms,
+                limits,
+            },
+        }
+    }
+
+    /// Handles one input. Never waits, never fails: what is wrong with an input is answered to
+    /// whom it came from. Bounded: about [`limits::UNFLUSHED_BYTES_MAX`] of output, then
+    /// [`Next::Flush`].
+    pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
+        let handled = match input {
+            Input::Bytes { conn, bytes, fresh } => {
+                self.counters.bytes_in += fresh as u64;
+                self.handle_bytes(conn, bytes, now, outputs)
+            }
+            Input::HandOver { from, batch, place } => {
+                self.handle_handover(from, batch, place, now, outputs)
+            }
+            Input::Returned { by, batch } => {
+                self.hand_overs.returned(by, batch);
+                Handled::DONE
+            }
+            Input::Opened {
+                conn,
+                client,
+                protocol,
+                peer,
+                local,
+            } => {
+                self.open(conn, client, protocol, (peer, local), now, outputs);
+                Handled::DONE
+            }
+            Input::Closed { conn } => {
+                self.close(conn);
+                Handled::DONE
+            }
+            Input::TurnEnd => {
+                self.end_turn(outputs);
+                Handled::DONE
+            }
+            Input::Tick => {
+                self.handle_tick(now, outputs);
+                Handled::DONE
+            }
+        };
+        self.sweep_closing(outputs);
+        handled
+    }
+
+    /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.guests.front().map(|&(deadline, ..)| deadline)
+    }
+
+    /// Moves the connections that have output to be written into `into`, each once.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
+        self.outboxes.take_dirty(into);
+    }
+
+    /// The bytes to be written to a connection, in order.
+    pub fn output(&self, conn: ConnId) -> impl Iterator<Item = &[u8]> {
+        self.outboxes.slices(conn)
+    }
+
+    /// Whether anything waits to be written to a connection, even if it may not be written yet.
+    pub fn has_output(&self, conn: ConnId) -> bool {
+        self.outboxes.outbox(conn).len() > 0
+    }
+
+    /// Takes note that the first `count` bytes of the output were written, and whether writing
+    /// more would have blocked.
+    pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool, outputs: &mut Outputs) {
+        self.outboxes.sent(conn, count, blocked);
+        let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
+            return;
+        };
+        let half = self.settings.limits.outbox_bytes_max / 2;
+        if connection.holds.output && self.outboxes.outbox(conn).len() <= half {
+            connection.holds.output = false;
+            resume_if_free(connection, conn, outputs);
+        }
+    }
+
+    /// The next hand-over for another shard, if there is one and credit allows it.
+    pub fn take_handover(&mut self, to: ShardId) -> Option<Batch> {
+        self.hand_overs.take(to)
+    }
+
+    /// Whether nothing is on the way to other shards or waits to be, and nobody waits for them.
+    pub fn is_settled(&self) -> bool {
+        self.hand_overs.is_idle() && self.gatherings.is_empty()
+    }
+
+    /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
+    pub fn wants_credit(&self) -> bool {
+        self.hand_overs.is_waiting()
+    }
+
+    /// The counters as they stand.
+    pub fn counters(&self) -> Counters {
+        let outboxes = &self.outboxes.counters;
+        Counters {
+            bytes_out: outboxes.bytes_out,
+            closed_outbox_full: outboxes.closed_outbox_full,
+            closed_outboxes_full: outboxes.closed_outboxes_full,
+            outbox_bytes: self.outboxes.bytes() as u64,
+            shared_body_bytes: self.outboxes.gauge().bytes() as u64,
+            events_delivered: self.delivery.delivered,
+            events_handed_over: self.hand_overs.events,
+            handovers: self.hand_overs.sent,
+            handover_backlog_bytes: self.hand_overs.backlog_bytes() as u64,
+            subscriptions: self.broker.subscriptions(),
+            filters: self.broker.filters().len() as u64,
+            ..self.counters.clone()
+        }
+    }
+
+    fn open(
+        &mut self,
+        conn: ConnId,
+        client: ClientId,
+        protocol: Protocol,
+        (peer, local): (SocketAddr, SocketAddr),
+        now: Now,
+        outputs: &mut Outputs,
+    ) {
+        if self.connections.len() <= conn.slot() {
+            self.connections.resize_with(conn.slot() + 1, || None);
+        }
+        assert!(
+            self.connections[conn.slot()].is_none(),
+            "the place of {conn:?} is taken"
+        );
+        self.outboxes.open(conn, Form::default());
+        let mut session = Session::new(protocol, &self.settings);
+        let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
+        if is_full {
+            self.counters.connections_refused += 1;
+            session.refuse(conn, &mut self.outboxes);
+            outputs
+                .closing
+                .push((conn, CloseReason::TooManyConnections));
+        } else if session.is_guest() {
+            let deadline = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
+            self.guests.push_back((deadline, conn, client));
+        }
+        self.counters.connections += 1;
+        self.counters.connections_accepted += 1;
+        self.connections[conn.slot()] = Some(Box::new(Connection {
+            client,
+            session,
+            holds: Holds::default(),
+            peer,
+            local,
+            opened_ns: now.monotonic_ns,
+            active_ns: now.monotonic_ns,
+            kept_bytes: 0,
+            closing: is_full,
+        }));
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot()).and_then(Option::take) else {
+            return;
+        };
+        self.counters.connections -= 1;
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        self.broker.leave(conn, self.outboxes.outbox(conn).form);
+        self.outboxes.kill(conn);
+    }
+
+    fn handle_bytes(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Handled {
+        let mut consumed = 0;
+        loop {
+            let Some(mut connection) = self.connections[conn.slot()].take() else {
+                return Handled::DONE;
+            };
+            if connection.closing {
+                self.connections[conn.slot()] = Some(connection);
+                return Handled {
+                    consumed: bytes.len(),
+                    next: Next::Done,
+                };
+            }
+            connection.active_ns = now.monotonic_ns;
+            let (session, mut cx) = split(self, &mut connection, conn, now);
+            let handled = session.handle(&bytes[consumed..], &mut cx);
+            cx.settle();
+            consumed += handled.consumed;
+            self.note_kept(&mut connection, bytes.len() - consumed);
+            let is_held = connection.holds.any();
+            if connection.holds.barrier {
+                self.outboxes.hold(conn);
+            }
+            self.connections[conn.slot()] = Some(connection);
+            let next = match handled.then {
+                // What follows a confirmation is handled at once only if it needs no other shard.
+                Then::Read { .. } if is_held => Next::Hold,
+                Then::Read { needed } => Next::Read { needed },
+                Then::Flush => Next::Flush,
+                Then::Hold => {
+                    self.note_stalled(conn);
+                    Next::Hold
+                }
+                Then::Ask(query) => {
+                    if self.ask(conn, &query, now, outputs) {
+                        continue;
+                    }
+                    Next::Hold
+                }
+                Then::Close(reason) => {
+                    self.begin_close(conn, reason, outputs);
+                    Next::Done
+                }
+            };
+            if self.is_over_input_cap() {
+                self.outboxes.kill(conn);
+                self.begin_close(conn, CloseReason::InputsFull, outputs);
+                return Handled {
+                    consumed,
+                    next: Next::Done,
+                };
+            }
+            return Handled { consumed, next };
+        }
+    }
+
+    /// Counts what is kept of a connection's input.
+    fn note_kept(&mut self, connection: &mut Connection, rest: usize) {
+        let kept = rest + connection.session.kept_bytes();
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        self.counters.input_bytes += kept as u64;
+        connection.kept_bytes = kept;
+    }
+
+    fn is_over_input_cap(&self) -> bool {
+        self.counters.input_bytes > self.settings.limits.inputs_bytes_max as u64
+    }
+
+    fn note_stalled(&mut self, conn: ConnId) {
+        let Some(Some(connection)) = self.connections.get(conn.slot()) else {
+            return;
+        };
+        if connection.holds.room {
+            self.stalled.push(conn);
+        }
+    }
+
+    fn handle_handover(
+        &mut self,
+        from: ShardId,
+        batch: &mut Batch,
+        place: &mut Place,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Handled {
+        if !place.control_done {
+            place.control_done = true;
+            self.counters.events_received += batch.events;
+            for control in std::mem::take(&mut batch.control) {
+                self.handle_control(from, control, now, outputs);
+            }
+        }
+        let mut records = Records::new(batch, *place);
+        let mut next = Next::Done;
+        let mut ways = Ways {
+            broker: &self.broker,
+            outboxes: &mut self.outboxes,
+            hand_overs: &mut self.hand_overs,
+        };
+        loop {
+            if ways.outboxes.should_flush(self.delivery.pending_bytes()) {
+                next = Next::Flush;
+                break;
+            }
+            let Some(record) = records.next() else { break };
+            self.delivery.receive(&mut ways, record);
+        }
+        *place = records.place;
+        self.delivery.settle(&self.broker, &mut self.outboxes);
+        Handled { consumed: 0, next }
+    }
+
+    fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {
+        match control {
+            Control::Interest { sequence, changes } => {
+                self.broker.apply_changes(from, &changes);
+                self.hand_overs
+                    .push_control(from, Control::InterestKnown(sequence));
+            }
+            Control::InterestKnown(number) => self.release_barriers(from, number, outputs),
+            Control::Ask { number, query } => {
+                let answer = self.answer(&query, now, outputs);
+                self.hand_overs
+                    .push_control(from, Control::Answer { number, answer });
+            }
+            Control::Answer { number, answer } => {
+                let place = self
+                    .gatherings
+                    .iter()
+                    .position(|other| other.number == number);
+                // The asker may have left meanwhile, but its gathering stays until it is whole.
+                // invariant: every question is answered once by each other shard.
+                let place = place.expect("an answer to a question that was never asked");
+                self.gatherings[place].answer.merge(answer);
+                self.gatherings[place].missing -= 1;
+                if self.gatherings[place].missing == 0 {
+                    let gathering = self.gatherings.swap_remove(place);
+                    self.finish_gathering(gathering, now, outputs);
+                }
+            }
+        }
+    }
+
+    fn release_barriers(&mut self, by: ShardId, number: u64, outputs: &mut Outputs) {
+        let Shard {
+            interest,
+            connections,
+            outboxes,
+            ..
+        } = self;
+        interest.acknowledged(by, number, |conn, client| {
+            let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
+                return;
+            };
+            if connection.client == client {
+                connection.holds.barrier = false;
+                outboxes.release(conn);
+                resume_if_free(connection, conn, outputs);
+            }
+        });
+    }
+
+    /// Asks all shards for a connection; true if the answer is there already.
+    fn ask(&mut self, conn: ConnId, query: &Query, now: Now, outputs: &mut Outputs) -> bool {
+        let Some(Some(connection)) = self.connections.get(conn.slot()) else {
+            return false;
+        };
+        let client = connection.client;
+        let answer = self.answer(query, now, outputs);
+        let number = self.next_question;
+        self.next_question += 1;
+        let mut missing = 0;
+        for shard in self.hand_overs.others() {
+            let question = Control::Ask {
+                number,
+                query: query.clone(),
+            };
+            self.hand_overs.push_control(shard, question);
+            missing += 1;
+        }
+        let gathering = Gathering {
+            number,
+            conn,
+            client,
+            missing,
+            answer,
+        };
+        if missing > 0 {
+            self.gatherings.push(gathering);
+            return false;
+        }
+        self.finish_gathering(gathering, now, outputs);
+        true
+    }
+
+    fn finish_gathering(&mut self, gathering: Gathering, now: Now, outputs: &mut Outputs) {
+        let Gathering {
+            conn,
+            client,
+            answer,
+            ..
+        } = gathering;
+        let is_same = |connection: &mut Box<Connection>| connection.client == client;
+        let place = self.connections.get_mut(conn.slot());
+        let Some(mut connection) = place.and_then(|place| place.take_if(is_same)) else {
+            return;
+        };
+        connection.holds.gather = false;
+        let (session, mut cx) = split(self, &mut connection, conn, now);
+        session.answered(answer, &mut cx);
+        if self.settings.shards > 1 {
+            resume_if_free(&connection, conn, outputs);
+        }
+        self.connections[conn.slot()] = Some(connection);
+    }
+
+    /// What this shard has to say to a question.
+    fn answer(&mut self, query: &Query, now: Now, outputs: &mut Outputs) -> Answer {
+        match query {
+            Query::Counters => Answer::Counters(vec![(self.settings.shard, self.counters())]),
+            Query::Clients(selection) => {
+                let records = self.open_connections().filter_map(|(conn, connection)| {
+                    let is_meant = self.is_selected(conn, connection, selection, now);
+                    is_meant.then(|| self.describe(conn, connection, now))
+                });
+                Answer::Clients(records.collect())
+            }
+            Query::Kill(selection) => {
+                let meant: Vec<ConnId> = self
+                    .open_connections()
+                    .filter(|(conn, connection)| {
+                        self.is_selected(*conn, connection, selection, now)
+                    })
+                    .map(|(conn, _)| conn)
+                    .collect();
+                for &conn in &meant {
+                    self.begin_close(conn, CloseReason::Killed, outputs);
+                }
+                Answer::Killed(meant.len() as u64)
+            }
+        }
+    }
+
+    fn open_connections(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
+        let places = self.connections.iter().enumerate();
+        places.filter_map(|(slot, place)| {
+            let connection = place.as_deref().filter(|connection| !connection.closing)?;
+            Some((ConnId(slot as u32), connection))
+        })
+    }
+
+    fn is_selected(
+        &self,
+        conn: ConnId,
+        connection: &Connection,
+        selection: &Selection,
+        now: Now,
+    ) -> bool {
+        let age_s = seconds(now.monotonic_ns, connection.opened_ns);
+        let Selection {
+            ids,
+            peer,
+            local,
+            subscribed,
+            age_s_min,
+            but,
+            nobody,
+        } = selection;
+        !nobody
+            && (ids.is_empty() || ids.contains(&connection.client))
+            && peer.is_none_or(|peer| peer == connection.peer)
+            && local.is_none_or(|local| local == connection.local)
+            && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
+            && age_s_min.is_none_or(|least| age_s >= least)
+            && but.is_none_or(|but| but != connection.client)
+    }
+
+    fn describe(&self, conn: ConnId, connection: &Connection, now: Now) -> ClientRecord {
+        let outbox = self.outboxes.outbox(conn);
+        let count = |kind| self.broker.count(conn, kind);
+        let mut record = ClientRecord {
+            id: connection.client,
+            shard: self.settings.shard,
+            peer: connection.peer,
+            local: connection.local,
+            name: Vec::new(),
+            library: (Vec::new(), Vec::new()),
+            age_s: seconds(now.monotonic_ns, connection.opened_ns),
+            idle_s: seconds(now.monotonic_ns, connection.active_ns),
+            subscriptions: [
+                count(FilterKind::Topic),
+                count(FilterKind::Glob),
+                count(FilterKind::ShardChannel),
+            ],
+            queued: None,
+            output: (outbox.len(), outbox.pieces()),
+            lost: 0,
+            database: 0,
+            version: 0,
+            command: "",
+            no_evict: false,
+        };
+        match &connection.session {
+            Session::Redis(session) => session.describe(&mut record),
+        }
+        record
+    }
+
+    /// Names a connection as to be closed; from now on it hears and says nothing.
+    fn begin_close(&mut self, conn: ConnId, reason: CloseReason, outputs: &mut Outputs) {
+        let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
+            return;
+        };
+        if connection.closing {
+            return;
+        }
+        connection.closing = true;
+        match reason {
+            CloseReason::Protocol => self.counters.closed_protocol += 1,
+            CloseReason::GuestTimeout => self.counters.closed_guest_timeout += 1,
+            CloseReason::InputsFull => self.counters.closed_inputs_full += 1,
+            CloseReason::Killed => self.counters.closed_killed += 1,
+            // Counted where they are decided, or no fault of anyone's.
+            CloseReason::Quit
+            | CloseReason::OutboxFull
+            | CloseReason::OutboxesFull
+            | CloseReason::TooManyConnections => {}
+        }
+        self.delivery.settle(&self.broker, &mut self.outboxes);
+        self.broker.leave(conn, self.outboxes.outbox(conn).form);
+        outputs.closing.push((conn, reason));
+    }
+
+    /// Takes in what the outboxes' policy closed while events were delivered.
+    fn sweep_closing(&mut self, outputs: &mut Outputs) {
+        for (conn, reason) in std::mem::take(&mut self.outboxes.closing) {
+            self.begin_close(conn, reason, outputs);
+        }
+    }
+
+    fn end_turn(&mut self, outputs: &mut Outputs) {
+        let changes = self.broker.take_changes();
+        let is_news = !changes.is_empty() || self.interest.is_awaited();
+        if is_news && !self.interest.is_alone() {
+            let sequence = self.interest.tell();
+            self.counters.interest_changes += changes.len() as u64;
+            let changes: Arc<[interest::Change]> = changes.into();
+            for shard in self.hand_overs.others() {
+                let changes = Arc::clone(&changes);
+                self.hand_overs
+                    .push_control(shard, Control::Interest { sequence, changes });
+            }
+        }
+        if !self.stalled.is_empty()
+            && self
+                .hand_overs
+                .others()
+                .all(|to| self.hand_overs.has_room(to))
+        {
+            for conn in std::mem::take(&mut self.stalled) {
+                if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+                    connection.holds.room = false;
+                    resume_if_free(connection, conn, outputs);
+                }
+            }
+        }
+    }
+
+    fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
+        while let Some(&(deadline, conn, client)) = self.guests.front() {
+            if deadline > now.monotonic_ns {
+                break;
+            }
+            self.guests.pop_front();
+            if let Some(Some(connection)) = self.connections.get(conn.slot())
+                && connection.client == client
+                && connection.session.is_guest()
+            {
+                self.begin_close(conn, CloseReason::GuestTimeout, outputs);
+            }
+        }
+    }
+}
+
+/// A session, and what it works with: disjoint parts of the shard.
+fn split<'a>(
+    shard: &'a mut Shard,
+    connection: &'a mut Connection,
+    conn: ConnId,
+    now: Now,
+) -> (&'a mut Session, Context<'a>) {
+    let cx = Context {
+        conn,
+        client: connection.client,
+        local: connection.local,
+        now,
+        settings: &shard.settings,
+        holds: &mut connection.holds,
+        broker: &mut shard.broker,
+        outboxes: &mut shard.outboxes,
+        hand_overs: &mut shard.hand_overs,
+        interest: &mut shard.interest,
+        delivery: &mut shard.delivery,
+        counters: &mut shard.counters,
+        parser: &mut shard.parser,
+    };
+    (&mut connection.session, cx)
+}
+
+fn resume_if_free(connection: &Connection, conn: ConnId, outputs: &mut Outputs) {
+    if !connection.holds.any() && !connection.closing {
+        outputs.resumed.push(conn);
+    }
+}
+
+fn seconds(now_ns: u64, then_ns: u64) -> u64 {
+    now_ns.saturating_sub(then_ns) / 1_000_000_000
+}

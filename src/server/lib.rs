@@ -1,200 +1,381 @@
-//! Placeholder of the server's interface, so that the command line can be built and tried before the server is there.
+//! Runs a broker on Linux: a shard on each CPU, each with a glommio executor and a ring of its own.
 //!
-//! It listens, answers `PING`, `AUTH` and `INFO` in inline or array form, and forgets everything else. It goes away
-//! with the merge of the server.
+//! The only user of glommio. Owns threads, sockets, clocks and the mesh between shards; what is
+//! done with bytes is core's business. The poking thread here is a net under two ways that a
+//! wake-up can be lost: glommio 0.9 can park with a runnable task, and a bell could be missed.
+//! Start at [`Server::start`], then `shard`.
 
-#![forbid(unsafe_code)]
+mod conn;
+pub mod cpus;
+mod listen;
+mod mesh;
+mod park;
+pub mod preflight;
+pub mod ring;
+mod shard;
+#[cfg(test)]
+mod testing;
 
+use crate::cpus::{Machine, PlanError};
+use crate::mesh::{Doors, Mesh};
+use crate::park::WakeCell;
+use crate::preflight::{Needs, Refusal};
+use crate::ring::{Ring, RingConfig};
+use crate::shard::{Listener, ShardLoop};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rustix::rand::GetRandomFlags;
+use sapwood_core::command::ShardId;
+pub use sapwood_core::limits::Limits;
+use sapwood_core::{BodyGauge, Protocol, Shard};
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Every cap that can be set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one connection's output.
-    pub outbox_bytes_max: usize,
-    /// Connections of one shard.
-    pub connections_max: usize,
-    /// Subscriptions of one connection.
-    pub subscriptions_max: usize,
-    /// Milliseconds before a connection has to have authenticated.
-    pub auth_deadline_ms: u64,
-}
+/// Memory that glommio registers for files: the least it takes, since no shard reads any.
+const GLOMMIO_IO_BYTES: usize = 64 * 1024;
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            outbox_bytes_max: 32 << 20,
-            connections_max: 65_536,
-            subscriptions_max: 131_072,
-            auth_deadline_ms: 10_000,
-        }
-    }
-}
+/// Entries of glommio's own rings: they carry nothing but the wait for ours.
+const GLOMMIO_RING_ENTRIES: usize = 256;
 
-/// How the server runs.
+/// glommio's preempt timer can make it park with a runnable task; a shard's turns are bounded by
+/// themselves, so it is set to never.
+const GLOMMIO_PREEMPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Connections that must be possible for the broker to start: fewer is a mistake in the limits of
+/// the process rather than a wish.
+const CONNECTIONS_WANTED: u64 = 64;
+
+/// How often the poking thread looks whether a shard stands still: the longest that a lost wake-up
+/// can delay anything.
+const POKE_EVERY: Duration = Duration::from_millis(5);
+
+/// How the server runs. The default listens nowhere.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// How many shards; `None` is one for each CPU.
+    /// How many shards; `None` is one for each CPU that the process may use.
     pub shards: Option<usize>,
-    /// The CPUs to run on.
+    /// The CPUs to run on; `None` is all that the process may use.
     pub cpus: Option<Vec<usize>>,
-    /// Where the Redis protocol listens.
+    /// Where the Redis protocol listens; `None` is nowhere.
     pub redis: Option<SocketAddr>,
-    /// `None`: open.
+    /// What clients must know; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
-    /// The caps.
+    /// The caps in force.
     pub limits: Limits,
-    /// Stands for what the command line does not set.
-    pub rest: (),
+    /// Faults for tests.
+    pub faults: Faults,
 }
 
-/// Why the server did not start.
+/// Faults that tests bring about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Run without the poking thread.
+    pub no_poking: bool,
+}
+
+/// Why the server did not start. Nothing is left running.
 #[derive(Debug)]
 pub enum StartError {
-    /// The address could not be bound.
-    Bind(SocketAddr, std::io::Error),
+    /// The CPUs of this machine could not be read.
+    Machine(io::Error),
+    /// The wanted shards do not fit the machine.
+    Plan(PlanError),
+    /// An address could not be listened on.
+    Listen {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The kernel does not let the shards have what they need.
+    Refused(Refusal),
+    /// A thread, a descriptor or random bytes could not be had.
+    System(io::Error),
+    /// glommio did not start; what it said.
+    Executor(String),
 }
 
 impl fmt::Display for StartError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let StartError::Bind(address, error) = self;
-        write!(
-            out,
-            "cannot listen on {address} ({error}); stop what listens there, or choose another with --redis."
-        )
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Machine(error) => {
+                write!(
+                    f,
+                    "cannot find out which CPUs may be used ({error}); name them with --cpus."
+                )
+            }
+            StartError::Plan(error) => error.fmt(f),
+            StartError::Listen {
+                flag,
+                address,
+                error,
+            } => write!(
+                f,
+                "cannot listen on {address} ({error}); stop what listens there, or choose another address with {flag}."
+            ),
+            StartError::Refused(refusal) => refusal.fmt(f),
+            StartError::System(error) => {
+                write!(
+                    f,
+                    "the system refused what a shard needs ({error}); look at its limits of threads and open files."
+                )
+            }
+            StartError::Executor(text) => write!(f, "a shard's executor did not start: {text}"),
+        }
     }
 }
 
-/// Why the server ended.
+impl std::error::Error for StartError {}
+
+/// Why the server ended before it was asked to.
 #[derive(Debug)]
 pub enum ServeError {
-    /// A shard ended by itself.
-    Shard,
+    /// A shard's ring failed.
+    Ring(io::Error),
+    /// A shard ended by a bug; what it said.
+    Shard(String),
 }
 
 impl fmt::Display for ServeError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "a shard ended by itself.")
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Ring(error) => write!(f, "a shard's ring failed: {error}."),
+            ServeError::Shard(text) => write!(f, "a shard ended by a bug: {text}."),
+        }
     }
 }
 
-/// Begins a graceful end.
-#[derive(Clone)]
-pub struct Stopper(SyncSender<()>);
+impl std::error::Error for ServeError {}
+
+/// Begins a graceful end: no more connections, replies are written, then all is closed.
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<Doors>);
 
 impl Stopper {
-    /// Begins to drain.
+    /// Begins to drain. Idempotent; returns at once.
     pub fn drain(&self) {
-        let _ = self.0.try_send(());
+        self.0.drain();
     }
 }
 
-/// A running server.
+/// A running broker.
+#[derive(Debug)]
 pub struct Server {
-    config: Config,
-    redis: Option<SocketAddr>,
-    stop: (SyncSender<()>, Receiver<()>),
+    listeners: Vec<(&'static str, SocketAddr)>,
+    cpus: Vec<usize>,
+    doors: Arc<Doors>,
+    executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
+    poker: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts all shards, and listens once they run.
+    ///
+    /// Errors say what was wrong and what to do about it.
     pub fn start(config: Config) -> Result<Server, StartError> {
-        let mut redis = None;
-        if let Some(address) = config.redis {
-            let listener =
-                TcpListener::bind(address).map_err(|error| StartError::Bind(address, error))?;
-            redis = listener.local_addr().ok();
-            let password = config.password.clone();
-            std::thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    let password = password.clone();
-                    std::thread::spawn(move || answer(stream, password));
-                }
-            });
+        let machine = Machine::read().map_err(StartError::Machine)?;
+        let plan = cpus::plan(config.shards, config.cpus.as_deref(), &machine)
+            .map_err(StartError::Plan)?;
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
         }
-        Ok(Server {
-            config,
-            redis,
-            stop: mpsc::sync_channel(1),
-        })
+        let needs = Needs {
+            shards: plan.cpus.len(),
+            connections: CONNECTIONS_WANTED,
+        };
+        let granted = preflight::check(&needs).map_err(StartError::Refused)?;
+        tracing::info!("{granted}");
+        let shards = plan.cpus.len() as u16;
+        let mut listeners = Vec::new();
+        let mut by_shard: Vec<Vec<Listener>> = plan.cpus.iter().map(|_| Vec::new()).collect();
+        let wanted = [("redis", "--redis", Protocol::Redis, config.redis)];
+        for (name, flag, protocol, address) in wanted {
+            let Some(address) = address else { continue };
+            let (actual, sockets) =
+                listen::open(address, plan.cpus.len()).map_err(|error| StartError::Listen {
+                    flag,
+                    address,
+                    error,
+                })?;
+            listeners.push((name, actual));
+            for (of_shard, socket) in by_shard.iter_mut().zip(sockets) {
+                of_shard.push(Listener { protocol, socket });
+            }
+        }
+        let (ends, doors) = mesh::weave(shards).map_err(StartError::System)?;
+        let identity = identity(&config).map_err(StartError::System)?;
+        let clients = Arc::new(AtomicU64::new(1));
+        let mut server = Server {
+            listeners,
+            cpus: plan.cpus.clone(),
+            doors: Arc::clone(&doors),
+            executors: Vec::new(),
+            poker: None,
+        };
+        let mut pokes = Vec::new();
+        let places = plan.cpus.iter().zip(ends).zip(by_shard);
+        for (number, ((&cpu, mesh), listeners)) in places.enumerate() {
+            let (poke, poked) = flume::bounded(1);
+            pokes.push(poke);
+            let config = sapwood_core::Config {
+                shard: ShardId(number as u16),
+                shards,
+                ..identity.clone()
+            };
+            let parts = ShardParts {
+                config,
+                mesh,
+                listeners,
+                clients: Arc::clone(&clients),
+                poked,
+            };
+            server.executors.push(start_shard(cpu, parts)?);
+        }
+        if !config.faults.no_poking {
+            server.poker = Some(start_poker(doors, pokes).map_err(StartError::System)?);
+        }
+        Ok(server)
     }
 
-    /// What listens where.
+    /// What listens where: the protocol's name and the address, with the port that was chosen.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.redis
-            .iter()
-            .map(|address| ("redis", *address))
-            .collect()
+        self.listeners.clone()
     }
 
-    /// One CPU for each shard.
+    /// The CPU of each shard.
     pub fn cpus(&self) -> Vec<usize> {
-        match (&self.config.cpus, self.config.shards) {
-            (Some(cpus), shards) => cpus
-                .iter()
-                .copied()
-                .take(shards.unwrap_or(cpus.len()))
-                .collect(),
-            (None, shards) => (0..shards.unwrap_or(1)).collect(),
-        }
+        self.cpus.clone()
     }
 
-    /// A handle that ends it.
+    /// A handle that ends the server, for another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.stop.0.clone())
+        Stopper(Arc::clone(&self.doors))
     }
 
-    /// Waits for the end.
+    /// Waits until the server has ended: by a [`Stopper`], or by a fault.
     pub fn join(self) -> Result<(), ServeError> {
-        self.stop.1.recv().map_err(|_| ServeError::Shard)
+        let mut outcome = Ok(());
+        for executor in self.executors {
+            let ended = match executor.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(ServeError::Ring(error)),
+                Err(error) => Err(ServeError::Shard(error.to_string())),
+            };
+            if ended.is_err() {
+                // A node without one of its shards would answer wrongly: all end.
+                self.doors.drain();
+            }
+            outcome = outcome.and(ended);
+        }
+        if let Some((end, poker)) = self.poker {
+            end.store(true, Ordering::Release);
+            // It has no way to fail but a panic, which was printed.
+            let _ = poker.join();
+        }
+        outcome
     }
 }
 
-fn answer(stream: TcpStream, password: Option<Vec<u8>>) {
-    let Ok(mut writer) = stream.try_clone() else {
-        return;
+/// What one shard's thread is made from.
+struct ShardParts {
+    config: sapwood_core::Config,
+    mesh: Mesh,
+    listeners: Vec<Listener>,
+    clients: Arc<AtomicU64>,
+    poked: flume::Receiver<()>,
+}
+
+/// What all shards' configurations have in common.
+fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
+    let mut random = [0u8; 28];
+    // 28 bytes are below the size up to which the kernel never gives fewer than asked for.
+    rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
+    let (name, seed) = random.split_at(20);
+    // invariant: eight bytes are left behind twenty of twenty-eight.
+    let seed = u64::from_le_bytes(seed.try_into().expect("eight bytes"));
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(sapwood_core::Config {
+        shard: ShardId(0),
+        shards: 1,
+        password: config.password.clone(),
+        limits: config.limits.clone(),
+        hash_seed: seed,
+        body_gauge: BodyGauge::default(),
+        run_id: name.iter().map(|byte| format!("{byte:02x}")).collect(),
+        process_id: std::process::id(),
+        started_wall_ms: wall.as_millis() as u64,
+    })
+}
+
+fn start_shard(
+    cpu: usize,
+    parts: ShardParts,
+) -> Result<ExecutorJoinHandle<io::Result<()>>, StartError> {
+    let name = format!("sapwood-{}", parts.config.shard.0);
+    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&name)
+        .io_memory(GLOMMIO_IO_BYTES)
+        .ring_depth(GLOMMIO_RING_ENTRIES)
+        .preempt_timer(GLOMMIO_PREEMPT)
+        .spawn(move || run_shard(parts))
+        .map_err(|error| StartError::Executor(error.to_string()))
+}
+
+async fn run_shard(parts: ShardParts) -> io::Result<()> {
+    let ShardParts {
+        config,
+        mesh,
+        listeners,
+        clients,
+        poked,
+    } = parts;
+    let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
+    let wake = WakeCell::new();
+    let cell = wake.clone();
+    // Ends when the poking thread does, or with the executor.
+    let poking = glommio::spawn_local(async move {
+        while poked.recv_async().await.is_ok() {
+            cell.poke();
+        }
+    });
+    let outcome = ShardLoop::new(Shard::new(config), ring, mesh, listeners, clients)
+        .run(&wake)
+        .await;
+    poking.cancel().await;
+    outcome
+}
+
+/// Pokes each shard that has not done a turn since it last looked.
+fn start_poker(
+    doors: Arc<Doors>,
+    pokes: Vec<flume::Sender<()>>,
+) -> io::Result<(Arc<AtomicBool>, JoinHandle<()>)> {
+    let end = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&end);
+    let poke = move || {
+        let mut seen: Vec<u64> = vec![0; pokes.len()];
+        while !ended.load(Ordering::Acquire) {
+            std::thread::sleep(POKE_EVERY);
+            for ((door, poke), seen) in doors.iter().zip(&pokes).zip(&mut seen) {
+                let turns = door.turns();
+                if turns == *seen {
+                    // Full: it was poked and has not moved since; once is enough.
+                    let _ = poke.try_send(());
+                }
+                *seen = turns;
+            }
+        }
     };
-    let mut reader = BufReader::new(stream);
-    let mut trusted = password.is_none();
-    let mut line = String::new();
-    loop {
-        let mut words = Vec::new();
-        line.clear();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        let count = line
-            .trim_end()
-            .strip_prefix('*')
-            .and_then(|count| count.parse().ok())
-            .unwrap_or(0usize);
-        for _ in 0..count {
-            line.clear();
-            let _ = reader.read_line(&mut line);
-            line.clear();
-            let _ = reader.read_line(&mut line);
-            words.push(line.trim_end().to_string());
-        }
-        let reply = match words.first().map(String::as_str) {
-            Some("AUTH") if words.last().map(String::as_bytes) == password.as_deref() => {
-                trusted = true;
-                "+OK\r\n".to_string()
-            }
-            Some("AUTH") => {
-                "-WRONGPASS invalid username-password pair or user is disabled.\r\n".to_string()
-            }
-            _ if !trusted => "-NOAUTH Authentication required.\r\n".to_string(),
-            Some("INFO") => {
-                let body = "# Server\r\nredis_version:7.4.0\r\ntcp_port:7463\r\n\r\n# Clients\r\nconnected_clients:1\r\n\r\n# Sapwood\r\nshards:1\r\n";
-                format!("${}\r\n{body}\r\n", body.len())
-            }
-            _ => "+PONG\r\n".to_string(),
-        };
-        if writer.write_all(reply.as_bytes()).is_err() {
-            return;
-        }
-    }
+    let thread = std::thread::Builder::new()
+        .name("sapwood-poker".to_string())
+        .spawn(poke)?;
+    Ok((end, thread))
 }

@@ -1,1 +1,13 @@
-//! sapwood-wire
+//! Bytes to frames and back, and nothing else.
+//!
+//! This crate owns the forms that events take on a socket and the names they travel under.
+//! It must not know connections, shards, subscriptions or time: every function is a pure
+//! function of the bytes it is given, so that the broker, the client library, the simulator
+//! and a WASI module share it.
+//!
+//! Start reading at [`resp`] (the Redis protocol) or [`topic`] (names and matching).
+#![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod resp;
+pub mod topic;

@@ -1,0 +1,342 @@
+//! Who listens to what: applies subscriptions and finds the receivers of an event.
+//!
+//! Owns the filters, each connection's subscriptions, and the changes that the other shards are
+//! to be told. Must not know protocols, outboxes or time. Invariants: a connection stands in a
+//! filter's members exactly once if the filter stands in its subscriptions, at the place noted
+//! there; so leaving costs as much as the connection's own subscriptions, whoever else listens.
+//! Start at [`Broker::subscribe`] and [`Broker::route`].
+
+use crate::command::{ConnId, Filter, FilterKind, Form, Refusal, ShardId, Space};
+use crate::interest::Change;
+use crate::limits::Limits;
+use crate::subs::{FilterId, Filters};
+use indexmap::IndexMap;
+use sapwood_wire::topic;
+
+/// A connection's subscriptions, in the order they were made, with its place in each filter.
+#[derive(Debug, Default)]
+struct Membership {
+    places: IndexMap<FilterId, u32, foldhash::fast::FixedState>,
+    topics: u32,
+    globs: u32,
+    shard_channels: u32,
+    wildcards: u32,
+}
+
+impl Membership {
+    fn counter(&mut self, kind: FilterKind) -> &mut u32 {
+        match kind {
+            FilterKind::Topic => &mut self.topics,
+            FilterKind::Glob => &mut self.globs,
+            FilterKind::ShardChannel => &mut self.shard_channels,
+            FilterKind::Wildcard => &mut self.wildcards,
+        }
+    }
+}
+
+/// The receivers of a topic's events, as long as `version` is that of the broker.
+#[derive(Debug, Default)]
+pub(crate) struct Route {
+    version: u64,
+    space: Option<Space>,
+    topic: Vec<u8>,
+    /// Filters that match and have members here.
+    pub filters: Vec<FilterId>,
+    /// Members of those filters.
+    pub receivers: usize,
+    /// Other shards that listen, each once.
+    pub remote: Vec<ShardId>,
+    /// Matching subscriptions on all shards: what PUBLISH answers.
+    pub subscriptions: u64,
+}
+
+impl Route {
+    /// Whether it still leads this topic's events right.
+    pub(crate) fn fits(&self, broker: &Broker, space: Space, topic: &[u8]) -> bool {
+        self.version == broker.version && self.space == Some(space) && self.topic == topic
+    }
+}
+
+/// The subscriptions of a shard's connections, and what it knows of the other shards'.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    filters: Filters,
+    memberships: Vec<Membership>,
+    changed: Vec<FilterId>,
+    /// Grows with every change of what a topic's receivers are.
+    version: u64,
+    subscriptions: u64,
+    subscriptions_max: usize,
+    filters_max: usize,
+    globs_max: usize,
+}
+
+impl Broker {
+    pub(crate) fn new(seed: u64, limits: &Limits) -> Broker {
+        Broker {
+            filters: Filters::new(seed),
+            memberships: Vec::new(),
+            changed: Vec::new(),
+            version: 1,
+            subscriptions: 0,
+            subscriptions_max: limits.subscriptions_max,
+            filters_max: limits.filters_max,
+            globs_max: limits.globs_max,
+        }
+    }
+
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
+    /// Subscriptions of all connections of this shard.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.subscriptions
+    }
+
+    /// How many subscriptions of this kind a connection has.
+    pub(crate) fn count(&self, conn: ConnId, kind: FilterKind) -> usize {
+        self.memberships.get(conn.slot()).map_or(0, |membership| {
+            let count = match kind {
+                FilterKind::Topic => membership.topics,
+                FilterKind::Glob => membership.globs,
+                FilterKind::ShardChannel => membership.shard_channels,
+                FilterKind::Wildcard => membership.wildcards,
+            };
+            count as usize
+        })
+    }
+
+    /// Whether a connection has any subscription.
+    pub(crate) fn listens(&self, conn: ConnId) -> bool {
+        self.memberships
+            .get(conn.slot())
+            .is_some_and(|membership| !membership.places.is_empty())
+    }
+
+    /// Adds a subscription; `Ok(false)` if the connection had it already.
+    pub(crate) fn subscribe(
+        &mut self,
+        conn: ConnId,
+        form: Form,
+        filter: Filter<'_>,
+    ) -> Result<bool, Refusal> {
+        let checked = match filter.kind {
+            FilterKind::Wildcard => topic::check_wildcard(filter.name),
+            _ => topic::check_name(filter.name),
+        };
+        checked.map_err(Refusal::Name)?;
+        if self.memberships.len() <= conn.slot() {
+            self.memberships
+                .resize_with(conn.slot() + 1, Membership::default);
+        }
+        match self.filters.find(filter) {
+            Some(id) if self.memberships[conn.slot()].places.contains_key(&id) => return Ok(false),
+            Some(_) => {}
+            None if self.filters.len() >= self.filters_max => {
+                return Err(Refusal::TooManyFilters(self.filters_max));
+            }
+            None if filter.kind == FilterKind::Glob
+                && self.filters.glob_count() >= self.globs_max =>
+            {
+                return Err(Refusal::TooManyGlobs(self.globs_max));
+            }
+            None => {}
+        }
+        if self.memberships[conn.slot()].places.len() >= self.subscriptions_max {
+            return Err(Refusal::TooManySubscriptions(self.subscriptions_max));
+        }
+        let id = self.filters.intern(filter);
+        let entry = self.filters.entry_mut(id);
+        let membership = &mut self.memberships[conn.slot()];
+        membership.places.insert(id, entry.members.len() as u32);
+        *membership.counter(filter.kind) += 1;
+        entry.members.push(conn);
+        entry.forms[form.index()] += 1;
+        self.subscriptions += 1;
+        self.note_change(id);
+        Ok(true)
+    }
+
+    /// Takes a subscription away; false if there was none.
+    pub(crate) fn unsubscribe(&mut self, conn: ConnId, form: Form, filter: Filter<'_>) -> bool {
+        let Some(id) = self.filters.find(filter) else {
+            return false;
+        };
+        self.remove_member(conn, form, id)
+    }
+
+    /// The names that a connection is subscribed to, in the order it came to them.
+    pub(crate) fn names(&self, conn: ConnId, kind: FilterKind) -> Vec<Box<[u8]>> {
+        let Some(membership) = self.memberships.get(conn.slot()) else {
+            return Vec::new();
+        };
+        let entries = membership.places.keys().map(|&id| self.filters.entry(id));
+        entries
+            .filter(|entry| entry.kind == kind)
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
+    /// Takes all subscriptions of a connection away.
+    pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
+        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+            return;
+        };
+        let places = std::mem::take(membership).places;
+        for (&id, &place) in &places {
+            self.take_from_filter(conn, form, id, place);
+        }
+    }
+
+    /// Takes note that a connection takes events in another form from now on.
+    pub(crate) fn change_form(&mut self, conn: ConnId, from: Form, to: Form) {
+        let Some(membership) = self.memberships.get(conn.slot()) else {
+            return;
+        };
+        for &id in membership.places.keys() {
+            let entry = self.filters.entry_mut(id);
+            entry.forms[from.index()] -= 1;
+            entry.forms[to.index()] += 1;
+        }
+    }
+
+    fn remove_member(&mut self, conn: ConnId, form: Form, id: FilterId) -> bool {
+        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+            return false;
+        };
+        let Some(place) = membership.places.swap_remove(&id) else {
+            return false;
+        };
+        let kind = self.filters.entry(id).kind;
+        *membership.counter(kind) -= 1;
+        if membership.places.is_empty() {
+            // An idle connection keeps no memory of what it once listened to.
+            *membership = Membership::default();
+        }
+        self.take_from_filter(conn, form, id, place);
+        true
+    }
+
+    fn take_from_filter(&mut self, conn: ConnId, form: Form, id: FilterId, place: u32) {
+        let entry = self.filters.entry_mut(id);
+        let removed = entry.members.swap_remove(place as usize);
+        assert_eq!(
+            removed, conn,
+            "a filter's members and its members' places differ"
+        );
+        entry.forms[form.index()] -= 1;
+        if let Some(&moved) = entry.members.get(place as usize) {
+            self.memberships[moved.slot()].places.insert(id, place);
+        }
+        if entry.members.is_empty() {
+            entry.members = Vec::new();
+        }
+        self.subscriptions -= 1;
+        self.note_change(id);
+    }
+
+    fn note_change(&mut self, id: FilterId) {
+        self.version += 1;
+        let entry = self.filters.entry_mut(id);
+        if !entry.changed {
+            entry.changed = true;
+            self.changed.push(id);
+        }
+    }
+
+    /// What the other shards are to be told since this was last asked; empty if nothing.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in std::mem::take(&mut self.changed) {
+            let entry = self.filters.entry_mut(id);
+            entry.changed = false;
+            let listeners = entry.members.len() as u32;
+            if listeners != entry.announced {
+                entry.announced = listeners;
+                changes.push(Change {
+                    kind: entry.kind,
+                    name: entry.name.clone(),
+                    listeners,
+                });
+            }
+            self.filters.forget_if_needless(id);
+        }
+        changes
+    }
+
+    /// Takes in what another shard told.
+    pub(crate) fn apply_changes(&mut self, from: ShardId, changes: &[Change]) {
+        for change in changes {
+            let id = self.filters.intern(Filter {
+                kind: change.kind,
+                name: &change.name,
+            });
+            let entry = self.filters.entry_mut(id);
+            entry.remote.retain(|&(shard, _)| shard != from);
+            if change.listeners > 0 {
+                entry.remote.push((from, change.listeners));
+            }
+            if entry.remote.is_empty() {
+                entry.remote = Vec::new();
+            }
+            self.filters.forget_if_needless(id);
+        }
+        self.version += 1;
+    }
+
+    /// Finds the receivers of a topic's events; the memory in `route` is used again.
+    pub(crate) fn route(&self, space: Space, name: &[u8], route: &mut Route) {
+        route.version = self.version;
+        route.space = Some(space);
+        route.topic.clear();
+        route.topic.extend_from_slice(name);
+        route.filters.clear();
+        route.remote.clear();
+        route.receivers = 0;
+        route.subscriptions = 0;
+        self.filters.matching(space, name, |id| {
+            let entry = self.filters.entry(id);
+            route.subscriptions += entry.listeners();
+            if !entry.members.is_empty() {
+                route.filters.push(id);
+                route.receivers += entry.members.len();
+            }
+            for &(shard, _) in &entry.remote {
+                if !route.remote.contains(&shard) {
+                    route.remote.push(shard);
+                }
+            }
+        });
+    }
+
+    /// Subscribers of exactly this name, on all shards.
+    pub(crate) fn listeners(&self, filter: Filter<'_>) -> u64 {
+        self.filters
+            .find(filter)
+            .map_or(0, |id| self.filters.entry(id).listeners())
+    }
+
+    /// The names of this kind that anyone listens to and `pattern`, if given, matches.
+    pub(crate) fn active_names(&self, kind: FilterKind, pattern: Option<&[u8]>) -> Vec<&[u8]> {
+        let entries = self.filters.iter().filter(|entry| entry.kind == kind);
+        let active = entries
+            .filter(|entry| entry.listeners() > 0)
+            .map(|entry| &*entry.name);
+        match pattern {
+            None => active.collect(),
+            Some(pattern) => active
+                .filter(|name| topic::glob_matches(pattern, name))
+                .collect(),
+        }
+    }
+
+    /// Distinct globs that anyone listens to.
+    pub(crate) fn active_globs(&self) -> usize {
+        let globs = self
+            .filters
+            .iter()
+            .filter(|entry| entry.kind == FilterKind::Glob);
+        globs.filter(|entry| entry.listeners() > 0).count()
+    }
+}

@@ -1,0 +1,251 @@
+//! The words that all protocols share: ids, filters, events, questions and their answers.
+//!
+//! Nothing here knows a protocol or how the broker is built.
+
+use crate::counters::Counters;
+use std::net::SocketAddr;
+
+/// A connection's place on its shard; used again after it has closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u32);
+
+impl ConnId {
+    pub(crate) fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A client's number, never used again while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// A shard's number on its node, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// The time of an input, read once a turn by who drives the shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Nanoseconds of a clock that never steps back.
+    pub monotonic_ns: u64,
+    /// Milliseconds since 1970, for people to read.
+    pub wall_ms: u64,
+}
+
+/// The two sets of names that an event can be published under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Space {
+    /// Topics: what every protocol means.
+    Topic,
+    /// Redis's shard channels (SPUBLISH): a namespace of their own, without patterns.
+    ShardChannel,
+}
+
+/// How a filter's name is matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FilterKind {
+    /// The topic itself.
+    Topic,
+    /// The shard channel itself.
+    ShardChannel,
+    /// A Redis glob over topics.
+    Glob,
+    /// A token wildcard over topics.
+    Wildcard,
+}
+
+/// What a subscription asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Filter<'a> {
+    /// How the name is matched.
+    pub kind: FilterKind,
+    /// The topic or pattern, at most `TOPIC_BYTES_MAX` long.
+    pub name: &'a [u8],
+}
+
+/// The form that a connection takes events in: what decides whether two share their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Redis protocol, version 2.
+    #[default]
+    Resp2,
+    /// Redis protocol, version 3.
+    Resp3,
+}
+
+impl Form {
+    /// How many forms there are.
+    pub const COUNT: usize = 2;
+    /// Each of them.
+    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3];
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a subscription or an event was refused. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The name cannot be a topic or pattern.
+    Name(sapwood_wire::topic::TopicError),
+    /// Names that start with `$` are the broker's to publish.
+    Reserved,
+    /// The connection has as many subscriptions as it may; holds the cap.
+    TooManySubscriptions(usize),
+    /// The node knows as many filters as it may; holds the cap.
+    TooManyFilters(usize),
+    /// The node knows as many globs as it may; holds the cap.
+    TooManyGlobs(usize),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Name(error) => error.fmt(f),
+            Refusal::Reserved => {
+                write!(
+                    f,
+                    "names that start with '$' belong to the broker, publish under another one"
+                )
+            }
+            Refusal::TooManySubscriptions(cap) => {
+                write!(
+                    f,
+                    "this connection has {cap} subscriptions, the most it may; unsubscribe first"
+                )
+            }
+            Refusal::TooManyFilters(cap) => {
+                write!(
+                    f,
+                    "this node knows {cap} different topics and patterns, the most it may"
+                )
+            }
+            Refusal::TooManyGlobs(cap) => {
+                write!(
+                    f,
+                    "this node knows {cap} different patterns, the most it may"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client asked for it.
+    Quit,
+    /// What it sent broke the protocol.
+    Protocol,
+    /// It did not authenticate in time.
+    GuestTimeout,
+    /// It reads too slowly: its output reached the cap.
+    OutboxFull,
+    /// It reads too slowly while the shard's output reached the cap.
+    OutboxesFull,
+    /// The shard's unfinished input reached the cap.
+    InputsFull,
+    /// Another client closed it.
+    Killed,
+    /// The shard has as many connections as it may.
+    TooManyConnections,
+}
+
+/// Something that all shards are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Who is connected.
+    Clients(Selection),
+    /// Close these; answers how many there were.
+    Kill(Selection),
+    /// The counters of each shard.
+    Counters,
+}
+
+/// Which clients are meant: all that every given condition holds for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// These numbers only; empty for any.
+    pub ids: Vec<ClientId>,
+    /// The client's own address.
+    pub peer: Option<SocketAddr>,
+    /// The broker's address that it connected to.
+    pub local: Option<SocketAddr>,
+    /// Whether it is subscribed to something.
+    pub subscribed: Option<bool>,
+    /// Connected for at least so many seconds.
+    pub age_s_min: Option<u64>,
+    /// All but this one.
+    pub but: Option<ClientId>,
+    /// Only the number that a shard's connections can never have: selects nobody.
+    pub nobody: bool,
+}
+
+/// One connected client, as it is shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// Its number.
+    pub id: ClientId,
+    /// The shard that owns it.
+    pub shard: ShardId,
+    /// Its own address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// The name it gave itself.
+    pub name: Vec<u8>,
+    /// The library it named, and that library's version.
+    pub library: (Vec<u8>, Vec<u8>),
+    /// Seconds since it connected.
+    pub age_s: u64,
+    /// Seconds since it last sent something.
+    pub idle_s: u64,
+    /// Subscriptions: topics, globs, shard channels.
+    pub subscriptions: [usize; 3],
+    /// Commands queued in a transaction, if one is open.
+    pub queued: Option<usize>,
+    /// Bytes that wait to be sent, and the pieces they stand in.
+    pub output: (usize, usize),
+    /// Events that a policy dropped.
+    pub lost: u64,
+    /// The database it selected.
+    pub database: u8,
+    /// The protocol's version.
+    pub version: u8,
+    /// The last command.
+    pub command: &'static str,
+    /// Whether it is exempt from eviction by its own wish.
+    pub no_evict: bool,
+}
+
+/// What one shard says to a [`Query`]; answers of several shards are merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To `Clients`.
+    Clients(Vec<ClientRecord>),
+    /// To `Kill`.
+    Killed(u64),
+    /// To `Counters`: one entry a shard.
+    Counters(Vec<(ShardId, Counters)>),
+}
+
+impl Answer {
+    /// Takes another shard's answer to the same question in.
+    pub(crate) fn merge(&mut self, other: Answer) {
+        match (self, other) {
+            (Answer::Clients(all), Answer::Clients(more)) => all.extend(more),
+            (Answer::Killed(all), Answer::Killed(more)) => *all += more,
+            (Answer::Counters(all), Answer::Counters(more)) => all.extend(more),
+            (mine, other) => unreachable!("answers to one question differ: {mine:?}, {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a shard counts. Plain numbers: read by asking the shard, summed by who asks.
+
+/// Declares the counters once: their names are their fields, what INFO prints, and what
+/// `sapwood info` shows.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters and gauges of one shard since it started.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Each counter's name and value, in the order of declaration.
+            pub fn entries(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections open now.
+    connections,
+    /// Connections accepted.
+    connections_accepted,
+    /// Connections refused at the cap.
+    connections_refused,
+    /// Commands carried out.
+    commands,
+    /// Commands answered with an error.
+    errors,
+    /// Bytes read from clients.
+    bytes_in,
+    /// Bytes written to clients.
+    bytes_out,
+    /// Events published by this shard's clients.
+    events_published,
+    /// Events put into outboxes, once for each receiving subscription.
+    events_delivered,
+    /// Events put into hand-overs for other shards.
+    events_handed_over,
+    /// Events that came in hand-overs.
+    events_received,
+    /// Subscriptions held now.
+    subscriptions,
+    /// Filters known now, those of other shards included.
+    filters,
+    /// Changes of interest told to the other shards.
+    interest_changes,
+    /// Times that a confirmation waited for the other shards.
+    barriers,
+    /// Times that a publisher was not read on because another shard was behind.
+    stalled_publishers,
+    /// Times that a client was not read on because it did not take its replies.
+    stalled_readers,
+    /// Bytes that wait to be sent now.
+    outbox_bytes,
+    /// Bytes of shared payloads that are kept now, on the whole node.
+    shared_body_bytes,
+    /// Bytes of unfinished requests that are kept now.
+    input_bytes,
+    /// Hand-overs sent.
+    handovers,
+    /// Bytes that wait for other shards now.
+    handover_backlog_bytes,
+    /// Connections closed because their output reached the cap.
+    closed_outbox_full,
+    /// Connections closed because the shard's output reached the cap.
+    closed_outboxes_full,
+    /// Connections closed because the shard's unfinished input reached the cap.
+    closed_inputs_full,
+    /// Connections closed because they broke the protocol.
+    closed_protocol,
+    /// Connections closed because they did not authenticate in time.
+    closed_guest_timeout,
+    /// Connections closed by another client.
+    closed_killed,
+    /// Wrong passwords.
+    wrong_passwords,
+}

@@ -1,0 +1,395 @@
+//! What shards hand to each other, and how much of it may be on the way.
+//!
+//! Owns, for each other shard, the batch that gathers for it and the credit that is left. One
+//! batch a destination and turn; a batch comes back to its sender when it has been dealt with,
+//! which returns the credit and the memory in one step. Must not know what events mean.
+//! Invariants: data on the way to a shard stays within the window (one larger event is let
+//! through when nothing else is on the way); dealing with a batch never needs room for another,
+//! so full queues cannot deadlock. Start at [`HandOvers::push`] and [`Records::next`].
+
+use crate::command::{Answer, Query, ShardId, Space};
+use crate::interest::Change;
+use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A message of the shards about themselves. Never waits for credit of data.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// The sender's subscribers changed.
+    Interest {
+        /// Number of this change, from 1; to be acknowledged.
+        sequence: u64,
+        /// What changed.
+        changes: Arc<[Change]>,
+    },
+    /// The sender knows of the receiver's changes up to this number.
+    InterestKnown(u64),
+    /// A question; `number` comes back with the answer.
+    Ask {
+        /// The asker's number for it.
+        number: u64,
+        /// The question.
+        query: Query,
+    },
+    /// An answer.
+    Answer {
+        /// The asker's number for the question.
+        number: u64,
+        /// What the sender has to say.
+        answer: Answer,
+    },
+}
+
+/// One hand-over from one shard to another.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// To be dealt with before the events.
+    pub(crate) control: Vec<Control>,
+    /// Events, each behind a head of `RECORD_HEAD_BYTES`.
+    records: Vec<u8>,
+    /// Payloads that are shared rather than copied, in the order of their records.
+    bodies: Vec<Bytes>,
+    /// Bytes of `bodies`.
+    body_bytes: usize,
+    /// Events in `records`.
+    pub(crate) events: u64,
+    /// What it counts against the sender's credit.
+    cost: usize,
+}
+
+impl Batch {
+    fn data_bytes(&self) -> usize {
+        self.records.len() + self.body_bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.records.is_empty()
+    }
+
+    /// Drops the contents, keeps the memory for the sender's next batch.
+    fn clear(&mut self) {
+        self.control.clear();
+        self.records.clear();
+        self.bodies.clear();
+        self.body_bytes = 0;
+        self.events = 0;
+    }
+}
+
+/// A record's head: payload length (4 bytes), topic length (2), space (1), form (1).
+const RECORD_HEAD_BYTES: usize = 8;
+/// The topic is that of the record before.
+const SAME_TOPIC: u8 = 1;
+/// The payload is the next of the shared ones.
+const SHARED_BODY: u8 = 2;
+
+/// One event of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    pub space: Space,
+    pub topic: &'a [u8],
+    pub payload: &'a [u8],
+    pub body: Option<&'a Bytes>,
+}
+
+/// Where the reading of a batch stands; lives beside the batch while its output is flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    record: usize,
+    body: usize,
+    topic: (usize, usize),
+    /// Control is dealt with once.
+    pub(crate) control_done: bool,
+}
+
+/// Reads a batch's events from a place on.
+pub(crate) struct Records<'a> {
+    batch: &'a Batch,
+    pub place: Place,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn new(batch: &'a Batch, place: Place) -> Records<'a> {
+        Records { batch, place }
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Record<'a>> {
+        let records = &self.batch.records[..];
+        let head = records.get(self.place.record..self.place.record + RECORD_HEAD_BYTES)?;
+        let payload_length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let topic_length = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let space = if head[6] == 0 {
+            Space::Topic
+        } else {
+            Space::ShardChannel
+        };
+        let form = head[7];
+        let mut at = self.place.record + RECORD_HEAD_BYTES;
+        if form & SAME_TOPIC == 0 {
+            self.place.topic = (at, at + topic_length);
+            at += topic_length;
+        }
+        let topic = &records[self.place.topic.0..self.place.topic.1];
+        let (payload, body) = if form & SHARED_BODY == 0 {
+            let payload = &records[at..at + payload_length];
+            at += payload_length;
+            (payload, None)
+        } else {
+            let body = &self.batch.bodies[self.place.body];
+            self.place.body += 1;
+            (&body[..], Some(body))
+        };
+        self.place.record = at;
+        Some(Record {
+            space,
+            topic,
+            payload,
+            body,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    pending: Batch,
+    /// Where the last topic stands in `pending`, and its space.
+    last_topic: Option<(usize, usize, Space)>,
+    in_flight_cost: usize,
+    in_flight_items: usize,
+    spare: Vec<Batch>,
+}
+
+/// What a shard has for the others.
+#[derive(Debug)]
+pub(crate) struct HandOvers {
+    me: ShardId,
+    peers: Vec<Peer>,
+    window_bytes: usize,
+    backlog_bytes: usize,
+    pub sent: u64,
+    pub events: u64,
+}
+
+impl HandOvers {
+    pub(crate) fn new(me: ShardId, shards: u16, limits: &Limits) -> HandOvers {
+        HandOvers {
+            me,
+            peers: (0..shards).map(|_| Peer::default()).collect(),
+            window_bytes: limits.handover_window_bytes,
+            backlog_bytes: limits.handover_backlog_bytes,
+            sent: 0,
+            events: 0,
+        }
+    }
+
+    /// The other shards.
+    pub(crate) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let me = self.me;
+        (0..self.peers.len() as u16)
+            .map(ShardId)
+            .filter(move |&shard| shard != me)
+    }
+
+    /// Whether publishers for this shard may go on.
+    pub(crate) fn has_room(&self, to: ShardId) -> bool {
+        self.peers[to.index()].pending.data_bytes() < self.backlog_bytes
+    }
+
+    /// Bytes that wait for all other shards.
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.peers
+            .iter()
+            .map(|peer| peer.pending.data_bytes())
+            .sum()
+    }
+
+    /// Adds an event. The caller has asked [`has_room`](HandOvers::has_room) before.
+    pub(crate) fn push(
+        &mut self,
+        to: ShardId,
+        space: Space,
+        topic: &[u8],
+        payload: &[u8],
+        body: Option<&Bytes>,
+    ) {
+        let peer = &mut self.peers[to.index()];
+        let batch = &mut peer.pending;
+        let is_same = peer.last_topic.is_some_and(|(start, end, last_space)| {
+            last_space == space && &batch.records[start..end] == topic
+        });
+        let mut form = if is_same { SAME_TOPIC } else { 0 };
+        if body.is_some() {
+            form |= SHARED_BODY;
+        }
+        let topic_length = if is_same { 0 } else { topic.len() as u16 };
+        batch
+            .records
+            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        batch.records.extend_from_slice(&topic_length.to_le_bytes());
+        batch
+            .records
+            .extend_from_slice(&[u8::from(space == Space::ShardChannel), form]);
+        if !is_same {
+            let start = batch.records.len();
+            batch.records.extend_from_slice(topic);
+            peer.last_topic = Some((start, batch.records.len(), space));
+        }
+        match body {
+            None => batch.records.extend_from_slice(payload),
+            Some(body) => {
+                batch.body_bytes += body.len();
+                batch.bodies.push(body.clone());
+            }
+        }
+        batch.events += 1;
+        self.events += 1;
+    }
+
+    /// Adds a control message.
+    pub(crate) fn push_control(&mut self, to: ShardId, control: Control) {
+        let pending = &mut self.peers[to.index()].pending;
+        // Acknowledgements are cumulative: the newest says it all.
+        if let Control::InterestKnown(known) = control {
+            for other in &mut pending.control {
+                if let Control::InterestKnown(earlier) = other {
+                    *earlier = known;
+                    return;
+                }
+            }
+        }
+        pending.control.push(control);
+    }
+
+    /// The next batch for a shard, if there is something and credit allows it.
+    pub(crate) fn take(&mut self, to: ShardId) -> Option<Batch> {
+        let peer = &mut self.peers[to.index()];
+        if peer.pending.is_empty() || peer.in_flight_items >= HANDOVER_ITEMS_MAX {
+            return None;
+        }
+        let cost = peer.pending.data_bytes().max(HANDOVER_COST_MIN);
+        let data_may_go =
+            peer.in_flight_cost == 0 || peer.in_flight_cost + cost <= self.window_bytes;
+        let mut batch = peer.spare.pop().unwrap_or_default();
+        if data_may_go {
+            std::mem::swap(&mut batch, &mut peer.pending);
+            peer.last_topic = None;
+            batch.cost = cost;
+        } else if !peer.pending.control.is_empty() {
+            std::mem::swap(&mut batch.control, &mut peer.pending.control);
+            batch.cost = HANDOVER_COST_MIN;
+        } else {
+            peer.spare.push(batch);
+            return None;
+        }
+        peer.in_flight_cost += batch.cost;
+        peer.in_flight_items += 1;
+        self.sent += 1;
+        Some(batch)
+    }
+
+    /// Takes back a batch that `by` has dealt with.
+    pub(crate) fn returned(&mut self, by: ShardId, mut batch: Batch) {
+        let peer = &mut self.peers[by.index()];
+        assert!(
+            peer.in_flight_items > 0,
+            "a batch came back that was never sent"
+        );
+        peer.in_flight_cost -= batch.cost;
+        peer.in_flight_items -= 1;
+        batch.clear();
+        // Two spares serve a steady exchange; more would keep the memory of a burst for ever.
+        if peer.spare.len() < 2 && batch.records.capacity() <= 2 * self.backlog_bytes {
+            peer.spare.push(batch);
+        }
+    }
+
+    /// Whether data or control waits for any shard.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.pending.is_empty())
+    }
+
+    /// Whether nothing waits and nothing is on the way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.peers
+            .iter()
+            .all(|peer| peer.pending.is_empty() && peer.in_flight_items == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hand_overs(window: usize, backlog: usize) -> HandOvers {
+        let limits = Limits {
+            handover_window_bytes: window,
+            handover_backlog_bytes: backlog,
+            ..Limits::default()
+        };
+        HandOvers::new(ShardId(0), 2, &limits)
+    }
+
+    #[test]
+    fn events_are_read_back_as_they_were_pushed() {
+        let mut hand_overs = hand_overs(1 << 20, 1 << 20);
+        let large = Bytes::from(vec![7u8; 20_000]);
+        let to = ShardId(1);
+        hand_overs.push(to, Space::Topic, b"a", b"one", None);
+        hand_overs.push(to, Space::Topic, b"a", b"", None);
+        hand_overs.push(to, Space::ShardChannel, b"a", &large, Some(&large));
+        hand_overs.push(to, Space::Topic, b"", b"two", None);
+        hand_overs.push(to, Space::Topic, b"", b"three", None);
+        let batch = hand_overs.take(to).expect("a batch");
+        let mut records = Records::new(&batch, Place::default());
+        let mut read = Vec::new();
+        while let Some(record) = records.next() {
+            // Reading on from a saved place gives the same as reading through.
+            records = Records::new(&batch, records.place);
+            read.push((record.space, record.topic.to_vec(), record.payload.to_vec()));
+        }
+        let expected = [
+            (Space::Topic, b"a".to_vec(), b"one".to_vec()),
+            (Space::Topic, b"a".to_vec(), b"".to_vec()),
+            (Space::ShardChannel, b"a".to_vec(), large.to_vec()),
+            (Space::Topic, b"".to_vec(), b"two".to_vec()),
+            (Space::Topic, b"".to_vec(), b"three".to_vec()),
+        ];
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn data_waits_for_credit_and_control_does_not() {
+        let mut hand_overs = hand_overs(HANDOVER_COST_MIN, 100);
+        let to = ShardId(1);
+        hand_overs.push(to, Space::Topic, b"a", b"one", None);
+        let first = hand_overs.take(to).expect("credit for one");
+        hand_overs.push(to, Space::Topic, b"a", &[0; 100], None);
+        assert!(hand_overs.take(to).is_none(), "the window is used up");
+        assert!(!hand_overs.has_room(to), "the backlog is full");
+        hand_overs.push_control(to, Control::InterestKnown(1));
+        hand_overs.push_control(to, Control::InterestKnown(2));
+        let control = hand_overs.take(to).expect("control goes");
+        assert_eq!((control.control.len(), control.events), (1, 0));
+        hand_overs.returned(to, control);
+        hand_overs.returned(to, first);
+        let second = hand_overs.take(to).expect("credit came back");
+        assert_eq!(second.events, 1);
+        assert!(hand_overs.has_room(to));
+        hand_overs.returned(to, second);
+        assert!(hand_overs.is_idle());
+    }
+
+    #[test]
+    fn an_event_larger_than_the_window_goes_alone() {
+        let mut hand_overs = hand_overs(HANDOVER_COST_MIN, 1 << 20);
+        hand_overs.push(
+            ShardId(1),
+            Space::Topic,
+            b"a",
+            &[0; 3 * HANDOVER_COST_MIN],
+            None,
+        );
+        assert!(hand_overs.take(ShardId(1)).is_some());
+    }
+}

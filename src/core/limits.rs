@@ -1,0 +1,121 @@
+//! Every cap of the broker, with the reason for the number and its worst memory.
+//!
+//! Caps on what may stand in a frame are in `sapwood_wire::limits`. A cap here is a default:
+//! [`Limits`] carries the values in force, so that a node can be tuned and a test can reach them.
+
+/// Most shards of a node: beyond this a live publish would be handed over to more cores than one
+/// machine of today has; the interest table costs 8 bytes for each filter and listening shard.
+pub const SHARDS_MAX: usize = 64;
+
+/// Most connections of a shard: 64k idle subscribed ones cost about 64 MiB.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// Most unsent output of one connection: enough for a second of 250 Mbit/s; a reader that is
+/// further behind is not reading.
+pub const OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Most unsent output of all connections of a shard together. Only connections whose last send
+/// would have blocked are closed over it.
+pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Most unfinished input of all connections of a shard together: four payloads of the greatest size.
+pub const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Output that may gather before the shard writes it: large enough that a write carries many
+/// events, small enough to stay in the core's cache.
+pub const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Output that may gather for each receiving connection before the shard writes, where that is
+/// more: with 10,000 subscribers a write still carries about 30 events of 128 bytes. Worst
+/// memory: this times `CONNECTIONS_MAX`, 256 MiB.
+pub const UNFLUSHED_BYTES_EACH: usize = 4 * 1024;
+
+/// Payloads from here on are kept once and shared by all their receivers; below, a copy is cheaper
+/// than a segment of its own.
+pub const SHARED_BODY_BYTES_MIN: usize = 16 * 1024;
+
+/// Output is kept in pieces of this size, so that a long queue is never copied as it grows.
+pub const OUTBOX_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Empty output buffers that a shard keeps for the next turn.
+pub const SPARE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Frames of one topic gather to this size before they are copied to their receivers: fits the
+/// first-level cache of every core in use with room for the copies.
+pub const RUN_BYTES_MAX: usize = 16 * 1024;
+
+/// Most subscriptions of one connection. Worst memory: about 100 bytes each and the name.
+pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
+
+/// Most distinct filters that a node knows. Worst memory: about 250 bytes each, on every shard.
+pub const FILTERS_MAX: usize = 10_000_000;
+
+/// Most distinct globs that a node knows: they are matched one after the other, about 20 ns each,
+/// when a topic is published for the first time after a change.
+pub const GLOBS_MAX: usize = 16_384;
+
+/// Bytes of hand-overs that one shard may have on the way to another: about four turns of work.
+/// Worst memory of a node: shards squared times this and the backlog below.
+pub const HANDOVER_WINDOW_BYTES: usize = 1024 * 1024;
+
+/// A hand-over counts at least so much, which bounds how many are on the way.
+pub const HANDOVER_COST_MIN: usize = 4 * 1024;
+
+/// Hand-overs that may be on the way from one shard to another, control included; room is kept
+/// for control when data has used its window.
+pub const HANDOVER_ITEMS_MAX: usize = 2 * HANDOVER_WINDOW_BYTES / HANDOVER_COST_MIN;
+
+/// Events that wait for a slow shard, before the publishers for it are no longer read.
+pub const HANDOVER_BACKLOG_BYTES: usize = 1024 * 1024;
+
+/// Queued commands of one transaction, in bytes: as much as one event of the greatest size.
+pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Time that a client has to authenticate, in milliseconds: ten seconds, which a client on the
+/// slowest link needs no tenth of.
+pub const GUEST_MS_MAX: u64 = 10_000;
+
+/// The caps in force on a shard; the names are those of the constants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// See [`OUTBOX_BYTES_MAX`].
+    pub outbox_bytes_max: usize,
+    /// See [`OUTBOXES_BYTES_MAX`].
+    pub outboxes_bytes_max: usize,
+    /// See [`INPUTS_BYTES_MAX`].
+    pub inputs_bytes_max: usize,
+    /// See [`SUBSCRIPTIONS_MAX`].
+    pub subscriptions_max: usize,
+    /// See [`FILTERS_MAX`].
+    pub filters_max: usize,
+    /// See [`GLOBS_MAX`].
+    pub globs_max: usize,
+    /// See [`HANDOVER_WINDOW_BYTES`].
+    pub handover_window_bytes: usize,
+    /// See [`HANDOVER_BACKLOG_BYTES`].
+    pub handover_backlog_bytes: usize,
+    /// See [`TRANSACTION_BYTES_MAX`].
+    pub transaction_bytes_max: usize,
+    /// See [`GUEST_MS_MAX`].
+    pub guest_ms_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: CONNECTIONS_MAX,
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
+            outboxes_bytes_max: OUTBOXES_BYTES_MAX,
+            inputs_bytes_max: INPUTS_BYTES_MAX,
+            subscriptions_max: SUBSCRIPTIONS_MAX,
+            filters_max: FILTERS_MAX,
+            globs_max: GLOBS_MAX,
+            handover_window_bytes: HANDOVER_WINDOW_BYTES,
+            handover_backlog_bytes: HANDOVER_BACKLOG_BYTES,
+            transaction_bytes_max: TRANSACTION_BYTES_MAX,
+            guest_ms_max: GUEST_MS_MAX,
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The Redis protocol: requests to commands of the broker, and replies as redis-server words them.
+//!
+//! Owns what Redis remembers of a connection: its protocol version, name, transaction, whether
+//! replies are wanted. Order of checks and texts of errors are those of redis-server 7.0.15, which
+//! the differential test compares with. Start at [`RedisSession::handle`].
+
+mod client;
+mod pubsub;
+mod server;
+mod table;
+mod transaction;
+
+use super::{Context, Handled, Settings, Then};
+use crate::command::{Answer, CloseReason, Form, Query};
+use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
+use table::{Spec, Verb};
+use transaction::Transaction;
+
+/// The version of Redis whose commands the broker speaks, for clients that choose by it.
+pub(crate) const REDIS_VERSION: &str = "7.2.0";
+
+/// Whether replies are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// Those to the next command are not.
+    SkipNext,
+    /// Those to this command are not.
+    SkipThis,
+}
+
+/// How the execution of one command ended.
+#[derive(Debug)]
+enum Step {
+    Done,
+    /// Nothing was done: the same again once the connection may go on.
+    Hold,
+    /// All shards are asked before it can be answered.
+    Ask(Box<Query>),
+    Close(CloseReason),
+}
+
+/// What a question to all shards was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asking {
+    ClientList,
+    /// CLIENT KILL with filters answers a number.
+    Kill,
+    /// CLIENT KILL with an address answers OK or an error.
+    KillAddress,
+    Info(Vec<String>),
+}
+
+/// What Redis remembers of a connection. Small: most connections are idle subscribers.
+#[derive(Debug)]
+pub(crate) struct RedisSession {
+    version: Version,
+    authenticated: bool,
+    no_evict: bool,
+    reply_mode: ReplyMode,
+    database: u8,
+    last_command: &'static str,
+    name: Box<[u8]>,
+    library: Option<Box<(Vec<u8>, Vec<u8>)>>,
+    /// The unfinished request's parser.
+    unfinished: Option<Box<Parser>>,
+    transaction: Option<Box<Transaction>>,
+    asking: Option<Box<Asking>>,
+}
+
+impl RedisSession {
+    pub(crate) fn new(settings: &Settings) -> RedisSession {
+        RedisSession {
+            version: Version::Two,
+            authenticated: settings.password.is_none(),
+            no_evict: false,
+            reply_mode: ReplyMode::On,
+            database: 0,
+            last_command: "NULL",
+            name: Box::default(),
+            library: None,
+            unfinished: None,
+            transaction: None,
+            asking: None,
+        }
+    }
+
+    pub(crate) fn is_guest(&self) -> bool {
+        !self.authenticated
+    }
+
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.transaction
+            .as_ref()
+            .map_or(0, |transaction| transaction.bytes())
+    }
+
+    /// Carries out the requests in `input`, as far as the connection may go on.
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+        let mut consumed = 0;
+        loop {
+            if cx.should_flush() {
+                return Handled {
+                    consumed,
+                    then: Then::Flush,
+                };
+            }
+            if cx.outboxes.outbox(cx.conn).len() >= cx.settings.limits.outbox_bytes_max {
+                cx.holds.output = true;
+                cx.counters.stalled_readers += 1;
+                return Handled {
+                    consumed,
+                    then: Then::Hold,
+                };
+            }
+            let step = if self
+                .transaction
+                .as_ref()
+                .is_some_and(|queue| queue.is_executing())
+            {
+                self.continue_exec(cx)
+            } else {
+                match self.next_request(&input[consumed..], cx) {
+                    Ok((length, step)) => {
+                        consumed += length;
+                        step
+                    }
+                    Err(then) => return Handled { consumed, then },
+                }
+            };
+            let then = match step {
+                Step::Done => continue,
+                Step::Hold => Then::Hold,
+                Step::Ask(query) => {
+                    cx.holds.gather = true;
+                    Then::Ask(query)
+                }
+                Step::Close(reason) => Then::Close(reason),
+            };
+            return Handled { consumed, then };
+        }
+    }
+
+    /// Parses one request and carries it out; gives what it consumed.
+    fn next_request(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(usize, Step), Then> {
+        if input.is_empty() {
+            return Err(Then::Read { needed: 1 });
+        }
+        let limits = if self.authenticated {
+            RequestLimits::MEMBER
+        } else {
+            RequestLimits::GUEST
+        };
+        let mut parser = match self.unfinished.take() {
+            Some(parser) => *parser,
+            None => std::mem::take(cx.parser),
+        };
+        let progress = parser.parse(input, &limits);
+        let result = match progress {
+            Ok(Progress::Request { length }) => {
+                let step = self.request(parser.arguments(input), cx);
+                let length = if matches!(step, Step::Hold) {
+                    0
+                } else {
+                    length
+                };
+                Ok((length, step))
+            }
+            Ok(Progress::Incomplete { needed }) => {
+                self.unfinished = Some(Box::new(parser));
+                return Err(Then::Read { needed });
+            }
+            Err(error) => {
+                cx.settle();
+                cx.counters.errors += 1;
+                self.write(cx, |out| {
+                    resp::error(out, format!("ERR {error}").as_bytes())
+                });
+                Err(Then::Close(CloseReason::Protocol))
+            }
+        };
+        parser.reset();
+        *cx.parser = parser;
+        result
+    }
+
+    /// Checks a request in redis-server's order, then carries it out, queues it or refuses it.
+    fn request(&mut self, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+        if self.reply_mode == ReplyMode::SkipNext {
+            self.reply_mode = ReplyMode::SkipThis;
+        }
+        let step = match arguments.get(0) {
+            None => Step::Done,
+            Some(name) => match self.admit(name, arguments, cx) {
+                Ok(spec) if self.is_queued(spec.verb) => {
+                    self.queue(spec, arguments, cx);
+                    Step::Done
+                }
+                Ok(spec) => self.execute(spec, arguments, cx),
+                Err(()) => Step::Done,
+            },
+        };
+        match (&step, self.reply_mode) {
+            // The answer comes later, or the command is tried again: it is still being skipped.
+            (Step::Ask(_), _) => {}
+            (Step::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
+            (_, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::On,
+            _ => {}
+        }
+        step
+    }
+
+    /// Finds the command and refuses what may not be carried out now.
+    fn admit(
+        &mut self,
+        name: &[u8],
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<&'static Spec, ()> {
+        let Some(mut spec) = table::find(name) else {
+            self.reject(None, unknown_command(name, arguments), cx);
+            return Err(());
+        };
+        if spec.verb == Verb::Quit {
+            return Ok(spec);
+        }
+        let has_subcommands = matches!(spec.verb, Verb::Container | Verb::Command);
+        if has_subcommands && let Some(word) = arguments.get(1) {
+            match table::find_subcommand(spec, word) {
+                Some(found) => spec = found,
+                None => {
+                    let text = unknown_subcommand(spec.name, word);
+                    self.reject(None, text, cx);
+                    return Err(());
+                }
+            }
+        }
+        if !spec.takes(arguments.len()) {
+            let text = format!("ERR wrong number of arguments for '{}' command", spec.name);
+            self.reject(Some(spec.verb), text.into_bytes(), cx);
+            return Err(());
+        }
+        if !self.authenticated && !spec.flags.contains("no_auth") {
+            self.reject(
+                Some(spec.verb),
+                b"NOAUTH Authentication required.".to_vec(),
+                cx,
+            );
+            return Err(());
+        }
+        if self.version == Version::Two
+            && cx.broker.listens(cx.conn)
+            && !allowed_to_subscriber(spec.verb)
+        {
+            let text = format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                spec.name
+            );
+            self.reject(Some(spec.verb), text.into_bytes(), cx);
+            return Err(());
+        }
+        Ok(spec)
+    }
+
+    /// Answers an error for a command that was not carried out; a transaction remembers it.
+    fn reject(&mut self, verb: Option<Verb>, text: Vec<u8>, cx: &mut Context<'_>) {
+        if verb == Some(Verb::Exec) {
+            self.transaction = None;
+            let text = text.strip_prefix(b"ERR ").unwrap_or(&text);
+            let whole = [b"EXECABORT Transaction discarded because of: ", text].concat();
+            self.error(cx, &whole);
+            return;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.fail();
+        }
+        self.error(cx, &text);
+    }
+
+    fn execute(&mut self, spec: &Spec, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+        self.last_command = spec.name;
+        let step = self.carry_out(spec.verb, arguments, cx);
+        if !matches!(step, Step::Hold) {
+            cx.counters.commands += 1;
+        }
+        step
+    }
+
+    fn carry_out(&mut self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+        match verb {
+            Verb::Publish | Verb::Spublish => return self.publish(verb, arguments, cx),
+            Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe => {
+                self.subscribe(verb, arguments, cx);
+            }
+            Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => {
+                self.unsubscribe(verb, arguments, cx);
+            }
+            Verb::PubsubChannels
+            | Verb::PubsubNumpat
+            | Verb::PubsubNumsub
+            | Verb::PubsubShardchannels
+            | Verb::PubsubShardnumsub => self.pubsub(verb, arguments, cx),
+            Verb::ClientGetname
+            | Verb::ClientId
+            | Verb::ClientInfo
+            | Verb::ClientKill
+            | Verb::ClientList
+            | Verb::ClientNoEvict
+            | Verb::ClientNoTouch
+            | Verb::ClientReply
+            | Verb::ClientSetinfo
+            | Verb::ClientSetname => return self.client(verb, arguments, cx),
+            Verb::Multi => self.multi(cx),
+            Verb::Exec => self.begin_exec(cx),
+            Verb::Discard => self.discard(cx),
+            Verb::Watch => self.watch(cx),
+            Verb::Quit => {
+                self.simple(cx, "OK");
+                return Step::Close(CloseReason::Quit);
+            }
+            _ => return self.serve(verb, arguments, cx),
+        }
+        Step::Done
+    }
+
+    /// Takes the answer of all shards and replies.
+    pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
+        // invariant: only a session that asked is answered, and asks once at a time.
+        let asking = *self.asking.take().expect("an answer without a question");
+        match (asking, answer) {
+            (Asking::Kill, Answer::Killed(count)) => self.integer(cx, count as i64),
+            (Asking::KillAddress, Answer::Killed(0)) => self.error(cx, b"ERR No such client"),
+            (Asking::KillAddress, Answer::Killed(_)) => self.simple(cx, "OK"),
+            (Asking::ClientList, Answer::Clients(records)) => self.client_list(records, cx),
+            (Asking::Info(sections), Answer::Counters(shards)) => self.info(&sections, shards, cx),
+            (asking, answer) => unreachable!("{asking:?} was answered with {answer:?}"),
+        }
+        if self.reply_mode == ReplyMode::SkipThis {
+            self.reply_mode = ReplyMode::On;
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self.version {
+            Version::Two => Form::Resp2,
+            Version::Three => Form::Resp3,
+        }
+    }
+
+    fn set_version(&mut self, version: Version, cx: &mut Context<'_>) {
+        if version == self.version {
+            return;
+        }
+        cx.settle();
+        let before = self.form();
+        self.version = version;
+        cx.broker.change_form(cx.conn, before, self.form());
+        cx.outboxes.set_form(cx.conn, self.form());
+    }
+
+    /// Appends a reply, unless the client does not want it.
+    fn write(&self, cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
+        if !matches!(self.reply_mode, ReplyMode::Off | ReplyMode::SkipThis) {
+            cx.outboxes.reply(cx.conn, encode);
+        }
+    }
+
+    fn simple(&self, cx: &mut Context<'_>, text: &str) {
+        self.write(cx, |out| resp::simple(out, text));
+    }
+
+    fn integer(&self, cx: &mut Context<'_>, number: i64) {
+        self.write(cx, |out| resp::integer(out, number));
+    }
+
+    fn error(&self, cx: &mut Context<'_>, text: &[u8]) {
+        cx.counters.errors += 1;
+        self.write(cx, |out| resp::error(out, text));
+    }
+}
+
+fn allowed_to_subscriber(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Subscribe
+            | Verb::Psubscribe
+            | Verb::Ssubscribe
+            | Verb::Unsubscribe
+            | Verb::Punsubscribe
+            | Verb::Sunsubscribe
+            | Verb::Ping
+            | Verb::Quit
+            | Verb::Reset
+    )
+}
+
+/// Bytes as redis-server puts them into an error: up to the first NUL and at most so many.
+fn shown(bytes: &[u8], most: usize) -> &[u8] {
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    &bytes[..end.min(most)]
+}
+
+fn unknown_command(name: &[u8], arguments: Arguments<'_>) -> Vec<u8> {
+    let mut listed = Vec::new();
+    for argument in arguments.iter().skip(1) {
+        if listed.len() >= 128 {
+            break;
+        }
+        let most = 128 - listed.len();
+        listed.push(b'\'');
+        listed.extend_from_slice(shown(argument, most));
+        listed.extend_from_slice(b"' ");
+    }
+    let name = shown(name, 128);
+    [
+        b"ERR unknown command '",
+        name,
+        b"', with args beginning with: ",
+        &listed,
+    ]
+    .concat()
+}
+
+fn unknown_subcommand(group: &str, word: &[u8]) -> Vec<u8> {
+    let group = group.to_uppercase();
+    let word = shown(word, 128);
+    [
+        b"ERR unknown subcommand '",
+        word,
+        b"'. Try ",
+        group.as_bytes(),
+        b" HELP.",
+    ]
+    .concat()
+}

@@ -1,0 +1,211 @@
+//! SUBSCRIBE, PUBLISH, PUBSUB and their kin.
+
+use super::table::Verb;
+use super::{RedisSession, Step};
+use crate::command::{Filter, FilterKind, Refusal, Space};
+use crate::delivery::{Gathering, Published};
+use crate::session::Context;
+use sapwood_wire::resp::{self, Arguments, Version};
+use sapwood_wire::topic;
+
+/// The kind of filter that a command is about, and the word that its confirmation begins with.
+fn subject(verb: Verb) -> (FilterKind, &'static [u8]) {
+    match verb {
+        Verb::Psubscribe => (FilterKind::Glob, b"psubscribe"),
+        Verb::Ssubscribe => (FilterKind::ShardChannel, b"ssubscribe"),
+        Verb::Unsubscribe => (FilterKind::Topic, b"unsubscribe"),
+        Verb::Punsubscribe => (FilterKind::Glob, b"punsubscribe"),
+        Verb::Sunsubscribe => (FilterKind::ShardChannel, b"sunsubscribe"),
+        _ => (FilterKind::Topic, b"subscribe"),
+    }
+}
+
+/// What a confirmation counts: shard channels are counted by themselves.
+fn confirmed_count(cx: &Context<'_>, kind: FilterKind) -> i64 {
+    let count = |kind| cx.broker.count(cx.conn, kind) as i64;
+    match kind {
+        FilterKind::ShardChannel => count(kind),
+        _ => count(FilterKind::Topic) + count(FilterKind::Glob),
+    }
+}
+
+impl RedisSession {
+    pub(super) fn publish(
+        &mut self,
+        verb: Verb,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        if cx.holds.barrier {
+            // Who hears this event may answer at once: what this client asked for stands first.
+            return Step::Hold;
+        }
+        let (Some(name), Some(payload)) = (arguments.get(1), arguments.get(2)) else {
+            unreachable!("the table says that PUBLISH has three words");
+        };
+        let space = match verb {
+            Verb::Spublish => Space::ShardChannel,
+            _ => Space::Topic,
+        };
+        let refusal = match topic::check_name(name) {
+            Err(error) => Some(Refusal::Name(error)),
+            Ok(()) if topic::is_reserved(name) => Some(Refusal::Reserved),
+            Ok(()) => None,
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(refusal, cx);
+            return Step::Done;
+        }
+        let gathering = if cx.broker.listens(cx.conn) {
+            Gathering::AtOnce
+        } else {
+            Gathering::Allowed
+        };
+        let (delivery, mut ways) = cx.delivery();
+        match delivery.publish(&mut ways, gathering, space, name, payload) {
+            Published::NoRoom => {
+                cx.holds.room = true;
+                cx.counters.stalled_publishers += 1;
+                Step::Hold
+            }
+            Published::To(subscriptions) => {
+                cx.counters.events_published += 1;
+                self.integer(cx, subscriptions as i64);
+                Step::Done
+            }
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
+        let (kind, word) = subject(verb);
+        cx.settle();
+        for name in names.iter().skip(1) {
+            match cx
+                .broker
+                .subscribe(cx.conn, self.form(), Filter { kind, name })
+            {
+                Ok(is_new) => {
+                    if is_new {
+                        cx.interest_changed();
+                    }
+                    self.confirm(word, Some(name), kind, cx);
+                }
+                Err(refusal) => self.refuse(refusal, cx),
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
+        let (kind, word) = subject(verb);
+        cx.settle();
+        if names.len() > 1 {
+            for name in names.iter().skip(1) {
+                self.unsubscribe_one(word, name, kind, cx);
+            }
+            return;
+        }
+        let all = cx.broker.names(cx.conn, kind);
+        if all.is_empty() {
+            self.confirm(word, None, kind, cx);
+        }
+        for name in all {
+            self.unsubscribe_one(word, &name, kind, cx);
+        }
+    }
+
+    fn unsubscribe_one(&self, word: &[u8], name: &[u8], kind: FilterKind, cx: &mut Context<'_>) {
+        if cx
+            .broker
+            .unsubscribe(cx.conn, self.form(), Filter { kind, name })
+        {
+            cx.interest_changed();
+        }
+        self.confirm(word, Some(name), kind, cx);
+    }
+
+    /// Writes a confirmation: a push, which is written whether or not replies are wanted.
+    fn confirm(&self, word: &[u8], name: Option<&[u8]>, kind: FilterKind, cx: &mut Context<'_>) {
+        let count = confirmed_count(cx, kind);
+        let version = self.version;
+        cx.outboxes.reply(cx.conn, |out| {
+            resp::push(out, version, 3);
+            resp::bulk(out, word);
+            match name {
+                Some(name) => resp::bulk(out, name),
+                None => resp::null(out, version),
+            }
+            resp::integer(out, count);
+        });
+    }
+
+    fn refuse(&self, refusal: Refusal, cx: &mut Context<'_>) {
+        self.error(cx, format!("ERR {refusal}").as_bytes());
+    }
+
+    /// Drops all subscriptions without a word, as RESET does.
+    pub(super) fn forget_subscriptions(&mut self, cx: &mut Context<'_>) {
+        if cx.broker.listens(cx.conn) {
+            cx.settle();
+            cx.broker.leave(cx.conn, self.form());
+            cx.interest_changed();
+        }
+    }
+
+    pub(super) fn pubsub(&mut self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+        match verb {
+            Verb::PubsubNumpat => {
+                let count = cx.broker.active_globs() as i64;
+                self.integer(cx, count);
+            }
+            Verb::PubsubNumsub | Verb::PubsubShardnumsub => {
+                let kind = match verb {
+                    Verb::PubsubNumsub => FilterKind::Topic,
+                    _ => FilterKind::ShardChannel,
+                };
+                let counts: Vec<(&[u8], u64)> = arguments
+                    .iter()
+                    .skip(2)
+                    .map(|name| (name, cx.broker.listeners(Filter { kind, name })))
+                    .collect();
+                self.write(cx, |out| {
+                    resp::array(out, counts.len() * 2);
+                    for (name, count) in counts {
+                        resp::bulk(out, name);
+                        resp::integer(out, count as i64);
+                    }
+                });
+            }
+            _ => self.active_channels(verb, arguments, cx),
+        }
+    }
+
+    fn active_channels(&self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+        if arguments.len() > 3 {
+            let word = super::shown(arguments.get(1).unwrap_or_default(), 128);
+            let text = [
+                b"ERR unknown subcommand or wrong number of arguments for '",
+                word,
+                b"'. Try PUBSUB HELP.",
+            ];
+            self.error(cx, &text.concat());
+            return;
+        }
+        let kind = match verb {
+            Verb::PubsubChannels => FilterKind::Topic,
+            _ => FilterKind::ShardChannel,
+        };
+        // The names are copied out: they may be many, and the outbox is borrowed to write them.
+        let mut listed = Vec::new();
+        let names = cx.broker.active_names(kind, arguments.get(2));
+        resp::array(&mut listed, names.len());
+        for name in names {
+            resp::bulk(&mut listed, name);
+        }
+        self.write(cx, |out| out.extend_from_slice(&listed));
+    }
+
+    /// Whether PING answers in the form of subscribers.
+    pub(super) fn pings_as_subscriber(&self, cx: &Context<'_>) -> bool {
+        self.version == Version::Two && cx.broker.listens(cx.conn)
+    }
+}

@@ -1,0 +1,568 @@
+//! The commands of the Redis protocol that the broker knows: one line each.
+
+/// What a command does; subcommands are commands of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Auth,
+    ClientGetname,
+    ClientId,
+    ClientInfo,
+    ClientKill,
+    ClientList,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
+    ClientSetinfo,
+    ClientSetname,
+    Command,
+    CommandCount,
+    CommandDocs,
+    CommandInfo,
+    CommandList,
+    ConfigGet,
+    ConfigSet,
+    /// A command that is only a group of subcommands.
+    Container,
+    Dbsize,
+    Discard,
+    Echo,
+    Exec,
+    Flush,
+    Hello,
+    Info,
+    Multi,
+    Ping,
+    Psubscribe,
+    Publish,
+    PubsubChannels,
+    PubsubNumpat,
+    PubsubNumsub,
+    PubsubShardchannels,
+    PubsubShardnumsub,
+    Punsubscribe,
+    Quit,
+    Reset,
+    Role,
+    Select,
+    Spublish,
+    Ssubscribe,
+    Subscribe,
+    Sunsubscribe,
+    Time,
+    Unsubscribe,
+    Unwatch,
+    Watch,
+}
+
+/// One command.
+#[derive(Debug)]
+pub(super) struct Spec {
+    /// Its name in lower case; a subcommand's behind its group's and a `|`.
+    pub name: &'static str,
+    pub verb: Verb,
+    /// How many arguments, its own words included; negative for at least so many.
+    pub arity: i32,
+    /// Redis's flags, separated by spaces.
+    pub flags: &'static str,
+    pub group: &'static str,
+    pub summary: &'static str,
+}
+
+impl Spec {
+    pub(super) fn takes(&self, arguments: usize) -> bool {
+        let arity = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 {
+            arguments >= arity
+        } else {
+            arguments == arity
+        }
+    }
+
+    /// Whether the name stands in its own right rather than in a group.
+    pub(super) fn is_top(&self) -> bool {
+        !self.name.contains('|')
+    }
+}
+
+const fn spec(
+    name: &'static str,
+    verb: Verb,
+    arity: i32,
+    flags: &'static str,
+    group: &'static str,
+    summary: &'static str,
+) -> Spec {
+    Spec {
+        name,
+        verb,
+        arity,
+        flags,
+        group,
+        summary,
+    }
+}
+
+/// All commands, sorted by name.
+pub(super) static COMMANDS: [Spec; 51] = [
+    spec(
+        "auth",
+        Verb::Auth,
+        -2,
+        "noscript loading stale fast no_auth",
+        "connection",
+        "Authenticates the connection.",
+    ),
+    spec(
+        "client",
+        Verb::Container,
+        -2,
+        "",
+        "connection",
+        "A group of commands about connections.",
+    ),
+    spec(
+        "client|getname",
+        Verb::ClientGetname,
+        2,
+        "noscript loading stale",
+        "connection",
+        "Answers the connection's name.",
+    ),
+    spec(
+        "client|id",
+        Verb::ClientId,
+        2,
+        "noscript loading stale",
+        "connection",
+        "Answers the connection's number.",
+    ),
+    spec(
+        "client|info",
+        Verb::ClientInfo,
+        2,
+        "noscript loading stale",
+        "connection",
+        "Describes this connection.",
+    ),
+    spec(
+        "client|kill",
+        Verb::ClientKill,
+        -3,
+        "admin noscript loading stale",
+        "connection",
+        "Closes connections.",
+    ),
+    spec(
+        "client|list",
+        Verb::ClientList,
+        -2,
+        "admin noscript loading stale",
+        "connection",
+        "Describes all connections of the node.",
+    ),
+    spec(
+        "client|no-evict",
+        Verb::ClientNoEvict,
+        3,
+        "admin noscript loading stale",
+        "connection",
+        "Notes the wish to be spared by eviction.",
+    ),
+    spec(
+        "client|no-touch",
+        Verb::ClientNoTouch,
+        3,
+        "noscript loading stale",
+        "connection",
+        "Accepted for compatibility; no key is touched.",
+    ),
+    spec(
+        "client|reply",
+        Verb::ClientReply,
+        3,
+        "noscript loading stale",
+        "connection",
+        "Turns replies on or off, or skips the next one.",
+    ),
+    spec(
+        "client|setinfo",
+        Verb::ClientSetinfo,
+        4,
+        "noscript loading stale",
+        "connection",
+        "Names the client's library or its version.",
+    ),
+    spec(
+        "client|setname",
+        Verb::ClientSetname,
+        3,
+        "noscript loading stale",
+        "connection",
+        "Names the connection.",
+    ),
+    spec(
+        "command",
+        Verb::Command,
+        -1,
+        "loading stale",
+        "server",
+        "Describes all commands.",
+    ),
+    spec(
+        "command|count",
+        Verb::CommandCount,
+        2,
+        "loading stale",
+        "server",
+        "Answers how many commands there are.",
+    ),
+    spec(
+        "command|docs",
+        Verb::CommandDocs,
+        -2,
+        "loading stale",
+        "server",
+        "Documents commands.",
+    ),
+    spec(
+        "command|info",
+        Verb::CommandInfo,
+        -2,
+        "loading stale",
+        "server",
+        "Describes some or all commands.",
+    ),
+    spec(
+        "command|list",
+        Verb::CommandList,
+        -2,
+        "loading stale",
+        "server",
+        "Lists the names of all commands.",
+    ),
+    spec(
+        "config",
+        Verb::Container,
+        -2,
+        "",
+        "server",
+        "A group of commands about the configuration.",
+    ),
+    spec(
+        "config|get",
+        Verb::ConfigGet,
+        -3,
+        "admin noscript loading stale",
+        "server",
+        "Answers configuration values.",
+    ),
+    spec(
+        "config|set",
+        Verb::ConfigSet,
+        -4,
+        "admin noscript loading stale",
+        "server",
+        "Refused: values are set when the broker starts.",
+    ),
+    spec(
+        "dbsize",
+        Verb::Dbsize,
+        1,
+        "readonly fast",
+        "server",
+        "Answers 0: no keys are kept yet.",
+    ),
+    spec(
+        "discard",
+        Verb::Discard,
+        1,
+        "noscript loading stale fast",
+        "transactions",
+        "Drops a transaction.",
+    ),
+    spec(
+        "echo",
+        Verb::Echo,
+        2,
+        "fast loading stale",
+        "connection",
+        "Answers its argument.",
+    ),
+    spec(
+        "exec",
+        Verb::Exec,
+        1,
+        "noscript loading stale skip_slowlog",
+        "transactions",
+        "Carries a transaction out.",
+    ),
+    spec(
+        "flushall",
+        Verb::Flush,
+        -1,
+        "write",
+        "server",
+        "Answers OK: no keys are kept yet.",
+    ),
+    spec(
+        "flushdb",
+        Verb::Flush,
+        -1,
+        "write",
+        "server",
+        "Answers OK: no keys are kept yet.",
+    ),
+    spec(
+        "hello",
+        Verb::Hello,
+        -1,
+        "noscript loading stale fast no_auth",
+        "connection",
+        "Chooses the protocol's version.",
+    ),
+    spec(
+        "info",
+        Verb::Info,
+        -1,
+        "loading stale",
+        "server",
+        "Answers facts and counters of the node.",
+    ),
+    spec(
+        "multi",
+        Verb::Multi,
+        1,
+        "noscript loading stale fast",
+        "transactions",
+        "Begins a transaction.",
+    ),
+    spec(
+        "ping",
+        Verb::Ping,
+        -1,
+        "fast",
+        "connection",
+        "Answers PONG, or its argument.",
+    ),
+    spec(
+        "psubscribe",
+        Verb::Psubscribe,
+        -2,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Subscribes to patterns.",
+    ),
+    spec(
+        "publish",
+        Verb::Publish,
+        3,
+        "pubsub loading stale fast",
+        "pubsub",
+        "Publishes an event on a channel.",
+    ),
+    spec(
+        "pubsub",
+        Verb::Container,
+        -2,
+        "",
+        "pubsub",
+        "A group of commands about subscriptions.",
+    ),
+    spec(
+        "pubsub|channels",
+        Verb::PubsubChannels,
+        -2,
+        "pubsub loading stale",
+        "pubsub",
+        "Lists the channels that have subscribers.",
+    ),
+    spec(
+        "pubsub|numpat",
+        Verb::PubsubNumpat,
+        2,
+        "pubsub loading stale",
+        "pubsub",
+        "Answers how many patterns have subscribers.",
+    ),
+    spec(
+        "pubsub|numsub",
+        Verb::PubsubNumsub,
+        -2,
+        "pubsub loading stale",
+        "pubsub",
+        "Answers how many subscribers channels have.",
+    ),
+    spec(
+        "pubsub|shardchannels",
+        Verb::PubsubShardchannels,
+        -2,
+        "pubsub loading stale",
+        "pubsub",
+        "Lists the shard channels that have subscribers.",
+    ),
+    spec(
+        "pubsub|shardnumsub",
+        Verb::PubsubShardnumsub,
+        -2,
+        "pubsub loading stale",
+        "pubsub",
+        "Answers how many subscribers shard channels have.",
+    ),
+    spec(
+        "punsubscribe",
+        Verb::Punsubscribe,
+        -1,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Unsubscribes from patterns, or from all.",
+    ),
+    spec(
+        "quit",
+        Verb::Quit,
+        -1,
+        "noscript loading stale fast no_auth",
+        "connection",
+        "Closes the connection.",
+    ),
+    spec(
+        "reset",
+        Verb::Reset,
+        1,
+        "noscript loading stale fast no_auth",
+        "connection",
+        "Puts the connection back to its first state.",
+    ),
+    spec(
+        "role",
+        Verb::Role,
+        1,
+        "noscript loading stale fast",
+        "server",
+        "Answers the node's role in replication.",
+    ),
+    spec(
+        "select",
+        Verb::Select,
+        2,
+        "loading stale fast",
+        "connection",
+        "Selects a database; topics are the same in all.",
+    ),
+    spec(
+        "spublish",
+        Verb::Spublish,
+        3,
+        "pubsub loading stale fast",
+        "pubsub",
+        "Publishes an event on a shard channel.",
+    ),
+    spec(
+        "ssubscribe",
+        Verb::Ssubscribe,
+        -2,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Subscribes to shard channels.",
+    ),
+    spec(
+        "subscribe",
+        Verb::Subscribe,
+        -2,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Subscribes to channels.",
+    ),
+    spec(
+        "sunsubscribe",
+        Verb::Sunsubscribe,
+        -1,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Unsubscribes from shard channels, or from all.",
+    ),
+    spec(
+        "time",
+        Verb::Time,
+        1,
+        "loading stale fast",
+        "server",
+        "Answers the time of day.",
+    ),
+    spec(
+        "unsubscribe",
+        Verb::Unsubscribe,
+        -1,
+        "pubsub noscript loading stale",
+        "pubsub",
+        "Unsubscribes from channels, or from all.",
+    ),
+    spec(
+        "unwatch",
+        Verb::Unwatch,
+        1,
+        "noscript loading stale fast",
+        "transactions",
+        "Accepted for compatibility; no key is watched.",
+    ),
+    spec(
+        "watch",
+        Verb::Watch,
+        -2,
+        "noscript loading stale fast",
+        "transactions",
+        "Accepted for compatibility; no key can change.",
+    ),
+];
+
+/// The longest name in the table with room to spare; a longer word is no command.
+const NAME_BYTES_MAX: usize = 24;
+
+/// Finds a command by its name in any case.
+pub(super) fn find(name: &[u8]) -> Option<&'static Spec> {
+    find_joined(name, None)
+}
+
+/// Finds a group's subcommand.
+pub(super) fn find_subcommand(group: &Spec, name: &[u8]) -> Option<&'static Spec> {
+    find_joined(group.name.as_bytes(), Some(name))
+}
+
+fn find_joined(name: &[u8], subcommand: Option<&[u8]>) -> Option<&'static Spec> {
+    let mut key = [0u8; NAME_BYTES_MAX];
+    let mut length = 0;
+    let parts = [Some(name), subcommand.map(|_| &b"|"[..]), subcommand];
+    for part in parts.into_iter().flatten() {
+        let room = key.get_mut(length..length + part.len())?;
+        room.copy_from_slice(part);
+        room.make_ascii_lowercase();
+        length += part.len();
+    }
+    let key = &key[..length];
+    let is_top = subcommand.is_none();
+    let place = COMMANDS
+        .binary_search_by(|spec| spec.name.as_bytes().cmp(key))
+        .ok()?;
+    // `CLIENT|ID` as one word is no command.
+    (COMMANDS[place].is_top() == is_top).then(|| &COMMANDS[place])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_found() {
+        assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        for spec in &COMMANDS {
+            let found = match spec.name.split_once('|') {
+                None => find(spec.name.to_uppercase().as_bytes()),
+                Some((group, name)) => {
+                    find_subcommand(find(group.as_bytes()).expect("the group"), name.as_bytes())
+                }
+            };
+            assert_eq!(found.map(|found| found.name), Some(spec.name));
+        }
+        assert!(find(b"client|id").is_none());
+        assert!(find(&[b'x'; 1000]).is_none());
+    }
+}

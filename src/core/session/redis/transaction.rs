@@ -1,0 +1,159 @@
+//! MULTI, EXEC and DISCARD: commands are kept, then carried out one after the other.
+
+use super::table::{Spec, Verb};
+use super::{RedisSession, Step};
+use crate::session::Context;
+use sapwood_wire::resp::{self, Arguments};
+use std::collections::VecDeque;
+
+/// A command that waits for EXEC.
+#[derive(Debug)]
+struct Queued {
+    spec: &'static Spec,
+    ranges: Vec<(u32, u32)>,
+    bytes: Vec<u8>,
+}
+
+/// The commands between MULTI and EXEC, and those that EXEC has still to carry out.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    /// A command was refused: EXEC will carry nothing out.
+    failed: bool,
+    executing: bool,
+}
+
+impl Transaction {
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    pub(super) fn is_executing(&self) -> bool {
+        self.executing
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl RedisSession {
+    /// Whether this command is kept for EXEC rather than carried out.
+    pub(super) fn is_queued(&self, verb: Verb) -> bool {
+        let at_once = matches!(
+            verb,
+            Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch | Verb::Quit | Verb::Reset
+        );
+        self.transaction.is_some() && !at_once
+    }
+
+    pub(super) fn queue(
+        &mut self,
+        spec: &'static Spec,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let size = arguments.iter().map(<[u8]>::len).sum::<usize>() + 8 * arguments.len() + 64;
+        let cap = cx.settings.limits.transaction_bytes_max;
+        if transaction.bytes + size > cap {
+            transaction.fail();
+            let text = format!("ERR the transaction is larger than {cap} bytes, DISCARD it");
+            self.error(cx, text.as_bytes());
+            return;
+        }
+        let mut bytes = Vec::new();
+        let mut ranges = Vec::with_capacity(arguments.len());
+        for argument in arguments.iter() {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(argument);
+            ranges.push((start, bytes.len() as u32));
+        }
+        transaction.bytes += size;
+        transaction.queue.push_back(Queued {
+            spec,
+            ranges,
+            bytes,
+        });
+        self.simple(cx, "QUEUED");
+    }
+
+    pub(super) fn multi(&mut self, cx: &mut Context<'_>) {
+        if self.transaction.is_some() {
+            self.error(cx, b"ERR MULTI calls can not be nested");
+            return;
+        }
+        self.transaction = Some(Box::default());
+        self.simple(cx, "OK");
+    }
+
+    pub(super) fn discard(&mut self, cx: &mut Context<'_>) {
+        match self.transaction.take() {
+            None => self.error(cx, b"ERR DISCARD without MULTI"),
+            Some(_) => self.simple(cx, "OK"),
+        }
+    }
+
+    pub(super) fn watch(&mut self, cx: &mut Context<'_>) {
+        if self.transaction.is_some() {
+            self.error(cx, b"ERR WATCH inside MULTI is not allowed");
+            return;
+        }
+        self.simple(cx, "OK");
+    }
+
+    /// Answers EXEC's head; the commands follow by [`continue_exec`](Self::continue_exec).
+    pub(super) fn begin_exec(&mut self, cx: &mut Context<'_>) {
+        let Some(mut transaction) = self.transaction.take() else {
+            self.error(cx, b"ERR EXEC without MULTI");
+            return;
+        };
+        if transaction.failed {
+            self.error(
+                cx,
+                b"EXECABORT Transaction discarded because of previous errors.",
+            );
+            return;
+        }
+        self.write(cx, |out| resp::array(out, transaction.len()));
+        if !transaction.queue.is_empty() {
+            transaction.executing = true;
+            self.transaction = Some(transaction);
+        }
+    }
+
+    /// Carries out the next command of a transaction under way.
+    pub(super) fn continue_exec(&mut self, cx: &mut Context<'_>) -> Step {
+        // While a command runs there is no transaction: that is what it would see in Redis too.
+        let Some(mut transaction) = self.transaction.take() else {
+            return Step::Done;
+        };
+        let Some(queued) = transaction.queue.pop_front() else {
+            return Step::Done;
+        };
+        let arguments = Arguments::new(&queued.ranges, &queued.bytes);
+        let step = if queued.spec.verb == Verb::Ssubscribe {
+            self.error(
+                cx,
+                b"ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client",
+            );
+            Step::Done
+        } else {
+            self.execute(queued.spec, arguments, cx)
+        };
+        if matches!(step, Step::Hold) {
+            transaction.queue.push_front(queued);
+        }
+        if !transaction.queue.is_empty() && !matches!(step, Step::Close(_)) {
+            self.transaction = Some(transaction);
+        }
+        step
+    }
+}

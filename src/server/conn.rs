@@ -1,0 +1,496 @@
+//! Sockets: what was read goes into core, what core has to say is written.
+//!
+//! Owns the descriptors, what stands unread of each connection's input, and which requests to the
+//! ring are under way. Must not know protocols. Invariants: at most one receive and one wait for
+//! writability a socket; a place is free again only when both have ended, so a completion never
+//! meets another connection; nothing here waits. Start at [`Connections::received`].
+
+use crate::ring::{Completion, Errno, Expect, Ring, Token};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::io::Errno as SystemError;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
+use sapwood_core::command::{ClientId, ConnId, Now};
+use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
+use slab::Slab;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Pieces of output in one system call: enough for the pieces of a megabyte of shared payloads.
+const SLICES_MAX: usize = 64;
+
+/// How long a connection that is being closed may take to read its last replies.
+const LINGER_NS: u64 = 1_000_000_000;
+
+/// What is copied at least to complete a request: more than the heads of a small one.
+const COMPLETION_BYTES_MIN: usize = 512;
+
+/// What a completion is about; with the place of the connection in the lower half, a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    Receive,
+    Writable,
+    Accept,
+    Bell,
+    Timer,
+}
+
+impl About {
+    const ALL: [About; 5] = [
+        About::Receive,
+        About::Writable,
+        About::Accept,
+        About::Bell,
+        About::Timer,
+    ];
+
+    pub(crate) fn token(self, place: usize) -> Token {
+        Token((self as u64) << 32 | place as u64)
+    }
+
+    pub(crate) fn of(token: Token) -> (About, usize) {
+        (
+            About::ALL[(token.0 >> 32) as usize],
+            (token.0 & u64::from(u32::MAX)) as usize,
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    /// Input that core has not consumed, from its first unconsumed byte.
+    input: Vec<u8>,
+    /// Handing input over again is of use once it has this length.
+    needed: usize,
+    receiving: bool,
+    awaiting_room: bool,
+    /// The last receive left more in the socket.
+    more_waiting: bool,
+    /// Core said not to read on.
+    held: bool,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Core is done with it; its last output is being written, until this time.
+    Lingering(u64),
+    /// Core has forgotten it; what is under way in the ring has to end.
+    Closed,
+}
+
+/// What was accepted, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub protocol: Protocol,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// All connections of a shard.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    sockets: Slab<Socket>,
+    dirty: Vec<ConnId>,
+    outputs: Outputs,
+    /// Connections whose input is to be offered again.
+    resumed: Vec<ConnId>,
+    /// Connections to be received from when the ring can be had.
+    to_receive: Vec<usize>,
+    to_await_room: Vec<usize>,
+    lingering: usize,
+    /// The node drains: nothing more is read.
+    pub reading_ended: bool,
+}
+
+impl Connections {
+    pub(crate) fn new() -> Connections {
+        Connections {
+            sockets: Slab::new(),
+            dirty: Vec::new(),
+            outputs: Outputs::default(),
+            resumed: Vec::new(),
+            to_receive: Vec::new(),
+            to_await_room: Vec::new(),
+            lingering: 0,
+            reading_ended: false,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Takes an accepted socket in.
+    pub(crate) fn accepted(
+        &mut self,
+        core: &mut Shard,
+        socket: OwnedFd,
+        accepted: Accepted,
+        clients: &AtomicU64,
+        now: Now,
+    ) {
+        let place = self.sockets.insert(Socket {
+            fd: socket,
+            input: Vec::new(),
+            needed: 1,
+            receiving: false,
+            awaiting_room: false,
+            more_waiting: false,
+            held: false,
+            phase: Phase::Open,
+        });
+        let Accepted {
+            protocol,
+            peer,
+            local,
+        } = accepted;
+        let client = ClientId(clients.fetch_add(1, Ordering::Relaxed));
+        let conn = ConnId(place as u32);
+        let input = Input::Opened {
+            conn,
+            client,
+            protocol,
+            peer,
+            local,
+        };
+        core.handle(input, now, &mut self.outputs);
+        self.to_receive.push(place);
+    }
+
+    /// Takes the end of a receive in: hands what came to core, and reads on if core wants it.
+    pub(crate) fn received(
+        &mut self,
+        core: &mut Shard,
+        ring: &mut Ring,
+        completion: Completion,
+        now: Now,
+    ) {
+        let (_, place) = About::of(completion.token);
+        let socket = &mut self.sockets[place];
+        socket.receiving = false;
+        socket.more_waiting = completion.more_waiting;
+        let (Ok(count), Some(buffer)) = (completion.result, completion.buffer) else {
+            if completion.result == Err(Errno::NO_BUFFERS) {
+                self.to_receive.push(place);
+            } else {
+                self.gone(core, place, now);
+            }
+            return;
+        };
+        let count = count as usize;
+        let bytes = ring.buffer(buffer, count);
+        if self.sockets[place].phase == Phase::Open {
+            self.take_in(core, place, bytes, now);
+            self.note_outputs(now);
+        } else {
+            self.drop_if_ended(place);
+        }
+        ring.release(buffer);
+    }
+
+    /// Hands new bytes to core: first what completes the request that stands, by copying as little
+    /// as that takes, then the rest from where the ring put it.
+    fn take_in(&mut self, core: &mut Shard, place: usize, bytes: &[u8], now: Now) {
+        let mut bytes = bytes;
+        let mut fresh = bytes.len();
+        while !self.sockets[place].input.is_empty() {
+            let socket = &mut self.sockets[place];
+            let before = socket.input.len();
+            let missing = socket.needed.saturating_sub(before);
+            let taken = missing.max(COMPLETION_BYTES_MIN).min(bytes.len());
+            socket.input.extend_from_slice(&bytes[..taken]);
+            if socket.input.len() < socket.needed {
+                // All of `bytes` was taken, and it is not enough.
+                self.to_receive.push(place);
+                return;
+            }
+            let mut input = std::mem::take(&mut socket.input);
+            let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+                return;
+            };
+            fresh = 0;
+            if consumed >= before && matches!(next, Next::Read { .. }) {
+                bytes = &bytes[consumed - before..];
+                continue;
+            }
+            input.drain(..consumed);
+            bytes = &bytes[taken..];
+            let is_over = bytes.is_empty() || !matches!(next, Next::Read { .. });
+            if is_over {
+                input.extend_from_slice(bytes);
+            }
+            self.keep(place, input, next);
+            if is_over {
+                return;
+            }
+        }
+        if let Some((consumed, next)) = self.hand(core, place, bytes, fresh, now) {
+            self.keep(place, bytes[consumed..].to_vec(), next);
+        }
+    }
+
+    /// Lets core consume of `bytes` what it can; gives how much that was and what follows, or
+    /// `None` if the connection has gone meanwhile.
+    fn hand(
+        &mut self,
+        core: &mut Shard,
+        place: usize,
+        bytes: &[u8],
+        fresh: usize,
+        now: Now,
+    ) -> Option<(usize, Next)> {
+        let conn = ConnId(place as u32);
+        let mut fresh = fresh;
+        let mut consumed = 0;
+        // Ends because each round consumes something or makes room for it by writing.
+        loop {
+            let input = Input::Bytes {
+                conn,
+                bytes: &bytes[consumed..],
+                fresh,
+            };
+            let handled = core.handle(input, now, &mut self.outputs);
+            consumed += handled.consumed;
+            fresh = 0;
+            if handled.next != Next::Flush {
+                return Some((consumed, handled.next));
+            }
+            self.flush(core, now);
+            if self
+                .sockets
+                .get(place)
+                .is_none_or(|socket| socket.phase != Phase::Open)
+            {
+                return None;
+            }
+        }
+    }
+
+    /// Keeps what core did not consume, and reads on if core wants that.
+    fn keep(&mut self, place: usize, rest: Vec<u8>, next: Next) {
+        let socket = &mut self.sockets[place];
+        socket.held = next == Next::Hold;
+        match next {
+            Next::Read { needed } => {
+                socket.needed = needed;
+                socket.input = rest;
+                self.to_receive.push(place);
+            }
+            Next::Hold => socket.input = rest,
+            Next::Done | Next::Flush => {}
+        }
+    }
+
+    /// Offers the input of connections that core holds no longer; false if there were none.
+    pub(crate) fn resume(&mut self, core: &mut Shard, now: Now) -> bool {
+        self.note_outputs(now);
+        let resumed = std::mem::take(&mut self.resumed);
+        for &conn in &resumed {
+            let place = conn.0 as usize;
+            let Some(socket) = self.sockets.get_mut(place) else {
+                continue;
+            };
+            if !socket.held || socket.phase != Phase::Open {
+                continue;
+            }
+            let mut input = std::mem::take(&mut socket.input);
+            if let Some((consumed, next)) = self.hand(core, place, &input, 0, now) {
+                input.drain(..consumed);
+                self.keep(place, input, next);
+            }
+        }
+        !resumed.is_empty()
+    }
+
+    /// Takes in which connections core wants resumed or closed.
+    fn note_outputs(&mut self, now: Now) {
+        self.resumed.append(&mut self.outputs.resumed);
+        for (conn, reason) in std::mem::take(&mut self.outputs.closing) {
+            let Some(socket) = self.sockets.get_mut(conn.0 as usize) else {
+                continue;
+            };
+            if socket.phase == Phase::Open {
+                tracing::debug!(?conn, ?reason, "closing");
+                socket.phase = Phase::Lingering(now.monotonic_ns + LINGER_NS);
+                self.lingering += 1;
+                // Written and closed with the next flush, even if nothing is to be written.
+                self.dirty.push(conn);
+            }
+        }
+    }
+
+    /// Writes what core has for its connections.
+    pub(crate) fn flush(&mut self, core: &mut Shard, now: Now) {
+        self.note_outputs(now);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        core.take_dirty(&mut dirty);
+        for &conn in &dirty {
+            self.write(core, conn.0 as usize, now);
+        }
+        dirty.clear();
+        // `write` may have added to it: closings that it led to.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    /// Takes the end of a wait for room in: writes on.
+    pub(crate) fn writable(&mut self, core: &mut Shard, completion: Completion, now: Now) {
+        let (_, place) = About::of(completion.token);
+        self.sockets[place].awaiting_room = false;
+        if self.sockets[place].phase == Phase::Closed {
+            self.drop_if_ended(place);
+        } else {
+            self.write(core, place, now);
+        }
+    }
+
+    fn write(&mut self, core: &mut Shard, place: usize, now: Now) {
+        let Some(socket) = self.sockets.get_mut(place) else {
+            return;
+        };
+        if socket.awaiting_room || socket.phase == Phase::Closed {
+            return;
+        }
+        let conn = ConnId(place as u32);
+        // Ends when all is written or the socket is full: its buffer is finite.
+        loop {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut used = 0;
+            let mut offered = 0;
+            for (slot, piece) in slices.iter_mut().zip(core.output(conn)) {
+                *slot = IoSlice::new(piece);
+                used += 1;
+                offered += piece.len();
+            }
+            if used == 0 {
+                break;
+            }
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let mut none = SendAncillaryBuffer::default();
+            match sendmsg(&socket.fd, &slices[..used], &mut none, flags) {
+                Ok(count) if count == offered => {
+                    core.sent(conn, count, false, &mut self.outputs);
+                }
+                Ok(count) => core.sent(conn, count, true, &mut self.outputs),
+                Err(SystemError::INTR) => {}
+                Err(SystemError::AGAIN) => {
+                    core.sent(conn, 0, true, &mut self.outputs);
+                    socket.awaiting_room = true;
+                    self.to_await_room.push(place);
+                    return;
+                }
+                Err(_) => return self.gone(core, place, now),
+            }
+        }
+        if matches!(socket.phase, Phase::Lingering(_)) && !core.has_output(conn) {
+            self.gone(core, place, now);
+        }
+    }
+
+    /// Forgets a connection: its peer is gone, or its last output is written or given up.
+    fn gone(&mut self, core: &mut Shard, place: usize, now: Now) {
+        let socket = &mut self.sockets[place];
+        if matches!(socket.phase, Phase::Lingering(_)) {
+            self.lingering -= 1;
+        }
+        if socket.phase != Phase::Closed {
+            socket.phase = Phase::Closed;
+            socket.input = Vec::new();
+            // Ends what is under way in the ring; closing alone would not.
+            let _ = shutdown(&socket.fd, Shutdown::Both);
+            core.handle(
+                Input::Closed {
+                    conn: ConnId(place as u32),
+                },
+                now,
+                &mut self.outputs,
+            );
+        }
+        self.drop_if_ended(place);
+    }
+
+    fn drop_if_ended(&mut self, place: usize) {
+        let socket = &self.sockets[place];
+        if socket.phase == Phase::Closed && !socket.receiving && !socket.awaiting_room {
+            self.sockets.remove(place);
+        }
+    }
+
+    /// Gives up on connections that do not read their last replies; the time of the next is returned.
+    pub(crate) fn end_lingering(&mut self, core: &mut Shard, now: Now) -> Option<u64> {
+        if self.lingering == 0 {
+            return None;
+        }
+        let mut next = None;
+        let mut late = Vec::new();
+        for (place, socket) in &self.sockets {
+            match socket.phase {
+                Phase::Lingering(until) if until <= now.monotonic_ns => late.push(place),
+                Phase::Lingering(until) => next = Some(next.unwrap_or(until).min(until)),
+                _ => {}
+            }
+        }
+        for place in late {
+            self.gone(core, place, now);
+        }
+        next
+    }
+
+    /// Queues the receives and waits that became due; false if there were none.
+    pub(crate) fn arm(&mut self, ring: &mut Ring) -> bool {
+        let any = !self.to_receive.is_empty() || !self.to_await_room.is_empty();
+        for place in self.to_receive.drain(..) {
+            let Some(socket) = self.sockets.get_mut(place) else {
+                continue;
+            };
+            let is_due = socket.phase == Phase::Open && !socket.receiving && !socket.held;
+            if is_due && !self.reading_ended {
+                let expect = if socket.more_waiting {
+                    Expect::Now
+                } else {
+                    Expect::Later
+                };
+                socket.receiving = true;
+                ring.receive(socket.fd.as_raw_fd(), About::Receive.token(place), expect);
+            }
+        }
+        for place in self.to_await_room.drain(..) {
+            let Some(socket) = self.sockets.get_mut(place) else {
+                continue;
+            };
+            ring.poll_writable(socket.fd.as_raw_fd(), About::Writable.token(place));
+        }
+        any
+    }
+
+    /// Whether nothing waits to be written on any connection.
+    pub(crate) fn is_flushed(&self, core: &Shard) -> bool {
+        let mut open = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.phase != Phase::Closed);
+        open.all(|(place, _)| !core.has_output(ConnId(place as u32)))
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close_all(&mut self, core: &mut Shard, now: Now) {
+        let places: Vec<usize> = self.sockets.iter().map(|(place, _)| place).collect();
+        for place in places {
+            self.gone(core, place, now);
+        }
+    }
+
+    /// What core named while it handled an input that is not a connection's.
+    pub(crate) fn outputs(&mut self) -> &mut Outputs {
+        &mut self.outputs
+    }
+}
+
+/// Takes a descriptor that the ring accepted.
+pub(crate) fn own(descriptor: u32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(descriptor as i32) }
+}

@@ -1,0 +1,239 @@
+//! How shards reach each other: one inbox a shard, batches that come back, and waking who sleeps.
+//!
+//! Owns the channels and the doors; what a batch means and how many may be on the way is core's
+//! business. Nothing here waits. Invariants: an inbox has room for every batch that core's credit
+//! allows, so a send never finds it full; a shard that is about to sleep says so before it looks
+//! at its inbox for the last time, and a sender looks whether it sleeps after it has sent, so no
+//! wake-up is lost between the two. Start at [`Mesh::send`].
+
+use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use sapwood_core::command::ShardId;
+use sapwood_core::handover::Batch;
+use sapwood_core::limits::HANDOVER_ITEMS_MAX;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Where a shard is woken, and how far it has come.
+#[derive(Debug)]
+pub struct Door {
+    /// Read by the shard's ring; in blocking mode, as the ring asks.
+    bell: OwnedFd,
+    asleep: CachePadded<AtomicBool>,
+    /// The shard has batches that wait for credit: what comes back should wake it.
+    wants_credit: CachePadded<AtomicBool>,
+    /// Turns the shard has done.
+    turns: CachePadded<AtomicU64>,
+    /// For the test of the poking thread: the next ring of the bell is not heard.
+    swallow_next: AtomicBool,
+}
+
+impl Door {
+    fn new() -> io::Result<Door> {
+        Ok(Door {
+            bell: eventfd(0, EventfdFlags::CLOEXEC)?,
+            asleep: CachePadded::default(),
+            wants_credit: CachePadded::default(),
+            turns: CachePadded::default(),
+            swallow_next: AtomicBool::new(false),
+        })
+    }
+
+    /// Wakes the shard if it sleeps.
+    pub fn wake(&self) {
+        // Pairs with the fence in `fall_asleep`: either we see that it sleeps, or it sees what we sent.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.ring_bell();
+        }
+    }
+
+    /// Wakes the shard, asleep or not.
+    pub fn ring_bell(&self) {
+        if self.swallow_next.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        // Fails only when the count is at its greatest, and then the bell is ringing already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Loses the next ring of the bell.
+    pub(crate) fn swallow_next(&self) {
+        self.swallow_next.store(true, Ordering::Release);
+    }
+
+    /// Turns done so far: stands still while the shard sleeps or hangs.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+/// What all shards of a node share.
+#[derive(Debug)]
+pub struct Doors {
+    doors: Vec<Door>,
+    /// `returns[sender][receiver]`: batches that the receiver has dealt with.
+    returns: Vec<Vec<ArrayQueue<Batch>>>,
+    draining: AtomicBool,
+    /// Shards that have written all they had when the node began to drain.
+    flushed: AtomicU64,
+}
+
+impl Doors {
+    /// Each shard's door.
+    pub fn iter(&self) -> impl Iterator<Item = &Door> {
+        self.doors.iter()
+    }
+
+    /// Asks all shards to drain. Idempotent.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.doors.iter().for_each(Door::ring_bell);
+    }
+
+    /// Whether the node drains.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// One shard's end of the mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    me: ShardId,
+    inbox: flume::Receiver<(ShardId, Batch)>,
+    others: Vec<flume::Sender<(ShardId, Batch)>>,
+    doors: Arc<Doors>,
+}
+
+/// The ends of the mesh for so many shards.
+///
+/// Fails if no descriptor is left for a bell.
+pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
+    let count = usize::from(shards);
+    let returns = || {
+        (0..count)
+            .map(|_| ArrayQueue::new(HANDOVER_ITEMS_MAX))
+            .collect()
+    };
+    let doors = Arc::new(Doors {
+        doors: (0..count).map(|_| Door::new()).collect::<io::Result<_>>()?,
+        returns: (0..count).map(|_| returns()).collect(),
+        draining: AtomicBool::new(false),
+        flushed: AtomicU64::new(0),
+    });
+    let room = HANDOVER_ITEMS_MAX * count;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| flume::bounded(room)).unzip();
+    let ends = receivers
+        .into_iter()
+        .zip(0..shards)
+        .map(|(inbox, me)| Mesh {
+            me: ShardId(me),
+            inbox,
+            others: senders.clone(),
+            doors: Arc::clone(&doors),
+        });
+    Ok((ends.collect(), doors))
+}
+
+impl Mesh {
+    /// The other shards.
+    pub fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let me = self.me;
+        (0..self.others.len() as u16)
+            .map(ShardId)
+            .filter(move |&shard| shard != me)
+    }
+
+    /// Sends a batch; lost if that shard has ended, which happens only while the node drains.
+    pub fn send(&self, to: ShardId, batch: Batch) {
+        let place = usize::from(to.0);
+        match self.others[place].try_send((self.me, batch)) {
+            Ok(()) => self.doors.doors[place].wake(),
+            Err(flume::TrySendError::Disconnected(_)) => {}
+            Err(flume::TrySendError::Full(_)) => {
+                unreachable!("core's credit allows fewer batches than an inbox holds")
+            }
+        }
+    }
+
+    /// The next batch from another shard.
+    pub fn receive(&self) -> Option<(ShardId, Batch)> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Gives a batch that was dealt with back to its sender.
+    pub fn give_back(&self, to: ShardId, batch: Batch) {
+        let sender = usize::from(to.0);
+        // A queue holds as many as can be on the way; if it did not, the batch would only be freed.
+        let _ = self.doors.returns[sender][usize::from(self.me.0)].push(batch);
+        let door = &self.doors.doors[sender];
+        // Pairs with `fall_asleep`, as in `wake`.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if door.wants_credit.load(Ordering::Relaxed) {
+            door.wake();
+        }
+    }
+
+    /// The next of this shard's batches that came back, and who gave it back.
+    pub fn take_returned(&self) -> Option<(ShardId, Batch)> {
+        let queues = self.doors.returns[usize::from(self.me.0)]
+            .iter()
+            .enumerate();
+        queues
+            .filter_map(|(by, queue)| Some((ShardId(by as u16), queue.pop()?)))
+            .next()
+    }
+
+    /// The descriptor that becomes readable when this shard is woken.
+    pub fn bell(&self) -> RawFd {
+        self.doors.doors[usize::from(self.me.0)].bell.as_raw_fd()
+    }
+
+    /// Says that this shard is about to sleep; false if there is something to do after all.
+    pub fn fall_asleep(&self, wants_credit: bool) -> bool {
+        let door = &self.doors.doors[usize::from(self.me.0)];
+        door.wants_credit.store(wants_credit, Ordering::Relaxed);
+        door.asleep.store(true, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let returned = self.doors.returns[usize::from(self.me.0)]
+            .iter()
+            .any(|queue| !queue.is_empty());
+        if self.inbox.is_empty() && !(wants_credit && returned) {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    /// Says that this shard is awake.
+    pub fn awake(&self) {
+        let door = &self.doors.doors[usize::from(self.me.0)];
+        door.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Counts a turn.
+    pub fn note_turn(&self) {
+        let turns = &self.doors.doors[usize::from(self.me.0)].turns;
+        turns.store(turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether the node drains.
+    pub fn is_draining(&self) -> bool {
+        self.doors.is_draining()
+    }
+
+    /// Says that this shard has written all it had; true once all shards have.
+    pub fn note_flushed(&self) {
+        self.doors.flushed.fetch_add(1, Ordering::AcqRel);
+        self.doors.doors.iter().for_each(Door::wake);
+    }
+
+    /// Whether all shards have written all they had.
+    pub fn all_flushed(&self) -> bool {
+        self.doors.flushed.load(Ordering::Acquire) >= self.others.len() as u64
+    }
+}

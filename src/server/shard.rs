@@ -1,0 +1,375 @@
+//! One shard's loop: the turn, and when to sleep.
+//!
+//! A turn reads at most once from each ready connection, takes in what other shards sent, writes
+//! each dirty connection once and sends each other shard at most one batch. Owns the order of
+//! these; must not know protocols. Start at [`ShardLoop::turn`].
+
+use crate::conn::{About, Accepted, Connections, own};
+use crate::mesh::Mesh;
+use crate::park::{Parker, WakeCell};
+use crate::ring::{Completion, Errno, Ring};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::net::{getpeername, getsockname, sockopt};
+use sapwood_core::command::{Now, ShardId};
+use sapwood_core::handover::{Batch, Place};
+use sapwood_core::{Input, Next, Protocol, Shard};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long the shard waits in its own ring before it sleeps in glommio: a sleep there costs nine
+/// system calls, and a client that waits for a reply sends its next request well within this.
+const SHORT_WAIT: Duration = Duration::from_micros(100);
+
+/// Accepts that are under way at a time on each listener.
+const ACCEPTS_AT_A_TIME: usize = 16;
+
+/// How long accepting pauses when no descriptor is left.
+const ACCEPT_PAUSE_NS: u64 = 100_000_000;
+
+/// Batches of other shards taken in one turn: bounds the turn, not the exchange.
+const BATCHES_EACH_TURN: usize = 64;
+
+/// While the node drains, what clients sent before is still read for so long.
+const DRAIN_READ_NS: u64 = 100_000_000;
+
+/// A drain ends after this time, whoever has still not read his replies.
+const DRAIN_NS: u64 = 1_500_000_000;
+
+/// A listener of this shard.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub protocol: Protocol,
+    pub socket: OwnedFd,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    /// Since this time.
+    Reading(u64),
+    Flushing(u64),
+    /// This shard has written all; the others may not have.
+    Waiting(u64),
+}
+
+/// Everything that one shard runs on.
+pub(crate) struct ShardLoop {
+    core: Shard,
+    ring: Ring,
+    mesh: Mesh,
+    connections: Connections,
+    listeners: Vec<Listener>,
+    clients: Arc<AtomicU64>,
+    started: Instant,
+    completions: Vec<Completion>,
+    /// Accepts wait until this time, because no descriptor was left.
+    accept_pause: Option<u64>,
+    /// For each listener, accepts that are to be queued.
+    accepts_due: Vec<usize>,
+    bell_armed: bool,
+    /// The earliest timer that is under way.
+    timer: Option<u64>,
+    drain: Drain,
+    /// A batch of which a part is still to be dealt with.
+    unfinished: Option<(ShardId, Batch, Place)>,
+}
+
+impl ShardLoop {
+    pub(crate) fn new(
+        core: Shard,
+        ring: Ring,
+        mesh: Mesh,
+        listeners: Vec<Listener>,
+        clients: Arc<AtomicU64>,
+    ) -> ShardLoop {
+        let accepts_due = vec![ACCEPTS_AT_A_TIME; listeners.len()];
+        ShardLoop {
+            core,
+            ring,
+            mesh,
+            connections: Connections::new(),
+            listeners,
+            clients,
+            started: Instant::now(),
+            completions: Vec::new(),
+            accept_pause: None,
+            accepts_due,
+            bell_armed: false,
+            timer: None,
+            drain: Drain::No,
+            unfinished: None,
+        }
+    }
+
+    /// Runs until the node has drained.
+    ///
+    /// Fails if the ring does: a fault of the system that nothing here can mend.
+    pub(crate) async fn run(mut self, wake: &WakeCell) -> io::Result<()> {
+        let mut parker = Parker::new();
+        // The first turn arms everything; the first sleep in glommio is slow, and is done before
+        // anybody can have connected and wait for it.
+        let mut waited_short = false;
+        loop {
+            let is_busy = self.turn()?;
+            self.mesh.note_turn();
+            if self.has_drained() {
+                return Ok(());
+            }
+            if is_busy || self.ring.has_completions() {
+                waited_short = false;
+                continue;
+            }
+            let wants_credit = self.core.wants_credit() || self.drain != Drain::No;
+            if !self.mesh.fall_asleep(wants_credit) {
+                continue;
+            }
+            if waited_short {
+                parker.wait(&mut self.ring, wake).await?;
+                waited_short = false;
+            } else {
+                waited_short = !self.ring.submit_and_wait(SHORT_WAIT)?;
+            }
+            self.mesh.awake();
+        }
+    }
+
+    /// One turn; whether there was anything to do.
+    fn turn(&mut self) -> io::Result<bool> {
+        let now = self.now();
+        self.ring.submit()?;
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(&mut completions);
+        let mut is_busy = !completions.is_empty();
+        for completion in completions.drain(..) {
+            self.complete(completion, now);
+        }
+        self.completions = completions;
+        is_busy |= self.exchange(now);
+        is_busy |= self.connections.resume(&mut self.core, now);
+        self.keep_time(now);
+        let outputs = self.connections.outputs();
+        self.core.handle(Input::TurnEnd, now, outputs);
+        self.connections.flush(&mut self.core, now);
+        self.send_batches();
+        is_busy |= self.connections.resume(&mut self.core, now);
+        self.connections.flush(&mut self.core, now);
+        self.step_drain(now);
+        self.arm();
+        Ok(is_busy)
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            monotonic_ns: self.started.elapsed().as_nanos() as u64,
+            wall_ms: wall.as_millis() as u64,
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, now: Now) {
+        let (about, place) = About::of(completion.token);
+        match about {
+            About::Receive => {
+                self.connections
+                    .received(&mut self.core, &mut self.ring, completion, now);
+            }
+            About::Writable => self.connections.writable(&mut self.core, completion, now),
+            About::Accept => self.accept(place, completion, now),
+            About::Bell => self.bell_armed = false,
+            About::Timer => self.timer = None,
+        }
+    }
+
+    fn accept(&mut self, listener: usize, completion: Completion, now: Now) {
+        let Some(due) = self.accepts_due.get_mut(listener) else {
+            // The listeners are gone: the node drains, and nobody new is let in.
+            if let Ok(descriptor) = completion.result {
+                drop(own(descriptor));
+            }
+            return;
+        };
+        *due += 1;
+        match completion.result {
+            Ok(descriptor) => {
+                let protocol = self.listeners[listener].protocol;
+                let socket = own(descriptor);
+                // A peer that is gone already has no address.
+                let Ok(accepted) = prepare(&socket, protocol) else {
+                    return;
+                };
+                let clients = &self.clients;
+                self.connections
+                    .accepted(&mut self.core, socket, accepted, clients, now);
+            }
+            Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
+                if self.accept_pause.is_none() {
+                    tracing::warn!(
+                        connections = self.connections.len(),
+                        "no file descriptor or memory is left for more connections; raise the limit of open files"
+                    );
+                }
+                self.accept_pause = Some(now.monotonic_ns + ACCEPT_PAUSE_NS);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Deals with what other shards sent or gave back; whether there was anything.
+    fn exchange(&mut self, now: Now) -> bool {
+        let mut any = false;
+        while let Some((by, batch)) = self.mesh.take_returned() {
+            any = true;
+            let outputs = self.connections.outputs();
+            self.core
+                .handle(Input::Returned { by, batch }, now, outputs);
+        }
+        for _ in 0..BATCHES_EACH_TURN {
+            let next = self.unfinished.take().or_else(|| {
+                self.mesh
+                    .receive()
+                    .map(|(from, batch)| (from, batch, Place::default()))
+            });
+            let Some((from, mut batch, mut place)) = next else {
+                break;
+            };
+            any = true;
+            let input = Input::HandOver {
+                from,
+                batch: &mut batch,
+                place: &mut place,
+            };
+            let handled = self.core.handle(input, now, self.connections.outputs());
+            if handled.next == Next::Flush {
+                self.unfinished = Some((from, batch, place));
+                self.connections.flush(&mut self.core, now);
+            } else {
+                self.mesh.give_back(from, batch);
+            }
+        }
+        any
+    }
+
+    fn send_batches(&mut self) {
+        for to in self.mesh.others() {
+            if let Some(batch) = self.core.take_handover(to) {
+                self.mesh.send(to, batch);
+            }
+        }
+    }
+
+    /// Tells core the time if it asked for it, and keeps a timer for whatever comes next.
+    fn keep_time(&mut self, now: Now) {
+        if self
+            .core
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now.monotonic_ns)
+        {
+            let outputs = self.connections.outputs();
+            self.core.handle(Input::Tick, now, outputs);
+        }
+        let lingering = self.connections.end_lingering(&mut self.core, now);
+        if self
+            .accept_pause
+            .is_some_and(|until| until <= now.monotonic_ns)
+        {
+            self.accept_pause = None;
+        }
+        let drain = match self.drain {
+            Drain::No => None,
+            Drain::Reading(since) => Some(since + DRAIN_READ_NS),
+            Drain::Flushing(since) | Drain::Waiting(since) => Some(since + DRAIN_NS),
+        };
+        let deadlines = [
+            self.core.next_deadline(),
+            lingering,
+            self.accept_pause,
+            drain,
+        ];
+        let Some(next) = deadlines.into_iter().flatten().min() else {
+            return;
+        };
+        if self.timer.is_none_or(|timer| timer > next) {
+            self.timer = Some(next);
+            let after = next.saturating_sub(now.monotonic_ns);
+            self.ring
+                .timeout(Duration::from_nanos(after), About::Timer.token(0));
+        }
+    }
+
+    /// Queues what the ring is to wait for.
+    fn arm(&mut self) {
+        self.connections.arm(&mut self.ring);
+        if !self.bell_armed {
+            self.bell_armed = true;
+            self.ring
+                .read_counter(self.mesh.bell(), About::Bell.token(0));
+        }
+        if self.accept_pause.is_none() {
+            for (place, listener) in self.listeners.iter().enumerate() {
+                for _ in 0..std::mem::take(&mut self.accepts_due[place]) {
+                    self.ring
+                        .accept(listener.socket.as_raw_fd(), About::Accept.token(place));
+                }
+            }
+        }
+    }
+
+    /// Takes the drain a step further, if there is one.
+    fn step_drain(&mut self, now: Now) {
+        match self.drain {
+            Drain::No if self.mesh.is_draining() => {
+                self.drain = Drain::Reading(now.monotonic_ns);
+                self.accepts_due.clear();
+                for place in 0..self.listeners.len() {
+                    self.ring.cancel(About::Accept.token(place));
+                }
+                self.listeners.clear();
+            }
+            Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
+                self.connections.reading_ended = true;
+                self.drain = Drain::Flushing(since);
+            }
+            Drain::Flushing(since) => {
+                let is_flushed = self.connections.is_flushed(&self.core) && self.core.is_settled();
+                if is_flushed || now.monotonic_ns >= since + DRAIN_NS {
+                    self.mesh.note_flushed();
+                    self.drain = Drain::Waiting(since);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all shards have written what they had, or the time for it is over.
+    fn has_drained(&mut self) -> bool {
+        let Drain::Waiting(since) = self.drain else {
+            return false;
+        };
+        let now = self.now();
+        if !self.mesh.all_flushed() && now.monotonic_ns < since + DRAIN_NS {
+            return false;
+        }
+        self.connections.flush(&mut self.core, now);
+        self.connections.close_all(&mut self.core, now);
+        true
+    }
+}
+
+/// Sets a new socket up, and finds out who is there.
+fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    let unknown = || io::Error::from(io::ErrorKind::NotConnected);
+    let peer = getpeername(socket)?.ok_or_else(unknown)?;
+    Ok(Accepted {
+        protocol,
+        peer: SocketAddr::try_from(peer)?,
+        local: SocketAddr::try_from(getsockname(socket)?)?,
+    })
+}

@@ -1,0 +1,29 @@
+//! Every cap on what may stand in a frame, with its reason.
+
+/// Longest payload of one event: 64 MiB, the largest that FEATURES row A11 asks for.
+/// Worst memory: one such buffer for each connection that is sending one, and they all count
+/// in the shard's input cap.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Longest request of the Redis protocol in all: a payload of the greatest size, with room for
+/// the command, its topic and a batch of small arguments around it.
+pub const REQUEST_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
+
+/// Most arguments of one request: Redis's own limit. Worst memory: 8 bytes an argument, 8 MiB.
+pub const REQUEST_ARGUMENTS_MAX: usize = 1024 * 1024;
+
+/// Longest inline request and longest `*` or `$` line: Redis's own limit.
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Most arguments of a request before authentication: Redis's own limit; AUTH and HELLO need 7.
+pub const GUEST_ARGUMENTS_MAX: usize = 10;
+
+/// Longest argument before authentication: Redis's own limit.
+pub const GUEST_ARGUMENT_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest topic, pattern or wildcard: long enough for any path-like name in use, short enough
+/// that a name costs less than the event it carries.
+pub const TOPIC_BYTES_MAX: usize = 1024;
+
+/// Most tokens of a topic: bounds the depth of the wildcard trie and the work of a match.
+pub const TOPIC_TOKENS_MAX: usize = 64;

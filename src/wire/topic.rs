@@ -1,0 +1,318 @@
+//! Names of topics, and how patterns match them.
+//!
+//! A topic is bytes, at most [`TOPIC_BYTES_MAX`](crate::limits::TOPIC_BYTES_MAX) long, in at most
+//! [`TOPIC_TOKENS_MAX`](crate::limits::TOPIC_TOKENS_MAX) tokens separated by `.`. Two kinds of
+//! patterns match topics: globs as Redis has them ([`glob_matches`]) and token wildcards as NATS
+//! has them ([`wildcard_matches`]). The matchers here compare one pattern with one topic; the
+//! broker's index in `sapwood-core` must agree with them on every input.
+
+use crate::limits::{TOPIC_BYTES_MAX, TOPIC_TOKENS_MAX};
+use std::fmt;
+
+/// Why a name cannot be a topic. Nothing was changed by the request that carried it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicError {
+    /// Longer than `TOPIC_BYTES_MAX`; holds the length in bytes.
+    TooLong(usize),
+    /// More than `TOPIC_TOKENS_MAX` tokens; holds their number.
+    TooManyTokens(usize),
+    /// A wildcard with `>` before its last token.
+    TailNotLast,
+}
+
+impl fmt::Display for TopicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TopicError::TooLong(bytes) => {
+                write!(
+                    f,
+                    "the name has {bytes} bytes, at most {TOPIC_BYTES_MAX} are allowed"
+                )
+            }
+            TopicError::TooManyTokens(tokens) => write!(
+                f,
+                "the name has {tokens} tokens separated by '.', at most {TOPIC_TOKENS_MAX} are allowed"
+            ),
+            TopicError::TailNotLast => write!(f, "'>' is only allowed as the last token"),
+        }
+    }
+}
+
+impl std::error::Error for TopicError {}
+
+/// Checks the size of a topic, pattern or wildcard. Any bytes are legal, the empty name too.
+pub fn check_name(name: &[u8]) -> Result<(), TopicError> {
+    if name.len() > TOPIC_BYTES_MAX {
+        return Err(TopicError::TooLong(name.len()));
+    }
+    // A name shorter than the cap on tokens cannot have too many of them.
+    if name.len() >= TOPIC_TOKENS_MAX {
+        let tokens = memchr::memchr_iter(b'.', name).count() + 1;
+        if tokens > TOPIC_TOKENS_MAX {
+            return Err(TopicError::TooManyTokens(tokens));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a token wildcard: a name in which `>` stands at most once, as the last token.
+pub fn check_wildcard(name: &[u8]) -> Result<(), TopicError> {
+    check_name(name)?;
+    let mut tokens = name.split(|&byte| byte == b'.').peekable();
+    while let Some(token) = tokens.next() {
+        if token == b">" && tokens.peek().is_some() {
+            return Err(TopicError::TailNotLast);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the broker keeps this name for itself: clients cannot publish there.
+pub fn is_reserved(topic: &[u8]) -> bool {
+    topic.first() == Some(&b'$')
+}
+
+/// Whether a pattern may see a topic at all: names that start with `$` are seen only by
+/// patterns that start with `$` too.
+pub fn pattern_may_see(pattern: &[u8], topic: &[u8]) -> bool {
+    !is_reserved(topic) || is_reserved(pattern)
+}
+
+/// Whether a token wildcard matches a topic: `*` is exactly one token, `>` one or more at the end.
+///
+/// ```
+/// use sapwood_wire::topic::wildcard_matches;
+/// assert!(wildcard_matches(b"orders.*.paid", b"orders.7.paid"));
+/// assert!(wildcard_matches(b"orders.>", b"orders.7.paid"));
+/// assert!(!wildcard_matches(b"orders.>", b"orders"));
+/// ```
+pub fn wildcard_matches(wildcard: &[u8], topic: &[u8]) -> bool {
+    if !pattern_may_see(wildcard, topic) {
+        return false;
+    }
+    let mut tokens = topic.split(|&byte| byte == b'.');
+    for expected in wildcard.split(|&byte| byte == b'.') {
+        match tokens.next() {
+            Some(_) if expected == b">" => return true,
+            Some(token) if expected == b"*" || expected == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
+/// Whether a Redis glob matches a topic: `*`, `?`, `[a-c]`, `[^a]` and `\` as an escape.
+///
+/// Agrees with Redis 7 on malformed patterns too (an unclosed class ends with the pattern, a
+/// trailing `\` is a literal). Cost: at most pattern length times topic length; no recursion.
+///
+/// ```
+/// use sapwood_wire::topic::glob_matches;
+/// assert!(glob_matches(b"news.*", b"news.art.paris"));
+/// assert!(glob_matches(b"h[ae]llo", b"hallo"));
+/// assert!(!glob_matches(b"h[^e]llo", b"hello"));
+/// ```
+pub fn glob_matches(pattern: &[u8], topic: &[u8]) -> bool {
+    if !pattern_may_see(pattern, topic) {
+        return false;
+    }
+    let (mut p, mut t) = (0, 0);
+    // Where to go on when a later part fails: behind the last `*`, with one byte more given to it.
+    let mut retry: Option<(usize, usize)> = None;
+    loop {
+        if p < pattern.len() && pattern[p] == b'*' {
+            p += 1;
+            retry = Some((p, t));
+            continue;
+        }
+        if t == topic.len() {
+            return p == pattern.len();
+        }
+        if p < pattern.len() {
+            let (matched, next) = match_one(pattern, p, topic[t]);
+            if matched {
+                p = next;
+                t += 1;
+                continue;
+            }
+        }
+        match retry {
+            Some((after_star, from)) => {
+                p = after_star;
+                t = from + 1;
+                retry = Some((after_star, t));
+            }
+            None => return false,
+        }
+    }
+}
+
+/// Matches one byte against the pattern element at `p`; gives where the next element begins.
+fn match_one(pattern: &[u8], p: usize, byte: u8) -> (bool, usize) {
+    match pattern[p] {
+        b'?' => (true, p + 1),
+        b'[' => match_class(pattern, p + 1, byte),
+        b'\\' if p + 1 < pattern.len() => (pattern[p + 1] == byte, p + 2),
+        literal => (literal == byte, p + 1),
+    }
+}
+
+/// Matches one byte against the class whose first element stands at `p`, behind the `[`.
+fn match_class(pattern: &[u8], mut p: usize, byte: u8) -> (bool, usize) {
+    let negated = pattern.get(p) == Some(&b'^');
+    if negated {
+        p += 1;
+    }
+    let mut matched = false;
+    while p < pattern.len() {
+        if pattern[p] == b'\\' && p + 1 < pattern.len() {
+            matched |= pattern[p + 1] == byte;
+            p += 2;
+        } else if pattern[p] == b']' {
+            p += 1;
+            break;
+        } else if p + 2 < pattern.len() && pattern[p + 1] == b'-' {
+            let (low, high) = (
+                pattern[p].min(pattern[p + 2]),
+                pattern[p].max(pattern[p + 2]),
+            );
+            matched |= (low..=high).contains(&byte);
+            p += 3;
+        } else {
+            matched |= pattern[p] == byte;
+            p += 1;
+        }
+    }
+    (matched != negated, p)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn globs_match_as_redis_documents() {
+        let cases: &[(&str, &str, bool)] = &[
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*", "a", true),
+            ("a**b", "ab", true),
+            ("*a*b*c", "xaybzc", true),
+            ("*a*b*c", "xaybz", false),
+            ("h?llo", "hallo", true),
+            ("h?llo", "hllo", false),
+            ("h[a-e]llo", "hbllo", true),
+            ("h[e-a]llo", "hbllo", true),
+            ("h[^e]llo", "hello", false),
+            ("h\\*llo", "h*llo", true),
+            ("h\\*llo", "hello", false),
+            ("trail\\", "trail\\", true),
+            ("[abc", "b", true),
+            ("[", "[", false),
+            ("[]", "a", false),
+            ("[^]", "a", true),
+            ("[\\]]", "]", true),
+            ("[a-]", "-", false),
+            ("[a-]", "^", true),
+            ("*\\", "x\\", true),
+        ];
+        for &(pattern, topic, expected) in cases {
+            let matched = glob_matches(pattern.as_bytes(), topic.as_bytes());
+            assert_eq!(matched, expected, "{pattern:?} on {topic:?}");
+        }
+    }
+
+    #[test]
+    fn wildcards_match_whole_tokens() {
+        let cases: &[(&str, &str, bool)] = &[
+            (">", "a", true),
+            (">", "", true),
+            ("*", "", true),
+            ("*", "a.b", false),
+            ("a.*", "a", false),
+            ("a.*", "a.", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.*.c", "a.b.c", true),
+            ("a.*.c", "a.b.d", false),
+            ("a*", "ab", false),
+            (">", "$kv.t", false),
+            ("*.t", "$kv.t", false),
+            ("$kv.>", "$kv.t", true),
+        ];
+        for &(wildcard, topic, expected) in cases {
+            let matched = wildcard_matches(wildcard.as_bytes(), topic.as_bytes());
+            assert_eq!(matched, expected, "{wildcard:?} on {topic:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_capped() {
+        assert_eq!(check_name(&[b'a'; TOPIC_BYTES_MAX]), Ok(()));
+        let long = vec![b'a'; TOPIC_BYTES_MAX + 1];
+        assert_eq!(
+            check_name(&long),
+            Err(TopicError::TooLong(TOPIC_BYTES_MAX + 1))
+        );
+        assert_eq!(check_name(&[b'.'; TOPIC_TOKENS_MAX - 1]), Ok(()));
+        let deep = vec![b'.'; TOPIC_TOKENS_MAX];
+        assert_eq!(
+            check_name(&deep),
+            Err(TopicError::TooManyTokens(TOPIC_TOKENS_MAX + 1))
+        );
+        assert_eq!(check_wildcard(b"a.>.b"), Err(TopicError::TailNotLast));
+        assert_eq!(check_wildcard(b"a.*.>"), Ok(()));
+    }
+
+    /// Matches by trying every way to split the topic: slow, and too plain to be wrong.
+    fn oracle_glob(pattern: &[u8], topic: &[u8]) -> bool {
+        match pattern.first() {
+            None => topic.is_empty(),
+            Some(b'*') => (0..=topic.len()).any(|n| oracle_glob(&pattern[1..], &topic[n..])),
+            Some(_) if topic.is_empty() => false,
+            Some(_) => {
+                let (matched, next) = match_one(pattern, 0, topic[0]);
+                matched && oracle_glob(&pattern[next..], &topic[1..])
+            }
+        }
+    }
+
+    /// Matches tokens by recursion from the front.
+    fn oracle_wildcard(wildcard: &[&[u8]], topic: &[&[u8]]) -> bool {
+        match (wildcard.first(), topic.first()) {
+            (None, None) => true,
+            (Some(w), Some(_)) if *w == b">" => wildcard.len() == 1,
+            (Some(w), Some(t)) if *w == b"*" || w == t => {
+                oracle_wildcard(&wildcard[1..], &topic[1..])
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn glob_agrees_with_the_oracle(pattern in "[ab*?\\[\\]^\\\\-]{0,8}", topic in "[ab\\-]{0,8}") {
+            prop_assert_eq!(
+                glob_matches(pattern.as_bytes(), topic.as_bytes()),
+                oracle_glob(pattern.as_bytes(), topic.as_bytes())
+            );
+        }
+
+        #[test]
+        fn glob_never_panics(pattern: Vec<u8>, topic: Vec<u8>) {
+            glob_matches(&pattern, &topic);
+        }
+
+        #[test]
+        fn wildcard_agrees_with_the_oracle(wildcard in "([ab]|\\*)?(\\.([ab]|\\*)?){0,3}(\\.>)?", topic in "[ab]?(\\.[ab]?){0,4}") {
+            let expected: Vec<&[u8]> = wildcard.as_bytes().split(|&b| b == b'.').collect();
+            let tokens: Vec<&[u8]> = topic.as_bytes().split(|&b| b == b'.').collect();
+            prop_assert_eq!(
+                wildcard_matches(wildcard.as_bytes(), topic.as_bytes()),
+                oracle_wildcard(&expected, &tokens)
+            );
+        }
+    }
+}
