@@ -12,6 +12,12 @@ if ! command -v cargo >/dev/null && [ -x "${HOME:-}/.cargo/bin/cargo" ]; then
     export PATH="$HOME/.cargo/bin:$PATH"
 fi
 
+# Where tools/setup puts Node when the machine's own is missing or too old.
+node_runtime=$SAPWOOD_CACHE/node-runtime/node-bin
+if [ -x "$node_runtime/node" ]; then
+    export PATH="$node_runtime:$PATH"
+fi
+
 # To stderr, because stdout belongs to what a tool runs: the broker's table is parsed by scripts.
 say() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
