@@ -68,19 +68,32 @@ pub enum ProtocolError {
     UnbalancedQuotes,
 }
 
+impl ProtocolError {
+    /// The text of the error reply: as it is displayed, but for a byte that is shown as it came.
+    pub fn reply(&self) -> Vec<u8> {
+        match self {
+            ProtocolError::ExpectedDollar(found) => [
+                b"ERR Protocol error: expected '$', got '",
+                &[*found][..],
+                b"'",
+            ]
+            .concat(),
+            other => format!("ERR {other}").into_bytes(),
+        }
+    }
+}
+
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             ProtocolError::MultibulkLength => "invalid multibulk length",
             ProtocolError::GuestMultibulkLength => "unauthenticated multibulk length",
             ProtocolError::ExpectedDollar(found) => {
-                // As redis-server prints it: the byte itself, made printable for the reply line.
-                let shown = if found.is_ascii_graphic() || *found == b' ' {
-                    *found as char
-                } else {
-                    '?'
-                };
-                return write!(f, "Protocol error: expected '$', got '{shown}'");
+                return write!(
+                    f,
+                    "Protocol error: expected '$', got '{}'",
+                    found.escape_ascii()
+                );
             }
             ProtocolError::BulkLength => "invalid bulk length",
             ProtocolError::GuestBulkLength => "unauthenticated bulk length",

@@ -592,10 +592,8 @@ impl Generator {
                 let name = self.dice.word(&[b"bob", b"!~", b"", b"x:y=z", b"eve"]);
                 self.command(&[b"CLIENT", b"SETNAME", name]);
             }
-            6 => {
-                self.command(&[b"ECHO", ID_FOLLOWS]);
-                self.command(&[b"CLIENT", b"ID"]);
-            }
+            // In one step, so that the id is known for one however the history is cut.
+            6 => self.together(&[&[b"ECHO", ID_FOLLOWS], &[b"CLIENT", b"ID"]]),
             7 => self.command(&[b"CLIENT", b"INFO"]),
             8 => self.command(&[b"CLIENT", b"LIST"]),
             9 => self.command(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]),

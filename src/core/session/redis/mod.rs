@@ -175,9 +175,7 @@ impl RedisSession {
             Err(error) => {
                 cx.settle();
                 cx.counters.errors += 1;
-                self.write(cx, |out| {
-                    resp::error(out, format!("ERR {error}").as_bytes())
-                });
+                self.write(cx, |out| resp::error(out, &error.reply()));
                 Err(Then::Close(CloseReason::Protocol))
             }
         };

@@ -18,6 +18,8 @@ struct Queued {
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     queue: VecDeque<Queued>,
+    /// Commands that were queued, those that EXEC has carried out included.
+    commands: usize,
     bytes: usize,
     /// A command was refused: EXEC will carry nothing out.
     failed: bool,
@@ -34,7 +36,7 @@ impl Transaction {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.commands
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -61,6 +63,10 @@ impl RedisSession {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
+        if transaction.failed {
+            // It will never be carried out; redis-server says the same and keeps nothing.
+            return self.simple(cx, "QUEUED");
+        }
         let size = arguments.iter().map(<[u8]>::len).sum::<usize>() + 8 * arguments.len() + 64;
         let cap = cx.settings.limits.transaction_bytes_max;
         if transaction.bytes + size > cap {
@@ -77,6 +83,7 @@ impl RedisSession {
             ranges.push((start, bytes.len() as u32));
         }
         transaction.bytes += size;
+        transaction.commands += 1;
         transaction.queue.push_back(Queued {
             spec,
             ranges,
@@ -122,37 +129,34 @@ impl RedisSession {
             );
             return;
         }
-        self.write(cx, |out| resp::array(out, transaction.len()));
-        if !transaction.queue.is_empty() {
-            transaction.executing = true;
-            self.transaction = Some(transaction);
-        }
+        self.write(cx, |out| resp::array(out, transaction.commands));
+        transaction.executing = true;
+        self.transaction = Some(transaction);
     }
 
     /// Carries out the next command of a transaction under way.
+    ///
+    /// The transaction stays until the last one is answered: that is what CLIENT LIST shows.
     pub(super) fn continue_exec(&mut self, cx: &mut Context<'_>) -> Step {
-        // While a command runs there is no transaction: that is what it would see in Redis too.
-        let Some(mut transaction) = self.transaction.take() else {
-            return Step::Done;
-        };
-        let Some(queued) = transaction.queue.pop_front() else {
+        let next = self
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.queue.pop_front());
+        let Some(queued) = next else {
+            self.transaction = None;
             return Step::Done;
         };
         let arguments = Arguments::new(&queued.ranges, &queued.bytes);
-        let step = if queued.spec.verb == Verb::Ssubscribe {
+        if queued.spec.verb == Verb::Ssubscribe {
             self.error(
                 cx,
                 b"ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client",
             );
-            Step::Done
-        } else {
-            self.execute(queued.spec, arguments, cx)
-        };
-        if matches!(step, Step::Hold) {
-            transaction.queue.push_front(queued);
+            return Step::Done;
         }
-        if !transaction.queue.is_empty() && !matches!(step, Step::Close(_)) {
-            self.transaction = Some(transaction);
+        let step = self.execute(queued.spec, arguments, cx);
+        if let (Step::Hold, Some(transaction)) = (&step, &mut self.transaction) {
+            transaction.queue.push_front(queued);
         }
         step
     }
