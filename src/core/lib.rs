@@ -175,8 +175,8 @@ struct Connection {
     active_ns: u64,
     /// Bytes of unfinished input that are kept for it.
     kept_bytes: usize,
-    /// Named in `closing`: nothing of it is handled any more.
-    closing: bool,
+    /// It is being closed, for this reason: nothing of it is handled any more.
+    closing: Option<CloseReason>,
 }
 
 /// A question that other shards have still to answer.
@@ -402,7 +402,7 @@ impl Shard {
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
             kept_bytes: 0,
-            closing: is_full,
+            closing: is_full.then_some(CloseReason::TooManyConnections),
         }));
     }
 
@@ -428,7 +428,7 @@ impl Shard {
             let Some(mut connection) = self.connections[conn.slot()].take() else {
                 return Handled::DONE;
             };
-            if connection.closing {
+            if connection.closing.is_some() {
                 self.connections[conn.slot()] = Some(connection);
                 return Handled {
                     consumed: bytes.len(),
@@ -576,10 +576,14 @@ impl Shard {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
-            if connection.client == client {
-                connection.holds.barrier = false;
-                outboxes.release(conn);
-                resume_if_free(connection, conn, outputs);
+            if connection.client != client {
+                return;
+            }
+            connection.holds.barrier = false;
+            outboxes.release(conn);
+            match connection.closing {
+                Some(reason) => outputs.closing.push((conn, reason)),
+                None => resume_if_free(connection, conn, outputs),
             }
         });
     }
@@ -668,7 +672,9 @@ impl Shard {
     fn open_connections(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
         let places = self.connections.iter().enumerate();
         places.filter_map(|(slot, place)| {
-            let connection = place.as_deref().filter(|connection| !connection.closing)?;
+            let connection = place
+                .as_deref()
+                .filter(|connection| connection.closing.is_none())?;
             Some((ConnId(slot as u32), connection))
         })
     }
@@ -735,10 +741,11 @@ impl Shard {
         let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
             return;
         };
-        if connection.closing {
+        if connection.closing.is_some() {
             return;
         }
-        connection.closing = true;
+        connection.closing = Some(reason);
+        let client = connection.client;
         match reason {
             CloseReason::Protocol => self.counters.closed_protocol += 1,
             CloseReason::GuestTimeout => self.counters.closed_guest_timeout += 1,
@@ -751,8 +758,16 @@ impl Shard {
             | CloseReason::TooManyConnections => {}
         }
         self.delivery.settle(&self.broker, &mut self.outboxes);
+        let had_subscriptions = self.broker.listens(conn);
         self.broker.leave(conn, self.outboxes.outbox(conn).form);
-        outputs.closing.push((conn, reason));
+        let is_cut = matches!(reason, CloseReason::OutboxFull | CloseReason::OutboxesFull);
+        if had_subscriptions && !is_cut && !self.interest.is_alone() {
+            // Whoever sees the connection end may count on its subscriptions having ended too.
+            self.outboxes.hold(conn);
+            self.interest.wait(conn, client);
+        } else {
+            outputs.closing.push((conn, reason));
+        }
     }
 
     /// Takes in what the outboxes' policy closed while events were delivered.
@@ -832,7 +847,7 @@ fn split<'a>(
 }
 
 fn resume_if_free(connection: &Connection, conn: ConnId, outputs: &mut Outputs) {
-    if !connection.holds.any() && !connection.closing {
+    if !connection.holds.any() && connection.closing.is_none() {
         outputs.resumed.push(conn);
     }
 }

@@ -410,6 +410,8 @@ struct Belief {
     queued: Unordered,
     /// After CLIENT REPLY OFF.
     quiet: bool,
+    /// It asked for a subscription, and may be in the subscriber mode of RESP2.
+    may_subscribe: bool,
 }
 
 struct Generator {
@@ -754,7 +756,13 @@ impl Generator {
             }
             b"DISCARD" if args.len() == 1 => belief.queueing = false,
             b"RESET" if args.len() == 1 => *belief = Belief::default(),
-            b"CLIENT" if belief.quiet && args.get(2) == Some(&&b"ON"[..]) => belief.quiet = false,
+            b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => belief.may_subscribe = true,
+            // In the subscriber mode of RESP2 it is refused, and nobody hears of that.
+            b"CLIENT"
+                if belief.quiet && !belief.may_subscribe && args.get(2) == Some(&&b"ON"[..]) =>
+            {
+                belief.quiet = false;
+            }
             _ => {}
         }
         if belief.queueing {
