@@ -335,6 +335,16 @@ fn unreadable_file_and_unknown_flag_are_refused() {
 }
 
 #[test]
+fn shards_and_cpus_that_the_machine_does_not_have_are_refused() {
+    check_refused(
+        &["--shards", "300"],
+        &[],
+        &["300 shards", "there must be 1 to "],
+    );
+    check_refused(&["--cpus", "8191"], &[], &["8191"]);
+}
+
+#[test]
 fn address_others_reach_is_refused_without_a_password() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7463"] {
         let ways = [

@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use sapwood_server::StartError;
 
 use problem::Problem;
 
@@ -153,7 +154,7 @@ enum Failure {
     /// The configuration is wrong; the command did nothing.
     Config(Vec<Problem>),
     /// The server did not start.
-    Start(sapwood_server::StartError),
+    Start(StartError),
     /// The server ended by itself.
     Serve(sapwood_server::ServeError),
     /// What the process needs before the server starts was refused by the system.
@@ -166,6 +167,8 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Config(_) => ExitCode::from(EXIT_USAGE),
+            // Only the server knows the machine's CPUs, but what was asked of it is configuration.
+            Failure::Start(StartError::Plan(_)) => ExitCode::from(EXIT_USAGE),
             Failure::Info(error) if error.is_usage() => ExitCode::from(EXIT_USAGE),
             _ => ExitCode::from(EXIT_RUNTIME),
         }
