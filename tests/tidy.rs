@@ -32,6 +32,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("sapwood-server", &["sapwood-core", "sapwood-wire"]),
     ("sapwood-sim", &["sapwood-core", "sapwood-wire"]),
     ("sapwood-wasi", &["sapwood-core", "sapwood-wire"]),
+    ("sapwood-fuzz", &["sapwood-core", "sapwood-wire"]),
     ("sapwood-client", &["sapwood-wire"]),
     ("sapwood", &["sapwood-client", "sapwood-server"]),
 ];

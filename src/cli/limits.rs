@@ -67,6 +67,14 @@ mod tests {
     }
 
     #[test]
+    fn every_key_stands_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        for key in KEYS {
+            assert!(readme.contains(&format!("\n| `{key}` | ")), "{key}");
+        }
+    }
+
+    #[test]
     fn zero_is_refused_and_an_unknown_key_is_none() {
         let mut limits = Limits::default();
         assert!(set(&mut limits, KEYS[0], "0").unwrap().is_err());
