@@ -305,6 +305,11 @@ impl Connections {
         !resumed.is_empty()
     }
 
+    /// Whether input of a connection is to be offered again.
+    pub(crate) fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty() || !self.outputs.resumed.is_empty()
+    }
+
     /// Takes in which connections core wants resumed or closed.
     fn note_outputs(&mut self, now: Now) {
         self.resumed.append(&mut self.outputs.resumed);
@@ -439,9 +444,8 @@ impl Connections {
         next
     }
 
-    /// Queues the receives and waits that became due; false if there were none.
-    pub(crate) fn arm(&mut self, ring: &mut Ring) -> bool {
-        let any = !self.to_receive.is_empty() || !self.to_await_room.is_empty();
+    /// Queues the receives and waits that became due.
+    pub(crate) fn arm(&mut self, ring: &mut Ring) {
         for place in self.to_receive.drain(..) {
             let Some(socket) = self.sockets.get_mut(place) else {
                 continue;
@@ -463,7 +467,6 @@ impl Connections {
             };
             ring.poll_writable(socket.fd.as_raw_fd(), About::Writable.token(place));
         }
-        any
     }
 
     /// Whether nothing waits to be written on any connection.
