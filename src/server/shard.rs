@@ -6,7 +6,7 @@
 
 use crate::conn::{About, Accepted, Connections, own};
 use crate::mesh::Mesh;
-use crate::park::{Parker, WakeCell};
+use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{getpeername, getsockname, sockopt};
@@ -131,8 +131,8 @@ impl ShardLoop {
                 continue;
             }
             if is_idle && !is_busy {
-                parker.wait(&mut self.ring, wake).await?;
-                is_idle = false;
+                // A poke that finds nothing to do is no reason to wait in the ring again.
+                is_idle = parker.wait(&mut self.ring, wake).await? == Woken::Poked;
             } else {
                 is_idle = !self.ring.submit_and_wait(RING_WAIT)?;
             }
