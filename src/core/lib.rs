@@ -532,7 +532,7 @@ impl Shard {
             hand_overs: &mut self.hand_overs,
         };
         loop {
-            if ways.outboxes.should_flush(self.delivery.pending_bytes()) {
+            if ways.outboxes.should_flush(self.delivery.pending()) {
                 next = Next::Flush;
                 break;
             }
