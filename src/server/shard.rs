@@ -6,7 +6,7 @@
 
 use crate::conn::{About, Accepted, Connections, own};
 use crate::mesh::Mesh;
-use crate::park::{Parker, WakeCell};
+use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{getpeername, getsockname, sockopt};
@@ -28,6 +28,10 @@ const ACCEPTS_AT_A_TIME: usize = 16;
 
 /// How long accepting pauses when no descriptor is left.
 const ACCEPT_PAUSE_NS: u64 = 100_000_000;
+
+/// How long the shard waits in its own ring when no descriptor is left for a sleep in glommio: what
+/// a poke would have to say is found out after this time.
+const STARVED_WAIT: Duration = Duration::from_millis(5);
 
 /// Batches of other shards taken in one turn: bounds the turn, not the exchange.
 const BATCHES_EACH_TURN: usize = 64;
@@ -68,6 +72,8 @@ pub(crate) struct ShardLoop {
     completions: Vec<Completion>,
     /// Accepts wait until this time, because no descriptor was left.
     accept_pause: Option<u64>,
+    /// None was left when this shard last accepted: it was said, and need not be said again.
+    starved: bool,
     /// For each listener, accepts that are to be queued.
     accepts_due: Vec<usize>,
     bell_armed: bool,
@@ -97,6 +103,7 @@ impl ShardLoop {
             started: Instant::now(),
             completions: Vec::new(),
             accept_pause: None,
+            starved: false,
             accepts_due,
             bell_armed: false,
             timer: None,
@@ -128,7 +135,9 @@ impl ShardLoop {
                 continue;
             }
             if waited_short {
-                parker.wait(&mut self.ring, wake).await?;
+                if parker.wait(&mut self.ring, wake).await? == Woken::NoDescriptor {
+                    self.ring.submit_and_wait(STARVED_WAIT)?;
+                }
                 waited_short = false;
             } else {
                 waited_short = !self.ring.submit_and_wait(SHORT_WAIT)?;
@@ -197,6 +206,7 @@ impl ShardLoop {
         *due += 1;
         match completion.result {
             Ok(descriptor) => {
+                self.starved = false;
                 let protocol = self.listeners[listener].protocol;
                 let socket = own(descriptor);
                 // A peer that is gone already has no address.
@@ -208,7 +218,7 @@ impl ShardLoop {
                     .accepted(&mut self.core, socket, accepted, clients, now);
             }
             Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
-                if self.accept_pause.is_none() {
+                if !std::mem::replace(&mut self.starved, true) {
                     tracing::warn!(
                         connections = self.connections.len(),
                         "no file descriptor or memory is left for more connections; raise the limit of open files"
