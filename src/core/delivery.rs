@@ -9,7 +9,7 @@ use crate::broker::{Broker, Route};
 use crate::command::{ConnId, Form, Space};
 use crate::handover::{HandOvers, Record};
 use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
-use crate::outbox::Outboxes;
+use crate::outbox::{Outboxes, Pending};
 use crate::session;
 use bytes::Bytes;
 
@@ -96,10 +96,14 @@ impl Delivery {
     }
 
     /// Output that the run stands for and that is not in the outboxes yet.
-    pub(crate) fn pending_bytes(&self) -> usize {
+    pub(crate) fn pending(&self) -> Pending {
+        let receivers = self.route.receivers;
         match self.run_events {
-            0 => 0,
-            _ => self.run.iter().map(Vec::len).sum::<usize>() * self.route.receivers,
+            0 => Pending::default(),
+            _ => Pending {
+                bytes: self.run.iter().map(Vec::len).sum::<usize>() * receivers,
+                receivers,
+            },
         }
     }
 

@@ -467,6 +467,8 @@ impl Shard {
                 }
             };
             if self.is_over_input_cap() {
+                // Its bytes go at once: as long as they counted, whoever came next would be closed too.
+                self.forget_kept(conn);
                 self.outboxes.kill(conn);
                 self.begin_close(conn, CloseReason::InputsFull, outputs);
                 return Handled {
@@ -484,6 +486,14 @@ impl Shard {
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.counters.input_bytes += kept as u64;
         connection.kept_bytes = kept;
+    }
+
+    /// Counts nothing more as kept of a connection's input.
+    fn forget_kept(&mut self, conn: ConnId) {
+        if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+            self.counters.input_bytes -= connection.kept_bytes as u64;
+            connection.kept_bytes = 0;
+        }
     }
 
     fn is_over_input_cap(&self) -> bool {
@@ -522,7 +532,7 @@ impl Shard {
             hand_overs: &mut self.hand_overs,
         };
         loop {
-            if ways.outboxes.should_flush(self.delivery.pending_bytes()) {
+            if ways.outboxes.should_flush(self.delivery.pending()) {
                 next = Next::Flush;
                 break;
             }

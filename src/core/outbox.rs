@@ -98,6 +98,15 @@ impl Outbox {
     }
 }
 
+/// Output that stands in no outbox yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pending {
+    /// Its bytes, for all receivers together.
+    pub bytes: usize,
+    /// How many connections it is for.
+    pub receivers: usize,
+}
+
 /// What the outboxes count.
 #[derive(Debug, Default)]
 pub(crate) struct OutboxCounters {
@@ -197,9 +206,11 @@ impl Outboxes {
     }
 
     /// Whether so much output gathered that it should be written before more is made.
-    pub(crate) fn should_flush(&self, pending: usize) -> bool {
-        let allowed = UNFLUSHED_BYTES_MAX.max(self.dirty.len() * UNFLUSHED_BYTES_EACH);
-        self.unflushed + pending >= allowed
+    pub(crate) fn should_flush(&self, pending: Pending) -> bool {
+        // Those for whom a run gathers are not dirty yet, and are as many writes.
+        let receivers = self.dirty.len().max(pending.receivers);
+        let allowed = UNFLUSHED_BYTES_MAX.max(receivers * UNFLUSHED_BYTES_EACH);
+        self.unflushed + pending.bytes >= allowed
     }
 
     /// Appends a reply. Never refused: a client that does not take its replies is not read on.
@@ -404,5 +415,24 @@ impl Outboxes {
             self.spare_bytes += capacity;
             self.spare.push(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_gathers_for_each_receiver_before_it_is_written() {
+        let outboxes = Outboxes::new(&Limits::default(), BodyGauge::default());
+        let pending = |each: usize, receivers: usize| Pending {
+            bytes: each * receivers,
+            receivers,
+        };
+        // Nobody is dirty yet: the receivers of the run are those who will be.
+        assert!(!outboxes.should_flush(pending(UNFLUSHED_BYTES_EACH - 1, 10_000)));
+        assert!(outboxes.should_flush(pending(UNFLUSHED_BYTES_EACH, 10_000)));
+        assert!(!outboxes.should_flush(pending(UNFLUSHED_BYTES_MAX - 1, 1)));
+        assert!(outboxes.should_flush(pending(UNFLUSHED_BYTES_MAX, 1)));
     }
 }

@@ -61,7 +61,7 @@ struct Socket {
     fd: OwnedFd,
     /// Input that core has not consumed, from its first unconsumed byte.
     input: Vec<u8>,
-    /// Handing input over again is of use once it has this length.
+    /// The request that stands in `input` is not whole below this length.
     needed: usize,
     receiving: bool,
     awaiting_room: bool,
@@ -202,11 +202,8 @@ impl Connections {
             let missing = socket.needed.saturating_sub(before);
             let taken = missing.max(COMPLETION_BYTES_MIN).min(bytes.len());
             socket.input.extend_from_slice(&bytes[..taken]);
-            if socket.input.len() < socket.needed {
-                // All of `bytes` was taken, and it is not enough.
-                self.to_receive.push(place);
-                return;
-            }
+            // Core looks at it even if it is not enough yet: it counts what is kept, and its cap
+            // must hold while the bytes come, not once they are all there.
             let mut input = std::mem::take(&mut socket.input);
             let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
                 return;

@@ -42,6 +42,9 @@ pub enum Woken {
     Ring,
     /// [`WakeCell::poke`] was called since the last wait that said so.
     Poked,
+    /// Nothing: no descriptor is left for the poll (`EMFILE`). Wait a little with
+    /// [`Ring::submit_and_wait`] instead.
+    NoDescriptor,
 }
 
 /// Lets another task of the same executor end the wait of the shard's task. Clones poke the same
@@ -125,9 +128,7 @@ impl Parker {
     /// rarely report the ring without a completion to show. Dropping an unfinished wait is free and
     /// loses nothing.
     ///
-    /// Fails as [`Ring::submit`] does, and when no descriptor is left for the poll (`EMFILE`): wait
-    /// a little with [`Ring::submit_and_wait`] instead, and close connections. Must run inside a
-    /// glommio executor.
+    /// Fails as [`Ring::submit`] does. Must run inside a glommio executor.
     pub async fn wait(&mut self, ring: &mut Ring, wake: &WakeCell) -> io::Result<Woken> {
         let _sleeping = Sleeping(wake);
         let mut fresh = false;
@@ -156,7 +157,13 @@ impl Parker {
                 Some(stream) => stream,
                 empty => {
                     *fresh = true;
-                    empty.insert(poll_readable(ring.as_fd())?)
+                    match poll_readable(ring.as_fd()) {
+                        Ok(stream) => empty.insert(stream),
+                        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                            return Poll::Ready(Ok(Woken::NoDescriptor));
+                        }
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
                 }
             };
             match Pin::new(stream).poll_read(context, &mut [0]) {
@@ -182,15 +189,7 @@ impl Parker {
 
 /// Starts glommio's poll on a duplicate of `ring`, which the stream closes when it is dropped.
 fn poll_readable(ring: BorrowedFd<'_>) -> io::Result<TcpStream> {
-    let duplicate = ring.try_clone_to_owned().map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!(
-                "duplicating the ring's descriptor to wait for it failed: {error}: raise the open \
-                 file limit (ulimit -n, LimitNOFILE=) or lower the connection limit"
-            ),
-        )
-    })?;
+    let duplicate = ring.try_clone_to_owned()?;
     // SAFETY: the descriptor is open and owned here, and ownership passes to the stream. That it is
     // no socket makes calls on the stream fail, which is what we are after.
     Ok(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })

@@ -31,6 +31,10 @@ const ACCEPTS_AT_A_TIME: usize = 16;
 /// How long accepting pauses when no descriptor is left.
 const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 
+/// How long the shard waits in its own ring when no descriptor is left for a sleep in glommio: what
+/// a poke would have to say is found out after this time.
+const STARVED_WAIT: Duration = Duration::from_millis(5);
+
 /// Batches of other shards taken in one turn: bounds the turn, not the exchange.
 const BATCHES_EACH_TURN: usize = 64;
 
@@ -70,6 +74,8 @@ pub(crate) struct ShardLoop {
     completions: Vec<Completion>,
     /// Accepts wait until this time, because no descriptor was left.
     accept_pause: Option<u64>,
+    /// None was left when this shard last accepted: it was said, and need not be said again.
+    starved: bool,
     /// For each listener, accepts that are to be queued.
     accepts_due: Vec<usize>,
     bell_armed: bool,
@@ -99,6 +105,7 @@ impl ShardLoop {
             started: Instant::now(),
             completions: Vec::new(),
             accept_pause: None,
+            starved: false,
             accepts_due,
             bell_armed: false,
             timer: None,
@@ -131,8 +138,12 @@ impl ShardLoop {
                 continue;
             }
             if is_idle && !is_busy {
+                let woken = parker.wait(&mut self.ring, wake).await?;
+                if woken == Woken::NoDescriptor {
+                    self.ring.submit_and_wait(STARVED_WAIT)?;
+                }
                 // A poke that finds nothing to do is no reason to wait in the ring again.
-                is_idle = parker.wait(&mut self.ring, wake).await? == Woken::Poked;
+                is_idle = woken == Woken::Poked;
             } else {
                 is_idle = !self.ring.submit_and_wait(RING_WAIT)?;
             }
@@ -204,6 +215,7 @@ impl ShardLoop {
         *due += 1;
         match completion.result {
             Ok(descriptor) => {
+                self.starved = false;
                 let protocol = self.listeners[listener].protocol;
                 let socket = own(descriptor);
                 // A peer that is gone already has no address.
@@ -215,7 +227,7 @@ impl ShardLoop {
                     .accepted(&mut self.core, socket, accepted, clients, now);
             }
             Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
-                if self.accept_pause.is_none() {
+                if !std::mem::replace(&mut self.starved, true) {
                     tracing::warn!(
                         connections = self.connections.len(),
                         "no file descriptor or memory is left for more connections; raise the limit of open files"

@@ -107,7 +107,7 @@ impl Context<'_> {
 
     /// Whether output should be written before more is made.
     pub(crate) fn should_flush(&self) -> bool {
-        self.outboxes.should_flush(self.delivery.pending_bytes())
+        self.outboxes.should_flush(self.delivery.pending())
     }
 }
 
