@@ -739,6 +739,10 @@ impl Shard {
             return;
         }
         connection.closing = true;
+        // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        connection.session.forget_unfinished();
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        connection.kept_bytes = 0;
         match reason {
             CloseReason::Protocol => self.counters.closed_protocol += 1,
             CloseReason::GuestTimeout => self.counters.closed_guest_timeout += 1,

@@ -170,6 +170,13 @@ impl Session {
         }
     }
 
+    /// Drops what was begun and will not be finished: the connection is to be closed.
+    pub(crate) fn forget_unfinished(&mut self) {
+        match self {
+            Session::Redis(session) => session.forget_unfinished(),
+        }
+    }
+
     /// Bytes of memory that an unfinished transaction keeps.
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {

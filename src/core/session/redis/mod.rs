@@ -91,6 +91,11 @@ impl RedisSession {
         !self.authenticated
     }
 
+    pub(crate) fn forget_unfinished(&mut self) {
+        self.unfinished = None;
+        self.transaction = None;
+    }
+
     pub(crate) fn kept_bytes(&self) -> usize {
         self.transaction
             .as_ref()
