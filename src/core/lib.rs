@@ -124,7 +124,8 @@ pub enum Input<'a> {
 /// What the driver is to do next with the input it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Go on reading this connection; another attempt is of use once so many bytes stand.
+    /// Go on reading this connection; another attempt is due once so many bytes stand, and no
+    /// earlier. At most [`limits::INPUT_STEP_BYTES`] beyond what stands, so that caps hold.
     Read {
         /// Bytes behind what was consumed.
         needed: usize,
@@ -440,7 +441,12 @@ impl Shard {
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
             consumed += handled.consumed;
-            self.note_kept(&mut connection, bytes.len() - consumed);
+            let rest = bytes.len() - consumed;
+            let expected = match handled.then {
+                Then::Read { needed } if rest > 0 => needed.min(rest + limits::INPUT_STEP_BYTES),
+                _ => rest,
+            };
+            self.note_kept(&mut connection, expected);
             let is_held = connection.holds.any();
             if connection.holds.barrier {
                 self.outboxes.hold(conn);
@@ -449,6 +455,7 @@ impl Shard {
             let next = match handled.then {
                 // What follows a confirmation is handled at once only if it needs no other shard.
                 Then::Read { .. } if is_held => Next::Hold,
+                Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
                 Then::Read { needed } => Next::Read { needed },
                 Then::Flush => Next::Flush,
                 Then::Hold => {
@@ -478,9 +485,9 @@ impl Shard {
         }
     }
 
-    /// Counts what is kept of a connection's input.
-    fn note_kept(&mut self, connection: &mut Connection, rest: usize) {
-        let kept = rest + connection.session.kept_bytes();
+    /// Counts what is kept of a connection's input, with what may come before it is seen again.
+    fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
+        let kept = expected + connection.session.kept_bytes();
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.counters.input_bytes += kept as u64;
         connection.kept_bytes = kept;
