@@ -178,6 +178,8 @@ struct Connection {
     kept_bytes: usize,
     /// Named in `closing`: nothing of it is handled any more.
     closing: bool,
+    /// It killed itself: closed once that is answered.
+    kills_itself: bool,
 }
 
 /// A question that other shards have still to answer.
@@ -404,6 +406,7 @@ impl Shard {
             active_ns: now.monotonic_ns,
             kept_bytes: 0,
             closing: is_full,
+            kills_itself: false,
         }));
     }
 
@@ -550,7 +553,7 @@ impl Shard {
             }
             Control::InterestKnown(number) => self.release_barriers(from, number, outputs),
             Control::Ask { number, query } => {
-                let answer = self.answer(&query, now, outputs);
+                let answer = self.answer(&query, None, now, outputs);
                 self.hand_overs
                     .push_control(from, Control::Answer { number, answer });
             }
@@ -597,7 +600,7 @@ impl Shard {
             return false;
         };
         let client = connection.client;
-        let answer = self.answer(query, now, outputs);
+        let answer = self.answer(query, Some(conn), now, outputs);
         let number = self.next_question;
         self.next_question += 1;
         let mut missing = 0;
@@ -642,11 +645,21 @@ impl Shard {
         if self.settings.shards > 1 {
             resume_if_free(&connection, conn, outputs);
         }
+        let kills_itself = connection.kills_itself;
         self.connections[conn.slot()] = Some(connection);
+        if kills_itself {
+            self.begin_close(conn, CloseReason::Killed, outputs);
+        }
     }
 
-    /// What this shard has to say to a question.
-    fn answer(&mut self, query: &Query, now: Now, outputs: &mut Outputs) -> Answer {
+    /// What this shard has to say to a question; `asker` is the connection if it is one of its own.
+    fn answer(
+        &mut self,
+        query: &Query,
+        asker: Option<ConnId>,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Answer {
         match query {
             Query::Counters => Answer::Counters(vec![(self.settings.shard, self.counters())]),
             Query::Clients(selection) => {
@@ -665,7 +678,11 @@ impl Shard {
                     .map(|(conn, _)| conn)
                     .collect();
                 for &conn in &meant {
-                    self.begin_close(conn, CloseReason::Killed, outputs);
+                    if Some(conn) != asker {
+                        self.begin_close(conn, CloseReason::Killed, outputs);
+                    } else if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+                        connection.kills_itself = true;
+                    }
                 }
                 Answer::Killed(meant.len() as u64)
             }

@@ -53,6 +53,8 @@ pub(crate) struct Conn {
     pub authenticated: bool,
     /// Commands that were sent, each with its end in the stream of bytes.
     sent: VecDeque<(u64, Command)>,
+    /// Another client asked for its end.
+    pub hunted: bool,
     /// The client has sent what breaks the protocol.
     pub garbage: bool,
     pub consumed: u64,
@@ -151,6 +153,7 @@ impl Model {
             version: 2,
             authenticated: !self.has_password,
             sent: VecDeque::new(),
+            hunted: false,
             garbage: false,
             consumed: 0,
             subscriptions: Vec::new(),
@@ -575,9 +578,14 @@ impl Model {
             },
         );
         let shard = self.conn(key).shard;
+        if !is_me && let Some(Some(conn)) = self.conns.get_mut(target) {
+            conn.hunted = true;
+        }
         let target_conn = self.conns.get(target).and_then(Option::as_ref);
         let is_here = target_conn.is_some_and(|conn| conn.open && conn.shard == shard);
-        if is_here && (!is_me || form != KillForm::Id) {
+        // Who kills itself is closed once that is answered, for which other shards are needed.
+        let at_once = !is_me || (form != KillForm::Id && self.shards.len() == 1);
+        if is_here && at_once {
             self.close(target, CloseReason::Killed);
         }
         Ok(())
