@@ -176,6 +176,10 @@ struct Connection {
     active_ns: u64,
     /// Bytes of unfinished input that are kept for it.
     kept_bytes: usize,
+    /// When it must have authenticated, if it has not.
+    guest_until_ns: u64,
+    /// Stands among the guests, perhaps no longer being one.
+    guest_listed: bool,
     /// Named in `closing`: nothing of it is handled any more.
     closing: bool,
     /// It killed itself: closed once that is answered.
@@ -206,7 +210,7 @@ pub struct Shard {
     parser: Parser,
     gatherings: Vec<Gathering>,
     next_question: u64,
-    /// When each guest must have authenticated; the wait is the same for all, so the first is next.
+    /// When each guest must have authenticated, or is to be looked at again; the first is next.
     guests: VecDeque<(u64, ConnId, ClientId)>,
     /// Connections that wait for room at another shard.
     stalled: Vec<ConnId>,
@@ -390,10 +394,8 @@ impl Shard {
             outputs
                 .closing
                 .push((conn, CloseReason::TooManyConnections));
-        } else if session.is_guest() {
-            let deadline = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
-            self.guests.push_back((deadline, conn, client));
         }
+        let is_guest = session.is_guest() && !is_full;
         self.counters.connections += 1;
         self.counters.connections_accepted += 1;
         self.connections[conn.slot()] = Some(Box::new(Connection {
@@ -405,9 +407,14 @@ impl Shard {
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
             kept_bytes: 0,
+            guest_until_ns: 0,
+            guest_listed: false,
             closing: is_full,
             kills_itself: false,
         }));
+        if is_guest {
+            self.await_guest(conn, now);
+        }
     }
 
     fn close(&mut self, conn: ConnId) {
@@ -454,7 +461,11 @@ impl Shard {
             if connection.holds.barrier {
                 self.outboxes.hold(conn);
             }
+            let becomes_guest = connection.session.take_became_guest();
             self.connections[conn.slot()] = Some(connection);
+            if becomes_guest {
+                self.await_guest(conn, now);
+            }
             let next = match handled.then {
                 // What follows a confirmation is handled at once only if it needs no other shard.
                 Then::Read { .. } if is_held => Next::Hold,
@@ -818,17 +829,46 @@ impl Shard {
         }
     }
 
+    /// Gives a connection that has to authenticate its time for it.
+    fn await_guest(&mut self, conn: ConnId, now: Now) {
+        let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
+            return;
+        };
+        let until_ns = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
+        connection.guest_until_ns = until_ns;
+        // At most once in the list, so that nobody makes it grow by coming and going.
+        if !std::mem::replace(&mut connection.guest_listed, true) {
+            self.guests.push_back((until_ns, conn, connection.client));
+        }
+    }
+
     fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(&(deadline, conn, client)) = self.guests.front() {
             if deadline > now.monotonic_ns {
                 break;
             }
             self.guests.pop_front();
-            if let Some(Some(connection)) = self.connections.get(conn.slot())
-                && connection.client == client
-                && connection.session.is_guest()
-            {
+            let connection = self.connections.get_mut(conn.slot());
+            let Some(Some(connection)) = connection else {
+                continue;
+            };
+            if connection.client != client {
+                continue;
+            }
+            connection.guest_listed = false;
+            let until_ns = connection.guest_until_ns;
+            if !connection.session.is_guest() {
+                continue;
+            }
+            if until_ns <= now.monotonic_ns {
                 self.begin_close(conn, CloseReason::GuestTimeout, outputs);
+            } else {
+                // It was let in and became a guest again, by RESET.
+                connection.guest_listed = true;
+                let place = self
+                    .guests
+                    .partition_point(|&(other, ..)| other <= until_ns);
+                self.guests.insert(place, (until_ns, conn, client));
             }
         }
     }

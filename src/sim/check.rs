@@ -217,7 +217,7 @@ impl World {
             CloseReason::Quit => ("closed: quit", conn.reason == Some(CloseReason::Quit)),
             CloseReason::Protocol => ("closed: protocol", conn.garbage),
             CloseReason::GuestTimeout => {
-                let is_late = now_ns >= conn.opened_ns + guest_ns;
+                let is_late = now_ns >= conn.guest_ns + guest_ns;
                 ("closed: guest timeout", is_late && !conn.authenticated)
             }
             CloseReason::OutboxFull => ("closed: outbox full", blocked),
@@ -264,7 +264,7 @@ impl World {
             let Some(conn) = &self.model.conns[key] else {
                 continue;
             };
-            if !conn.authenticated && conn.opened_ns + guest_ns <= self.now.monotonic_ns {
+            if !conn.authenticated && conn.guest_ns + guest_ns <= self.now.monotonic_ns {
                 return fail(
                     "guests",
                     format!("client {key} did not authenticate and is still there"),

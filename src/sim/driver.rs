@@ -153,7 +153,7 @@ impl World {
             };
             node.core.handle(input, self.now, &mut node.outputs);
             self.clients[key].accepted = true;
-            self.model.opened(key, shard, self.now.monotonic_ns);
+            self.model.opened(key, shard);
             self.note_outputs(shard)?;
         }
         Ok(())

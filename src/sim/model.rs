@@ -48,7 +48,8 @@ pub(crate) struct Conn {
     pub reason: Option<CloseReason>,
     pub opened: u64,
     pub closed: u64,
-    pub opened_ns: u64,
+    /// When it became a guest, if it is one.
+    pub guest_ns: u64,
     pub version: u8,
     pub authenticated: bool,
     /// Commands that were sent, each with its end in the stream of bytes.
@@ -89,6 +90,7 @@ pub(crate) struct Model {
     pub conns: Vec<Option<Conn>>,
     /// Counts what happens, so that before and after can be told.
     pub tick: u64,
+    pub now_ns: u64,
     limits: Limits,
     has_password: bool,
     next_subscription: u64,
@@ -126,6 +128,7 @@ impl Model {
             shards: (0..shards).map(shard).collect(),
             conns: Vec::new(),
             tick: 0,
+            now_ns: 0,
             limits,
             has_password,
             next_subscription: 1,
@@ -138,7 +141,7 @@ impl Model {
     }
 
     /// A connection was accepted, or refused because there are too many.
-    pub(crate) fn opened(&mut self, key: usize, shard: usize, now_ns: u64) {
+    pub(crate) fn opened(&mut self, key: usize, shard: usize) {
         self.tick += 1;
         if self.conns.len() <= key {
             self.conns.resize_with(key + 1, || None);
@@ -149,7 +152,7 @@ impl Model {
             reason: None,
             opened: self.tick,
             closed: u64::MAX,
-            opened_ns: now_ns,
+            guest_ns: self.now_ns,
             version: 2,
             authenticated: !self.has_password,
             sent: VecDeque::new(),
@@ -366,7 +369,7 @@ impl Model {
 
     /// HELLO, AUTH and RESET: who the client is and what it speaks.
     fn identify(&mut self, key: usize, command: &Command) -> What {
-        let has_password = self.has_password;
+        let (has_password, now_ns) = (self.has_password, self.now_ns);
         let conn = self.conn(key);
         match command {
             Command::Auth(_) if !has_password => What::Error("ERR AUTH <password> called"),
@@ -384,6 +387,9 @@ impl Model {
             _ => {
                 conn.transaction = None;
                 conn.version = 2;
+                if conn.authenticated {
+                    conn.guest_ns = now_ns;
+                }
                 conn.authenticated = !has_password;
                 self.leave(key);
                 What::Simple("RESET")

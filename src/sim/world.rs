@@ -141,6 +141,7 @@ impl World {
     fn pass_time(&mut self, ns: u64) {
         self.step += 1;
         self.now.monotonic_ns += ns;
+        self.model.now_ns = self.now.monotonic_ns;
         self.now.wall_ms = 1_700_000_000_000 + self.now.monotonic_ns / 1_000_000;
     }
 
