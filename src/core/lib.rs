@@ -774,6 +774,10 @@ impl Shard {
             return;
         }
         connection.closing = true;
+        // Its output may have been given up by this very input: then that is why it closes.
+        let mut given_up = self.outboxes.closing.iter();
+        let given_up = given_up.find(|&&(other, _)| other == conn);
+        let reason = given_up.map_or(reason, |&(_, reason)| reason);
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
         connection.session.forget_unfinished();
         self.counters.input_bytes -= connection.kept_bytes as u64;

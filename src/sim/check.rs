@@ -254,6 +254,7 @@ impl World {
             _ => {}
         }
         self.model.close(key, reason);
+        self.model.conn(key).reason = Some(reason);
         Ok(())
     }
 
@@ -392,7 +393,13 @@ impl World {
                 continue;
             }
             if client.reader.is_inside() && !self.cut[key] {
-                return fail("rest", format!("client {key} has read half a frame"));
+                return fail(
+                    "rest",
+                    format!(
+                        "client {key} of shard {}, {:?}, has read half a frame",
+                        conn.shard, conn.reason
+                    ),
+                );
             }
             // Who is killed by another is not told what it was waiting for.
             let was_killed = conn.reason == Some(CloseReason::Killed) && conn.hunted;

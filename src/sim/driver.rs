@@ -388,7 +388,8 @@ impl World {
         if self.sabotage(Sabotage::DropBatch) {
             return self.give_back(shard, from, envelope.batch);
         }
-        let doubles = !envelope.begun && self.sabotage(Sabotage::DoubleBatch);
+        let doubles =
+            !envelope.begun && envelope.batch.events() > 0 && self.sabotage(Sabotage::DoubleBatch);
         let shards = self.nodes.len();
         let said = match shards > 2 && self.sabotage(Sabotage::WrongSender) {
             true => (0..shards).find(|&other| other != from && other != shard),

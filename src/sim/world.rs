@@ -364,7 +364,7 @@ impl World {
             && !self.sabotaged
             && !self.drains
             && self.step > 300
-            && self.rng.percent(10);
+            && self.rng.percent(30);
         self.sabotaged |= now;
         now
     }
