@@ -213,7 +213,7 @@ pub struct Shard {
     /// When each guest must have authenticated, or is to be looked at again; the first is next.
     guests: VecDeque<(u64, ConnId, ClientId)>,
     /// Connections that wait for room at another shard.
-    stalled: Vec<ConnId>,
+    stalled: Vec<(ConnId, ClientId)>,
 }
 
 impl Shard {
@@ -398,7 +398,7 @@ impl Shard {
         let is_guest = session.is_guest() && !is_full;
         self.counters.connections += 1;
         self.counters.connections_accepted += 1;
-        self.connections[conn.slot()] = Some(Box::new(Connection {
+        let mut connection = Box::new(Connection {
             client,
             session,
             holds: Holds::default(),
@@ -411,10 +411,11 @@ impl Shard {
             guest_listed: false,
             closing: is_full,
             kills_itself: false,
-        }));
+        });
         if is_guest {
-            self.await_guest(conn, now);
+            self.await_guest(&mut connection, conn, now);
         }
+        self.connections[conn.slot()] = Some(connection);
     }
 
     fn close(&mut self, conn: ConnId) {
@@ -461,11 +462,8 @@ impl Shard {
             if connection.holds.barrier {
                 self.outboxes.hold(conn);
             }
-            let becomes_guest = connection.session.take_became_guest();
+            self.await_if_guest(&mut connection, conn, now);
             self.connections[conn.slot()] = Some(connection);
-            if becomes_guest {
-                self.await_guest(conn, now);
-            }
             let next = match handled.then {
                 // What follows a confirmation is handled at once only if it needs no other shard.
                 Then::Read { .. } if is_held => Next::Hold,
@@ -516,7 +514,7 @@ impl Shard {
             return;
         };
         if connection.holds.room {
-            self.stalled.push(conn);
+            self.stalled.push((conn, connection.client));
         }
     }
 
@@ -824,8 +822,11 @@ impl Shard {
                 .others()
                 .all(|to| self.hand_overs.has_room(to))
         {
-            for conn in std::mem::take(&mut self.stalled) {
-                if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+            for (conn, client) in std::mem::take(&mut self.stalled) {
+                // Who stalled may have left, and its place may be another's, who waits for more.
+                if let Some(Some(connection)) = self.connections.get_mut(conn.slot())
+                    && connection.client == client
+                {
                     connection.holds.room = false;
                     resume_if_free(connection, conn, outputs);
                 }
@@ -833,11 +834,15 @@ impl Shard {
         }
     }
 
+    /// Gives a connection that RESET made a guest its time again.
+    fn await_if_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
+        if connection.session.take_became_guest() {
+            self.await_guest(connection, conn, now);
+        }
+    }
+
     /// Gives a connection that has to authenticate its time for it.
-    fn await_guest(&mut self, conn: ConnId, now: Now) {
-        let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
-            return;
-        };
+    fn await_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
         let until_ns = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
         connection.guest_until_ns = until_ns;
         // At most once in the list, so that nobody makes it grow by coming and going.
