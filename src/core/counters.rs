@@ -63,7 +63,7 @@ counters! {
     outbox_bytes,
     /// Bytes of shared payloads that are kept now, on the whole node.
     shared_body_bytes,
-    /// Bytes of unfinished requests that are kept now.
+    /// Bytes that unfinished requests take now, with what is read next of them.
     input_bytes,
     /// Hand-overs sent.
     handovers,

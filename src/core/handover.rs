@@ -59,7 +59,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn data_bytes(&self) -> usize {
+    /// How many events it carries.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Bytes of the events it carries, shared payloads included.
+    pub fn data_bytes(&self) -> usize {
         self.records.len() + self.body_bytes
     }
 

@@ -124,7 +124,8 @@ pub enum Input<'a> {
 /// What the driver is to do next with the input it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Go on reading this connection; another attempt is of use once so many bytes stand.
+    /// Go on reading this connection; another attempt is due once so many bytes stand, and no
+    /// earlier. At most [`limits::INPUT_STEP_BYTES`] beyond what stands, so that caps hold.
     Read {
         /// Bytes behind what was consumed.
         needed: usize,
@@ -175,8 +176,16 @@ struct Connection {
     active_ns: u64,
     /// Bytes of unfinished input that are kept for it.
     kept_bytes: usize,
+    /// When it must have authenticated, if it has not.
+    guest_until_ns: u64,
+    /// Stands among the guests, perhaps no longer being one.
+    guest_listed: bool,
     /// It is being closed, for this reason: nothing of it is handled any more.
     closing: Option<CloseReason>,
+    /// The number of the change that all shards must know before its closing is named, or 0.
+    closing_after: u64,
+    /// It killed itself: closed once that is answered.
+    kills_itself: bool,
 }
 
 /// A question that other shards have still to answer.
@@ -203,10 +212,10 @@ pub struct Shard {
     parser: Parser,
     gatherings: Vec<Gathering>,
     next_question: u64,
-    /// When each guest must have authenticated; the wait is the same for all, so the first is next.
+    /// When each guest must have authenticated, or is to be looked at again; the first is next.
     guests: VecDeque<(u64, ConnId, ClientId)>,
     /// Connections that wait for room at another shard.
-    stalled: Vec<ConnId>,
+    stalled: Vec<(ConnId, ClientId)>,
 }
 
 impl Shard {
@@ -387,13 +396,11 @@ impl Shard {
             outputs
                 .closing
                 .push((conn, CloseReason::TooManyConnections));
-        } else if session.is_guest() {
-            let deadline = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
-            self.guests.push_back((deadline, conn, client));
         }
+        let is_guest = session.is_guest() && !is_full;
         self.counters.connections += 1;
         self.counters.connections_accepted += 1;
-        self.connections[conn.slot()] = Some(Box::new(Connection {
+        let mut connection = Box::new(Connection {
             client,
             session,
             holds: Holds::default(),
@@ -402,8 +409,16 @@ impl Shard {
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
             kept_bytes: 0,
+            guest_until_ns: 0,
+            guest_listed: false,
             closing: is_full.then_some(CloseReason::TooManyConnections),
-        }));
+            closing_after: 0,
+            kills_itself: false,
+        });
+        if is_guest {
+            self.await_guest(&mut connection, conn, now);
+        }
+        self.connections[conn.slot()] = Some(connection);
     }
 
     fn close(&mut self, conn: ConnId) {
@@ -440,15 +455,22 @@ impl Shard {
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
             consumed += handled.consumed;
-            self.note_kept(&mut connection, bytes.len() - consumed);
+            let rest = bytes.len() - consumed;
+            let expected = match handled.then {
+                Then::Read { needed } if rest > 0 => needed.min(rest + limits::INPUT_STEP_BYTES),
+                _ => rest,
+            };
+            self.note_kept(&mut connection, expected);
             let is_held = connection.holds.any();
             if connection.holds.barrier {
                 self.outboxes.hold(conn);
             }
+            self.await_if_guest(&mut connection, conn, now);
             self.connections[conn.slot()] = Some(connection);
             let next = match handled.then {
                 // What follows a confirmation is handled at once only if it needs no other shard.
                 Then::Read { .. } if is_held => Next::Hold,
+                Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
                 Then::Read { needed } => Next::Read { needed },
                 Then::Flush => Next::Flush,
                 Then::Hold => {
@@ -467,8 +489,6 @@ impl Shard {
                 }
             };
             if self.is_over_input_cap() {
-                // Its bytes go at once: as long as they counted, whoever came next would be closed too.
-                self.forget_kept(conn);
                 self.outboxes.kill(conn);
                 self.begin_close(conn, CloseReason::InputsFull, outputs);
                 return Handled {
@@ -480,20 +500,12 @@ impl Shard {
         }
     }
 
-    /// Counts what is kept of a connection's input.
-    fn note_kept(&mut self, connection: &mut Connection, rest: usize) {
-        let kept = rest + connection.session.kept_bytes();
+    /// Counts what is kept of a connection's input, with what may come before it is seen again.
+    fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
+        let kept = expected + connection.session.kept_bytes();
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.counters.input_bytes += kept as u64;
         connection.kept_bytes = kept;
-    }
-
-    /// Counts nothing more as kept of a connection's input.
-    fn forget_kept(&mut self, conn: ConnId) {
-        if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
-            self.counters.input_bytes -= connection.kept_bytes as u64;
-            connection.kept_bytes = 0;
-        }
     }
 
     fn is_over_input_cap(&self) -> bool {
@@ -505,7 +517,7 @@ impl Shard {
             return;
         };
         if connection.holds.room {
-            self.stalled.push(conn);
+            self.stalled.push((conn, connection.client));
         }
     }
 
@@ -553,7 +565,7 @@ impl Shard {
             }
             Control::InterestKnown(number) => self.release_barriers(from, number, outputs),
             Control::Ask { number, query } => {
-                let answer = self.answer(&query, now, outputs);
+                let answer = self.answer(&query, None, now, outputs);
                 self.hand_overs
                     .push_control(from, Control::Answer { number, answer });
             }
@@ -582,18 +594,26 @@ impl Shard {
             outboxes,
             ..
         } = self;
-        interest.acknowledged(by, number, |conn, client| {
+        interest.acknowledged(by, number, |number, conn, client| {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
             if connection.client != client {
                 return;
             }
+            if number < connection.closing_after {
+                // It waits for its end to be known, and is released with that.
+                return;
+            }
             connection.holds.barrier = false;
             outboxes.release(conn);
             match connection.closing {
-                Some(reason) => outputs.closing.push((conn, reason)),
                 None => resume_if_free(connection, conn, outputs),
+                Some(reason) if connection.closing_after > 0 => {
+                    connection.closing_after = 0;
+                    outputs.closing.push((conn, reason));
+                }
+                Some(_) => {}
             }
         });
     }
@@ -604,7 +624,7 @@ impl Shard {
             return false;
         };
         let client = connection.client;
-        let answer = self.answer(query, now, outputs);
+        let answer = self.answer(query, Some(conn), now, outputs);
         let number = self.next_question;
         self.next_question += 1;
         let mut missing = 0;
@@ -649,11 +669,21 @@ impl Shard {
         if self.settings.shards > 1 {
             resume_if_free(&connection, conn, outputs);
         }
+        let kills_itself = connection.kills_itself;
         self.connections[conn.slot()] = Some(connection);
+        if kills_itself {
+            self.begin_close(conn, CloseReason::Killed, outputs);
+        }
     }
 
-    /// What this shard has to say to a question.
-    fn answer(&mut self, query: &Query, now: Now, outputs: &mut Outputs) -> Answer {
+    /// What this shard has to say to a question; `asker` is the connection if it is one of its own.
+    fn answer(
+        &mut self,
+        query: &Query,
+        asker: Option<ConnId>,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Answer {
         match query {
             Query::Counters => Answer::Counters(vec![(self.settings.shard, self.counters())]),
             Query::Clients(selection) => {
@@ -672,7 +702,11 @@ impl Shard {
                     .map(|(conn, _)| conn)
                     .collect();
                 for &conn in &meant {
-                    self.begin_close(conn, CloseReason::Killed, outputs);
+                    if Some(conn) != asker {
+                        self.begin_close(conn, CloseReason::Killed, outputs);
+                    } else if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+                        connection.kills_itself = true;
+                    }
                 }
                 Answer::Killed(meant.len() as u64)
             }
@@ -754,8 +788,16 @@ impl Shard {
         if connection.closing.is_some() {
             return;
         }
+        // Its output may have been given up by this very input: then that is why it closes.
+        let mut given_up = self.outboxes.closing.iter();
+        let given_up = given_up.find(|&&(other, _)| other == conn);
+        let reason = given_up.map_or(reason, |&(_, reason)| reason);
         connection.closing = Some(reason);
         let client = connection.client;
+        // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        connection.session.forget_unfinished();
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        connection.kept_bytes = 0;
         match reason {
             CloseReason::Protocol => self.counters.closed_protocol += 1,
             CloseReason::GuestTimeout => self.counters.closed_guest_timeout += 1,
@@ -774,7 +816,10 @@ impl Shard {
         if had_subscriptions && !is_cut && !self.interest.is_alone() {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);
-            self.interest.wait(conn, client);
+            let number = self.interest.wait(conn, client);
+            if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+                connection.closing_after = number;
+            }
         } else {
             outputs.closing.push((conn, reason));
         }
@@ -806,12 +851,32 @@ impl Shard {
                 .others()
                 .all(|to| self.hand_overs.has_room(to))
         {
-            for conn in std::mem::take(&mut self.stalled) {
-                if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+            for (conn, client) in std::mem::take(&mut self.stalled) {
+                // Who stalled may have left, and its place may be another's, who waits for more.
+                if let Some(Some(connection)) = self.connections.get_mut(conn.slot())
+                    && connection.client == client
+                {
                     connection.holds.room = false;
                     resume_if_free(connection, conn, outputs);
                 }
             }
+        }
+    }
+
+    /// Gives a connection that RESET made a guest its time again.
+    fn await_if_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
+        if connection.session.take_became_guest() {
+            self.await_guest(connection, conn, now);
+        }
+    }
+
+    /// Gives a connection that has to authenticate its time for it.
+    fn await_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
+        let until_ns = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
+        connection.guest_until_ns = until_ns;
+        // At most once in the list, so that nobody makes it grow by coming and going.
+        if !std::mem::replace(&mut connection.guest_listed, true) {
+            self.guests.push_back((until_ns, conn, connection.client));
         }
     }
 
@@ -821,11 +886,27 @@ impl Shard {
                 break;
             }
             self.guests.pop_front();
-            if let Some(Some(connection)) = self.connections.get(conn.slot())
-                && connection.client == client
-                && connection.session.is_guest()
-            {
+            let connection = self.connections.get_mut(conn.slot());
+            let Some(Some(connection)) = connection else {
+                continue;
+            };
+            if connection.client != client {
+                continue;
+            }
+            connection.guest_listed = false;
+            let until_ns = connection.guest_until_ns;
+            if !connection.session.is_guest() {
+                continue;
+            }
+            if until_ns <= now.monotonic_ns {
                 self.begin_close(conn, CloseReason::GuestTimeout, outputs);
+            } else {
+                // It was let in and became a guest again, by RESET.
+                connection.guest_listed = true;
+                let place = self
+                    .guests
+                    .partition_point(|&(other, ..)| other <= until_ns);
+                self.guests.insert(place, (until_ns, conn, client));
             }
         }
     }

@@ -170,6 +170,20 @@ impl Session {
         }
     }
 
+    /// Whether the client, let in before, has to authenticate anew since this was last asked.
+    pub(crate) fn take_became_guest(&mut self) -> bool {
+        match self {
+            Session::Redis(session) => session.take_became_guest(),
+        }
+    }
+
+    /// Drops what was begun and will not be finished: the connection is to be closed.
+    pub(crate) fn forget_unfinished(&mut self) {
+        match self {
+            Session::Redis(session) => session.forget_unfinished(),
+        }
+    }
+
     /// Bytes of memory that an unfinished transaction keeps.
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {

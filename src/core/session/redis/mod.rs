@@ -58,6 +58,7 @@ enum Asking {
 pub(crate) struct RedisSession {
     version: Version,
     authenticated: bool,
+    became_guest: bool,
     no_evict: bool,
     reply_mode: ReplyMode,
     database: u8,
@@ -75,6 +76,7 @@ impl RedisSession {
         RedisSession {
             version: Version::Two,
             authenticated: settings.password.is_none(),
+            became_guest: false,
             no_evict: false,
             reply_mode: ReplyMode::On,
             database: 0,
@@ -89,6 +91,15 @@ impl RedisSession {
 
     pub(crate) fn is_guest(&self) -> bool {
         !self.authenticated
+    }
+
+    pub(crate) fn take_became_guest(&mut self) -> bool {
+        std::mem::take(&mut self.became_guest)
+    }
+
+    pub(crate) fn forget_unfinished(&mut self) {
+        self.unfinished = None;
+        self.transaction = None;
     }
 
     pub(crate) fn kept_bytes(&self) -> usize {

@@ -110,6 +110,7 @@ impl RedisSession {
         self.name = Box::default();
         self.database = 0;
         self.no_evict = false;
+        self.became_guest |= self.authenticated && cx.settings.password.is_some();
         self.authenticated = cx.settings.password.is_none();
         if self.reply_mode == ReplyMode::Off {
             self.reply_mode = ReplyMode::On;

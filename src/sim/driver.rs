@@ -1,0 +1,615 @@
+//! Drives one shard as a server does: sockets, turns and the mesh, with delays from the seed.
+//!
+//! The order of a turn and what is kept of a connection's input are those of `server/shard.rs`
+//! and `server/conn.rs`; what a system call would do is done by a simulated socket. Tells the
+//! model what went in and out. Start at [`World::turn`].
+
+use crate::client::End;
+use crate::command::{Event, peer};
+use crate::model::Table;
+use crate::world::World;
+use crate::{Failure, Sabotage, fail};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
+use sapwood_core::handover::{Batch, Place};
+use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// How long a connection that is being closed may take to read its last replies.
+const LINGER_NS: u64 = 1_000_000_000;
+
+/// Batches of other shards taken in one turn.
+const BATCHES_EACH_TURN: usize = 64;
+
+/// Pieces of output in one write.
+const SLICES_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Core is done with it; its last output is being written, until this time.
+    Lingering(u64),
+}
+
+/// The broker's end of a connection.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub client: usize,
+    /// Input that core has not consumed.
+    pub input: Vec<u8>,
+    needed: usize,
+    fresh: usize,
+    pub held: bool,
+    pub phase: Phase,
+    /// The last write would have blocked; its output was so long then.
+    pub blocked: Option<usize>,
+    /// What core was told last: that the write would have blocked.
+    pub told_blocked: bool,
+}
+
+/// A batch under way, with what the model knows of it.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub batch: Batch,
+    pub events: Vec<Rc<Event>>,
+    pub told: Rc<Table>,
+    pub place: Place,
+    pub begun: bool,
+}
+
+/// A shard and its driver.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub core: Shard,
+    pub sockets: Vec<Option<Socket>>,
+    free: Vec<usize>,
+    pub outputs: Outputs,
+    resumed: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+    /// By sender: when each batch arrives.
+    pub inbox: Vec<VecDeque<(u64, Envelope)>>,
+    /// By who gives back.
+    pub returns: Vec<VecDeque<(u64, Batch)>>,
+    /// Bytes on the way to each shard.
+    pub in_flight: Vec<VecDeque<usize>>,
+    pub unfinished: Option<(usize, Envelope)>,
+    pub accepting: VecDeque<usize>,
+    pub written: u64,
+}
+
+impl Node {
+    pub(crate) fn new(core: Shard, shards: usize) -> Node {
+        Node {
+            core,
+            sockets: Vec::new(),
+            free: Vec::new(),
+            outputs: Outputs::default(),
+            resumed: Vec::new(),
+            dirty: Vec::new(),
+            inbox: (0..shards).map(|_| VecDeque::new()).collect(),
+            returns: (0..shards).map(|_| VecDeque::new()).collect(),
+            in_flight: vec![VecDeque::new(); shards],
+            unfinished: None,
+            accepting: VecDeque::new(),
+            written: 0,
+        }
+    }
+}
+
+impl World {
+    /// One turn of a shard.
+    pub(crate) fn turn(&mut self, shard: usize) -> Result<(), Failure> {
+        self.accept(shard)?;
+        let exchange_first = self.rng.percent(50);
+        if exchange_first {
+            self.exchange(shard)?;
+            self.resume(shard)?;
+        }
+        self.poll_sockets(shard)?;
+        if !exchange_first {
+            self.exchange(shard)?;
+        }
+        self.resume(shard)?;
+        self.keep_time(shard)?;
+        if !self.sabotage_for_good(Sabotage::ForgetTurnEnd) {
+            let node = &mut self.nodes[shard];
+            node.core
+                .handle(Input::TurnEnd, self.now, &mut node.outputs);
+            self.model.turn_ended(shard);
+        }
+        self.flush(shard)?;
+        self.send_batches(shard)?;
+        self.resume(shard)?;
+        self.flush(shard)?;
+        self.check_caps(shard)
+    }
+
+    fn accept(&mut self, shard: usize) -> Result<(), Failure> {
+        while let Some(key) = self.nodes[shard].accepting.pop_front() {
+            let node = &mut self.nodes[shard];
+            let slot = node.free.pop().inspect(|_| {
+                self.coverage.hit("places used again");
+            });
+            let slot = slot.unwrap_or_else(|| {
+                node.sockets.push(None);
+                node.sockets.len() - 1
+            });
+            node.sockets[slot] = Some(Socket {
+                client: key,
+                input: Vec::new(),
+                needed: 1,
+                fresh: 0,
+                held: false,
+                phase: Phase::Open,
+                blocked: None,
+                told_blocked: false,
+            });
+            let input = Input::Opened {
+                conn: ConnId(slot as u32),
+                client: ClientId(key as u64 + 1),
+                protocol: Protocol::Redis,
+                peer: peer(key),
+                local: ([127, 0, 0, 1], 7463).into(),
+            };
+            node.core.handle(input, self.now, &mut node.outputs);
+            self.clients[key].accepted = true;
+            self.model.opened(key, shard);
+            self.note_outputs(shard)?;
+        }
+        Ok(())
+    }
+
+    /// Reads at most once from each connection that is ready, and writes where there is room.
+    fn poll_sockets(&mut self, shard: usize) -> Result<(), Failure> {
+        for slot in 0..self.nodes[shard].sockets.len() {
+            let Some(socket) = &self.nodes[shard].sockets[slot] else {
+                continue;
+            };
+            let client = &self.clients[socket.client];
+            let has_room = client.link.down.len() < client.link.down_max;
+            let is_cut = client.link.end == End::Aborted;
+            if socket.blocked.is_some() && (has_room || is_cut) && self.rng.percent(70) {
+                self.write(shard, slot)?;
+            }
+            self.receive(shard, slot)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
+        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
+            return Ok(());
+        };
+        if socket.held || !self.rng.percent(60) {
+            return Ok(());
+        }
+        let link = &mut self.clients[socket.client].link;
+        let is_over = link.end == End::Aborted || (link.end == End::Finished && link.up.is_empty());
+        if is_over {
+            self.gone(shard, slot);
+            return Ok(());
+        }
+        let most = self
+            .rng
+            .pick(&[1, 9, 300, 5_000, 65_536, 65_536, 2_000_000]);
+        let count = most.min(link.up.len());
+        if socket.phase != Phase::Open || count == 0 {
+            return Ok(());
+        }
+        socket.input.extend(link.up.drain(..count));
+        socket.fresh += count;
+        if socket.input.len() >= socket.needed {
+            self.hand_kept(shard, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Hands core what stands of a connection's input, and keeps what it leaves.
+    fn hand_kept(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
+        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
+            return Ok(());
+        };
+        let mut input = std::mem::take(&mut socket.input);
+        let Some((consumed, next)) = self.hand(shard, slot, &input)? else {
+            return Ok(());
+        };
+        input.drain(..consumed);
+        let loses_input =
+            next == Next::Hold && !input.is_empty() && self.sabotage(Sabotage::SkipInput);
+        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
+            return Ok(());
+        };
+        socket.held = next == Next::Hold;
+        match next {
+            Next::Hold if loses_input => {}
+            Next::Read { needed } => {
+                if needed <= input.len() {
+                    return fail(
+                        "needed",
+                        format!("{needed} are needed and {} stand", input.len()),
+                    );
+                }
+                socket.needed = needed;
+                socket.input = input;
+            }
+            Next::Hold => socket.input = input,
+            Next::Done | Next::Flush => {}
+        }
+        Ok(())
+    }
+
+    /// Lets core consume of `bytes` what it can; `None` if the connection has gone meanwhile.
+    fn hand(
+        &mut self,
+        shard: usize,
+        slot: usize,
+        bytes: &[u8],
+    ) -> Result<Option<(usize, Next)>, Failure> {
+        let conn = ConnId(slot as u32);
+        let mut consumed = 0;
+        // Ends because each round consumes something or makes room for it by writing.
+        for _ in 0..1_000_000 {
+            let node = &mut self.nodes[shard];
+            let Some(socket) = &mut node.sockets[slot] else {
+                return Ok(None);
+            };
+            let key = socket.client;
+            let before = node.core.counters();
+            let input = Input::Bytes {
+                conn,
+                bytes: &bytes[consumed..],
+                fresh: std::mem::take(&mut socket.fresh),
+            };
+            let handled = node.core.handle(input, self.now, &mut node.outputs);
+            let commands = node.core.counters().commands - before.commands;
+            consumed += handled.consumed;
+            self.model.handled(key, handled.consumed as u64, commands)?;
+            self.note_suspended(key, handled.next);
+            self.note_outputs(shard)?;
+            self.check_input(shard)?;
+            if handled.next != Next::Flush {
+                return Ok(Some((consumed, handled.next)));
+            }
+            self.coverage.hit("input flushed in the middle");
+            self.flush(shard)?;
+            let socket = self.nodes[shard].sockets[slot].as_ref();
+            if socket.is_none_or(|socket| socket.phase != Phase::Open) {
+                return Ok(None);
+            }
+        }
+        fail(
+            "progress",
+            format!("client at {conn:?} is flushed for ever"),
+        )
+    }
+
+    fn note_suspended(&mut self, key: usize, next: Next) {
+        let conn = self.model.conn(key);
+        if next == Next::Hold && !conn.executing.is_empty() {
+            self.coverage.hit("exec suspended");
+        }
+    }
+
+    /// Offers the input of connections that core holds no longer.
+    fn resume(&mut self, shard: usize) -> Result<(), Failure> {
+        self.note_outputs(shard)?;
+        for conn in std::mem::take(&mut self.nodes[shard].resumed) {
+            let slot = conn.0 as usize;
+            let Some(socket) = &self.nodes[shard].sockets[slot] else {
+                continue;
+            };
+            if !socket.held || socket.phase != Phase::Open {
+                continue;
+            }
+            if self.sabotage(Sabotage::ForgetResumed) {
+                continue;
+            }
+            self.hand_kept(shard, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in which connections core wants resumed or closed.
+    pub(crate) fn note_outputs(&mut self, shard: usize) -> Result<(), Failure> {
+        let node = &mut self.nodes[shard];
+        node.resumed.append(&mut node.outputs.resumed);
+        for (conn, reason) in std::mem::take(&mut node.outputs.closing) {
+            let Some(socket) = &mut self.nodes[shard].sockets[conn.0 as usize] else {
+                return fail("closing", format!("{conn:?} is free and named as closing"));
+            };
+            if socket.phase != Phase::Open {
+                return fail("closing", format!("{conn:?} was named as closing before"));
+            }
+            socket.phase = Phase::Lingering(self.now.monotonic_ns + LINGER_NS);
+            let (key, blocked) = (socket.client, socket.told_blocked || socket.held);
+            self.nodes[shard].dirty.push(conn);
+            self.trace.number(key as u64);
+            self.check_closing(key, reason, blocked)?;
+        }
+        Ok(())
+    }
+
+    /// Deals with what other shards sent or gave back.
+    fn exchange(&mut self, shard: usize) -> Result<(), Failure> {
+        for by in 0..self.nodes.len() {
+            while let Some(&(due, _)) = self.nodes[shard].returns[by].front()
+                && due <= self.step
+            {
+                let node = &mut self.nodes[shard];
+                let Some((_, batch)) = node.returns[by].pop_front() else {
+                    break;
+                };
+                if self.sabotage(Sabotage::LoseReturn) {
+                    continue;
+                }
+                let node = &mut self.nodes[shard];
+                node.in_flight[by].pop_front();
+                let by = ShardId(by as u16);
+                let input = Input::Returned { by, batch };
+                node.core.handle(input, self.now, &mut node.outputs);
+                self.note_outputs(shard)?;
+            }
+        }
+        for _ in 0..BATCHES_EACH_TURN {
+            let next = self.nodes[shard].unfinished.take();
+            let Some((from, envelope)) = next.or_else(|| self.arrived(shard)) else {
+                break;
+            };
+            self.take_batch(shard, from, envelope)?;
+        }
+        Ok(())
+    }
+
+    /// The next batch that has arrived, of any sender.
+    fn arrived(&mut self, shard: usize) -> Option<(usize, Envelope)> {
+        let first = self.rng.below(self.nodes.len());
+        for offset in 0..self.nodes.len() {
+            let from = (first + offset) % self.nodes.len();
+            let is_due = |&(due, _): &(u64, Envelope)| due <= self.step;
+            if !self.nodes[shard].inbox[from].front().is_some_and(is_due) {
+                continue;
+            }
+            let may_swap = self.nodes[shard].inbox[from].len() > 1;
+            if may_swap && self.sabotage(Sabotage::SwapBatches) {
+                self.nodes[shard].inbox[from].swap(0, 1);
+            }
+            let (_, envelope) = self.nodes[shard].inbox[from].pop_front()?;
+            return Some((from, envelope));
+        }
+        None
+    }
+
+    fn take_batch(
+        &mut self,
+        shard: usize,
+        from: usize,
+        mut envelope: Envelope,
+    ) -> Result<(), Failure> {
+        if self.sabotage(Sabotage::DropBatch) {
+            return self.give_back(shard, from, envelope.batch);
+        }
+        let doubles =
+            !envelope.begun && envelope.batch.events() > 0 && self.sabotage(Sabotage::DoubleBatch);
+        let shards = self.nodes.len();
+        let said = match shards > 2 && self.sabotage(Sabotage::WrongSender) {
+            true => (0..shards).find(|&other| other != from && other != shard),
+            false => None,
+        };
+        let node = &mut self.nodes[shard];
+        let input = Input::HandOver {
+            from: ShardId(said.unwrap_or(from) as u16),
+            batch: &mut envelope.batch,
+            place: &mut envelope.place,
+        };
+        let handled = node.core.handle(input, self.now, &mut node.outputs);
+        self.model.tick += 1;
+        if !envelope.begun {
+            envelope.begun = true;
+            self.model.shards[shard].known[from] = Rc::clone(&envelope.told);
+            self.note_killed(shard)?;
+            let events = std::mem::take(&mut envelope.events);
+            self.coverage
+                .count("events across shards", events.len() as u64);
+            events
+                .iter()
+                .for_each(|event| self.model.deliver(shard, event));
+        }
+        if handled.next == Next::Flush && !self.nodes[shard].outputs.closing.is_empty() {
+            self.model.shards[shard].inexact = true;
+        }
+        self.note_outputs(shard)?;
+        if handled.next == Next::Flush {
+            self.coverage.hit("batch flushed in the middle");
+            if self.sabotage(Sabotage::Reread) {
+                envelope.place = Place::default();
+            }
+            self.nodes[shard].unfinished = Some((from, envelope));
+            return self.flush(shard);
+        }
+        if doubles {
+            envelope.place = Place::default();
+            return self.take_batch(shard, from, envelope);
+        }
+        self.give_back(shard, from, envelope.batch)
+    }
+
+    /// Those whom another shard killed heard nothing of the events in the same batch.
+    fn note_killed(&mut self, shard: usize) -> Result<(), Failure> {
+        let node = &self.nodes[shard];
+        for &(conn, reason) in &node.outputs.closing {
+            if let (Some(socket), CloseReason::Killed) = (&node.sockets[conn.0 as usize], reason) {
+                self.model.close(socket.client, reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, shard: usize, to: usize, batch: Batch) -> Result<(), Failure> {
+        let due = self.due(to, shard);
+        let returns = &mut self.nodes[to].returns[shard];
+        let due = returns.back().map_or(due, |&(last, _)| last.max(due));
+        returns.push_back((due, batch));
+        Ok(())
+    }
+
+    fn keep_time(&mut self, shard: usize) -> Result<(), Failure> {
+        let now_ns = self.now.monotonic_ns;
+        let node = &mut self.nodes[shard];
+        if node
+            .core
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now_ns)
+        {
+            node.core.handle(Input::Tick, self.now, &mut node.outputs);
+            self.note_outputs(shard)?;
+            self.check_guests(shard)?;
+        }
+        for slot in 0..self.nodes[shard].sockets.len() {
+            let phase = self.nodes[shard].sockets[slot]
+                .as_ref()
+                .map(|socket| socket.phase);
+            if matches!(phase, Some(Phase::Lingering(until)) if until <= now_ns) {
+                self.gone(shard, slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_batches(&mut self, shard: usize) -> Result<(), Failure> {
+        for to in (0..self.nodes.len()).filter(|&to| to != shard) {
+            let Some(batch) = self.nodes[shard].core.take_handover(ShardId(to as u16)) else {
+                if !self.model.shards[shard].pending[to].is_empty() {
+                    self.coverage.hit("credit waits");
+                }
+                continue;
+            };
+            let pending = &mut self.model.shards[shard].pending[to];
+            let count = batch.events() as usize;
+            if count > pending.len() || (count > 0 && count != pending.len()) {
+                let text = format!(
+                    "shard {shard} sends {count} events to {to} of {}",
+                    pending.len()
+                );
+                return fail("hand-over", text);
+            }
+            let events = pending.drain(..count).collect();
+            self.nodes[shard].in_flight[to].push_back(batch.data_bytes());
+            self.check_window(shard, to)?;
+            let due = self.due(shard, to);
+            let inbox = &mut self.nodes[to].inbox[shard];
+            let due = inbox.back().map_or(due, |(last, _)| due.max(*last));
+            inbox.push_back((
+                due,
+                Envelope {
+                    batch,
+                    events,
+                    told: Rc::clone(&self.model.shards[shard].told),
+                    place: Place::default(),
+                    begun: false,
+                },
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes what core has for its connections.
+    fn flush(&mut self, shard: usize) -> Result<(), Failure> {
+        self.note_outputs(shard)?;
+        let node = &mut self.nodes[shard];
+        let mut dirty = std::mem::take(&mut node.dirty);
+        node.core.take_dirty(&mut dirty);
+        for conn in dirty {
+            let slot = conn.0 as usize;
+            let is_waiting = |socket: &Socket| socket.blocked.is_some();
+            if !self.nodes[shard].sockets[slot]
+                .as_ref()
+                .is_none_or(is_waiting)
+            {
+                self.write(shard, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
+        let conn = ConnId(slot as u32);
+        // Ends when all is written or the socket is full: its buffer is finite.
+        loop {
+            let node = &mut self.nodes[shard];
+            let Some(socket) = &mut node.sockets[slot] else {
+                return Ok(());
+            };
+            socket.blocked = None;
+            let link = &mut self.clients[socket.client].link;
+            let pieces: Vec<&[u8]> = node.core.output(conn).take(SLICES_MAX).collect();
+            if pieces.is_empty() {
+                break;
+            }
+            if link.end == End::Aborted {
+                self.gone(shard, slot);
+                return Ok(());
+            }
+            let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
+            let room = link.down_max.saturating_sub(link.down.len());
+            let mut left = room.min(offered);
+            let count = left;
+            self.trace.number(socket.client as u64);
+            for piece in pieces {
+                let part = &piece[..left.min(piece.len())];
+                left -= part.len();
+                self.trace.bytes(part);
+                link.down.extend(part);
+            }
+            node.written += count as u64;
+            if count == 0 {
+                let all: usize = node.core.output(conn).map(<[u8]>::len).sum();
+                socket.blocked = Some(all);
+                socket.told_blocked = true;
+                node.core.sent(conn, 0, true, &mut node.outputs);
+                self.coverage.hit("partial writes");
+                return Ok(());
+            }
+            let is_full = count < offered;
+            socket.told_blocked = is_full;
+            let mut reported = count;
+            if is_full && self.sabotage(Sabotage::SentTooMuch) {
+                reported += 1;
+            } else if count > 1 && self.sabotage(Sabotage::SentTooLittle) {
+                reported -= 1;
+            }
+            let node = &mut self.nodes[shard];
+            node.core.sent(conn, reported, is_full, &mut node.outputs);
+        }
+        let node = &self.nodes[shard];
+        let phase = node.sockets[slot].as_ref().map(|socket| socket.phase);
+        if matches!(phase, Some(Phase::Lingering(_))) && !node.core.has_output(conn) {
+            self.gone(shard, slot);
+        }
+        Ok(())
+    }
+
+    /// Forgets a connection: its client is gone, or its last output is written or given up.
+    pub(crate) fn gone(&mut self, shard: usize, slot: usize) {
+        let conn = ConnId(slot as u32);
+        let Some(socket) = self.nodes[shard].sockets[slot].take() else {
+            return;
+        };
+        if socket.held {
+            self.coverage.hit("vanished held");
+        }
+        if self.nodes[shard].core.has_output(conn) {
+            self.cut[socket.client] = true;
+        }
+        self.clients[socket.client].link.closed = true;
+        self.trace.number(!(socket.client as u64));
+        if self.sabotage(Sabotage::ForgetClosed) {
+            return;
+        }
+        let node = &mut self.nodes[shard];
+        node.core
+            .handle(Input::Closed { conn }, self.now, &mut node.outputs);
+        node.free.push(slot);
+        self.model.tick += 1;
+        self.model.gone(socket.client);
+    }
+}

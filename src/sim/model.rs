@@ -1,0 +1,679 @@
+//! What the broker must do, said once more and plainly: who listens, what each command is
+//! answered with, whom each event reaches.
+//!
+//! Sees only what a driver sees: how many bytes a shard consumed of a connection, how many
+//! commands that was, which batches it sent and took, which connections it named as closing. From
+//! that it derives the exact order in which each client must read replies and events. It relies
+//! on three promises of core's door, beyond those of its documentation: subscriptions that
+//! changed are told to the other shards at `TurnEnd`; the next batch for a shard carries all that
+//! was told; who handles a batch knows of the changes before it delivers the batch's events.
+//! Invariant: nothing here depends on the order of a hash table. Start at [`Model::handled`].
+
+use crate::Failure;
+use crate::command::{Command, Event, Filter, KillForm, Name};
+use crate::expect::{Confirm, Owed, What, subscribe_word, unsubscribe_word};
+use crate::fail;
+use sapwood_core::command::{CloseReason, FilterKind, Space};
+use sapwood_core::limits::Limits;
+use sapwood_wire::topic::glob_matches;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// How many listen to each filter.
+pub(crate) type Table = BTreeMap<Filter, u64>;
+
+/// A subscription of a connection.
+#[derive(Debug)]
+struct Subscription {
+    filter: Filter,
+    id: u64,
+    /// The client has read its confirmation.
+    confirmed: bool,
+}
+
+/// What stands between MULTI and EXEC.
+#[derive(Debug, Default)]
+struct Transaction {
+    queue: VecDeque<Command>,
+    bytes: usize,
+    failed: bool,
+}
+
+/// One connection, from its acceptance on.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub shard: usize,
+    /// Not closed, and not named as closing.
+    pub open: bool,
+    pub reason: Option<CloseReason>,
+    pub opened: u64,
+    pub closed: u64,
+    /// When it became a guest, if it is one.
+    pub guest_ns: u64,
+    pub version: u8,
+    pub authenticated: bool,
+    /// Commands that were sent, each with its end in the stream of bytes.
+    sent: VecDeque<(u64, Command)>,
+    /// Another client asked for its end.
+    pub hunted: bool,
+    /// The client has sent what breaks the protocol.
+    pub garbage: bool,
+    pub consumed: u64,
+    subscriptions: Vec<Subscription>,
+    transaction: Option<Transaction>,
+    pub executing: VecDeque<Command>,
+    pub owed: VecDeque<Owed>,
+}
+
+/// What the model knows of a shard.
+#[derive(Debug)]
+pub(crate) struct ShardModel {
+    pub table: Table,
+    /// What it told last, for the next batches.
+    pub told: Rc<Table>,
+    /// What it knows of each shard.
+    pub known: Vec<Rc<Table>>,
+    /// For each shard, events that stand in no batch yet.
+    pub pending: Vec<VecDeque<Rc<Event>>>,
+    pub published: u64,
+    pub delivered: u64,
+    /// A connection closed in the middle of a batch: `delivered` may be too high.
+    pub inexact: bool,
+    pub open: Vec<usize>,
+}
+
+/// The whole node.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub shards: Vec<ShardModel>,
+    /// By client; a client that was not accepted yet has none.
+    pub conns: Vec<Option<Conn>>,
+    /// Counts what happens, so that before and after can be told.
+    pub tick: u64,
+    pub now_ns: u64,
+    limits: Limits,
+    has_password: bool,
+    next_subscription: u64,
+}
+
+/// Whether a filter matches an event.
+fn matches(filter: Filter, event: &Event) -> bool {
+    match (filter.0, event.space) {
+        (FilterKind::Topic, Space::Topic) | (FilterKind::ShardChannel, Space::ShardChannel) => {
+            filter.1 == event.topic
+        }
+        (FilterKind::Glob, Space::Topic) => glob_matches(filter.1, event.topic),
+        _ => false,
+    }
+}
+
+fn listeners(table: &Table, event: &Event) -> u64 {
+    let matching = table.iter().filter(|&(&filter, _)| matches(filter, event));
+    matching.map(|(_, &count)| count).sum()
+}
+
+impl Model {
+    pub(crate) fn new(shards: usize, limits: Limits, has_password: bool) -> Model {
+        let shard = |_| ShardModel {
+            table: Table::new(),
+            told: Rc::default(),
+            known: vec![Rc::default(); shards],
+            pending: vec![VecDeque::new(); shards],
+            published: 0,
+            delivered: 0,
+            inexact: false,
+            open: Vec::new(),
+        };
+        Model {
+            shards: (0..shards).map(shard).collect(),
+            conns: Vec::new(),
+            tick: 0,
+            now_ns: 0,
+            limits,
+            has_password,
+            next_subscription: 1,
+        }
+    }
+
+    pub(crate) fn conn(&mut self, key: usize) -> &mut Conn {
+        // invariant: only clients that were accepted are asked for.
+        self.conns[key].as_mut().expect("an accepted client")
+    }
+
+    /// A connection was accepted, or refused because there are too many.
+    pub(crate) fn opened(&mut self, key: usize, shard: usize) {
+        self.tick += 1;
+        if self.conns.len() <= key {
+            self.conns.resize_with(key + 1, || None);
+        }
+        self.conns[key] = Some(Conn {
+            shard,
+            open: true,
+            reason: None,
+            opened: self.tick,
+            closed: u64::MAX,
+            guest_ns: self.now_ns,
+            version: 2,
+            authenticated: !self.has_password,
+            sent: VecDeque::new(),
+            hunted: false,
+            garbage: false,
+            consumed: 0,
+            subscriptions: Vec::new(),
+            transaction: None,
+            executing: VecDeque::new(),
+            owed: VecDeque::new(),
+        });
+        self.shards[shard].open.push(key);
+    }
+
+    /// A command was sent, of which the last byte is byte `end` of the client's.
+    pub(crate) fn sent(&mut self, key: usize, end: u64, command: Command) {
+        self.conn(key).sent.push_back((end, command));
+    }
+
+    /// A shard consumed bytes of a connection and carried out so many commands.
+    pub(crate) fn handled(&mut self, key: usize, consumed: u64, count: u64) -> Result<(), Failure> {
+        self.tick += 1;
+        let mut left = count;
+        self.conn(key).consumed += consumed;
+        loop {
+            let conn = self.conn(key);
+            let consumed = conn.consumed;
+            let has_next = conn.sent.front().is_some_and(|&(end, _)| end <= consumed);
+            if !conn.open {
+                break;
+            }
+            if let Some(command) = conn.executing.front().cloned() {
+                if left == 0 {
+                    if has_next {
+                        return fail(
+                            "exec",
+                            format!("client {key}: EXEC was not finished before the next command"),
+                        );
+                    }
+                    break;
+                }
+                conn.executing.pop_front();
+                left -= 1;
+                self.carry_out(key, &command)?;
+            } else if has_next && let Some((_, command)) = conn.sent.pop_front() {
+                let counts = u64::from(self.request(key, &command)?);
+                if counts > left {
+                    return fail(
+                        "commands",
+                        format!("client {key}: {command:?} was consumed, not counted"),
+                    );
+                }
+                left -= counts;
+            } else {
+                break;
+            }
+        }
+        if left > 0 {
+            return fail(
+                "commands",
+                format!("client {key}: {left} commands counted that were not sent"),
+            );
+        }
+        Ok(())
+    }
+
+    fn owe(&mut self, key: usize, what: What) {
+        let floats = match what {
+            What::Clients { .. } | What::Killed { .. } => self.shards.len() > 1,
+            _ => false,
+        };
+        let conn = self.conn(key);
+        let version = conn.version;
+        conn.owed.push_back(Owed {
+            version,
+            floats,
+            what,
+        });
+    }
+
+    /// Refuses a command before it is carried out.
+    fn reject(&mut self, key: usize, is_exec: bool, text: &'static str) {
+        let conn = self.conn(key);
+        if is_exec {
+            conn.transaction = None;
+            return self.owe(
+                key,
+                What::Error("EXECABORT Transaction discarded because of: "),
+            );
+        }
+        if let Some(transaction) = &mut conn.transaction {
+            transaction.failed = true;
+        }
+        self.owe(key, What::Error(text));
+    }
+
+    /// A command as it came: whether it was carried out and so is counted.
+    fn request(&mut self, key: usize, command: &Command) -> Result<bool, Failure> {
+        let cap = self.limits.transaction_bytes_max;
+        let conn = self.conn(key);
+        let is_subscriber = conn.version == 2 && !conn.subscriptions.is_empty();
+        let is_exec = matches!(command, Command::Exec);
+        let refusal = match command {
+            Command::Quit => None,
+            Command::Unknown => Some("ERR unknown command 'GET'"),
+            Command::WrongArity => Some("ERR wrong number of arguments for 'publish'"),
+            Command::Auth(_) | Command::Hello(..) | Command::Reset if !conn.authenticated => None,
+            _ if !conn.authenticated => Some("NOAUTH Authentication required."),
+            Command::Subscribe(..)
+            | Command::Unsubscribe(..)
+            | Command::Ping(_)
+            | Command::Reset => None,
+            _ if is_subscriber => Some("ERR Can't execute"),
+            _ => None,
+        };
+        if let Some(text) = refusal {
+            self.reject(key, is_exec, text);
+            return Ok(false);
+        }
+        let at_once = matches!(
+            command,
+            Command::Exec | Command::Discard | Command::Multi | Command::Quit | Command::Reset
+        );
+        if let Some(transaction) = conn.transaction.as_mut().filter(|_| !at_once) {
+            let words = command.words();
+            let size = words.iter().map(Vec::len).sum::<usize>() + 8 * words.len() + 64;
+            if transaction.failed {
+                self.owe(key, What::Simple("QUEUED"));
+            } else if transaction.bytes + size > cap {
+                transaction.failed = true;
+                self.owe(key, What::Error("ERR the transaction is larger than"));
+            } else {
+                transaction.bytes += size;
+                transaction.queue.push_back(command.clone());
+                self.owe(key, What::Simple("QUEUED"));
+            }
+            return Ok(false);
+        }
+        self.carry_out(key, command)?;
+        Ok(true)
+    }
+
+    fn carry_out(&mut self, key: usize, command: &Command) -> Result<(), Failure> {
+        let what = match command {
+            Command::Subscribe(kind, names) => {
+                names
+                    .iter()
+                    .for_each(|name| self.subscribe(key, (*kind, name)));
+                return Ok(());
+            }
+            Command::Unsubscribe(kind, names) => {
+                self.unsubscribe(key, *kind, names);
+                return Ok(());
+            }
+            Command::Publish(event) => return self.publish(key, event),
+            Command::Multi if self.conn(key).transaction.is_some() => {
+                What::Error("ERR MULTI calls")
+            }
+            Command::Multi => {
+                self.conn(key).transaction = Some(Transaction::default());
+                What::Simple("OK")
+            }
+            Command::Exec => match self.conn(key).transaction.take() {
+                None => What::Error("ERR EXEC without MULTI"),
+                Some(transaction) if transaction.failed => What::Error("EXECABORT Transaction"),
+                Some(transaction) => {
+                    let count = transaction.queue.len();
+                    self.conn(key).executing = transaction.queue;
+                    What::ExecHead(count)
+                }
+            },
+            Command::Discard => match self.conn(key).transaction.take() {
+                None => What::Error("ERR DISCARD without MULTI"),
+                Some(_) => What::Simple("OK"),
+            },
+            Command::ClientList => What::Clients { asked: self.tick },
+            Command::ClientId => What::Integer(key as u64 + 1),
+            Command::Kill(form, target) => return self.kill(key, *form, *target),
+            Command::Numsub(kind, names) => {
+                let shard = self.conn(key).shard;
+                let count = |name: &Name| (*name, self.count(shard, (*kind, name)));
+                What::Numsub(names.iter().map(count).collect())
+            }
+            Command::Channels(kind, pattern) => self.channels(key, *kind, *pattern),
+            Command::Numpat => {
+                let shard = self.conn(key).shard;
+                let globs = self.active(shard).into_iter();
+                What::Integer(globs.filter(|filter| filter.0 == FilterKind::Glob).count() as u64)
+            }
+            Command::Ping(said) => self.ping(key, said.as_deref()),
+            Command::Echo(said) => What::Bulk(said.clone()),
+            Command::Quit => {
+                self.owe(key, What::Simple("OK"));
+                self.close(key, CloseReason::Quit);
+                return Ok(());
+            }
+            Command::Hello(..) | Command::Auth(_) | Command::Reset => self.identify(key, command),
+            Command::Unknown | Command::WrongArity => {
+                return fail("model", format!("{command:?} is never carried out"));
+            }
+        };
+        self.owe(key, what);
+        Ok(())
+    }
+
+    fn ping(&mut self, key: usize, said: Option<&[u8]>) -> What {
+        let conn = self.conn(key);
+        match said {
+            _ if conn.version == 2 && !conn.subscriptions.is_empty() => {
+                What::Pong(said.unwrap_or_default().to_vec())
+            }
+            None => What::Simple("PONG"),
+            Some(said) => What::Bulk(said.to_vec()),
+        }
+    }
+
+    /// HELLO, AUTH and RESET: who the client is and what it speaks.
+    fn identify(&mut self, key: usize, command: &Command) -> What {
+        let (has_password, now_ns) = (self.has_password, self.now_ns);
+        let conn = self.conn(key);
+        match command {
+            Command::Auth(_) if !has_password => What::Error("ERR AUTH <password> called"),
+            Command::Auth(false) => What::Error("WRONGPASS"),
+            Command::Auth(true) => {
+                conn.authenticated = true;
+                What::Simple("OK")
+            }
+            Command::Hello(_, false) if !conn.authenticated => What::Error("NOAUTH HELLO must"),
+            Command::Hello(version, _) => {
+                conn.authenticated = true;
+                conn.version = *version;
+                What::Greeting { id: key as u64 + 1 }
+            }
+            _ => {
+                conn.transaction = None;
+                conn.version = 2;
+                if conn.authenticated {
+                    conn.guest_ns = now_ns;
+                }
+                conn.authenticated = !has_password;
+                self.leave(key);
+                What::Simple("RESET")
+            }
+        }
+    }
+
+    fn confirm_count(&mut self, key: usize, kind: FilterKind) -> u64 {
+        let is_shard_channel = kind == FilterKind::ShardChannel;
+        let all = self.conn(key).subscriptions.iter();
+        let counted =
+            all.filter(|sub| (sub.filter.0 == FilterKind::ShardChannel) == is_shard_channel);
+        counted.count() as u64
+    }
+
+    fn subscribe(&mut self, key: usize, filter: Filter) {
+        let cap = self.limits.subscriptions_max;
+        let id = self.next_subscription;
+        let conn = self.conn(key);
+        let present = conn.subscriptions.iter().find(|sub| sub.filter == filter);
+        let id = match present {
+            Some(sub) => sub.id,
+            None if conn.subscriptions.len() >= cap => {
+                return self.owe(key, What::Error("ERR this connection has"));
+            }
+            None => {
+                conn.subscriptions.push(Subscription {
+                    filter,
+                    id,
+                    confirmed: false,
+                });
+                let shard = conn.shard;
+                self.next_subscription += 1;
+                *self.shards[shard].table.entry(filter).or_default() += 1;
+                id
+            }
+        };
+        let confirm = Confirm {
+            word: subscribe_word(filter.0),
+            names: BTreeSet::from([filter.1]),
+            left: 1,
+            count: self.confirm_count(key, filter.0),
+            subscription: Some(id),
+        };
+        self.owe(key, What::Confirm(confirm));
+    }
+
+    fn unsubscribe(&mut self, key: usize, kind: FilterKind, names: &[Name]) {
+        let confirm = |names: BTreeSet<Name>, count| {
+            What::Confirm(Confirm {
+                word: unsubscribe_word(kind),
+                left: names.len().max(1),
+                names,
+                count,
+                subscription: None,
+            })
+        };
+        for name in names {
+            self.drop_subscription(key, (kind, name));
+            let count = self.confirm_count(key, kind);
+            self.owe(key, confirm(BTreeSet::from([*name]), count));
+        }
+        if !names.is_empty() {
+            return;
+        }
+        let all = self.conn(key).subscriptions.iter();
+        let all = all
+            .filter(|sub| sub.filter.0 == kind)
+            .map(|sub| sub.filter.1);
+        let all: BTreeSet<Name> = all.collect();
+        // Each confirmation counts one less than the one before.
+        let count = self.confirm_count(key, kind);
+        let first = count.saturating_sub(u64::from(!all.is_empty()));
+        for name in &all {
+            self.drop_subscription(key, (kind, name));
+        }
+        self.owe(key, confirm(all, first));
+    }
+
+    fn drop_subscription(&mut self, key: usize, filter: Filter) {
+        let conn = self.conn(key);
+        let shard = conn.shard;
+        let place = conn
+            .subscriptions
+            .iter()
+            .position(|sub| sub.filter == filter);
+        if let Some(place) = place {
+            conn.subscriptions.remove(place);
+            self.forget(shard, filter);
+        }
+    }
+
+    fn forget(&mut self, shard: usize, filter: Filter) {
+        let table = &mut self.shards[shard].table;
+        // invariant: a subscription stands in its shard's table.
+        let count = table.get_mut(&filter).expect("a filter with a listener");
+        *count -= 1;
+        if *count == 0 {
+            table.remove(&filter);
+        }
+    }
+
+    fn leave(&mut self, key: usize) {
+        let conn = self.conn(key);
+        let shard = conn.shard;
+        for sub in std::mem::take(&mut conn.subscriptions) {
+            self.forget(shard, sub.filter);
+        }
+    }
+
+    fn publish(&mut self, key: usize, event: &Rc<Event>) -> Result<(), Failure> {
+        let shard = self.conn(key).shard;
+        self.shards[shard].published += 1;
+        let mut count = listeners(&self.shards[shard].table, event);
+        for other in 0..self.shards.len() {
+            if other == shard {
+                continue;
+            }
+            self.check_barrier(shard, other, event)?;
+            let known = listeners(&self.shards[shard].known[other], event);
+            if known > 0 {
+                self.shards[shard].pending[other].push_back(Rc::clone(event));
+            }
+            count += known;
+        }
+        self.deliver(shard, event);
+        self.owe(key, What::Integer(count));
+        Ok(())
+    }
+
+    /// Whoever has read the confirmation of a subscription is known to every shard.
+    fn check_barrier(&self, shard: usize, other: usize, event: &Event) -> Result<(), Failure> {
+        for &key in &self.shards[other].open {
+            let Some(conn) = &self.conns[key] else {
+                continue;
+            };
+            for sub in &conn.subscriptions {
+                let known = || self.shards[shard].known[other].contains_key(&sub.filter);
+                if sub.confirmed && matches(sub.filter, event) && !known() {
+                    return fail(
+                        "barrier",
+                        format!(
+                            "client {key} has read the confirmation of {:?}, and shard {shard} does not know",
+                            sub.filter
+                        ),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An event reaches the subscribers of a shard.
+    pub(crate) fn deliver(&mut self, shard: usize, event: &Rc<Event>) {
+        let ShardModel {
+            open,
+            table,
+            delivered,
+            ..
+        } = &mut self.shards[shard];
+        if listeners(table, event) == 0 {
+            return;
+        }
+        for &key in open.iter() {
+            let Some(conn) = &mut self.conns[key] else {
+                continue;
+            };
+            let filters = conn.subscriptions.iter().map(|sub| sub.filter);
+            let filters: Vec<Filter> = filters.filter(|&filter| matches(filter, event)).collect();
+            if filters.is_empty() {
+                continue;
+            }
+            *delivered += filters.len() as u64;
+            conn.owed.push_back(Owed {
+                version: conn.version,
+                floats: false,
+                what: What::Event(Rc::clone(event), filters),
+            });
+        }
+    }
+
+    fn kill(&mut self, key: usize, form: KillForm, target: usize) -> Result<(), Failure> {
+        let is_me = target == key;
+        let asked = self.tick;
+        self.owe(
+            key,
+            What::Killed {
+                form,
+                target,
+                asked,
+                is_me,
+            },
+        );
+        let shard = self.conn(key).shard;
+        if !is_me && let Some(Some(conn)) = self.conns.get_mut(target) {
+            conn.hunted = true;
+        }
+        let target_conn = self.conns.get(target).and_then(Option::as_ref);
+        let is_here = target_conn.is_some_and(|conn| conn.open && conn.shard == shard);
+        // Who kills itself is closed once that is answered, for which other shards are needed.
+        let at_once = !is_me || (form != KillForm::Id && self.shards.len() == 1);
+        if is_here && at_once {
+            self.close(target, CloseReason::Killed);
+        }
+        Ok(())
+    }
+
+    /// Listeners of exactly this filter, as a shard knows them.
+    fn count(&self, shard: usize, filter: Filter) -> u64 {
+        let own = self.shards[shard].table.get(&filter);
+        let known = self.shards[shard].known.iter();
+        let known = known.filter_map(|table| table.get(&filter));
+        own.into_iter().chain(known).sum()
+    }
+
+    /// Filters that anyone listens to, as a shard knows them.
+    pub(crate) fn active(&self, shard: usize) -> BTreeSet<Filter> {
+        let own = self.shards[shard].table.keys();
+        let known = self.shards[shard].known.iter();
+        own.chain(known.flat_map(|table| table.keys()))
+            .copied()
+            .collect()
+    }
+
+    fn channels(&mut self, key: usize, kind: FilterKind, pattern: Option<Name>) -> What {
+        let shard = self.conn(key).shard;
+        let active = self.active(shard).into_iter();
+        let names = active
+            .filter(|filter| filter.0 == kind)
+            .map(|filter| filter.1);
+        let is_meant = |name: &Name| pattern.is_none_or(|pattern| glob_matches(pattern, name));
+        What::Names(names.filter(is_meant).collect())
+    }
+
+    /// A connection is being closed; from now on it hears and says nothing.
+    pub(crate) fn close(&mut self, key: usize, reason: CloseReason) {
+        if !self.conn(key).open {
+            return;
+        }
+        self.gone(key);
+        self.conn(key).reason = Some(reason);
+    }
+
+    /// A connection is gone without a word.
+    pub(crate) fn gone(&mut self, key: usize) {
+        let tick = self.tick;
+        let conn = self.conn(key);
+        if !conn.open {
+            return;
+        }
+        conn.open = false;
+        conn.closed = tick;
+        conn.executing.clear();
+        let shard = conn.shard;
+        self.leave(key);
+        self.shards[shard].open.retain(|&other| other != key);
+    }
+
+    /// A shard's turn ended: it tells what changed.
+    pub(crate) fn turn_ended(&mut self, shard: usize) {
+        let shard = &mut self.shards[shard];
+        if *shard.told != shard.table {
+            shard.told = Rc::new(shard.table.clone());
+        }
+    }
+
+    /// The client has read the confirmation of a subscription.
+    pub(crate) fn confirmed(&mut self, key: usize, id: u64) {
+        let subscriptions = self.conn(key).subscriptions.iter_mut();
+        for sub in subscriptions.filter(|sub| sub.id == id) {
+            sub.confirmed = true;
+        }
+    }
+
+    /// What the broker owes for what broke the protocol.
+    pub(crate) fn broke_protocol(&mut self, key: usize) {
+        self.owe(key, What::Error("ERR Protocol error"));
+    }
+
+    /// What the broker owes to whom it has no place for.
+    pub(crate) fn refused(&mut self, key: usize) {
+        self.owe(key, What::Error("ERR max number of clients reached"));
+        self.close(key, CloseReason::TooManyConnections);
+    }
+}

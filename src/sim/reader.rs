@@ -1,0 +1,194 @@
+//! Reads what the broker says to a Redis client: replies and pushes of both protocol versions.
+//!
+//! Strict where a lenient client would hide a fault: a byte that cannot stand where it stands is
+//! an error. Source: the protocol specification of redis.io ("Redis serialization protocol").
+
+/// One value of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Simple(Vec<u8>),
+    Error(Vec<u8>),
+    Integer(i64),
+    Bulk(Vec<u8>),
+    /// No value, in the form of this protocol version.
+    Null(u8),
+    Array(Vec<Value>),
+    Push(Vec<Value>),
+    /// Keys and values, flat.
+    Map(Vec<Value>),
+    Verbatim(Vec<u8>),
+    /// The head of an array whose elements are read one by one: that of EXEC.
+    Head(usize),
+}
+
+/// The bytes that a client has received and not read yet.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+/// What was found at a place: a value and where the next stands, or that it has not all arrived.
+type Found<T> = Result<Option<(T, usize)>, String>;
+
+impl Reader {
+    pub(crate) fn take_in(&mut self, bytes: &[u8]) {
+        if self.at == self.bytes.len() {
+            self.bytes.clear();
+            self.at = 0;
+        } else if self.at > 64 * 1024 {
+            self.bytes.drain(..self.at);
+            self.at = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether a value has begun and is not whole.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.at < self.bytes.len()
+    }
+
+    /// The next value, if it is whole.
+    pub(crate) fn next(&mut self) -> Result<Option<Value>, String> {
+        let found = self.value(self.at)?;
+        Ok(found.map(|(value, end)| {
+            self.at = end;
+            value
+        }))
+    }
+
+    /// The head of an array, whose elements are then read by [`next`](Reader::next).
+    pub(crate) fn next_head(&mut self) -> Result<Option<Value>, String> {
+        if self.bytes.get(self.at).is_some_and(|&byte| byte != b'*') {
+            return self.next();
+        }
+        let Some((count, end)) = self.number(self.at + 1)? else {
+            return Ok(None);
+        };
+        self.at = end;
+        Ok(Some(Value::Head(count.max(0) as usize)))
+    }
+
+    fn line(&self, from: usize) -> Found<&[u8]> {
+        let Some(rest) = self.bytes.get(from..) else {
+            return Ok(None);
+        };
+        let Some(end) = rest.iter().position(|&byte| byte == b'\r') else {
+            return Ok(None);
+        };
+        match rest.get(end + 1) {
+            None => Ok(None),
+            Some(b'\n') => Ok(Some((&rest[..end], from + end + 2))),
+            Some(_) => Err("CR without LF in a line".to_string()),
+        }
+    }
+
+    fn number(&self, from: usize) -> Found<i64> {
+        let Some((line, end)) = self.line(from)? else {
+            return Ok(None);
+        };
+        let number = sapwood_wire::resp::parse_integer(line)
+            .ok_or_else(|| format!("{:?} is no number", String::from_utf8_lossy(line)))?;
+        Ok(Some((number, end)))
+    }
+
+    fn blob(&self, from: usize) -> Found<Option<Vec<u8>>> {
+        let Some((length, start)) = self.number(from)? else {
+            return Ok(None);
+        };
+        if length == -1 {
+            return Ok(Some((None, start)));
+        }
+        let end = start + length as usize;
+        let Some(body) = self.bytes.get(start..end + 2) else {
+            return Ok(None);
+        };
+        let (body, close) = body.split_at(length as usize);
+        if close != b"\r\n" {
+            return Err("a string is not followed by CR LF".to_string());
+        }
+        Ok(Some((Some(body.to_vec()), end + 2)))
+    }
+
+    fn list(&self, from: usize, each: usize) -> Found<Vec<Value>> {
+        let Some((count, mut at)) = self.number(from)? else {
+            return Ok(None);
+        };
+        let mut values = Vec::new();
+        for _ in 0..count.max(0) as usize * each {
+            // Recursion is bounded: the broker's replies are two levels deep.
+            let Some((value, end)) = self.value(at)? else {
+                return Ok(None);
+            };
+            values.push(value);
+            at = end;
+        }
+        Ok(Some((values, at)))
+    }
+
+    fn value(&self, at: usize) -> Found<Value> {
+        let Some(&kind) = self.bytes.get(at) else {
+            return Ok(None);
+        };
+        let from = at + 1;
+        let value = match kind {
+            b'+' => with(self.line(from)?, |text| Value::Simple(text.to_vec())),
+            b'-' => with(self.line(from)?, |text| Value::Error(text.to_vec())),
+            b':' => with(self.number(from)?, Value::Integer),
+            b'$' => with(self.blob(from)?, |blob| {
+                blob.map_or(Value::Null(2), Value::Bulk)
+            }),
+            b'=' => with(self.blob(from)?, |blob| {
+                blob.map_or(Value::Null(2), Value::Verbatim)
+            }),
+            b'_' => with(self.line(from)?, |_| Value::Null(3)),
+            b'*' => with(self.list(from, 1)?, Value::Array),
+            b'>' => with(self.list(from, 1)?, Value::Push),
+            b'%' => with(self.list(from, 2)?, Value::Map),
+            other => return Err(format!("no value begins with {:?}", other as char)),
+        };
+        Ok(value)
+    }
+}
+
+fn with<T>(found: Option<(T, usize)>, make: impl FnOnce(T) -> Value) -> Option<(Value, usize)> {
+    found.map(|(value, end)| (make(value), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_byte_by_byte() {
+        let bytes = b"+OK\r\n:-7\r\n$3\r\na\r\n\r\n$-1\r\n_\r\n*2\r\n$0\r\n\r\n:1\r\n>1\r\n+x\r\n%1\r\n+k\r\n:2\r\n-ERR no\r\n";
+        let mut reader = Reader::default();
+        let mut values = Vec::new();
+        for byte in bytes {
+            reader.take_in(&[*byte]);
+            while let Some(value) = reader.next().expect("legal") {
+                values.push(value);
+            }
+        }
+        let expected = [
+            Value::Simple(b"OK".to_vec()),
+            Value::Integer(-7),
+            Value::Bulk(b"a\r\n".to_vec()),
+            Value::Null(2),
+            Value::Null(3),
+            Value::Array(vec![Value::Bulk(Vec::new()), Value::Integer(1)]),
+            Value::Push(vec![Value::Simple(b"x".to_vec())]),
+            Value::Map(vec![Value::Simple(b"k".to_vec()), Value::Integer(2)]),
+            Value::Error(b"ERR no".to_vec()),
+        ];
+        assert_eq!(values, expected);
+        assert!(!reader.is_inside());
+    }
+
+    #[test]
+    fn what_no_value_begins_with_is_an_error() {
+        let mut reader = Reader::default();
+        reader.take_in(b"message");
+        assert!(reader.next().is_err());
+    }
+}

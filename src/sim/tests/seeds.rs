@@ -1,0 +1,53 @@
+//! The fixed seeds. A seed that found a fault stays in the set.
+
+use sapwood_sim::{Coverage, Options, run};
+
+/// Seeds that every run plays. They found, among others: 4, 8, 11, 14 and 20.
+const SEEDS: std::ops::Range<u64> = 0..300;
+
+/// Seeds beyond those that found a fault.
+const FINDERS: &[u64] = &[581, 964];
+
+fn play(options: Options) -> sapwood_sim::Report {
+    run(options).unwrap_or_else(|failure| panic!("{options:?} fails: {failure}"))
+}
+
+#[test]
+fn fixed_seeds_find_no_fault_and_reach_every_situation() {
+    let mut coverage = Coverage::default();
+    for seed in SEEDS.chain(FINDERS.iter().copied()) {
+        coverage.add(&play(Options::of(seed)).coverage);
+    }
+    println!("{coverage}");
+    assert_eq!(coverage.missing(), Vec::<&str>::new());
+}
+
+#[test]
+fn every_number_of_shards_finds_no_fault() {
+    for shards in 1..=8 {
+        for seed in 1_000..1_005 {
+            play(Options {
+                shards: Some(shards),
+                ..Options::of(seed)
+            });
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..20 {
+        assert_eq!(play(Options::of(seed)), play(Options::of(seed)));
+    }
+}
+
+#[test]
+fn nothing_visible_depends_on_the_hash_seed() {
+    for seed in 0..40 {
+        let other = Options {
+            hash_seed: 0xDEAD_BEEF ^ seed,
+            ..Options::of(seed)
+        };
+        assert_eq!(play(Options::of(seed)), play(other), "seed {seed}");
+    }
+}
