@@ -317,6 +317,8 @@ impl Connections {
             if socket.phase == Phase::Open {
                 tracing::debug!(?conn, ?reason, "closing");
                 socket.phase = Phase::Lingering(now.monotonic_ns + LINGER_NS);
+                // Core has taken it out of its cap.
+                socket.input = Vec::new();
                 self.lingering += 1;
                 // Written and closed with the next flush, even if nothing is to be written.
                 self.dirty.push(conn);

@@ -402,7 +402,8 @@ impl World {
                 );
             }
             // Who is killed by another is not told what it was waiting for.
-            let was_killed = conn.reason == Some(CloseReason::Killed) && conn.hunted;
+            let was_killed =
+                conn.reason == Some(CloseReason::Killed) && self.model.hunted.contains(&key);
             let is_unanswered = |owed: &Owed| owed.floats && was_killed;
             if !conn.owed.iter().all(is_unanswered) && !self.cut[key] {
                 let owed = shown(&format!("{:?}", conn.owed[0]));

@@ -321,6 +321,7 @@ impl World {
                 return fail("closing", format!("{conn:?} was named as closing before"));
             }
             socket.phase = Phase::Lingering(self.now.monotonic_ns + LINGER_NS);
+            socket.input = Vec::new();
             let (key, blocked) = (socket.client, socket.told_blocked || socket.held);
             self.nodes[shard].dirty.push(conn);
             self.trace.number(key as u64);
@@ -596,6 +597,9 @@ impl World {
         };
         if socket.held {
             self.coverage.hit("vanished held");
+        }
+        if self.nodes[shard].unfinished.is_some() {
+            self.model.shards[shard].inexact = true;
         }
         if self.nodes[shard].core.has_output(conn) {
             self.cut[socket.client] = true;

@@ -54,8 +54,6 @@ pub(crate) struct Conn {
     pub authenticated: bool,
     /// Commands that were sent, each with its end in the stream of bytes.
     sent: VecDeque<(u64, Command)>,
-    /// Another client asked for its end.
-    pub hunted: bool,
     /// The client has sent what breaks the protocol.
     pub garbage: bool,
     pub consumed: u64,
@@ -91,6 +89,8 @@ pub(crate) struct Model {
     /// Counts what happens, so that before and after can be told.
     pub tick: u64,
     pub now_ns: u64,
+    /// Clients whose end another one asked for.
+    pub hunted: BTreeSet<usize>,
     limits: Limits,
     has_password: bool,
     next_subscription: u64,
@@ -129,6 +129,7 @@ impl Model {
             conns: Vec::new(),
             tick: 0,
             now_ns: 0,
+            hunted: BTreeSet::new(),
             limits,
             has_password,
             next_subscription: 1,
@@ -156,7 +157,6 @@ impl Model {
             version: 2,
             authenticated: !self.has_password,
             sent: VecDeque::new(),
-            hunted: false,
             garbage: false,
             consumed: 0,
             subscriptions: Vec::new(),
@@ -586,8 +586,8 @@ impl Model {
             },
         );
         let shard = self.conn(key).shard;
-        if !is_me && let Some(Some(conn)) = self.conns.get_mut(target) {
-            conn.hunted = true;
+        if !is_me {
+            self.hunted.insert(target);
         }
         let target_conn = self.conns.get(target).and_then(Option::as_ref);
         let is_here = target_conn.is_some_and(|conn| conn.open && conn.shard == shard);
@@ -675,5 +675,36 @@ impl Model {
     pub(crate) fn refused(&mut self, key: usize) {
         self.owe(key, What::Error("ERR max number of clients reached"));
         self.close(key, CloseReason::TooManyConnections);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A subscriber on shard 1 that has read its confirmation, and a publisher on shard 0.
+    #[test]
+    fn a_confirmation_that_a_shard_does_not_know_of_is_found() {
+        for is_known in [true, false] {
+            let mut model = Model::new(2, Limits::default(), false);
+            model.opened(0, 0);
+            model.opened(1, 1);
+            let subscribe = Command::Subscribe(FilterKind::Topic, vec![b"hot"]);
+            model.sent(1, 10, subscribe);
+            model.handled(1, 10, 1).expect("subscribed");
+            model.turn_ended(1);
+            model.confirmed(1, 1);
+            if is_known {
+                model.shards[0].known[1] = Rc::clone(&model.shards[1].told);
+            }
+            let event = Event {
+                space: Space::Topic,
+                topic: b"hot",
+                payload: Vec::new(),
+            };
+            model.sent(0, 10, Command::Publish(Rc::new(event)));
+            let found = model.handled(0, 10, 1).err().map(|failure| failure.check);
+            assert_eq!(found, (!is_known).then_some("barrier"));
+        }
     }
 }

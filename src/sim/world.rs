@@ -41,7 +41,16 @@ pub(crate) struct World {
     sabotaged: bool,
 }
 
-fn choose_limits(rng: &mut Rng) -> Limits {
+/// A crowd has room for so much that writes are due in the middle of an input.
+fn choose_limits(is_crowd: bool, rng: &mut Rng) -> Limits {
+    if is_crowd {
+        return Limits {
+            connections_max: 64,
+            handover_window_bytes: 1 << 20,
+            handover_backlog_bytes: 1 << 20,
+            ..Limits::default()
+        };
+    }
     Limits {
         connections_max: rng.pick(&[4, 12, 64, 64, 64]),
         outbox_bytes_max: rng.pick(&[8_000, 60_000, 200_000, 2_000_000]),
@@ -61,7 +70,8 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let chosen = rng.within(1..9) as u16;
         let shards = options.shards.unwrap_or(chosen);
-        let limits = choose_limits(&mut rng);
+        let is_crowd = rng.percent(10);
+        let limits = choose_limits(is_crowd, &mut rng);
         let has_password = rng.percent(25);
         let gauge = BodyGauge::default();
         let make = |shard| Config {
@@ -78,6 +88,10 @@ impl World {
         let count = usize::from(shards);
         let nodes = (0..shards).map(|shard| Node::new(Shard::new(make(shard)), count));
         let nodes = nodes.collect();
+        let clients_max = match is_crowd {
+            true => 50 * count.min(2),
+            false => rng.pick(&[3, 8, 20, 30]) * count.min(4) + 2,
+        };
         let slowest = rng.pick(&[1, 20, 150]);
         let delays = (0..count).map(|_| (0..count).map(|_| rng.within(0..slowest)).collect());
         let delays = delays.collect();
@@ -93,7 +107,7 @@ impl World {
             coverage: Coverage::default(),
             trace: Trace::default(),
             has_password,
-            clients_max: rng.pick(&[3, 8, 20, 30]) * count.min(4) + 2,
+            clients_max,
             delays,
             drains: false,
             sabotaged: false,
