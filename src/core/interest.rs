@@ -57,11 +57,9 @@ impl Interest {
         self.told
     }
 
-    /// Lets a connection wait until all shards know the changes of this turn; gives their number.
-    pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) -> u64 {
-        let number = self.next_number();
-        self.waiting.push_back((number, conn, client));
-        number
+    /// Lets a connection wait until all shards know the changes of this turn.
+    pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) {
+        self.waiting.push_back((self.next_number(), conn, client));
     }
 
     /// Whether somebody waits for changes that were not told yet.
@@ -71,13 +69,12 @@ impl Interest {
             .is_some_and(|&(number, ..)| number > self.told)
     }
 
-    /// Takes an acknowledgement; `release` gets the number that each
-    /// connection waited for and need not any more.
+    /// Takes an acknowledgement; `release` gets each connection that need not wait any more.
     pub(crate) fn acknowledged(
         &mut self,
         by: ShardId,
         number: u64,
-        mut release: impl FnMut(u64, ConnId, ClientId),
+        mut release: impl FnMut(ConnId, ClientId),
     ) {
         assert!(
             number <= self.told,
@@ -98,7 +95,7 @@ impl Interest {
                 break;
             }
             self.waiting.pop_front();
-            release(number, conn, client);
+            release(conn, client);
         }
     }
 }
@@ -117,11 +114,11 @@ mod tests {
         assert_eq!(interest.tell(), 2);
         assert!(!interest.is_awaited());
         let mut released = Vec::new();
-        interest.acknowledged(ShardId(0), 2, |_, conn, _| released.push(conn));
+        interest.acknowledged(ShardId(0), 2, |conn, _| released.push(conn));
         assert!(released.is_empty(), "shard 2 does not know yet");
-        interest.acknowledged(ShardId(2), 1, |_, conn, _| released.push(conn));
+        interest.acknowledged(ShardId(2), 1, |conn, _| released.push(conn));
         assert_eq!(released, [ConnId(5)]);
-        interest.acknowledged(ShardId(2), 2, |_, conn, _| released.push(conn));
+        interest.acknowledged(ShardId(2), 2, |conn, _| released.push(conn));
         assert_eq!(released, [ConnId(5), ConnId(6)]);
     }
 }

@@ -180,10 +180,8 @@ struct Connection {
     guest_until_ns: u64,
     /// Stands among the guests, perhaps no longer being one.
     guest_listed: bool,
-    /// It is being closed, for this reason: nothing of it is handled any more.
-    closing: Option<CloseReason>,
-    /// The number of the change that all shards must know before its closing is named, or 0.
-    closing_after: u64,
+    /// Named in `closing`: nothing of it is handled any more.
+    closing: bool,
     /// It killed itself: closed once that is answered.
     kills_itself: bool,
 }
@@ -318,9 +316,10 @@ impl Shard {
         self.outboxes.slices(conn)
     }
 
-    /// Whether anything waits to be written to a connection, even if it may not be written yet.
+    /// Whether a connection that is being closed must stay: something waits to be written to it, or
+    /// its end is not known to all shards yet.
     pub fn has_output(&self, conn: ConnId) -> bool {
-        self.outboxes.outbox(conn).len() > 0
+        self.outboxes.has_output(conn)
     }
 
     /// Takes note that the first `count` bytes of the output were written, and whether writing
@@ -411,8 +410,7 @@ impl Shard {
             kept_bytes: 0,
             guest_until_ns: 0,
             guest_listed: false,
-            closing: is_full.then_some(CloseReason::TooManyConnections),
-            closing_after: 0,
+            closing: is_full,
             kills_itself: false,
         });
         if is_guest {
@@ -443,7 +441,7 @@ impl Shard {
             let Some(mut connection) = self.connections[conn.slot()].take() else {
                 return Handled::DONE;
             };
-            if connection.closing.is_some() {
+            if connection.closing {
                 self.connections[conn.slot()] = Some(connection);
                 return Handled {
                     consumed: bytes.len(),
@@ -594,27 +592,16 @@ impl Shard {
             outboxes,
             ..
         } = self;
-        interest.acknowledged(by, number, |number, conn, client| {
+        interest.acknowledged(by, number, |conn, client| {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
             if connection.client != client {
                 return;
             }
-            if number < connection.closing_after {
-                // It waits for its end to be known, and is released with that.
-                return;
-            }
             connection.holds.barrier = false;
             outboxes.release(conn);
-            match connection.closing {
-                None => resume_if_free(connection, conn, outputs),
-                Some(reason) if connection.closing_after > 0 => {
-                    connection.closing_after = 0;
-                    outputs.closing.push((conn, reason));
-                }
-                Some(_) => {}
-            }
+            resume_if_free(connection, conn, outputs);
         });
     }
 
@@ -716,9 +703,7 @@ impl Shard {
     fn open_connections(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
         let places = self.connections.iter().enumerate();
         places.filter_map(|(slot, place)| {
-            let connection = place
-                .as_deref()
-                .filter(|connection| connection.closing.is_none())?;
+            let connection = place.as_deref().filter(|connection| !connection.closing)?;
             Some((ConnId(slot as u32), connection))
         })
     }
@@ -785,14 +770,14 @@ impl Shard {
         let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
             return;
         };
-        if connection.closing.is_some() {
+        if connection.closing {
             return;
         }
         // Its output may have been given up by this very input: then that is why it closes.
         let mut given_up = self.outboxes.closing.iter();
         let given_up = given_up.find(|&&(other, _)| other == conn);
         let reason = given_up.map_or(reason, |&(_, reason)| reason);
-        connection.closing = Some(reason);
+        connection.closing = true;
         let client = connection.client;
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
         connection.session.forget_unfinished();
@@ -810,19 +795,13 @@ impl Shard {
             | CloseReason::TooManyConnections => {}
         }
         self.delivery.settle(&self.broker, &mut self.outboxes);
-        let had_subscriptions = self.broker.listens(conn);
-        self.broker.leave(conn, self.outboxes.outbox(conn).form);
-        let is_cut = matches!(reason, CloseReason::OutboxFull | CloseReason::OutboxesFull);
-        if had_subscriptions && !is_cut && !self.interest.is_alone() {
+        if self.broker.listens(conn) && !self.interest.is_alone() {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);
-            let number = self.interest.wait(conn, client);
-            if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
-                connection.closing_after = number;
-            }
-        } else {
-            outputs.closing.push((conn, reason));
+            self.interest.wait(conn, client);
         }
+        self.broker.leave(conn, self.outboxes.outbox(conn).form);
+        outputs.closing.push((conn, reason));
     }
 
     /// Takes in what the outboxes' policy closed while events were delivered.
@@ -938,7 +917,7 @@ fn split<'a>(
 }
 
 fn resume_if_free(connection: &Connection, conn: ConnId, outputs: &mut Outputs) {
-    if !connection.holds.any() && connection.closing.is_none() {
+    if !connection.holds.any() && !connection.closing {
         outputs.resumed.push(conn);
     }
 }

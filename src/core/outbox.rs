@@ -328,14 +328,20 @@ impl Outboxes {
 
     /// Keeps everything back until [`release`](Outboxes::release).
     pub(crate) fn hold(&mut self, conn: ConnId) {
-        self.boxes[conn.slot()].held = true;
+        let outbox = &mut self.boxes[conn.slot()];
+        outbox.held = !outbox.dead;
     }
 
     pub(crate) fn release(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].held = false;
-        if self.boxes[conn.slot()].length > 0 {
-            self.mark_dirty(conn);
-        }
+        // Even if it is empty: a connection that is being closed may have waited for nothing else.
+        self.mark_dirty(conn);
+    }
+
+    /// Whether something waits to be written, or is held back.
+    pub(crate) fn has_output(&self, conn: ConnId) -> bool {
+        let outbox = &self.boxes[conn.slot()];
+        outbox.held || outbox.length > 0
     }
 
     /// Moves the connections to be flushed into `into`; what gathers from now on counts anew.
@@ -344,7 +350,7 @@ impl Outboxes {
         for conn in self.dirty.drain(..) {
             let outbox = &mut self.boxes[conn.slot()];
             outbox.dirty = false;
-            if outbox.length > 0 && !outbox.held && !outbox.dead {
+            if !outbox.held && !outbox.dead {
                 into.push(conn);
             }
         }
