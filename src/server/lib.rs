@@ -15,6 +15,8 @@ pub mod ring;
 mod shard;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use crate::cpus::{Machine, PlanError};
 use crate::mesh::{Doors, Mesh};

@@ -417,3 +417,22 @@ fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
         local: SocketAddr::try_from(getsockname(socket)?)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_accepted_socket_sends_at_once_and_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let socket = OwnedFd::from(listener.accept().unwrap().0);
+        let accepted = prepare(&socket, Protocol::Redis).unwrap();
+        assert!(sockopt::tcp_nodelay(&socket).unwrap());
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(accepted.local, address);
+        assert_eq!(accepted.peer, client.local_addr().unwrap());
+    }
+}
