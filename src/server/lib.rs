@@ -15,6 +15,8 @@ pub mod ring;
 mod shard;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use crate::cpus::{Machine, PlanError};
 use crate::mesh::{Doors, Mesh};
@@ -205,7 +207,10 @@ impl Server {
                 })?;
             listeners.push((name, actual));
             for (of_shard, socket) in by_shard.iter_mut().zip(sockets) {
-                of_shard.push(Listener { protocol, socket });
+                of_shard.push(Listener {
+                    protocol,
+                    socket: Some(socket),
+                });
             }
         }
         let (ends, doors) = mesh::weave(shards).map_err(StartError::System)?;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted: what the system allows if it allows less.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// How long an address may still be in use. A broker that was killed leaves its listeners to the
 /// kernel, which ends the accepts under way on them a little later.

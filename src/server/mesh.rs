@@ -28,6 +28,7 @@ pub struct Door {
     /// Turns the shard has done.
     turns: CachePadded<AtomicU64>,
     /// For the test of the poking thread: the next ring of the bell is not heard.
+    #[cfg(test)]
     swallow_next: AtomicBool,
 }
 
@@ -38,6 +39,7 @@ impl Door {
             asleep: CachePadded::default(),
             wants_credit: CachePadded::default(),
             turns: CachePadded::default(),
+            #[cfg(test)]
             swallow_next: AtomicBool::new(false),
         })
     }
@@ -53,6 +55,7 @@ impl Door {
 
     /// Wakes the shard, asleep or not.
     pub fn ring_bell(&self) {
+        #[cfg(test)]
         if self.swallow_next.swap(false, Ordering::AcqRel) {
             return;
         }
@@ -61,8 +64,20 @@ impl Door {
     }
 
     /// Loses the next ring of the bell.
+    #[cfg(test)]
     pub(crate) fn swallow_next(&self) {
         self.swallow_next.store(true, Ordering::Release);
+    }
+
+    /// Whether a ring was lost since [`swallow_next`](Door::swallow_next).
+    #[cfg(test)]
+    pub(crate) fn has_swallowed(&self) -> bool {
+        !self.swallow_next.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Acquire)
     }
 
     /// Turns done so far: stands still while the shard sleeps or hangs.

@@ -5,11 +5,12 @@
 //! these; must not know protocols. Start at [`ShardLoop::turn`].
 
 use crate::conn::{About, Accepted, Connections, own};
+use crate::listen::BACKLOG;
 use crate::mesh::Mesh;
 use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::net::{getpeername, getsockname, sockopt};
+use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::handover::{Batch, Place};
 use sapwood_core::{Input, Next, Protocol, Shard};
@@ -48,7 +49,8 @@ const DRAIN_NS: u64 = 1_500_000_000;
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub protocol: Protocol,
-    pub socket: OwnedFd,
+    /// Until the node drains.
+    pub socket: Option<OwnedFd>,
 }
 
 /// How far a drain has come.
@@ -132,7 +134,7 @@ impl ShardLoop {
             }
             // One system call hands over what this turn queued and waits for what comes next; only
             // when that took too long does the shard sleep where glommio's other tasks can run.
-            let wants_credit = self.core.wants_credit() || self.drain != Drain::No;
+            let wants_credit = self.core.wants_credit() || self.is_draining();
             if !self.mesh.fall_asleep(wants_credit) {
                 self.ring.submit()?;
                 continue;
@@ -205,26 +207,13 @@ impl ShardLoop {
     }
 
     fn accept(&mut self, listener: usize, completion: Completion, now: Now) {
-        let Some(due) = self.accepts_due.get_mut(listener) else {
-            // The listeners are gone: the node drains, and nobody new is let in.
-            if let Ok(descriptor) = completion.result {
-                drop(own(descriptor));
-            }
-            return;
-        };
-        *due += 1;
+        if !self.is_draining() {
+            self.accepts_due[listener] += 1;
+        }
         match completion.result {
             Ok(descriptor) => {
                 self.starved = false;
-                let protocol = self.listeners[listener].protocol;
-                let socket = own(descriptor);
-                // A peer that is gone already has no address.
-                let Ok(accepted) = prepare(&socket, protocol) else {
-                    return;
-                };
-                let clients = &self.clients;
-                self.connections
-                    .accepted(&mut self.core, socket, accepted, clients, now);
+                self.let_in(listener, own(descriptor), now);
             }
             Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
                 if !std::mem::replace(&mut self.starved, true) {
@@ -237,6 +226,43 @@ impl ShardLoop {
             }
             Err(_) => {}
         }
+    }
+
+    fn let_in(&mut self, listener: usize, socket: OwnedFd, now: Now) {
+        // A peer that is gone already has no address.
+        if let Ok(accepted) = prepare(&socket, self.listeners[listener].protocol) {
+            let clients = &self.clients;
+            self.connections
+                .accepted(&mut self.core, socket, accepted, clients, now);
+        }
+    }
+
+    /// Lets those in who are connected but not accepted yet, then stops to listen. For them the
+    /// broker was there when they came: what they have sent is answered like everybody's.
+    fn end_listening(&mut self, now: Now) {
+        for place in 0..self.listeners.len() {
+            self.accepts_due[place] = 0;
+            // Accepts that are under way end, some with a connection.
+            self.ring.cancel(About::Accept.token(place));
+            let Some(socket) = self.listeners[place].socket.take() else {
+                continue;
+            };
+            // If that fails, waiting for somebody who does not come would block the shard.
+            if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+                continue;
+            }
+            // Newcomers may go on coming; those who were there are at most the queue.
+            for _ in 0..BACKLOG {
+                match accept_with(&socket, SocketFlags::CLOEXEC) {
+                    Ok(accepted) => self.let_in(place, accepted, now),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain != Drain::No
     }
 
     /// Deals with what other shards sent or gave back; whether there was anything.
@@ -331,9 +357,12 @@ impl ShardLoop {
         }
         if self.accept_pause.is_none() {
             for (place, listener) in self.listeners.iter().enumerate() {
+                let Some(socket) = &listener.socket else {
+                    continue;
+                };
                 for _ in 0..std::mem::take(&mut self.accepts_due[place]) {
                     self.ring
-                        .accept(listener.socket.as_raw_fd(), About::Accept.token(place));
+                        .accept(socket.as_raw_fd(), About::Accept.token(place));
                 }
             }
         }
@@ -344,11 +373,7 @@ impl ShardLoop {
         match self.drain {
             Drain::No if self.mesh.is_draining() => {
                 self.drain = Drain::Reading(now.monotonic_ns);
-                self.accepts_due.clear();
-                for place in 0..self.listeners.len() {
-                    self.ring.cancel(About::Accept.token(place));
-                }
-                self.listeners.clear();
+                self.end_listening(now);
             }
             Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
                 self.connections.reading_ended = true;
@@ -391,4 +416,23 @@ fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
         peer: SocketAddr::try_from(peer)?,
         local: SocketAddr::try_from(getsockname(socket)?)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_accepted_socket_sends_at_once_and_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let socket = OwnedFd::from(listener.accept().unwrap().0);
+        let accepted = prepare(&socket, Protocol::Redis).unwrap();
+        assert!(sockopt::tcp_nodelay(&socket).unwrap());
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(accepted.local, address);
+        assert_eq!(accepted.peer, client.local_addr().unwrap());
+    }
 }
