@@ -91,8 +91,8 @@ fn fan_out(shards: usize) {
     const SUBSCRIBERS: u64 = 10_000;
     const EVENTS: u64 = 1_500;
     // Who is further behind than this is not healthy, and would be closed: the outboxes of a shard have room for it.
-    const LEAD: u64 = 300;
-    const OUTBOXES_MIB: u64 = 512;
+    const LEAD: u64 = 150;
+    const OUTBOXES_MIB: u64 = 256;
     let limits = format!("outboxes_bytes_max = \"{OUTBOXES_MIB}MiB\"");
     let (broker, _config) = broker_with_limits(shards, &limits);
     let expected = Expected::new("fan", 128, EVENTS, EVENTS);
@@ -261,25 +261,7 @@ fn flood(shards: usize, time: Duration, limits: &str) {
         .collect();
     let baseline = baseline_kib(&broker);
     let progress: [Progress; FLOOD_PUBLISHERS] = Default::default();
-    let publishers: Vec<Publisher> = (0..FLOOD_PUBLISHERS)
-        .map(|publisher| {
-            let publishing = Publishing {
-                events: u64::MAX,
-                lead: FLOOD_LEAD_BYTES / FLOOD_PAYLOAD_BYTES as u64,
-                receivers: FLOOD_SUBSCRIBERS as u64,
-            };
-            let progress = progress[publisher].clone();
-            Publisher::start(
-                &clients[publisher],
-                publishing,
-                progress,
-                move |number, out| {
-                    let payload = payload(publisher, number, FLOOD_PAYLOAD_BYTES);
-                    out.extend_from_slice(&publish_request("flood", &payload));
-                },
-            )
-        })
-        .collect();
+    let publishers = start_flood(&clients, &progress);
     let end = Instant::now() + time;
     while Instant::now() < end {
         read_flood(&mut crowd, &progress);
@@ -289,25 +271,7 @@ fn flood(shards: usize, time: Duration, limits: &str) {
         read_flood(&mut crowd, &progress);
     }
     let published: Vec<u64> = publishers.into_iter().map(Publisher::join).collect();
-    let deadline = Instant::now() + STUCK_AFTER;
-    while !crowd
-        .members
-        .iter()
-        .flatten()
-        .all(|(_, flooded)| flooded.next[..] == published[..])
-    {
-        assert!(
-            Instant::now() < deadline,
-            "of {published:?} there came {:?}",
-            crowd
-                .members
-                .iter()
-                .flatten()
-                .map(|(_, flooded)| flooded.next)
-                .collect::<Vec<_>>()
-        );
-        read_flood(&mut crowd, &progress);
-    }
+    finish_flood(&mut crowd, &progress, &published);
     let frame_bytes = event("flood", &[0; FLOOD_PAYLOAD_BYTES]).len() as u64;
     let lead = FLOOD_LEAD_BYTES / FLOOD_PAYLOAD_BYTES as u64 * frame_bytes;
     let outboxes = lead * (FLOOD_PUBLISHERS * FLOOD_SUBSCRIBERS) as u64;
@@ -327,6 +291,56 @@ fn flood(shards: usize, time: Duration, limits: &str) {
             counter(&mut client, "events_handed_over"),
             published.iter().sum::<u64>()
         );
+    }
+}
+
+/// One publisher at each of the connections, all on one topic.
+fn start_flood(clients: &[RawClient], progress: &[Progress; FLOOD_PUBLISHERS]) -> Vec<Publisher> {
+    (0..FLOOD_PUBLISHERS)
+        .map(|publisher| {
+            let publishing = Publishing {
+                events: u64::MAX,
+                lead: FLOOD_LEAD_BYTES / FLOOD_PAYLOAD_BYTES as u64,
+                receivers: FLOOD_SUBSCRIBERS as u64,
+            };
+            let progress = progress[publisher].clone();
+            Publisher::start(
+                &clients[publisher],
+                publishing,
+                progress,
+                move |number, out| {
+                    let payload = payload(publisher, number, FLOOD_PAYLOAD_BYTES);
+                    out.extend_from_slice(&publish_request("flood", &payload));
+                },
+            )
+        })
+        .collect()
+}
+
+/// Reads until every subscriber has all that was published.
+fn finish_flood(
+    crowd: &mut Crowd<Flooded>,
+    progress: &[Progress; FLOOD_PUBLISHERS],
+    published: &[u64],
+) {
+    let deadline = Instant::now() + STUCK_AFTER;
+    while !crowd
+        .members
+        .iter()
+        .flatten()
+        .all(|(_, flooded)| flooded.next[..] == published[..])
+    {
+        assert!(
+            Instant::now() < deadline,
+            "of {published:?} there came {:?}",
+            crowd
+                .members
+                .iter()
+                .flatten()
+                .map(|(_, flooded)| flooded.next)
+                .collect::<Vec<_>>()
+        );
+        read_flood(crowd, progress);
     }
 }
 
