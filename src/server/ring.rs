@@ -128,14 +128,14 @@ pub struct RingConfig {
 }
 
 impl Default for RingConfig {
-    /// 1,024 submissions, 8,192 completions, 64 buffers of 256 KiB: 0.2 MiB of rings and at most 16
-    /// MiB of buffers.
+    /// 1,024 submissions, 8,192 completions, 64 buffers of 64 KiB: 0.2 MiB of rings and at most 4 MiB
+    /// of buffers. What a connection that is held keeps of its input is at most one buffer more.
     fn default() -> RingConfig {
         RingConfig {
             submissions: 1024,
             completions: 8192,
             buffers: 64,
-            buffer_bytes: 256 * 1024,
+            buffer_bytes: 64 * 1024,
         }
     }
 }

@@ -253,7 +253,7 @@ fn locked_memory_for_one_shard_does_not_do_for_sixty_four_where_rings_count() {
             assert_says(
                 &refusal,
                 &[
-                    "64 shards need 64 MiB",
+                    "64 shards need 32 MiB",
                     "2 MiB are allowed",
                     "ulimit -l 65536",
                 ],
