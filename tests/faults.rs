@@ -375,7 +375,11 @@ fn running_out_of_descriptors_harms_nobody_who_is_connected() {
             loop {
                 let mut came = false;
                 crowd.read(|_, have, bytes| {
-                    assert!(!bytes.is_empty(), "a connection was closed");
+                    assert!(
+                        !bytes.is_empty(),
+                        "a connection was closed: {}",
+                        broker.stderr()
+                    );
                     *have += bytes.len();
                     came = true;
                 });

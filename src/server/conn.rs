@@ -173,10 +173,13 @@ impl Connections {
         socket.receiving = false;
         socket.more_waiting = completion.more_waiting;
         let (Ok(count), Some(buffer)) = (completion.result, completion.buffer) else {
-            if completion.result == Err(Errno::NO_BUFFERS) {
-                self.to_receive.push(place);
-            } else {
-                self.gone(core, place, now);
+            match completion.result {
+                Err(Errno::NO_BUFFERS) => self.to_receive.push(place),
+                Err(error) => {
+                    tracing::debug!(conn = place, %error, "receiving failed");
+                    self.gone(core, place, now);
+                }
+                Ok(_) => self.gone(core, place, now),
             }
             return;
         };
@@ -386,7 +389,10 @@ impl Connections {
                     self.to_await_room.push(place);
                     return;
                 }
-                Err(_) => return self.gone(core, place, now),
+                Err(error) => {
+                    tracing::debug!(conn = place, %error, "sending failed");
+                    return self.gone(core, place, now);
+                }
             }
         }
         if matches!(socket.phase, Phase::Lingering(_)) && !core.has_output(conn) {

@@ -224,10 +224,13 @@ impl Server {
             poker: None,
         };
         let mut pokes = Vec::new();
+        let mut readies = Vec::new();
         let places = plan.cpus.iter().zip(ends).zip(by_shard);
         for (number, ((&cpu, mesh), listeners)) in places.enumerate() {
             let (poke, poked) = flume::bounded(1);
             pokes.push(poke);
+            let (ready, is_ready) = flume::bounded(1);
+            readies.push(is_ready);
             let config = sapwood_core::Config {
                 shard: ShardId(number as u16),
                 shards,
@@ -239,13 +242,37 @@ impl Server {
                 listeners,
                 clients: Arc::clone(&clients),
                 poked,
+                ready,
             };
             server.executors.push(start_shard(cpu, parts)?);
+        }
+        if let Err(error) = server.await_shards(&readies) {
+            // Those that run end again, so that nothing is left.
+            server.doors.drain();
+            let _ = server.join();
+            return Err(error);
         }
         if !config.faults.no_poking {
             server.poker = Some(start_poker(doors, pokes).map_err(StartError::System)?);
         }
         Ok(server)
+    }
+
+    /// Waits until every shard runs; the error is that of the first that does not.
+    fn await_shards(&mut self, readies: &[flume::Receiver<()>]) -> Result<(), StartError> {
+        for (place, ready) in readies.iter().enumerate() {
+            if ready.recv().is_ok() {
+                continue;
+            }
+            // Its thread is gone, or about to be, and says why when it is joined.
+            let text = match self.executors.remove(place).join() {
+                Ok(Ok(())) => "it ended at once".to_string(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            return Err(StartError::Executor(text));
+        }
+        Ok(())
     }
 
     /// What listens where: the protocol's name and the address, with the port that was chosen.
@@ -272,10 +299,6 @@ impl Server {
                 Ok(Err(error)) => Err(ServeError::Ring(error)),
                 Err(error) => Err(ServeError::Shard(error.to_string())),
             };
-            if ended.is_err() {
-                // A node without one of its shards would answer wrongly: all end.
-                self.doors.drain();
-            }
             outcome = outcome.and(ended);
         }
         if let Some((end, poker)) = self.poker {
@@ -294,6 +317,8 @@ struct ShardParts {
     listeners: Vec<Listener>,
     clients: Arc<AtomicU64>,
     poked: flume::Receiver<()>,
+    /// Told when the shard runs; dropped without a word when it could not start.
+    ready: flume::Sender<()>,
 }
 
 /// What all shards' configurations have in common.
@@ -341,8 +366,12 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         listeners,
         clients,
         poked,
+        ready,
     } = parts;
+    let _ends_node = EndsNode(mesh.doors());
     let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
+    // Fails only if nobody waits any more.
+    let _ = ready.send(());
     let wake = WakeCell::new();
     let cell = wake.clone();
     // Ends when the poking thread does, or with the executor.
@@ -355,7 +384,20 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         .run(&wake)
         .await;
     poking.cancel().await;
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "a shard's ring failed; the node ends");
+    }
     outcome
+}
+
+/// Ends the whole node when one shard does, by a fault or a panic: a node without one of its shards
+/// would answer wrongly.
+struct EndsNode(Arc<Doors>);
+
+impl Drop for EndsNode {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
 }
 
 /// Pokes each shard that has not done a turn since it last looked.

@@ -155,6 +155,11 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
 }
 
 impl Mesh {
+    /// What all shards share.
+    pub fn doors(&self) -> Arc<Doors> {
+        Arc::clone(&self.doors)
+    }
+
     /// The other shards.
     pub fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let me = self.me;
