@@ -24,6 +24,8 @@ pub mod limits;
 mod outbox;
 mod session;
 mod subs;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use broker::Broker;
@@ -329,8 +331,7 @@ impl Shard {
         let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
             return;
         };
-        let half = self.settings.limits.outbox_bytes_max / 2;
-        if connection.holds.output && self.outboxes.outbox(conn).len() <= half {
+        if connection.holds.output && self.outboxes.has_caught_up(conn) {
             connection.holds.output = false;
             resume_if_free(connection, conn, outputs);
         }
@@ -449,6 +450,8 @@ impl Shard {
                 };
             }
             connection.active_ns = now.monotonic_ns;
+            // Its own events stand where it published them, even inside a reply.
+            self.outboxes.end_deferring(conn);
             let (session, mut cx) = split(self, &mut connection, conn, now);
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
@@ -460,9 +463,7 @@ impl Shard {
             };
             self.note_kept(&mut connection, expected);
             let is_held = connection.holds.any();
-            if connection.holds.barrier {
-                self.outboxes.hold(conn);
-            }
+            self.keep_output_back(&connection, conn);
             self.await_if_guest(&mut connection, conn, now);
             self.connections[conn.slot()] = Some(connection);
             let next = match handled.then {
@@ -495,6 +496,17 @@ impl Shard {
                 };
             }
             return Handled { consumed, next };
+        }
+    }
+
+    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
+    fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
+        match connection.session.is_replying() {
+            true => self.outboxes.defer(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
+        if connection.holds.barrier {
+            self.outboxes.hold(conn);
         }
     }
 
@@ -780,6 +792,7 @@ impl Shard {
         connection.closing = true;
         let client = connection.client;
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        let is_replying = connection.session.is_replying();
         connection.session.forget_unfinished();
         self.counters.input_bytes -= connection.kept_bytes as u64;
         connection.kept_bytes = 0;
@@ -795,6 +808,10 @@ impl Shard {
             | CloseReason::TooManyConnections => {}
         }
         self.delivery.settle(&self.broker, &mut self.outboxes);
+        match is_replying {
+            true => self.outboxes.drop_deferred(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
         if self.broker.listens(conn) && !self.interest.is_alone() {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);

@@ -1,0 +1,222 @@
+//! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
+
+use super::*;
+
+/// Shards of one node, and what each of them named.
+struct Node {
+    shards: Vec<Shard>,
+    outputs: Vec<Outputs>,
+    clients: u64,
+    now: Now,
+}
+
+impl Node {
+    fn new(shards: u16, password: Option<&[u8]>, limits: Limits) -> Node {
+        let body_gauge = BodyGauge::default();
+        let make = |shard| {
+            Shard::new(Config {
+                shard: ShardId(shard),
+                shards,
+                password: password.map(<[u8]>::to_vec),
+                limits: limits.clone(),
+                hash_seed: 1,
+                body_gauge: body_gauge.clone(),
+                run_id: "0".repeat(40),
+                process_id: 1,
+                started_wall_ms: 0,
+            })
+        };
+        Node {
+            shards: (0..shards).map(make).collect(),
+            outputs: (0..shards).map(|_| Outputs::default()).collect(),
+            clients: 0,
+            now: Now {
+                monotonic_ns: 0,
+                wall_ms: 0,
+            },
+        }
+    }
+
+    fn handle(&mut self, shard: usize, input: Input<'_>) -> Handled {
+        self.shards[shard].handle(input, self.now, &mut self.outputs[shard])
+    }
+
+    fn open(&mut self, shard: usize, conn: u32) {
+        self.clients += 1;
+        let input = Input::Opened {
+            conn: ConnId(conn),
+            client: ClientId(self.clients),
+            protocol: Protocol::Redis,
+            peer: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], 2).into(),
+        };
+        self.handle(shard, input);
+    }
+
+    fn give(&mut self, shard: usize, conn: u32, bytes: &[u8]) -> Handled {
+        let input = Input::Bytes {
+            conn: ConnId(conn),
+            bytes,
+            fresh: bytes.len(),
+        };
+        self.handle(shard, input)
+    }
+
+    fn end_turn(&mut self, shard: usize) {
+        self.handle(shard, Input::TurnEnd);
+    }
+
+    /// Carries the batch that stands ready, if there is one, and gives it back.
+    fn carry(&mut self, from: usize, to: usize) {
+        let Some(mut batch) = self.shards[from].take_handover(ShardId(to as u16)) else {
+            return;
+        };
+        let input = Input::HandOver {
+            from: ShardId(from as u16),
+            batch: &mut batch,
+            place: &mut Place::default(),
+        };
+        self.handle(to, input);
+        let by = ShardId(to as u16);
+        self.handle(from, Input::Returned { by, batch });
+    }
+
+    /// Ends turns and carries batches until nothing is left to say.
+    fn settle(&mut self) {
+        let count = self.shards.len();
+        for _ in 0..4 {
+            (0..count).for_each(|shard| self.end_turn(shard));
+            for from in 0..count {
+                (0..count)
+                    .filter(|&to| to != from)
+                    .for_each(|to| self.carry(from, to));
+            }
+        }
+    }
+
+    /// What stands for a connection, which takes it all.
+    fn read(&mut self, shard: usize, conn: u32) -> String {
+        let conn = ConnId(conn);
+        let pieces: Vec<&[u8]> = self.shards[shard].output(conn).collect();
+        let bytes = pieces.concat();
+        self.shards[shard].sent(conn, bytes.len(), false, &mut self.outputs[shard]);
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// A subscriber of `t` at place 0 of shard 0, whose EXEC of `commands` waits for shard 1, and a
+    /// publisher at place 1.
+    fn suspended_in_exec(limits: Limits, hello: &str, commands: &str) -> Node {
+        let mut node = Node::new(2, None, limits);
+        node.open(0, 0);
+        node.open(0, 1);
+        node.give(0, 0, format!("{hello}\r\nMULTI\r\n{commands}").as_bytes());
+        node.read(0, 0);
+        assert_eq!(node.give(0, 0, b"EXEC\r\n").next, Next::Hold);
+        node
+    }
+}
+
+const LIST: &str = "CLIENT LIST\r\n";
+
+/// Events of others that come while EXEC waits follow its array, in the form of that time.
+#[test]
+fn events_of_others_follow_the_array_of_exec() {
+    let cases = [
+        // Own events stand inside.
+        (
+            "HELLO 3",
+            "",
+            "PUBLISH t own\r\n",
+            "own",
+            ">3\r\n$7\r\nmessage",
+        ),
+        ("HELLO 3", "", "PING end\r\n", "end", ">3\r\n$7\r\nmessage"),
+        // The form changes while they wait.
+        (
+            "HELLO 3",
+            "",
+            "HELLO 2\r\n",
+            "modules",
+            "*3\r\n$7\r\nmessage",
+        ),
+        (
+            "HELLO 2",
+            "",
+            "HELLO 3\r\n",
+            "modules",
+            ">3\r\n$7\r\nmessage",
+        ),
+        // Nothing is left but the answer that it waits for.
+        (
+            "HELLO 3",
+            "PING end\r\n",
+            "",
+            "name=",
+            ">3\r\n$7\r\nmessage",
+        ),
+    ];
+    for (hello, before, after, last, head) in cases {
+        for length in [3, 20_000] {
+            let commands = format!("{before}SUBSCRIBE t\r\n{LIST}{after}");
+            let mut node = Node::suspended_in_exec(Limits::default(), hello, &commands);
+            // With a second subscriber here a large payload is shared.
+            node.open(0, 2);
+            node.give(0, 2, b"SUBSCRIBE t\r\n");
+            let payload = "f".repeat(length);
+            for _ in 0..2 {
+                let publish =
+                    format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n${length}\r\n{payload}\r\n");
+                node.give(0, 1, publish.as_bytes());
+            }
+            node.settle();
+            assert!(node.outputs[0].resumed.contains(&ConnId(0)));
+            node.give(0, 0, b"");
+            let read = node.read(0, 0);
+            let event = format!("{head}\r\n$1\r\nt\r\n${length}\r\n{payload}\r\n");
+            let (array, events) = read.split_at(read.len() - 2 * event.len());
+            assert_eq!(events, event.repeat(2), "{hello}, {after:?}");
+            assert!(array.contains(last) && !array.contains(&payload), "{array}");
+            assert_eq!(node.read(0, 2).matches(&event[1..]).count(), 2);
+            node.read(0, 1);
+            let counters = node.shards[0].counters();
+            assert_eq!((counters.outbox_bytes, counters.shared_body_bytes), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn events_kept_for_the_end_of_exec_count_in_the_caps() {
+    let limits = [
+        (6_000, 1 << 30, CloseReason::OutboxFull),
+        (1 << 20, 6_000, CloseReason::OutboxesFull),
+    ];
+    for (outbox_bytes_max, outboxes_bytes_max, reason) in limits {
+        let limits = Limits {
+            outbox_bytes_max,
+            outboxes_bytes_max,
+            ..Limits::default()
+        };
+        let commands = format!("SUBSCRIBE t\r\n{LIST}");
+        let mut node = Node::suspended_in_exec(limits, "HELLO 3", &commands);
+        let publish = format!("PUBLISH t {}\r\n", "f".repeat(2_500));
+        for closing in [vec![], vec![], vec![(ConnId(0), reason)]] {
+            assert!(node.shards[0].counters().outbox_bytes < 6_000);
+            node.give(0, 1, publish.as_bytes());
+            node.read(0, 1);
+            assert_eq!(std::mem::take(&mut node.outputs[0].closing), closing);
+        }
+        assert_eq!(node.shards[0].counters().outbox_bytes, 0);
+    }
+}
+
+#[test]
+fn events_kept_for_an_exec_that_is_killed_are_dropped() {
+    let commands = format!("SUBSCRIBE t\r\n{LIST}");
+    let mut node = Node::suspended_in_exec(Limits::default(), "HELLO 3", &commands);
+    node.give(0, 1, b"PUBLISH t foreign\r\nCLIENT KILL ID 1\r\n");
+    node.settle();
+    let read = node.read(0, 0);
+    assert!(read.starts_with("*2\r\n") && !read.contains("foreign"));
+    node.read(0, 1);
+    assert_eq!(node.shards[0].counters().outbox_bytes, 0);
+}
