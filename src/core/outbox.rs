@@ -307,7 +307,7 @@ impl Outboxes {
         let reason = if waiting > 0 && waiting + length > self.outbox_bytes_max {
             self.counters.closed_outbox_full += 1;
             CloseReason::OutboxFull
-        } else if self.bytes + self.gauge.bytes() + length > self.outboxes_bytes_max {
+        } else if self.total() + length > self.outboxes_bytes_max {
             self.counters.closed_outboxes_full += 1;
             CloseReason::OutboxesFull
         } else {
@@ -465,13 +465,23 @@ impl Outboxes {
     /// so that there is always a write that ends it.
     pub(crate) fn is_behind(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
-        outbox.length > 0 && outbox.len() >= self.outbox_bytes_max
+        let is_its_share_full = outbox.len() >= self.outbox_bytes_max;
+        outbox.length > 0 && (is_its_share_full || outbox.blocked && self.is_full())
     }
 
     /// Whether a client that was behind has taken enough to be read on.
     pub(crate) fn has_caught_up(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
-        outbox.length == 0 || outbox.len() <= self.outbox_bytes_max / 2
+        outbox.length == 0 || outbox.len() <= self.outbox_bytes_max / 2 && !self.is_full()
+    }
+
+    /// Bytes that count against the shard's cap, shared payloads of the whole node included.
+    fn total(&self) -> usize {
+        self.bytes + self.gauge.bytes()
+    }
+
+    fn is_full(&self) -> bool {
+        self.total() >= self.outboxes_bytes_max
     }
 
     /// Moves the connections to be flushed into `into`; what gathers from now on counts anew.

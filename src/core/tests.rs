@@ -220,3 +220,38 @@ fn events_kept_for_an_exec_that_is_killed_are_dropped() {
     node.read(0, 1);
     assert_eq!(node.shards[0].counters().outbox_bytes, 0);
 }
+
+#[test]
+fn clients_that_read_no_replies_are_not_read_on_at_the_cap_of_all() {
+    let limits = Limits {
+        outboxes_bytes_max: 4_000,
+        ..Limits::default()
+    };
+    let mut node = Node::new(1, None, limits);
+    let echo = format!("ECHO {}\r\n", "e".repeat(900));
+    for conn in 0..6 {
+        node.open(0, conn);
+        node.give(0, conn, b"PING\r\n");
+        node.shards[0].sent(ConnId(conn), 0, true, &mut node.outputs[0]);
+    }
+    let mut held = Vec::new();
+    for conn in (0..6).chain(0..6) {
+        if node.give(0, conn, echo.as_bytes()).next == Next::Hold {
+            held.push(conn);
+        }
+    }
+    // The fifth reply reaches the cap; nobody gets another.
+    assert_eq!(held, [4, 5, 0, 1, 2, 3, 4, 5]);
+    let counters = node.shards[0].counters();
+    assert_eq!(counters.stalled_readers, 8);
+    assert!(counters.outbox_bytes < 4_000 + 1_000, "one reply over it");
+    assert!(node.outputs[0].closing.is_empty());
+    // Others are over the cap still: who has taken everything is read on all the same.
+    node.open(0, 6);
+    assert_ne!(node.give(0, 6, echo.as_bytes()).next, Next::Hold);
+    node.shards[0].sent(ConnId(0), 10, true, &mut node.outputs[0]);
+    assert_eq!(node.outputs[0].resumed, []);
+    node.read(0, 0);
+    assert_eq!(node.outputs[0].resumed, [ConnId(0)]);
+    assert_ne!(node.give(0, 0, echo.as_bytes()).next, Next::Hold);
+}
