@@ -214,6 +214,8 @@ pub struct Shard {
     next_question: u64,
     /// When each guest must have authenticated, or is to be looked at again; the first is next.
     guests: VecDeque<(u64, ConnId, ClientId)>,
+    /// How many of them have left.
+    guests_gone: usize,
     /// Connections that wait for room at another shard.
     stalled: Vec<(ConnId, ClientId)>,
 }
@@ -247,6 +249,7 @@ impl Shard {
             gatherings: Vec::new(),
             next_question: 1,
             guests: VecDeque::new(),
+            guests_gone: 0,
             stalled: Vec::new(),
             settings: Settings {
                 shard,
@@ -428,6 +431,10 @@ impl Shard {
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.broker.leave(conn, self.outboxes.outbox(conn).form);
         self.outboxes.kill(conn);
+        if connection.guest_listed {
+            self.guests_gone += 1;
+            self.forget_guests_gone();
+        }
     }
 
     fn handle_bytes(
@@ -876,6 +883,20 @@ impl Shard {
         }
     }
 
+    /// Keeps the list of guests below twice the open connections that stand in it, however many
+    /// come and go. Cost: the list, once half of it has gone; so little for each that goes.
+    fn forget_guests_gone(&mut self) {
+        if self.guests_gone * 2 <= self.guests.len() {
+            return;
+        }
+        let connections = &self.connections;
+        self.guests.retain(|&(_, conn, client)| {
+            let there = connections[conn.slot()].as_ref();
+            there.is_some_and(|there| there.client == client)
+        });
+        self.guests_gone = 0;
+    }
+
     fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(&(deadline, conn, client)) = self.guests.front() {
             if deadline > now.monotonic_ns {
@@ -883,12 +904,11 @@ impl Shard {
             }
             self.guests.pop_front();
             let connection = self.connections.get_mut(conn.slot());
-            let Some(Some(connection)) = connection else {
+            let connection = connection.and_then(Option::as_mut);
+            let Some(connection) = connection.filter(|there| there.client == client) else {
+                self.guests_gone -= 1;
                 continue;
             };
-            if connection.client != client {
-                continue;
-            }
             connection.guest_listed = false;
             let until_ns = connection.guest_until_ns;
             if !connection.session.is_guest() {

@@ -255,3 +255,29 @@ fn clients_that_read_no_replies_are_not_read_on_at_the_cap_of_all() {
     assert_eq!(node.outputs[0].resumed, [ConnId(0)]);
     assert_ne!(node.give(0, 0, echo.as_bytes()).next, Next::Hold);
 }
+
+#[test]
+fn guests_that_left_do_not_make_the_list_of_guests_grow() {
+    let mut node = Node::new(1, Some(b"secret"), Limits::default());
+    for conn in 0..10 {
+        node.open(0, conn);
+    }
+    node.give(0, 3, b"AUTH secret\r\n");
+    for round in 0..1_000 {
+        let conn = ConnId(10 + round % 3);
+        node.open(0, conn.0);
+        assert!(node.shards[0].guests.len() <= 2 * 11);
+        node.handle(0, Input::Closed { conn });
+        assert!(node.shards[0].guests.len() <= 2 * 10);
+    }
+    // Those that stayed are still closed in time, but for the one that was let in.
+    node.now.monotonic_ns = node.shards[0].next_deadline().expect("guests");
+    node.handle(0, Input::Tick);
+    let closed = std::mem::take(&mut node.outputs[0].closing);
+    let closed: Vec<u32> = closed.into_iter().map(|(conn, _)| conn.0).collect();
+    assert_eq!(closed, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(
+        (node.shards[0].guests.len(), node.shards[0].guests_gone),
+        (0, 0)
+    );
+}
