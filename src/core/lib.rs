@@ -184,6 +184,8 @@ struct Connection {
     guest_listed: bool,
     /// Named in `closing`: nothing of it is handled any more.
     closing: bool,
+    /// It waits for the other shards a second time, for its end: the first release is not it.
+    waits_twice: bool,
     /// It killed itself: closed once that is answered.
     kills_itself: bool,
 }
@@ -415,6 +417,7 @@ impl Shard {
             guest_until_ns: 0,
             guest_listed: false,
             closing: is_full,
+            waits_twice: false,
             kills_itself: false,
         });
         if is_guest {
@@ -615,7 +618,8 @@ impl Shard {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
-            if connection.client != client {
+            let is_it = connection.client == client;
+            if !is_it || std::mem::take(&mut connection.waits_twice) {
                 return;
             }
             connection.holds.barrier = false;
@@ -797,6 +801,8 @@ impl Shard {
         let given_up = given_up.find(|&&(other, _)| other == conn);
         let reason = given_up.map_or(reason, |&(_, reason)| reason);
         connection.closing = true;
+        let listens = self.broker.listens(conn) && !self.interest.is_alone();
+        connection.waits_twice = listens && connection.holds.barrier;
         let client = connection.client;
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
         let is_replying = connection.session.is_replying();
@@ -819,7 +825,7 @@ impl Shard {
             true => self.outboxes.drop_deferred(conn),
             false => self.outboxes.append_deferred(conn),
         }
-        if self.broker.listens(conn) && !self.interest.is_alone() {
+        if listens {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);
             self.interest.wait(conn, client);

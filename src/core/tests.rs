@@ -281,3 +281,29 @@ fn guests_that_left_do_not_make_the_list_of_guests_grow() {
         (0, 0)
     );
 }
+
+#[test]
+fn an_end_is_not_released_by_an_earlier_barrier() {
+    for shards in [2, 3] {
+        let mut node = Node::new(shards, None, Limits::default());
+        node.open(0, 0);
+        node.open(0, 1);
+        let others = 1..usize::from(shards);
+        assert_eq!(node.give(0, 0, b"SUBSCRIBE t\r\n").next, Next::Hold);
+        node.end_turn(0);
+        others.clone().for_each(|other| node.carry(0, other));
+        // All shards know of the subscription; before they say so, its connection is killed.
+        node.give(0, 1, b"CLIENT KILL ID 1\r\n");
+        assert_eq!(node.outputs[0].closing, [(ConnId(0), CloseReason::Killed)]);
+        for other in others.clone() {
+            node.end_turn(other);
+            node.carry(other, 0);
+        }
+        assert!(node.shards[0].has_output(ConnId(0)));
+        assert_eq!(node.read(0, 0), "");
+        node.settle();
+        assert!(node.read(0, 0).contains("subscribe"));
+        assert!(!node.shards[0].has_output(ConnId(0)));
+        assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
+    }
+}
