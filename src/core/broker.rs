@@ -13,7 +13,8 @@ use crate::subs::{FilterId, Filters};
 use indexmap::IndexMap;
 use sapwood_wire::topic;
 
-/// A connection's subscriptions, in the order they were made, with its place in each filter.
+/// A connection's subscriptions, with its place in each filter. Their order depends on the history
+/// alone: that of making them, but each one that ended gave its place to the last.
 #[derive(Debug, Default)]
 struct Membership {
     places: IndexMap<FilterId, u32, foldhash::fast::FixedState>,
@@ -166,7 +167,7 @@ impl Broker {
         self.remove_member(conn, form, id)
     }
 
-    /// The names that a connection is subscribed to, in the order it came to them.
+    /// The names that a connection is subscribed to, in an order that depends on the history alone.
     pub(crate) fn names(&self, conn: ConnId, kind: FilterKind) -> Vec<Box<[u8]>> {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return Vec::new();

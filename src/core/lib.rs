@@ -24,6 +24,8 @@ pub mod limits;
 mod outbox;
 mod session;
 mod subs;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use broker::Broker;
@@ -182,6 +184,8 @@ struct Connection {
     guest_listed: bool,
     /// Named in `closing`: nothing of it is handled any more.
     closing: bool,
+    /// It waits for the other shards a second time, for its end: the first release is not it.
+    waits_twice: bool,
     /// It killed itself: closed once that is answered.
     kills_itself: bool,
 }
@@ -212,6 +216,8 @@ pub struct Shard {
     next_question: u64,
     /// When each guest must have authenticated, or is to be looked at again; the first is next.
     guests: VecDeque<(u64, ConnId, ClientId)>,
+    /// How many of them have left.
+    guests_gone: usize,
     /// Connections that wait for room at another shard.
     stalled: Vec<(ConnId, ClientId)>,
 }
@@ -245,6 +251,7 @@ impl Shard {
             gatherings: Vec::new(),
             next_question: 1,
             guests: VecDeque::new(),
+            guests_gone: 0,
             stalled: Vec::new(),
             settings: Settings {
                 shard,
@@ -329,8 +336,7 @@ impl Shard {
         let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
             return;
         };
-        let half = self.settings.limits.outbox_bytes_max / 2;
-        if connection.holds.output && self.outboxes.outbox(conn).len() <= half {
+        if connection.holds.output && self.outboxes.has_caught_up(conn) {
             connection.holds.output = false;
             resume_if_free(connection, conn, outputs);
         }
@@ -411,6 +417,7 @@ impl Shard {
             guest_until_ns: 0,
             guest_listed: false,
             closing: is_full,
+            waits_twice: false,
             kills_itself: false,
         });
         if is_guest {
@@ -427,6 +434,10 @@ impl Shard {
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.broker.leave(conn, self.outboxes.outbox(conn).form);
         self.outboxes.kill(conn);
+        if connection.guest_listed {
+            self.guests_gone += 1;
+            self.forget_guests_gone();
+        }
     }
 
     fn handle_bytes(
@@ -449,6 +460,8 @@ impl Shard {
                 };
             }
             connection.active_ns = now.monotonic_ns;
+            // Its own events stand where it published them, even inside a reply.
+            self.outboxes.end_deferring(conn);
             let (session, mut cx) = split(self, &mut connection, conn, now);
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
@@ -460,9 +473,7 @@ impl Shard {
             };
             self.note_kept(&mut connection, expected);
             let is_held = connection.holds.any();
-            if connection.holds.barrier {
-                self.outboxes.hold(conn);
-            }
+            self.keep_output_back(&connection, conn);
             self.await_if_guest(&mut connection, conn, now);
             self.connections[conn.slot()] = Some(connection);
             let next = match handled.then {
@@ -495,6 +506,17 @@ impl Shard {
                 };
             }
             return Handled { consumed, next };
+        }
+    }
+
+    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
+    fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
+        match connection.session.is_replying() {
+            true => self.outboxes.defer(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
+        if connection.holds.barrier {
+            self.outboxes.hold(conn);
         }
     }
 
@@ -596,7 +618,8 @@ impl Shard {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
-            if connection.client != client {
+            let is_it = connection.client == client;
+            if !is_it || std::mem::take(&mut connection.waits_twice) {
                 return;
             }
             connection.holds.barrier = false;
@@ -778,8 +801,11 @@ impl Shard {
         let given_up = given_up.find(|&&(other, _)| other == conn);
         let reason = given_up.map_or(reason, |&(_, reason)| reason);
         connection.closing = true;
+        let listens = self.broker.listens(conn) && !self.interest.is_alone();
+        connection.waits_twice = listens && connection.holds.barrier;
         let client = connection.client;
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        let is_replying = connection.session.is_replying();
         connection.session.forget_unfinished();
         self.counters.input_bytes -= connection.kept_bytes as u64;
         connection.kept_bytes = 0;
@@ -795,7 +821,11 @@ impl Shard {
             | CloseReason::TooManyConnections => {}
         }
         self.delivery.settle(&self.broker, &mut self.outboxes);
-        if self.broker.listens(conn) && !self.interest.is_alone() {
+        match is_replying {
+            true => self.outboxes.drop_deferred(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
+        if listens {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);
             self.interest.wait(conn, client);
@@ -859,6 +889,20 @@ impl Shard {
         }
     }
 
+    /// Keeps the list of guests below twice the open connections that stand in it, however many
+    /// come and go. Cost: the list, once half of it has gone; so little for each that goes.
+    fn forget_guests_gone(&mut self) {
+        if self.guests_gone * 2 <= self.guests.len() {
+            return;
+        }
+        let connections = &self.connections;
+        self.guests.retain(|&(_, conn, client)| {
+            let there = connections[conn.slot()].as_ref();
+            there.is_some_and(|there| there.client == client)
+        });
+        self.guests_gone = 0;
+    }
+
     fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(&(deadline, conn, client)) = self.guests.front() {
             if deadline > now.monotonic_ns {
@@ -866,12 +910,11 @@ impl Shard {
             }
             self.guests.pop_front();
             let connection = self.connections.get_mut(conn.slot());
-            let Some(Some(connection)) = connection else {
+            let connection = connection.and_then(Option::as_mut);
+            let Some(connection) = connection.filter(|there| there.client == client) else {
+                self.guests_gone -= 1;
                 continue;
             };
-            if connection.client != client {
-                continue;
-            }
             connection.guest_listed = false;
             let until_ns = connection.guest_until_ns;
             if !connection.session.is_guest() {

@@ -15,7 +15,7 @@ pub const CONNECTIONS_MAX: usize = 65_536;
 pub const OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Most unsent output of all connections of a shard together. Only connections whose last send
-/// would have blocked are closed over it.
+/// would have blocked are closed over it, for events, or not read on, for replies.
 pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// Most unfinished input of all connections of a shard together: four payloads of the greatest size.

@@ -1,9 +1,10 @@
 //! A connection's bounded output and the policy when it is full.
 //!
 //! Owns every byte that waits to be sent. Replies are never dropped and never refused; events are
-//! subject to the caps. Must not know what the bytes mean. Invariants: an empty outbox holds no
-//! memory; `bytes` is the sum of what stands in all outboxes of the shard; a dead outbox holds
-//! nothing and takes nothing. Start at [`Outboxes::offer`].
+//! subject to the caps. While a reply is answered in parts, events that come between them are kept
+//! aside, so that the reply stays one value. Must not know what the bytes mean. Invariants: an
+//! empty outbox holds no memory; `bytes` is the sum of what stands in all outboxes of the shard and
+//! aside of them; a dead outbox holds nothing and takes nothing. Start at [`Outboxes::offer`].
 
 use crate::command::{CloseReason, ConnId, Form};
 use crate::limits::{
@@ -66,6 +67,29 @@ impl Segment {
     }
 }
 
+/// Events that wait for the end of a reply, in the order they came.
+#[derive(Debug)]
+enum Frames {
+    /// One or more whole frames.
+    Owned(Vec<u8>),
+    /// One frame around a shared payload.
+    Shared {
+        head: Vec<u8>,
+        body: Bytes,
+        end: &'static [u8],
+    },
+}
+
+/// Events that are kept aside.
+#[derive(Debug, Default)]
+struct Aside {
+    frames: Vec<Frames>,
+    /// Bytes of all frames, shared payloads included.
+    length: usize,
+    /// Bytes that count in the shard's total.
+    owned: usize,
+}
+
 /// The output of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -76,8 +100,12 @@ pub(crate) struct Outbox {
     head: usize,
     /// Bytes that wait.
     length: usize,
+    /// Events that came while `deferring`; none for nearly every connection.
+    aside: Option<Box<Aside>>,
     /// How the connection takes events.
     pub form: Form,
+    /// A reply stands here in part: events are kept aside until it is whole.
+    deferring: bool,
     /// The last send would have blocked.
     blocked: bool,
     /// A confirmation in it waits for the other shards: nothing may be sent.
@@ -89,8 +117,9 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// Bytes that wait, those aside included.
     pub(crate) fn len(&self) -> usize {
-        self.length
+        self.length + self.aside.as_ref().map_or(0, |aside| aside.length)
     }
 
     pub(crate) fn pieces(&self) -> usize {
@@ -181,6 +210,7 @@ impl Outboxes {
             }
         }
         self.bytes -= outbox.tail.len();
+        self.bytes -= outbox.aside.as_ref().map_or(0, |aside| aside.owned);
         *outbox = Outbox {
             dead: true,
             dirty: outbox.dirty,
@@ -224,11 +254,7 @@ impl Outboxes {
     /// Appends frames of events, or closes the connection if it is behind and the cap is reached.
     /// Returns whether they were taken.
     pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8]) -> bool {
-        if !self.admit(conn, frames.len()) {
-            return false;
-        }
-        self.append_with(conn, |tail| tail.extend_from_slice(frames));
-        true
+        self.offer_with(conn, frames.len(), |out| out.extend_from_slice(frames))
     }
 
     /// Like [`offer`](Outboxes::offer), for a frame of `length` bytes that is encoded in place.
@@ -241,7 +267,11 @@ impl Outboxes {
         if !self.admit(conn, length) {
             return false;
         }
-        self.append_with(conn, encode);
+        if self.boxes[conn.slot()].deferring {
+            self.set_aside(conn, encode);
+        } else {
+            self.append_with(conn, encode);
+        }
         true
     }
 
@@ -251,18 +281,16 @@ impl Outboxes {
         conn: ConnId,
         head: &[u8],
         body: &Bytes,
-        end: &[u8],
+        end: &'static [u8],
     ) -> bool {
         if !self.admit(conn, head.len() + body.len() + end.len()) {
             return false;
         }
-        self.append_with(conn, |tail| tail.extend_from_slice(head));
-        self.seal_tail(conn);
-        let outbox = &mut self.boxes[conn.slot()];
-        outbox.segments.push_back(Segment::Shared(body.clone()));
-        outbox.length += body.len();
-        self.unflushed += body.len();
-        self.append_with(conn, |tail| tail.extend_from_slice(end));
+        if self.boxes[conn.slot()].deferring {
+            self.set_aside_shared(conn, head, body, end);
+        } else {
+            self.append_shared(conn, head, body, end);
+        }
         true
     }
 
@@ -271,14 +299,15 @@ impl Outboxes {
         if outbox.dead {
             return false;
         }
-        if !outbox.blocked && !outbox.held {
+        if !outbox.blocked && !outbox.held && !outbox.deferring {
             // Not behind: what stands here is flushed before much more is made.
             return true;
         }
-        let reason = if outbox.length > 0 && outbox.length + length > self.outbox_bytes_max {
+        let waiting = outbox.len();
+        let reason = if waiting > 0 && waiting + length > self.outbox_bytes_max {
             self.counters.closed_outbox_full += 1;
             CloseReason::OutboxFull
-        } else if self.bytes + self.gauge.bytes() + length > self.outboxes_bytes_max {
+        } else if self.total() + length > self.outboxes_bytes_max {
             self.counters.closed_outboxes_full += 1;
             CloseReason::OutboxesFull
         } else {
@@ -287,6 +316,94 @@ impl Outboxes {
         self.kill(conn);
         self.closing.push((conn, reason));
         false
+    }
+
+    /// Keeps events aside from now on.
+    pub(crate) fn defer(&mut self, conn: ConnId) {
+        let outbox = &mut self.boxes[conn.slot()];
+        outbox.deferring = !outbox.dead;
+    }
+
+    /// Keeps events aside no longer; those that are stay there.
+    pub(crate) fn end_deferring(&mut self, conn: ConnId) {
+        self.boxes[conn.slot()].deferring = false;
+    }
+
+    /// Appends the events that were kept aside: the reply is whole.
+    pub(crate) fn append_deferred(&mut self, conn: ConnId) {
+        self.end_deferring(conn);
+        let Some(aside) = self.boxes[conn.slot()].aside.take() else {
+            return;
+        };
+        self.bytes -= aside.owned;
+        for frames in aside.frames {
+            match frames {
+                Frames::Owned(frames) => {
+                    self.append_with(conn, |tail| tail.extend_from_slice(&frames));
+                }
+                Frames::Shared { head, body, end } => self.append_shared(conn, &head, &body, end),
+            }
+        }
+    }
+
+    /// Drops the events that were kept aside: the reply will never be whole.
+    pub(crate) fn drop_deferred(&mut self, conn: ConnId) {
+        let outbox = &mut self.boxes[conn.slot()];
+        outbox.deferring = false;
+        self.bytes -= outbox.aside.take().map_or(0, |aside| aside.owned);
+    }
+
+    /// The events that were kept aside: whole frames, but for a shared payload and what follows.
+    pub(crate) fn deferred_mut(&mut self, conn: ConnId) -> impl Iterator<Item = &mut [u8]> {
+        let aside = self.boxes[conn.slot()].aside.iter_mut();
+        let frames = aside.flat_map(|aside| &mut aside.frames);
+        frames.map(|frames| match frames {
+            Frames::Owned(frames) => frames.as_mut_slice(),
+            Frames::Shared { head, .. } => head.as_mut_slice(),
+        })
+    }
+
+    fn set_aside(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+        let aside = self.boxes[conn.slot()].aside.get_or_insert_default();
+        let added = match aside.frames.last_mut() {
+            Some(Frames::Owned(frames)) if frames.len() < OUTBOX_CHUNK_BYTES => {
+                let before = frames.len();
+                encode(frames);
+                frames.len() - before
+            }
+            _ => {
+                let mut frames = Vec::new();
+                encode(&mut frames);
+                let added = frames.len();
+                aside.frames.push(Frames::Owned(frames));
+                added
+            }
+        };
+        aside.length += added;
+        aside.owned += added;
+        self.bytes += added;
+    }
+
+    fn set_aside_shared(&mut self, conn: ConnId, head: &[u8], body: &Bytes, end: &'static [u8]) {
+        let aside = self.boxes[conn.slot()].aside.get_or_insert_default();
+        aside.length += head.len() + body.len() + end.len();
+        aside.owned += head.len();
+        self.bytes += head.len();
+        aside.frames.push(Frames::Shared {
+            head: head.to_vec(),
+            body: body.clone(),
+            end,
+        });
+    }
+
+    fn append_shared(&mut self, conn: ConnId, head: &[u8], body: &Bytes, end: &[u8]) {
+        self.append_with(conn, |tail| tail.extend_from_slice(head));
+        self.seal_tail(conn);
+        let outbox = &mut self.boxes[conn.slot()];
+        outbox.segments.push_back(Segment::Shared(body.clone()));
+        outbox.length += body.len();
+        self.unflushed += body.len();
+        self.append_with(conn, |tail| tail.extend_from_slice(end));
     }
 
     fn append_with(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
@@ -342,6 +459,29 @@ impl Outboxes {
     pub(crate) fn has_output(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         outbox.held || outbox.length > 0
+    }
+
+    /// Whether a client takes its replies too slowly to be read on. Never if it has taken them all,
+    /// so that there is always a write that ends it.
+    pub(crate) fn is_behind(&self, conn: ConnId) -> bool {
+        let outbox = &self.boxes[conn.slot()];
+        let is_its_share_full = outbox.len() >= self.outbox_bytes_max;
+        outbox.length > 0 && (is_its_share_full || outbox.blocked && self.is_full())
+    }
+
+    /// Whether a client that was behind has taken enough to be read on.
+    pub(crate) fn has_caught_up(&self, conn: ConnId) -> bool {
+        let outbox = &self.boxes[conn.slot()];
+        outbox.length == 0 || outbox.len() <= self.outbox_bytes_max / 2 && !self.is_full()
+    }
+
+    /// Bytes that count against the shard's cap, shared payloads of the whole node included.
+    fn total(&self) -> usize {
+        self.bytes + self.gauge.bytes()
+    }
+
+    fn is_full(&self) -> bool {
+        self.total() >= self.outboxes_bytes_max
     }
 
     /// Moves the connections to be flushed into `into`; what gathers from now on counts anew.

@@ -50,7 +50,7 @@ impl World {
         if let Some(owed) = conn.owed.front_mut() {
             copy = Some(owed.clone());
             found = owed.take(value);
-            let floats = owed.floats;
+            let floats = owed.floats && !owed.inside;
             if found == Match::No
                 && floats
                 && let Some(owed) = conn.owed.get_mut(1)
@@ -75,19 +75,23 @@ impl World {
         if found == Match::Whole {
             conn.owed.remove(place);
         }
-        self.note_exec(key, &owed);
+        self.note_exec(key, &owed)?;
         self.taken(key, &owed, value)
     }
 
-    /// Counts events that stand between the elements of an EXEC's reply.
-    fn note_exec(&mut self, key: usize, owed: &Owed) {
+    /// Between the elements of an EXEC's reply stand events of its own only.
+    fn note_exec(&mut self, key: usize, owed: &Owed) -> Result<(), Failure> {
         let left = &mut self.clients[key].exec_left;
         match owed.what {
             What::ExecHead(count) => *left = count,
-            What::Event(..) if *left > 0 => self.coverage.hit("events inside exec"),
+            What::Event(..) if *left > 0 && owed.inside => self.coverage.hit("events inside exec"),
+            What::Event(..) if *left > 0 => {
+                return fail("exec", format!("client {key} read another's event inside"));
+            }
             What::Event(..) => {}
             _ => *left = left.saturating_sub(1),
         }
+        Ok(())
     }
 
     /// What follows from having read something.
@@ -405,7 +409,12 @@ impl World {
             let was_killed =
                 conn.reason == Some(CloseReason::Killed) && self.model.hunted.contains(&key);
             let is_unanswered = |owed: &Owed| owed.floats && was_killed;
-            if !conn.owed.iter().all(is_unanswered) && !self.cut[key] {
+            // Nor of what was to follow the array that the answer belongs to.
+            let mut owed = conn.owed.iter();
+            let mut owed = owed
+                .by_ref()
+                .take_while(|owed| !(is_unanswered(owed) && owed.inside));
+            if !owed.all(is_unanswered) && !self.cut[key] {
                 let owed = shown(&format!("{:?}", conn.owed[0]));
                 let text = format!(
                     "client {key} of shard {}, {:?}, never read {} things, first {owed}",
@@ -518,6 +527,8 @@ impl World {
     /// After everybody has left: nothing is kept.
     pub(crate) fn check_emptiness(&mut self) -> Result<(), Failure> {
         self.check_counters()?;
+        self.coverage
+            .count("events kept for exec", self.model.kept_for_exec);
         for shard in 0..self.nodes.len() {
             let counters = self.nodes[shard].core.counters();
             let left = [

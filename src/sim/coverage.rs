@@ -16,6 +16,7 @@ const NAMES: &[&str] = &[
     "batch flushed in the middle",
     "exec suspended",
     "events inside exec",
+    "events kept for exec",
     "partial writes",
     "half commands",
     "vanished held",

@@ -413,7 +413,7 @@ impl World {
                 .count("events across shards", events.len() as u64);
             events
                 .iter()
-                .for_each(|event| self.model.deliver(shard, event));
+                .for_each(|event| self.model.deliver(shard, event, None));
         }
         if handled.next == Next::Flush && !self.nodes[shard].outputs.closing.is_empty() {
             self.model.shards[shard].inexact = true;

@@ -13,6 +13,8 @@ pub(crate) struct Owed {
     pub version: u8,
     /// It is answered by all shards: events may come before it, replies may not.
     pub floats: bool,
+    /// It stands inside the array of an EXEC: nothing of others may come before it.
+    pub inside: bool,
     pub what: What,
 }
 

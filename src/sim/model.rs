@@ -60,7 +60,37 @@ pub(crate) struct Conn {
     subscriptions: Vec<Subscription>,
     transaction: Option<Transaction>,
     pub executing: VecDeque<Command>,
+    /// What it is owed now stands inside the array of an EXEC.
+    inside: bool,
+    /// What others published between two commands of its EXEC: read after the array.
+    deferred: VecDeque<(Rc<Event>, Vec<Filter>)>,
     pub owed: VecDeque<Owed>,
+}
+
+impl Conn {
+    fn owe_event(&mut self, event: Rc<Event>, filters: Vec<Filter>, inside: bool) {
+        self.owed.push_back(Owed {
+            version: self.version,
+            floats: false,
+            inside,
+            what: What::Event(event, filters),
+        });
+    }
+
+    fn owe_last_event(&mut self) {
+        if let Some((event, filters)) = self.deferred.pop_back() {
+            self.owe_event(event, filters, self.inside);
+        }
+    }
+
+    /// The deferred events are owed, unless the array of an EXEC is still being answered.
+    fn owe_deferred(&mut self) {
+        while self.executing.is_empty()
+            && let Some((event, filters)) = self.deferred.pop_front()
+        {
+            self.owe_event(event, filters, false);
+        }
+    }
 }
 
 /// What the model knows of a shard.
@@ -91,6 +121,8 @@ pub(crate) struct Model {
     pub now_ns: u64,
     /// Clients whose end another one asked for.
     pub hunted: BTreeSet<usize>,
+    /// Events that had to wait for the end of an EXEC.
+    pub kept_for_exec: u64,
     limits: Limits,
     has_password: bool,
     next_subscription: u64,
@@ -130,6 +162,7 @@ impl Model {
             tick: 0,
             now_ns: 0,
             hunted: BTreeSet::new(),
+            kept_for_exec: 0,
             limits,
             has_password,
             next_subscription: 1,
@@ -162,6 +195,8 @@ impl Model {
             subscriptions: Vec::new(),
             transaction: None,
             executing: VecDeque::new(),
+            inside: false,
+            deferred: VecDeque::new(),
             owed: VecDeque::new(),
         });
         self.shards[shard].open.push(key);
@@ -196,7 +231,11 @@ impl Model {
                 }
                 conn.executing.pop_front();
                 left -= 1;
+                conn.inside = true;
                 self.carry_out(key, &command)?;
+                let conn = self.conn(key);
+                conn.inside = false;
+                conn.owe_deferred();
             } else if has_next && let Some((_, command)) = conn.sent.pop_front() {
                 let counts = u64::from(self.request(key, &command)?);
                 if counts > left {
@@ -229,6 +268,7 @@ impl Model {
         conn.owed.push_back(Owed {
             version,
             floats,
+            inside: conn.inside,
             what,
         });
     }
@@ -517,7 +557,7 @@ impl Model {
             }
             count += known;
         }
-        self.deliver(shard, event);
+        self.deliver(shard, event, Some(key));
         self.owe(key, What::Integer(count));
         Ok(())
     }
@@ -544,8 +584,8 @@ impl Model {
         Ok(())
     }
 
-    /// An event reaches the subscribers of a shard.
-    pub(crate) fn deliver(&mut self, shard: usize, event: &Rc<Event>) {
+    /// An event reaches the subscribers of a shard; its publisher's connection if that is here.
+    pub(crate) fn deliver(&mut self, shard: usize, event: &Rc<Event>, publisher: Option<usize>) {
         let ShardModel {
             open,
             table,
@@ -565,11 +605,14 @@ impl Model {
                 continue;
             }
             *delivered += filters.len() as u64;
-            conn.owed.push_back(Owed {
-                version: conn.version,
-                floats: false,
-                what: What::Event(Rc::clone(event), filters),
-            });
+            conn.deferred.push_back((Rc::clone(event), filters));
+            if publisher == Some(key) {
+                // Its own are read where it published them.
+                conn.owe_last_event();
+            } else {
+                conn.owe_deferred();
+                self.kept_for_exec += u64::from(!conn.deferred.is_empty());
+            }
         }
     }
 
@@ -644,6 +687,9 @@ impl Model {
         }
         conn.open = false;
         conn.closed = tick;
+        // Of an array that is never whole nothing follows.
+        conn.owe_deferred();
+        conn.deferred.clear();
         conn.executing.clear();
         let shard = conn.shard;
         self.leave(key);

@@ -177,6 +177,13 @@ impl Session {
         }
     }
 
+    /// Whether a reply is written in part: other clients' events must wait for its end.
+    pub(crate) fn is_replying(&self) -> bool {
+        match self {
+            Session::Redis(session) => session.is_replying(),
+        }
+    }
+
     /// Drops what was begun and will not be finished: the connection is to be closed.
     pub(crate) fn forget_unfinished(&mut self) {
         match self {
@@ -232,4 +239,42 @@ pub(crate) fn encode_event_body_head(form: Form, length: usize, out: &mut Vec<u8
     match form {
         Form::Resp2 | Form::Resp3 => resp::bulk_header(out, length),
     }
+}
+
+/// Turns whole frames of events, written in another form, into this form. Of a frame around a
+/// shared payload, what stands before the payload is enough.
+///
+/// The forms of Redis differ in the first byte only, so that nothing moves. Cost: a step for each
+/// string of a frame.
+pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
+    let mark = match to {
+        Form::Resp2 => b'*',
+        Form::Resp3 => b'>',
+    };
+    let mut at = 0;
+    // Ends because each round steps over the frame's head at least.
+    while at < frames.len() {
+        frames[at] = mark;
+        let (count, mut end) = number_at(frames, at + 1);
+        for _ in 0..count {
+            if end < frames.len() {
+                let (length, start) = number_at(frames, end + 1);
+                end = start + length + EVENT_END.len();
+            }
+        }
+        at = end;
+    }
+}
+
+/// The number of a frame's head or of a string's, and where what follows it begins.
+fn number_at(frames: &[u8], from: usize) -> (usize, usize) {
+    let digits = frames[from..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit());
+    let (mut number, mut end) = (0, from);
+    for &digit in digits {
+        number = number * 10 + usize::from(digit - b'0');
+        end += 1;
+    }
+    (number, end + EVENT_END.len())
 }

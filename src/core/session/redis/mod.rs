@@ -10,7 +10,7 @@ mod server;
 mod table;
 mod transaction;
 
-use super::{Context, Handled, Settings, Then};
+use super::{Context, Handled, Settings, Then, translate_events};
 use crate::command::{Answer, CloseReason, Form, Query};
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use table::{Spec, Verb};
@@ -102,6 +102,13 @@ impl RedisSession {
         self.transaction = None;
     }
 
+    /// Whether EXEC's array is written in part.
+    pub(crate) fn is_replying(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| {
+            transaction.is_executing() && (transaction.has_next() || self.asking.is_some())
+        })
+    }
+
     pub(crate) fn kept_bytes(&self) -> usize {
         self.transaction
             .as_ref()
@@ -118,7 +125,7 @@ impl RedisSession {
                     then: Then::Flush,
                 };
             }
-            if cx.outboxes.outbox(cx.conn).len() >= cx.settings.limits.outbox_bytes_max {
+            if cx.outboxes.is_behind(cx.conn) {
                 cx.holds.output = true;
                 cx.counters.stalled_readers += 1;
                 return Handled {
@@ -367,6 +374,10 @@ impl RedisSession {
         self.version = version;
         cx.broker.change_form(cx.conn, before, self.form());
         cx.outboxes.set_form(cx.conn, self.form());
+        // HELLO inside EXEC: what was kept aside will follow its answer.
+        for frames in cx.outboxes.deferred_mut(cx.conn) {
+            translate_events(self.form(), frames);
+        }
     }
 
     /// Appends a reply, unless the client does not want it.

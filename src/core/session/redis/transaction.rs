@@ -1,4 +1,8 @@
 //! MULTI, EXEC and DISCARD: commands are kept, then carried out one after the other.
+//!
+//! Between two of them EXEC may have to wait. What other clients publish meanwhile follows its
+//! array, which clients read as one value, even if the connection ended that subscription inside
+//! it; what it publishes to itself stands inside, as in redis-server 7.0.
 
 use super::table::{Spec, Verb};
 use super::{RedisSession, Step};
@@ -33,6 +37,10 @@ impl Transaction {
 
     pub(super) fn is_executing(&self) -> bool {
         self.executing
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -144,6 +152,7 @@ impl RedisSession {
             .and_then(|transaction| transaction.queue.pop_front());
         let Some(queued) = next else {
             self.transaction = None;
+            cx.outboxes.append_deferred(cx.conn);
             return Step::Done;
         };
         let arguments = Arguments::new(&queued.ranges, &queued.bytes);
