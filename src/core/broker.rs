@@ -246,6 +246,11 @@ impl Broker {
         }
     }
 
+    /// Whether the other shards are to be told something.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// What the other shards are to be told since this was last asked; empty if nothing.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -327,17 +332,14 @@ impl Broker {
         match pattern {
             None => active.collect(),
             Some(pattern) => active
-                .filter(|name| topic::glob_matches(pattern, name))
+                .filter(|name| topic::glob_matches_text(pattern, name))
                 .collect(),
         }
     }
 
     /// Distinct globs that anyone listens to.
     pub(crate) fn active_globs(&self) -> usize {
-        let globs = self
-            .filters
-            .iter()
-            .filter(|entry| entry.kind == FilterKind::Glob);
+        let globs = self.filters.globs();
         globs.filter(|entry| entry.listeners() > 0).count()
     }
 }

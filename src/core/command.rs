@@ -174,7 +174,7 @@ pub enum Query {
 /// Which clients are meant: all that every given condition holds for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// These numbers only; empty for any.
+    /// These numbers only, ascending; empty for any.
     pub ids: Vec<ClientId>,
     /// The client's own address.
     pub peer: Option<SocketAddr>,
@@ -186,8 +186,16 @@ pub struct Selection {
     pub age_s_min: Option<u64>,
     /// All but this one.
     pub but: Option<ClientId>,
-    /// Only the number that a shard's connections can never have: selects nobody.
+    /// Nobody at all: a condition was given that no client can meet.
     pub nobody: bool,
+}
+
+impl Selection {
+    /// Brings the numbers into the order that looking one up needs.
+    pub(crate) fn sort_ids(&mut self) {
+        self.ids.sort_unstable();
+        self.ids.dedup();
+    }
 }
 
 /// One connected client, as it is shown to people.

@@ -13,6 +13,9 @@ use crate::outbox::{Outboxes, Pending};
 use crate::session;
 use bytes::Bytes;
 
+/// Frames' heads that are kept from topic to topic, for the next one's filters.
+const HEADS_KEPT: usize = 64;
+
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
     pub broker: &'a Broker,
@@ -117,7 +120,10 @@ impl Delivery {
             self.heads
                 .resize_with(self.route.filters.len(), Default::default);
         }
-        for heads in &mut self.heads {
+        // What one topic with many patterns needed is not kept, nor looked at, for ever.
+        self.heads
+            .truncate(self.route.filters.len().max(HEADS_KEPT));
+        for heads in self.heads.iter_mut().take(self.route.filters.len()) {
             heads.iter_mut().for_each(Vec::clear);
         }
     }

@@ -352,6 +352,13 @@ impl Shard {
         self.hand_overs.is_idle() && self.gatherings.is_empty()
     }
 
+    /// Whether another [`Input::TurnEnd`] would do something: taking a hand-over may have made room
+    /// for those who wait, and writing may have found that a subscriber is gone.
+    pub fn is_turn_due(&self) -> bool {
+        let has_news = self.broker.has_changes() || self.interest.is_awaited();
+        has_news || self.may_resume_stalled()
+    }
+
     /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
     pub fn wants_credit(&self) -> bool {
         self.hand_overs.is_waiting()
@@ -749,7 +756,7 @@ impl Shard {
             nobody,
         } = selection;
         !nobody
-            && (ids.is_empty() || ids.contains(&connection.client))
+            && (ids.is_empty() || ids.binary_search(&connection.client).is_ok())
             && peer.is_none_or(|peer| peer == connection.peer)
             && local.is_none_or(|local| local == connection.local)
             && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
@@ -841,6 +848,11 @@ impl Shard {
         }
     }
 
+    fn may_resume_stalled(&self) -> bool {
+        let mut others = self.hand_overs.others();
+        !self.stalled.is_empty() && others.all(|to| self.hand_overs.has_room(to))
+    }
+
     fn end_turn(&mut self, outputs: &mut Outputs) {
         let changes = self.broker.take_changes();
         let is_news = !changes.is_empty() || self.interest.is_awaited();
@@ -854,12 +866,7 @@ impl Shard {
                     .push_control(shard, Control::Interest { sequence, changes });
             }
         }
-        if !self.stalled.is_empty()
-            && self
-                .hand_overs
-                .others()
-                .all(|to| self.hand_overs.has_room(to))
-        {
+        if self.may_resume_stalled() {
             for (conn, client) in std::mem::take(&mut self.stalled) {
                 // Who stalled may have left, and its place may be another's, who waits for more.
                 if let Some(Some(connection)) = self.connections.get_mut(conn.slot())

@@ -14,6 +14,10 @@ pub const CONNECTIONS_MAX: usize = 65_536;
 /// further behind is not reading.
 pub const OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Unsent replies of a client that has yet to authenticate, before it is not read on: nothing that
+/// it may ask for is longer than a line.
+pub const GUEST_OUTBOX_BYTES_MAX: usize = 64 * 1024;
+
 /// Most unsent output of all connections of a shard together. Only connections whose last send
 /// would have blocked are closed over it, for events, or not read on, for replies.
 pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
@@ -54,8 +58,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 /// Most distinct filters that a node knows. Worst memory: about 250 bytes each, on every shard.
 pub const FILTERS_MAX: usize = 10_000_000;
 
-/// Most distinct globs that a node knows: they are matched one after the other, about 20 ns each,
-/// when a topic is published for the first time after a change.
+/// Most distinct globs that a node knows: they are matched one after the other, about 20 ns each for
+/// ordinary ones, for every event whose topic is not that of the event before. A glob of many stars
+/// costs up to its length times the topic's.
 pub const GLOBS_MAX: usize = 16_384;
 
 /// Bytes of hand-overs that one shard may have on the way to another: about four turns of work.

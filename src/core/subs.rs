@@ -62,6 +62,8 @@ pub(crate) struct Filters {
     names: HashTable<FilterId>,
     hasher: foldhash::fast::FixedState,
     globs: Vec<FilterId>,
+    /// Entries of each kind.
+    counts: [usize; 4],
     wildcards: Trie<FilterId>,
 }
 
@@ -73,6 +75,7 @@ impl Filters {
             names: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Vec::new(),
+            counts: [0; 4],
             wildcards: Trie::new(seed),
         }
     }
@@ -91,6 +94,16 @@ impl Filters {
 
     pub(crate) fn entry_mut(&mut self, id: FilterId) -> &mut Entry {
         &mut self.entries[id.key()]
+    }
+
+    /// The entries of all globs.
+    pub(crate) fn globs(&self) -> impl Iterator<Item = &Entry> {
+        self.globs.iter().map(|&id| self.entry(id))
+    }
+
+    /// How many entries of this kind there are.
+    pub(crate) fn count(&self, kind: FilterKind) -> usize {
+        self.counts[kind as usize]
     }
 
     /// All entries, in an order that depends on the history alone.
@@ -119,6 +132,7 @@ impl Filters {
         if let Some(id) = self.find(filter) {
             return id;
         }
+        self.counts[filter.kind as usize] += 1;
         let hash = self.hash(filter.kind, filter.name);
         let id = FilterId(self.entries.vacant_key() as u32);
         if filter.kind == FilterKind::Wildcard {
@@ -159,6 +173,7 @@ impl Filters {
             return;
         }
         let entry = self.entries.remove(id.key());
+        self.counts[entry.kind as usize] -= 1;
         let hash = self.hash(entry.kind, &entry.name);
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
             found.remove();

@@ -12,6 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
 use sapwood_core::command::{ClientId, ConnId, Now};
 use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
 use slab::Slab;
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,10 +98,13 @@ pub(crate) struct Connections {
     outputs: Outputs,
     /// Connections whose input is to be offered again.
     resumed: Vec<ConnId>,
+    /// Connections that found no receive buffer: first in the next turn, before those that did.
+    starved: Vec<usize>,
     /// Connections to be received from when the ring can be had.
     to_receive: Vec<usize>,
     to_await_room: Vec<usize>,
-    lingering: usize,
+    /// When the connections that are being closed are given up, and their places.
+    lingering: VecDeque<(u64, usize)>,
     /// The node drains: nothing more is read.
     pub reading_ended: bool,
 }
@@ -112,9 +116,10 @@ impl Connections {
             dirty: Vec::new(),
             outputs: Outputs::default(),
             resumed: Vec::new(),
+            starved: Vec::new(),
             to_receive: Vec::new(),
             to_await_room: Vec::new(),
-            lingering: 0,
+            lingering: VecDeque::new(),
             reading_ended: false,
         }
     }
@@ -174,7 +179,9 @@ impl Connections {
         socket.more_waiting = completion.more_waiting;
         let (Ok(count), Some(buffer)) = (completion.result, completion.buffer) else {
             match completion.result {
-                Err(Errno::NO_BUFFERS) => self.to_receive.push(place),
+                Err(Errno::NO_BUFFERS) if socket.phase != Phase::Closed => {
+                    self.starved.push(place);
+                }
                 Err(error) => {
                     tracing::debug!(conn = place, %error, "receiving failed");
                     self.gone(core, place, now);
@@ -243,30 +250,16 @@ impl Connections {
         now: Now,
     ) -> Option<(usize, Next)> {
         let conn = ConnId(place as u32);
-        let mut fresh = fresh;
-        let mut consumed = 0;
-        // Ends because each round consumes something or makes room for it by writing.
-        loop {
-            let input = Input::Bytes {
-                conn,
-                bytes: &bytes[consumed..],
-                fresh,
-            };
-            let handled = core.handle(input, now, &mut self.outputs);
-            consumed += handled.consumed;
-            fresh = 0;
-            if handled.next != Next::Flush {
-                return Some((consumed, handled.next));
-            }
+        let input = Input::Bytes { conn, bytes, fresh };
+        let handled = core.handle(input, now, &mut self.outputs);
+        if handled.next == Next::Flush {
             self.flush(core, now);
-            if self
-                .sockets
-                .get(place)
-                .is_none_or(|socket| socket.phase != Phase::Open)
-            {
+            let socket = self.sockets.get(place);
+            if socket.is_none_or(|socket| socket.phase != Phase::Open) {
                 return None;
             }
         }
+        Some((handled.consumed, handled.next))
     }
 
     /// Keeps what core did not consume, and reads on if core wants that.
@@ -280,7 +273,14 @@ impl Connections {
                 self.to_receive.push(place);
             }
             Next::Hold => socket.input = rest,
-            Next::Done | Next::Flush => {}
+            Next::Flush => {
+                // The rest waits for the next turn: a subscriber that takes its output needs to be
+                // heard of, or what is written for it would grow to the cap within this one.
+                socket.input = rest;
+                socket.held = true;
+                self.resumed.push(ConnId(place as u32));
+            }
+            Next::Done => {}
         }
     }
 
@@ -319,10 +319,11 @@ impl Connections {
             };
             if socket.phase == Phase::Open {
                 tracing::debug!(?conn, ?reason, "closing");
-                socket.phase = Phase::Lingering(now.monotonic_ns + LINGER_NS);
+                let until = now.monotonic_ns + LINGER_NS;
+                socket.phase = Phase::Lingering(until);
+                self.lingering.push_back((until, conn.0 as usize));
                 // Core has taken it out of its cap.
                 socket.input = Vec::new();
-                self.lingering += 1;
                 // Written and closed with the next flush, even if nothing is to be written.
                 self.dirty.push(conn);
             }
@@ -403,9 +404,6 @@ impl Connections {
     /// Forgets a connection: its peer is gone, or its last output is written or given up.
     fn gone(&mut self, core: &mut Shard, place: usize, now: Now) {
         let socket = &mut self.sockets[place];
-        if matches!(socket.phase, Phase::Lingering(_)) {
-            self.lingering -= 1;
-        }
         if socket.phase != Phase::Closed {
             socket.phase = Phase::Closed;
             socket.input = Vec::new();
@@ -431,33 +429,37 @@ impl Connections {
 
     /// Gives up on connections that do not read their last replies; the time of the next is returned.
     pub(crate) fn end_lingering(&mut self, core: &mut Shard, now: Now) -> Option<u64> {
-        if self.lingering == 0 {
-            return None;
-        }
-        let mut next = None;
-        let mut late = Vec::new();
-        for (place, socket) in &self.sockets {
-            match socket.phase {
-                Phase::Lingering(until) if until <= now.monotonic_ns => late.push(place),
-                Phase::Lingering(until) => next = Some(next.unwrap_or(until).min(until)),
-                _ => {}
+        // All linger equally long, so the first in line is the first to be given up.
+        while let Some(&(until, place)) = self.lingering.front() {
+            let still_lingers = self
+                .sockets
+                .get(place)
+                .is_some_and(|socket| socket.phase == Phase::Lingering(until));
+            if still_lingers && until > now.monotonic_ns {
+                return Some(until);
+            }
+            self.lingering.pop_front();
+            if still_lingers {
+                self.gone(core, place, now);
             }
         }
-        for place in late {
-            self.gone(core, place, now);
-        }
-        next
+        None
     }
 
     /// Queues the receives and waits that became due.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
-        for place in self.to_receive.drain(..) {
+        for (place, is_starved) in self
+            .starved
+            .drain(..)
+            .map(|place| (place, true))
+            .chain(self.to_receive.drain(..).map(|place| (place, false)))
+        {
             let Some(socket) = self.sockets.get_mut(place) else {
                 continue;
             };
             let is_due = socket.phase == Phase::Open && !socket.receiving && !socket.held;
             if is_due && !self.reading_ended {
-                let expect = if socket.more_waiting {
+                let expect = if socket.more_waiting || is_starved {
                     Expect::Now
                 } else {
                     Expect::Later

@@ -26,6 +26,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// machine, where 5 ms took none to speak of.
 const RING_WAIT: Duration = Duration::from_millis(5);
 
+/// A connection that is quiet for so long is probed, as redis-server does.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
+
+/// How long a probe may go unanswered, and how many may.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(40);
+const KEEPALIVE_PROBES: u32 = 3;
+
 /// Accepts that are under way at a time on each listener.
 const ACCEPTS_AT_A_TIME: usize = 16;
 
@@ -155,7 +162,7 @@ impl ShardLoop {
 
     /// Whether there is something to do that no completion will tell of.
     fn has_more(&self) -> bool {
-        self.unfinished.is_some() || self.connections.has_resumed()
+        self.unfinished.is_some() || self.connections.has_resumed() || self.core.is_turn_due()
     }
 
     /// One turn; whether there was anything to do.
@@ -291,8 +298,10 @@ impl ShardLoop {
             };
             let handled = self.core.handle(input, now, self.connections.outputs());
             if handled.next == Next::Flush {
+                // The rest waits for the next turn, like that of a connection's input.
                 self.unfinished = Some((from, batch, place));
                 self.connections.flush(&mut self.core, now);
+                break;
             } else {
                 self.mesh.give_back(from, batch);
             }
@@ -408,7 +417,11 @@ impl ShardLoop {
 /// Sets a new socket up, and finds out who is there.
 fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
     sockopt::set_tcp_nodelay(socket, true)?;
+    // A peer that vanished without a word is found within seven minutes, not the system's two hours.
     sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
     let unknown = || io::Error::from(io::ErrorKind::NotConnected);
     let peer = getpeername(socket)?.ok_or_else(unknown)?;
     Ok(Accepted {

@@ -113,9 +113,11 @@ pub fn wildcard_matches(wildcard: &[u8], topic: &[u8]) -> bool {
 /// assert!(!glob_matches(b"h[^e]llo", b"hello"));
 /// ```
 pub fn glob_matches(pattern: &[u8], topic: &[u8]) -> bool {
-    if !pattern_may_see(pattern, topic) {
-        return false;
-    }
+    pattern_may_see(pattern, topic) && glob_matches_text(pattern, topic)
+}
+
+/// Like [`glob_matches`], for any text: listings show names that start with `$` too.
+pub fn glob_matches_text(pattern: &[u8], topic: &[u8]) -> bool {
     if topic.is_empty() {
         // As redis-server has it: no `*` matches the empty name.
         return pattern.is_empty();

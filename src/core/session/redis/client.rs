@@ -249,6 +249,7 @@ fn list_selection(arguments: Arguments<'_>) -> Result<Selection, Refusal> {
         }
         _ => return Err(b"ERR syntax error".to_vec()),
     }
+    selection.sort_ids();
     Ok(selection)
 }
 
@@ -296,5 +297,6 @@ fn kill_selection(arguments: Arguments<'_>, me: ClientId) -> Result<Selection, R
         }
         at += 2;
     }
+    selection.sort_ids();
     Ok(selection)
 }

@@ -12,6 +12,7 @@ mod transaction;
 
 use super::{Context, Handled, Settings, Then, translate_events};
 use crate::command::{Answer, CloseReason, Form, Query};
+use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use table::{Spec, Verb};
 use transaction::Transaction;
@@ -125,7 +126,9 @@ impl RedisSession {
                     then: Then::Flush,
                 };
             }
-            if cx.outboxes.is_behind(cx.conn) {
+            let waiting = cx.outboxes.outbox(cx.conn).len();
+            let is_guest_full = !self.authenticated && waiting >= GUEST_OUTBOX_BYTES_MAX;
+            if is_guest_full || cx.outboxes.is_behind(cx.conn) {
                 cx.holds.output = true;
                 cx.counters.stalled_readers += 1;
                 return Handled {
@@ -209,6 +212,11 @@ impl RedisSession {
         }
         let step = match arguments.get(0) {
             None => Step::Done,
+            Some(name) if is_of_http(name) => {
+                // A page in a browser can send these lines, and commands behind them.
+                cx.settle();
+                return Step::Close(CloseReason::Protocol);
+            }
             Some(name) => match self.admit(name, arguments, cx) {
                 Ok(spec) if self.is_queued(spec.verb) => {
                     self.queue(spec, arguments, cx);
@@ -399,6 +407,11 @@ impl RedisSession {
         cx.counters.errors += 1;
         self.write(cx, |out| resp::error(out, text));
     }
+}
+
+/// Whether a request is a line of HTTP, which only a mistake or an attack sends here.
+fn is_of_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 fn allowed_to_subscriber(verb: Verb) -> bool {

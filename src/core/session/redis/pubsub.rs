@@ -190,6 +190,10 @@ impl RedisSession {
             self.error(cx, &text.concat());
             return;
         }
+        if let Some(Err(error)) = arguments.get(2).map(topic::check_name) {
+            // Matching costs the product of both lengths, for every name.
+            return self.refuse(Refusal::Name(error), cx);
+        }
         let kind = match verb {
             Verb::PubsubChannels => FilterKind::Topic,
             _ => FilterKind::ShardChannel,

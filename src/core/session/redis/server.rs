@@ -10,6 +10,9 @@ use sapwood_wire::topic;
 use std::fmt::Write;
 
 const DATABASES: i64 = 16;
+/// Most words of COMMAND INFO and DOCS: each name is answered with up to a kilobyte.
+const COMMAND_NAMES_MAX: usize = 2 * COMMANDS.len();
+const TOO_MANY_NAMES: &[u8] = b"ERR more names than there are commands, ask without names for all";
 const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PASSWORD: &[u8] = b"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
 const HELLO_NEEDS_AUTH: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
@@ -229,7 +232,7 @@ impl RedisSession {
             text.push_str("# Persistence\r\nloading:0\r\n\r\n");
         }
         if wants("stats") {
-            let count = |kind| cx.broker.active_names(kind, None).len();
+            let count = |kind| cx.broker.filters().count(kind);
             let _ = write!(
                 text,
                 "# Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_net_input_bytes:{}\r\ntotal_net_output_bytes:{}\r\nrejected_connections:{}\r\ntotal_error_replies:{}\r\npubsub_channels:{}\r\npubsub_patterns:{}\r\npubsubshard_channels:{}\r\n\r\n",
@@ -273,11 +276,15 @@ impl RedisSession {
             ("timeout", "0".to_string()),
         ];
         let mut found: Vec<(Vec<u8>, &str)> = Vec::new();
-        for pattern in arguments.iter().skip(2) {
+        for pattern in arguments
+            .iter()
+            .skip(2)
+            .filter(|name| topic::check_name(name).is_ok())
+        {
             let lower = pattern.to_ascii_lowercase();
             for (name, value) in &values {
                 let is_exact = lower == name.as_bytes();
-                if !is_exact && !topic::glob_matches(&lower, name.as_bytes()) {
+                if !is_exact && !topic::glob_matches_text(&lower, name.as_bytes()) {
                     continue;
                 }
                 // The key is answered as it was asked for.
@@ -331,6 +338,9 @@ impl RedisSession {
     }
 
     fn command_info(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+        if arguments.len() > COMMAND_NAMES_MAX {
+            return self.error(cx, TOO_MANY_NAMES);
+        }
         let version = self.version;
         self.write(cx, |out| {
             if arguments.len() <= 2 {
@@ -352,6 +362,9 @@ impl RedisSession {
     }
 
     fn command_docs(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+        if arguments.len() > COMMAND_NAMES_MAX {
+            return self.error(cx, TOO_MANY_NAMES);
+        }
         let version = self.version;
         let specs: Vec<&Spec> = match arguments.len() {
             ..=2 => top_commands().collect(),
