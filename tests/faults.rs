@@ -351,6 +351,31 @@ fn clients_that_vanish_leave_nothing_behind() {
     }
 }
 
+/// Members that were answered.
+fn served(crowd: &Crowd<usize>) -> usize {
+    let members = crowd.members.iter().flatten();
+    members.filter(|(_, bytes)| *bytes > 0).count()
+}
+
+/// Reads what comes, until nothing came for a tenth of a second. Nobody may have been closed.
+fn read_until_quiet(crowd: &mut Crowd<usize>, broker: &Broker) {
+    loop {
+        let mut came = false;
+        crowd.read(|_, have, bytes| {
+            assert!(
+                !bytes.is_empty(),
+                "a connection was closed: {}",
+                broker.stderr()
+            );
+            *have += bytes.len();
+            came = true;
+        });
+        if !came {
+            return;
+        }
+    }
+}
+
 #[test]
 fn running_out_of_descriptors_harms_nobody_who_is_connected() {
     let _alone = alone();
@@ -366,28 +391,7 @@ fn running_out_of_descriptors_harms_nobody_who_is_connected() {
             stream.write_all(&request(&[b"PING"])).unwrap();
             crowd.add(stream, 0);
         }
-        let served = |crowd: &Crowd<usize>| {
-            let members = crowd.members.iter().flatten();
-            members.filter(|(_, bytes)| *bytes > 0).count()
-        };
-        let read = |crowd: &mut Crowd<usize>| {
-            // Ends when nothing came for a tenth of a second.
-            loop {
-                let mut came = false;
-                crowd.read(|_, have, bytes| {
-                    assert!(
-                        !bytes.is_empty(),
-                        "a connection was closed: {}",
-                        broker.stderr()
-                    );
-                    *have += bytes.len();
-                    came = true;
-                });
-                if !came {
-                    return;
-                }
-            }
-        };
+        let read = |crowd: &mut Crowd<usize>| read_until_quiet(crowd, &broker);
         wait_until("as many as there are descriptors are served", || {
             read(&mut crowd);
             served(&crowd) >= 15

@@ -267,7 +267,7 @@ impl Shard {
 
     /// Handles one input. Never waits, never fails: what is wrong with an input is answered to
     /// whom it came from. Bounded: about [`limits::UNFLUSHED_BYTES_MAX`] of output, then
-    /// [`Next::Flush`].
+    /// [`Next::Flush`]; the work of one command is bounded by what it names and by the caps.
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {

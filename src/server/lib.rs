@@ -193,39 +193,43 @@ impl Server {
         };
         let granted = preflight::check(&needs).map_err(StartError::Refused)?;
         tracing::info!("{granted}");
-        let shards = plan.cpus.len() as u16;
-        let mut listeners = Vec::new();
-        let mut by_shard: Vec<Vec<Listener>> = plan.cpus.iter().map(|_| Vec::new()).collect();
-        let wanted = [("redis", "--redis", Protocol::Redis, config.redis)];
-        for (name, flag, protocol, address) in wanted {
-            let Some(address) = address else { continue };
-            let (actual, sockets) =
-                listen::open(address, plan.cpus.len()).map_err(|error| StartError::Listen {
-                    flag,
-                    address,
-                    error,
-                })?;
-            listeners.push((name, actual));
-            for (of_shard, socket) in by_shard.iter_mut().zip(sockets) {
-                of_shard.push(Listener {
-                    protocol,
-                    socket: Some(socket),
-                });
-            }
-        }
-        let (ends, doors) = mesh::weave(shards).map_err(StartError::System)?;
+        let shards = plan.cpus.len();
+        let (listeners, by_shard) = open_listeners(&config, shards)?;
+        let (ends, doors) = mesh::weave(shards as u16).map_err(StartError::System)?;
         let identity = identity(&config).map_err(StartError::System)?;
-        let clients = Arc::new(AtomicU64::new(1));
         let mut server = Server {
             listeners,
-            cpus: plan.cpus.clone(),
+            cpus: plan.cpus,
             doors: Arc::clone(&doors),
             executors: Vec::new(),
             poker: None,
         };
+        let pokes = match server.start_shards(&identity, ends, by_shard) {
+            Ok(pokes) => pokes,
+            Err(error) => {
+                // Those that run end again, so that nothing is left.
+                server.doors.drain();
+                let _ = server.join();
+                return Err(error);
+            }
+        };
+        if !config.faults.no_poking {
+            server.poker = Some(start_poker(doors, pokes).map_err(StartError::System)?);
+        }
+        Ok(server)
+    }
+
+    /// Starts every shard on its CPU and waits until all run; gives what pokes them.
+    fn start_shards(
+        &mut self,
+        identity: &sapwood_core::Config,
+        ends: Vec<Mesh>,
+        by_shard: Vec<Vec<Listener>>,
+    ) -> Result<Vec<flume::Sender<()>>, StartError> {
+        let clients = Arc::new(AtomicU64::new(1));
         let mut pokes = Vec::new();
         let mut readies = Vec::new();
-        let places = plan.cpus.iter().zip(ends).zip(by_shard);
+        let places = self.cpus.iter().zip(ends).zip(by_shard);
         for (number, ((&cpu, mesh), listeners)) in places.enumerate() {
             let (poke, poked) = flume::bounded(1);
             pokes.push(poke);
@@ -233,7 +237,7 @@ impl Server {
             readies.push(is_ready);
             let config = sapwood_core::Config {
                 shard: ShardId(number as u16),
-                shards,
+                shards: self.cpus.len() as u16,
                 ..identity.clone()
             };
             let parts = ShardParts {
@@ -244,18 +248,10 @@ impl Server {
                 poked,
                 ready,
             };
-            server.executors.push(start_shard(cpu, parts)?);
+            self.executors.push(start_shard(cpu, parts)?);
         }
-        if let Err(error) = server.await_shards(&readies) {
-            // Those that run end again, so that nothing is left.
-            server.doors.drain();
-            let _ = server.join();
-            return Err(error);
-        }
-        if !config.faults.no_poking {
-            server.poker = Some(start_poker(doors, pokes).map_err(StartError::System)?);
-        }
-        Ok(server)
+        self.await_shards(&readies)?;
+        Ok(pokes)
     }
 
     /// Waits until every shard runs; the error is that of the first that does not.
@@ -308,6 +304,33 @@ impl Server {
         }
         outcome
     }
+}
+
+/// What listens where, by protocol, and each shard's own sockets for it.
+type Listeners = (Vec<(&'static str, SocketAddr)>, Vec<Vec<Listener>>);
+
+/// Listens on every address that is configured, once for each shard.
+fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartError> {
+    let mut listeners = Vec::new();
+    let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
+    let wanted = [("redis", "--redis", Protocol::Redis, config.redis)];
+    for (name, flag, protocol, address) in wanted {
+        let Some(address) = address else { continue };
+        let (actual, sockets) =
+            listen::open(address, shards).map_err(|error| StartError::Listen {
+                flag,
+                address,
+                error,
+            })?;
+        listeners.push((name, actual));
+        for (of_shard, socket) in by_shard.iter_mut().zip(sockets) {
+            of_shard.push(Listener {
+                protocol,
+                socket: Some(socket),
+            });
+        }
+    }
+    Ok((listeners, by_shard))
 }
 
 /// What one shard's thread is made from.

@@ -246,7 +246,7 @@ impl Mesh {
         self.doors.is_draining()
     }
 
-    /// Says that this shard has written all it had; true once all shards have.
+    /// Says that this shard has written all it had.
     pub fn note_flushed(&self) {
         self.doors.flushed.fetch_add(1, Ordering::AcqRel);
         self.doors.doors.iter().for_each(Door::wake);

@@ -9,7 +9,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// the command, its topic and a batch of small arguments around it.
 pub const REQUEST_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
 
-/// Most arguments of one request: Redis's own limit. Worst memory: 8 bytes an argument, 8 MiB.
+/// Most arguments of one request: what redis-server allowed before version 7. Worst memory: 8 bytes an argument, 8 MiB.
 pub const REQUEST_ARGUMENTS_MAX: usize = 1024 * 1024;
 
 /// Longest inline request and longest `*` or `$` line: Redis's own limit.
