@@ -255,7 +255,7 @@ fn locked_memory_for_one_shard_does_not_do_for_sixty_four_where_rings_count() {
                 &[
                     "64 shards need 32 MiB",
                     "2 MiB are allowed",
-                    "ulimit -l 65536",
+                    "ulimit -l 32768",
                 ],
             );
         }
