@@ -95,22 +95,24 @@ fn more_flooders_than_buffers_starve_nobody() {
 
 #[test]
 fn lines_of_http_close_the_connection() {
-    let broker = Broker::start(1, &[]);
-    let mut subscriber = RawClient::connect(broker.port());
-    subscriber.call(&["SUBSCRIBE", "news"]);
-    let mut page = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
-    page.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nPUBLISH news forged\r\n")
-        .unwrap();
-    page.set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let mut answer = Vec::new();
-    // A reset instead of an end is an end too.
-    let _ = page.read_to_end(&mut answer);
-    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
-    let mut client = RawClient::connect(broker.port());
-    assert_eq!(client.call(&["PUBLISH", "news", "true"]), Value::Integer(1));
-    let Value::Array(message) = subscriber.value() else {
-        panic!("no message")
-    };
-    assert_eq!(message[2], Value::bulk("true"));
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut subscriber = RawClient::connect(broker.port());
+        subscriber.call(&["SUBSCRIBE", "news"]);
+        let mut page = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
+        page.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nPUBLISH news forged\r\n")
+            .unwrap();
+        page.set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut answer = Vec::new();
+        // A reset instead of an end is an end too.
+        let _ = page.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+        let mut client = RawClient::connect(broker.port());
+        assert_eq!(client.call(&["PUBLISH", "news", "true"]), Value::Integer(1));
+        let Value::Array(message) = subscriber.value() else {
+            panic!("no message")
+        };
+        assert_eq!(message[2], Value::bulk("true"));
+    }
 }

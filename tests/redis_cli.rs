@@ -37,54 +37,60 @@ fn a_pattern_subscriber_hears_a_publisher() {
 
 #[test]
 fn introspection_does_not_fail() {
-    let broker = Broker::start(1, &[]);
-    for protocol in ["-2", "-3"] {
-        assert_eq!(ok(cli(&broker, &[protocol, "PING"])), "PONG\n");
-        let info = ok(cli(&broker, &[protocol, "INFO"]));
-        for field in ["redis_version:", "connected_clients:", "# Server"] {
-            assert!(info.contains(field), "INFO has no {field:?}: {info}");
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        for protocol in ["-2", "-3"] {
+            assert_eq!(ok(cli(&broker, &[protocol, "PING"])), "PONG\n");
+            let info = ok(cli(&broker, &[protocol, "INFO"]));
+            for field in ["redis_version:", "connected_clients:", "# Server"] {
+                assert!(info.contains(field), "INFO has no {field:?}: {info}");
+            }
+            let save = ok(cli(&broker, &[protocol, "CONFIG", "GET", "save"]));
+            assert!(save.starts_with("save"), "CONFIG GET save: {save:?}");
+            let count: u32 = ok(cli(&broker, &[protocol, "COMMAND", "COUNT"]))
+                .trim()
+                .parse()
+                .expect("COMMAND COUNT is a number");
+            assert!(count > 0, "COMMAND COUNT is 0");
+            ok(cli(&broker, &[protocol, "COMMAND", "DOCS"]));
+            ok(cli(&broker, &[protocol, "COMMAND"]));
+            assert!(ok(cli(&broker, &[protocol, "CLIENT", "LIST"])).contains("id="));
         }
-        let save = ok(cli(&broker, &[protocol, "CONFIG", "GET", "save"]));
-        assert!(save.starts_with("save"), "CONFIG GET save: {save:?}");
-        let count: u32 = ok(cli(&broker, &[protocol, "COMMAND", "COUNT"]))
-            .trim()
-            .parse()
-            .expect("COMMAND COUNT is a number");
-        assert!(count > 0, "COMMAND COUNT is 0");
-        ok(cli(&broker, &[protocol, "COMMAND", "DOCS"]));
-        ok(cli(&broker, &[protocol, "COMMAND"]));
-        assert!(ok(cli(&broker, &[protocol, "CLIENT", "LIST"])).contains("id="));
     }
 }
 
 #[test]
 fn an_error_is_shown() {
-    let broker = Broker::start(1, &[]);
-    let output = cli(&broker, &["NOSUCH", "x"]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        text.starts_with("ERR unknown command 'NOSUCH'"),
-        "{output:?}"
-    );
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let output = cli(&broker, &["NOSUCH", "x"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.starts_with("ERR unknown command 'NOSUCH'"),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]
 fn a_script_on_stdin_runs() {
-    let broker = Broker::start(1, &[]);
-    let mut child = command("redis-cli", &broker)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("redis-cli is installed");
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    std::io::Write::write_all(
-        &mut stdin,
-        b"MULTI\nPUBLISH a \"x y\"\nECHO hello\nEXEC\nPUBSUB NUMSUB a\n",
-    )
-    .expect("redis-cli reads");
-    drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!(ok(output), "OK\nQUEUED\nQUEUED\n0\nhello\na\n0\n");
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut child = command("redis-cli", &broker)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-cli is installed");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        std::io::Write::write_all(
+            &mut stdin,
+            b"MULTI\nPUBLISH a \"x y\"\nECHO hello\nEXEC\nPUBSUB NUMSUB a\n",
+        )
+        .expect("redis-cli reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(ok(output), "OK\nQUEUED\nQUEUED\n0\nhello\na\n0\n");
+    }
 }
 
 #[test]
