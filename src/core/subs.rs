@@ -112,10 +112,7 @@ impl Filters {
     }
 
     fn hash(&self, kind: FilterKind, name: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(name);
-        hasher.write_u8(kind as u8);
-        hasher.finish()
+        hash_name(&self.hasher, kind, name)
     }
 
     pub(crate) fn find(&self, filter: Filter<'_>) -> Option<FilterId> {
@@ -159,10 +156,7 @@ impl Filters {
         } = self;
         names.insert_unique(hash, id, |id| {
             let entry = &entries[id.key()];
-            let mut state = hasher.build_hasher();
-            state.write(&entry.name);
-            state.write_u8(entry.kind as u8);
-            state.finish()
+            hash_name(hasher, entry.kind, &entry.name)
         });
         id
     }
@@ -212,6 +206,13 @@ impl Filters {
             }
         }
     }
+}
+
+fn hash_name(state: &foldhash::fast::FixedState, kind: FilterKind, name: &[u8]) -> u64 {
+    let mut hasher = state.build_hasher();
+    hasher.write(name);
+    hasher.write_u8(kind as u8);
+    hasher.finish()
 }
 
 #[cfg(test)]

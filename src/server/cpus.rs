@@ -18,10 +18,7 @@ use std::path::Path;
 
 pub use cgroup::Quota;
 
-/// The most shards of one broker. Hand-over between shards takes a queue for each ordered pair, so
-/// memory and the cost of an idle turn grow with the square; 64 shards mean 4,032 queues. Larger
-/// machines run several brokers.
-pub const SHARDS_MAX: usize = 64;
+pub use sapwood_core::limits::SHARDS_MAX;
 
 /// What this process may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
