@@ -27,3 +27,10 @@ pub const TOPIC_BYTES_MAX: usize = 1024;
 
 /// Most tokens of a topic: bounds the depth of the wildcard trie and the work of a match.
 pub const TOPIC_TOKENS_MAX: usize = 64;
+
+/// Longest native frame: a payload of the greatest size, with room for topic, reply topic (1 KiB
+/// each), headers (64 KiB) and the frame's own fields.
+pub const NATIVE_FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 128 * 1024;
+
+/// Longest HELLO: user, password, name and library with room to spare; a guest costs no more.
+pub const NATIVE_HELLO_BYTES_MAX: usize = 16 * 1024;

@@ -67,6 +67,14 @@ pub fn check_wildcard(name: &[u8]) -> Result<(), TopicError> {
     Ok(())
 }
 
+/// Whether a filter of a native or NATS subscription is a wildcard: one of its tokens is `*`, or
+/// its last is `>`. If not, it is the topic itself. A `>` before the end makes it a wildcard too,
+/// which [`check_wildcard`] refuses.
+pub fn is_wildcard(filter: &[u8]) -> bool {
+    let mut tokens = filter.split(|&byte| byte == b'.');
+    tokens.any(|token| token == b"*" || token == b">")
+}
+
 /// Whether the broker keeps this name for itself: clients cannot publish there.
 pub fn is_reserved(topic: &[u8]) -> bool {
     topic.first() == Some(&b'$')

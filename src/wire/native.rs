@@ -1,0 +1,951 @@
+//! The native protocol, as NATIVE.md beside this file specifies it.
+//!
+//! Owns both directions: the broker parses with [`parse_from_client`], a client with
+//! [`parse_from_broker`], and the rest writes frames. Must not know connections or versions'
+//! history. Invariants: parsing borrows from the input and allocates nothing; what was parsed
+//! from a frame is inside that frame; bytes from outside never panic. A frame is parsed only when
+//! it is whole, so that a parser has no state: who reads collects, until so many bytes stand as
+//! [`Parsed::Incomplete`] says. Start at [`parse_from_client`] and [`Message`].
+
+use crate::error::ErrorCode;
+use crate::limits::NATIVE_FRAME_BYTES_MAX;
+use std::fmt;
+
+/// The version that this code speaks.
+pub const VERSION: u8 = 1;
+
+/// What a HELLO begins with, so that a connection of another protocol is noticed at once.
+pub const MAGIC: &[u8; 4] = b"SAPW";
+
+/// Bytes of a frame's length.
+pub const LENGTH_BYTES: usize = 4;
+
+/// The numbers of the kinds.
+pub mod kind {
+    #![allow(missing_docs)]
+    pub const HELLO: u8 = 0x01;
+    pub const PUBLISH: u8 = 0x02;
+    pub const SUBSCRIBE: u8 = 0x03;
+    pub const UNSUBSCRIBE: u8 = 0x04;
+    pub const PING: u8 = 0x05;
+    pub const DRAIN: u8 = 0x06;
+    pub const MESSAGE: u8 = 0x10;
+    pub const WELCOME: u8 = 0x81;
+    pub const ACK: u8 = 0x82;
+    pub const ERROR: u8 = 0x83;
+    pub const TURN: u8 = 0x84;
+    pub const GAP: u8 = 0x85;
+    pub const DRAINING: u8 = 0x86;
+}
+
+/// The bits of a message's flags.
+pub mod flag {
+    /// A reply topic follows the topic.
+    pub const REPLY: u8 = 1;
+    /// Headers follow.
+    pub const HEADERS: u8 = 2;
+    /// The last of several replies.
+    pub const END: u8 = 4;
+    /// All that version 1 knows.
+    pub const ALL: u8 = REPLY | HEADERS | END;
+}
+
+/// What stands at the start of some input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed<F> {
+    /// A whole frame.
+    Frame {
+        /// It.
+        frame: F,
+        /// Its bytes in the input, its length field included.
+        length: usize,
+    },
+    /// The frame is not whole.
+    Incomplete {
+        /// Parsing is of use again once so many bytes stand.
+        needed: usize,
+    },
+}
+
+/// Why bytes are no frame. The connection that they came from cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// The length field names more bytes than allowed.
+    TooLong {
+        /// What it names.
+        length: usize,
+        /// What is allowed.
+        cap: usize,
+    },
+    /// A length of 0: not even a kind.
+    Empty,
+    /// A kind that this side must not be sent.
+    UnknownKind(u8),
+    /// The fields of a frame of this kind do not fit its length.
+    Truncated {
+        /// The kind.
+        kind: u8,
+        /// The field that could not be read.
+        field: &'static str,
+    },
+    /// A field has a value that it must not have.
+    Value {
+        /// The kind.
+        kind: u8,
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+}
+
+impl FrameError {
+    /// Its stable code.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            FrameError::TooLong { .. } => ErrorCode::FrameTooLong,
+            FrameError::UnknownKind(_) => ErrorCode::UnknownKind,
+            FrameError::Empty | FrameError::Truncated { .. } | FrameError::Value { .. } => {
+                ErrorCode::Malformed
+            }
+        }
+    }
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong { length, cap } => {
+                write!(
+                    f,
+                    "a frame says that {length} bytes follow, at most {cap} may"
+                )
+            }
+            FrameError::Empty => write!(f, "a frame of length 0 has no kind"),
+            FrameError::UnknownKind(kind) => write!(
+                f,
+                "a frame of kind 0x{kind:02x} must not be sent in this direction; is this the native protocol?"
+            ),
+            FrameError::Truncated { kind, field } => write!(
+                f,
+                "a frame of kind 0x{kind:02x} is too short or too long for its field {field}"
+            ),
+            FrameError::Value {
+                kind,
+                field,
+                expected,
+            } => write!(
+                f,
+                "in a frame of kind 0x{kind:02x}, the field {field} must be {expected}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// One message: what travels from a publisher to its subscribers byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// All of it, from the flags to the end of the payload.
+    pub bytes: &'a [u8],
+    /// See [`flag`].
+    pub flags: u8,
+    /// What it is published to.
+    pub topic: &'a [u8],
+    /// The fields between topic and payload as they stand: reply topic and headers.
+    pub attributes: &'a [u8],
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Where replies go.
+    pub fn reply(&self) -> Option<&'a [u8]> {
+        attributes_reply(self.flags, self.attributes)
+    }
+
+    /// Its headers, in order; none if it has none.
+    pub fn headers(&self) -> Headers<'a> {
+        attributes_headers(self.flags, self.attributes)
+    }
+
+    /// Whether it is the last of several replies.
+    pub fn is_end(&self) -> bool {
+        self.flags & flag::END != 0
+    }
+}
+
+/// The reply topic among the attributes of a message with these flags.
+pub fn attributes_reply(flags: u8, attributes: &[u8]) -> Option<&[u8]> {
+    if flags & flag::REPLY == 0 {
+        return None;
+    }
+    Reader::new(kind::MESSAGE, attributes).text16("reply").ok()
+}
+
+/// The headers among the attributes of a message with these flags.
+pub fn attributes_headers(flags: u8, attributes: &[u8]) -> Headers<'_> {
+    let mut reader = Reader::new(kind::MESSAGE, attributes);
+    if flags & flag::REPLY != 0 && reader.text16("reply").is_err() || flags & flag::HEADERS == 0 {
+        return Headers(&[]);
+    }
+    Headers(reader.text16("headers").unwrap_or_default())
+}
+
+/// The headers of a message: names and values, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers<'a>(&'a [u8]);
+
+impl<'a> Headers<'a> {
+    /// The value of the first header of this name, upper and lower case being the same.
+    pub fn find(self, name: &[u8]) -> Option<&'a [u8]> {
+        let mut headers = self;
+        headers.find_map(|(other, value)| other.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// Whether names and values hold only bytes that they may hold.
+    pub fn are_valid(mut self) -> bool {
+        self.all(|(name, value)| is_header_name(name) && is_header_value(value))
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut reader = Reader::new(kind::MESSAGE, self.0);
+        let name = reader.text8("header name").ok()?;
+        let value = reader.text16("header value").ok()?;
+        self.0 = reader.bytes;
+        Some((name, value))
+    }
+}
+
+/// Whether bytes can be a header's name.
+pub fn is_header_name(name: &[u8]) -> bool {
+    let mut bytes = name.iter();
+    !name.is_empty()
+        && name.len() <= usize::from(u8::MAX)
+        && bytes.all(|&byte| (b'!'..=b'~').contains(&byte) && byte != b':')
+}
+
+/// Whether bytes can be a header's value.
+pub fn is_header_value(value: &[u8]) -> bool {
+    let mut bytes = value.iter();
+    value.len() <= usize::from(u16::MAX) && bytes.all(|byte| !matches!(byte, b'\r' | b'\n' | 0))
+}
+
+/// What happens to a client that reads too slowly, as HELLO asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// The connection is closed.
+    #[default]
+    Close,
+    /// The oldest events that wait are dropped.
+    DropOldest,
+    /// From half the cap on, only the newest event of each topic waits.
+    Latest,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Policy; 3] = [Policy::Close, Policy::DropOldest, Policy::Latest];
+
+    /// Its number in HELLO.
+    pub fn number(self) -> u8 {
+        match self {
+            Policy::Close => 1,
+            Policy::DropOldest => 2,
+            Policy::Latest => 3,
+        }
+    }
+
+    /// Its name in settings and texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Close => "close",
+            Policy::DropOldest => "drop-oldest",
+            Policy::Latest => "latest",
+        }
+    }
+
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<Policy> {
+        Policy::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
+
+/// What a client opens with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello<'a> {
+    /// Oldest and newest version that it speaks.
+    pub versions: (u8, u8),
+    /// Who it is.
+    pub user: Option<&'a [u8]>,
+    /// What proves it.
+    pub password: Option<&'a [u8]>,
+    /// Its name, for people.
+    pub name: &'a str,
+    /// Its library and that library's version, `name/version`.
+    pub library: &'a str,
+    /// What happens when it reads too slowly; `None` leaves it to the broker.
+    pub policy: Option<Policy>,
+}
+
+impl Default for Hello<'_> {
+    fn default() -> Self {
+        Hello {
+            versions: (VERSION, VERSION),
+            user: None,
+            password: None,
+            name: "",
+            library: "",
+            policy: None,
+        }
+    }
+}
+
+/// What the broker answers to HELLO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Welcome<'a> {
+    /// The version spoken from now on.
+    pub version: u8,
+    /// The broker's name and version, `sapwood/x.y.z`.
+    pub broker: &'a str,
+    /// The connection's number on the broker.
+    pub client: u64,
+    /// Names this run of the broker.
+    pub run: &'a str,
+    /// Longest payload that it takes; 0 if it does not say.
+    pub payload_max: u32,
+}
+
+/// One subscription; all three fields are its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subscription<'a> {
+    /// The client's number for a member of a group; 0 without a group.
+    pub member: u32,
+    /// The group; empty for none.
+    pub group: &'a [u8],
+    /// A topic, or a wildcard by [`crate::topic::is_wildcard`].
+    pub filter: &'a [u8],
+}
+
+/// When a PUBLISH is answered by an ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Always.
+    Always,
+    /// Only if nobody listens.
+    Unheard,
+}
+
+/// A frame that clients send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ClientFrame<'a> {
+    Hello(Hello<'a>),
+    Publish {
+        request: u32,
+        when: When,
+        message: Message<'a>,
+    },
+    Subscribe {
+        request: u32,
+        subscription: Subscription<'a>,
+    },
+    Unsubscribe {
+        request: u32,
+        subscription: Subscription<'a>,
+    },
+    Ping {
+        request: u32,
+    },
+    Drain {
+        request: u32,
+    },
+    Message(Message<'a>),
+}
+
+/// A frame that the broker sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum BrokerFrame<'a> {
+    Welcome(Welcome<'a>),
+    Ack {
+        request: u32,
+        count: u32,
+    },
+    Error {
+        request: u32,
+        /// Not an `ErrorCode`: a newer broker may have more.
+        code: u16,
+        text: &'a str,
+    },
+    Message(Message<'a>),
+    Turn {
+        member: u32,
+        message: Message<'a>,
+    },
+    Gap {
+        events: u64,
+    },
+    Draining {
+        milliseconds: u32,
+    },
+    /// A kind that this version does not know, to be skipped.
+    Unknown(u8),
+}
+
+/// Parses the frame at the start of what a client sent, if it is whole. Until HELLO was taken,
+/// `cap` is `NATIVE_HELLO_BYTES_MAX`, then `NATIVE_FRAME_BYTES_MAX`.
+pub fn parse_from_client(input: &[u8], cap: usize) -> Result<Parsed<ClientFrame<'_>>, FrameError> {
+    let (body, length) = match split_frame(input, cap)? {
+        Parsed::Frame { frame, length } => (frame, length),
+        Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
+    };
+    let mut reader = Reader::new(body[0], &body[1..]);
+    let frame = match body[0] {
+        kind::MESSAGE => ClientFrame::Message(reader.message()?),
+        kind::PUBLISH => ClientFrame::Publish {
+            request: reader.request()?,
+            when: match reader.u8("when")? {
+                1 => When::Always,
+                2 => When::Unheard,
+                _ => return Err(reader.value("when", "1 or 2")),
+            },
+            message: reader.message()?,
+        },
+        kind::SUBSCRIBE => ClientFrame::Subscribe {
+            request: reader.request()?,
+            subscription: reader.subscription()?,
+        },
+        kind::UNSUBSCRIBE => ClientFrame::Unsubscribe {
+            request: reader.request()?,
+            subscription: reader.subscription()?,
+        },
+        kind::PING => ClientFrame::Ping {
+            request: reader.request()?,
+        },
+        kind::DRAIN => ClientFrame::Drain {
+            request: reader.request()?,
+        },
+        kind::HELLO => ClientFrame::Hello(reader.hello()?),
+        other => return Err(FrameError::UnknownKind(other)),
+    };
+    reader.end()?;
+    Ok(Parsed::Frame { frame, length })
+}
+
+/// Parses the frame at the start of what the broker sent, if it is whole.
+pub fn parse_from_broker(input: &[u8]) -> Result<Parsed<BrokerFrame<'_>>, FrameError> {
+    let (body, length) = match split_frame(input, NATIVE_FRAME_BYTES_MAX)? {
+        Parsed::Frame { frame, length } => (frame, length),
+        Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
+    };
+    let mut reader = Reader::new(body[0], &body[1..]);
+    let frame = match body[0] {
+        kind::MESSAGE => BrokerFrame::Message(reader.message()?),
+        kind::TURN => BrokerFrame::Turn {
+            member: reader.u32("member")?,
+            message: reader.message()?,
+        },
+        kind::ACK => BrokerFrame::Ack {
+            request: reader.request()?,
+            count: reader.u32("count")?,
+        },
+        kind::ERROR => BrokerFrame::Error {
+            request: reader.u32("request")?,
+            code: reader.u16("code")?,
+            text: {
+                let text = reader.rest();
+                reader.utf8("text", text)?
+            },
+        },
+        kind::GAP => BrokerFrame::Gap {
+            events: reader.u64("events")?,
+        },
+        kind::DRAINING => BrokerFrame::Draining {
+            milliseconds: reader.u32("milliseconds")?,
+        },
+        kind::WELCOME => BrokerFrame::Welcome(reader.welcome()?),
+        other => {
+            reader.rest();
+            BrokerFrame::Unknown(other)
+        }
+    };
+    reader.end()?;
+    Ok(Parsed::Frame { frame, length })
+}
+
+/// Finds the frame at the start of the input: kind and fields, and its length in the input.
+fn split_frame(input: &[u8], cap: usize) -> Result<Parsed<&[u8]>, FrameError> {
+    let Some((field, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else {
+        return Ok(Parsed::Incomplete {
+            needed: LENGTH_BYTES + 1,
+        });
+    };
+    let length = u32::from_le_bytes(*field) as usize;
+    if length == 0 {
+        return Err(FrameError::Empty);
+    }
+    if length > cap {
+        return Err(FrameError::TooLong { length, cap });
+    }
+    match rest.get(..length) {
+        Some(frame) => Ok(Parsed::Frame {
+            frame,
+            length: LENGTH_BYTES + length,
+        }),
+        None => Ok(Parsed::Incomplete {
+            needed: LENGTH_BYTES + length,
+        }),
+    }
+}
+
+/// Reads fields from the front of a frame.
+struct Reader<'a> {
+    kind: u8,
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn new(kind: u8, bytes: &'a [u8]) -> Reader<'a> {
+        Reader { kind, bytes }
+    }
+
+    fn truncated(&self, field: &'static str) -> FrameError {
+        FrameError::Truncated {
+            kind: self.kind,
+            field,
+        }
+    }
+
+    fn value(&self, field: &'static str, expected: &'static str) -> FrameError {
+        FrameError::Value {
+            kind: self.kind,
+            field,
+            expected,
+        }
+    }
+
+    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], FrameError> {
+        let (array, rest) = self
+            .bytes
+            .split_first_chunk::<N>()
+            .ok_or(self.truncated(field))?;
+        self.bytes = rest;
+        Ok(*array)
+    }
+
+    fn u8(&mut self, field: &'static str) -> Result<u8, FrameError> {
+        self.array(field).map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self, field: &'static str) -> Result<u16, FrameError> {
+        self.array(field).map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self, field: &'static str) -> Result<u32, FrameError> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, field: &'static str) -> Result<u64, FrameError> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], FrameError> {
+        if length > self.bytes.len() {
+            return Err(self.truncated(field));
+        }
+        let (taken, rest) = self.bytes.split_at(length);
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn text8(&mut self, field: &'static str) -> Result<&'a [u8], FrameError> {
+        let length = self.u8(field)?;
+        self.take(usize::from(length), field)
+    }
+
+    fn text16(&mut self, field: &'static str) -> Result<&'a [u8], FrameError> {
+        let length = self.u16(field)?;
+        self.take(usize::from(length), field)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn end(&self) -> Result<(), FrameError> {
+        match self.bytes {
+            [] => Ok(()),
+            _ => Err(self.truncated("its last")),
+        }
+    }
+
+    fn utf8(&self, field: &'static str, bytes: &'a [u8]) -> Result<&'a str, FrameError> {
+        std::str::from_utf8(bytes).map_err(|_| self.value(field, "UTF-8"))
+    }
+
+    fn request(&mut self) -> Result<u32, FrameError> {
+        match self.u32("request")? {
+            0 => Err(self.value("request", "at least 1")),
+            request => Ok(request),
+        }
+    }
+
+    fn message(&mut self) -> Result<Message<'a>, FrameError> {
+        let bytes = self.bytes;
+        let flags = self.u8("flags")?;
+        if flags & !flag::ALL != 0 {
+            return Err(self.value("flags", "a sum of 1, 2 and 4"));
+        }
+        let topic = self.text16("topic")?;
+        let behind_topic = self.bytes;
+        if flags & flag::REPLY != 0 {
+            self.text16("reply")?;
+        }
+        if flags & flag::HEADERS != 0 {
+            let mut headers = Reader::new(self.kind, self.text16("headers")?);
+            // Ends because each round takes three bytes at least.
+            while !headers.bytes.is_empty() {
+                headers.text8("header name")?;
+                headers.text16("header value")?;
+            }
+        }
+        let payload = self.rest();
+        Ok(Message {
+            bytes,
+            flags,
+            topic,
+            attributes: &behind_topic[..behind_topic.len() - payload.len()],
+            payload,
+        })
+    }
+
+    fn subscription(&mut self) -> Result<Subscription<'a>, FrameError> {
+        let member = self.u32("member")?;
+        let group = self.text8("group")?;
+        if group.is_empty() && member != 0 {
+            return Err(self.value("member", "0 if there is no group"));
+        }
+        Ok(Subscription {
+            member,
+            group,
+            filter: self.rest(),
+        })
+    }
+
+    /// The next option and its value.
+    fn option(&mut self, seen: &mut u64) -> Result<Option<(u8, &'a [u8])>, FrameError> {
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let id = self.u8("options")?;
+        let value = self.text16("options")?;
+        let bit = 1u64.checked_shl(u32::from(id)).unwrap_or(0);
+        if *seen & bit != 0 {
+            return Err(self.value("options", "without one that stands twice"));
+        }
+        *seen |= bit;
+        Ok(Some((id, value)))
+    }
+
+    fn label(&self, value: &'a [u8]) -> Result<&'a str, FrameError> {
+        let expected = "UTF-8 of at most 255 bytes in its name and library";
+        let text = std::str::from_utf8(value).ok();
+        text.filter(|text| text.len() <= usize::from(u8::MAX))
+            .ok_or(self.value("options", expected))
+    }
+
+    fn hello(&mut self) -> Result<Hello<'a>, FrameError> {
+        if &self.array("magic")? != MAGIC {
+            return Err(self.value("magic", "\"SAPW\""));
+        }
+        let versions = (self.u8("oldest version")?, self.u8("newest version")?);
+        let mut hello = Hello {
+            versions,
+            ..Hello::default()
+        };
+        let mut seen = 0;
+        while let Some((id, value)) = self.option(&mut seen)? {
+            match id {
+                1 => hello.user = Some(value),
+                2 => hello.password = Some(value),
+                3 => hello.name = self.label(value)?,
+                4 => hello.library = self.label(value)?,
+                5 => {
+                    let mut policies = Policy::ALL.into_iter();
+                    let policy = policies.find(|policy| value == [policy.number()]);
+                    let expected = "1, 2 or 3 in its policy";
+                    hello.policy = Some(policy.ok_or(self.value("options", expected))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(hello)
+    }
+
+    fn welcome(&mut self) -> Result<Welcome<'a>, FrameError> {
+        let mut welcome = Welcome {
+            version: self.u8("version")?,
+            ..Welcome::default()
+        };
+        let mut seen = 0;
+        while let Some((id, value)) = self.option(&mut seen)? {
+            let mut fields = Reader::new(self.kind, value);
+            match id {
+                1 => welcome.broker = self.utf8("options", fields.rest())?,
+                2 => welcome.client = fields.u64("options")?,
+                3 => welcome.run = self.utf8("options", fields.rest())?,
+                4 => welcome.payload_max = fields.u32("options")?,
+                _ => {
+                    fields.rest();
+                }
+            }
+            fields.end()?;
+        }
+        Ok(welcome)
+    }
+}
+
+/// The parts of a message that is to be written. What they hold is the caller's to check: topics
+/// by [`crate::topic::check_name`], header names and values by [`is_header_name`] and
+/// [`is_header_value`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts<'a> {
+    /// What it is published to, at most 1,024 bytes.
+    pub topic: &'a [u8],
+    /// Where replies go.
+    pub reply: Option<&'a [u8]>,
+    /// Names and values; with their lengths at most 65,535 bytes together.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// Whether it is the last of several replies.
+    pub is_end: bool,
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+/// Why parts make no message. Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartsError {
+    /// The topic or reply topic is longer than its length field can say.
+    Topic(usize),
+    /// A header's name or value holds what it must not, or is too long.
+    Header,
+    /// The headers together are longer than 65,535 bytes.
+    Headers(usize),
+    /// The payload is longer than `PAYLOAD_BYTES_MAX`.
+    Payload(usize),
+}
+
+impl fmt::Display for PartsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartsError::Topic(length) => write!(f, "a topic of {length} bytes is too long"),
+            PartsError::Header => write!(
+                f,
+                "a header's name is 1 to 255 bytes from '!' to '~' without ':', its value at most 65,535 bytes without CR, LF and NUL"
+            ),
+            PartsError::Headers(length) => write!(
+                f,
+                "the headers take {length} bytes together, at most 65,535 may"
+            ),
+            PartsError::Payload(length) => write!(f, "a payload of {length} bytes is too long"),
+        }
+    }
+}
+
+impl std::error::Error for PartsError {}
+
+impl Parts<'_> {
+    /// Appends the message alone, without a frame around it. All or nothing.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), PartsError> {
+        for name in [Some(self.topic), self.reply].into_iter().flatten() {
+            if name.len() > usize::from(u16::MAX) {
+                return Err(PartsError::Topic(name.len()));
+            }
+        }
+        if self.payload.len() > crate::limits::PAYLOAD_BYTES_MAX {
+            return Err(PartsError::Payload(self.payload.len()));
+        }
+        let mut headers_length = 0;
+        for (name, value) in self.headers {
+            if !is_header_name(name) || !is_header_value(value) {
+                return Err(PartsError::Header);
+            }
+            headers_length += 1 + name.len() + 2 + value.len();
+        }
+        if headers_length > usize::from(u16::MAX) {
+            return Err(PartsError::Headers(headers_length));
+        }
+        let mut flags = 0;
+        flags |= self.reply.map_or(0, |_| flag::REPLY);
+        flags |= if self.headers.is_empty() {
+            0
+        } else {
+            flag::HEADERS
+        };
+        flags |= if self.is_end { flag::END } else { 0 };
+        out.reserve(8 + self.topic.len() + headers_length + self.payload.len());
+        out.push(flags);
+        write_text16(out, self.topic);
+        if let Some(reply) = self.reply {
+            write_text16(out, reply);
+        }
+        if !self.headers.is_empty() {
+            out.extend_from_slice(&(headers_length as u16).to_le_bytes());
+            for (name, value) in self.headers {
+                out.push(name.len() as u8);
+                out.extend_from_slice(name);
+                write_text16(out, value);
+            }
+        }
+        out.extend_from_slice(self.payload);
+        Ok(())
+    }
+}
+
+/// Appends a frame of this kind, whose fields `write` appends.
+pub fn write_frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    out.push(kind);
+    write(out);
+    let length = (out.len() - start - LENGTH_BYTES) as u32;
+    out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+fn write_text16(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text);
+}
+
+fn write_option(out: &mut Vec<u8>, id: u8, value: &[u8]) {
+    out.push(id);
+    write_text16(out, value);
+}
+
+/// Appends a HELLO. Its texts must keep the lengths that NATIVE.md states.
+pub fn write_hello(out: &mut Vec<u8>, hello: &Hello<'_>) {
+    write_frame(out, kind::HELLO, |out| {
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[hello.versions.0, hello.versions.1]);
+        if let Some(user) = hello.user {
+            write_option(out, 1, user);
+        }
+        if let Some(password) = hello.password {
+            write_option(out, 2, password);
+        }
+        if !hello.name.is_empty() {
+            write_option(out, 3, hello.name.as_bytes());
+        }
+        if !hello.library.is_empty() {
+            write_option(out, 4, hello.library.as_bytes());
+        }
+        if let Some(policy) = hello.policy {
+            write_option(out, 5, &[policy.number()]);
+        }
+    });
+}
+
+/// Appends a WELCOME.
+pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
+    write_frame(out, kind::WELCOME, |out| {
+        out.push(welcome.version);
+        if !welcome.broker.is_empty() {
+            write_option(out, 1, welcome.broker.as_bytes());
+        }
+        write_option(out, 2, &welcome.client.to_le_bytes());
+        if !welcome.run.is_empty() {
+            write_option(out, 3, welcome.run.as_bytes());
+        }
+        if welcome.payload_max > 0 {
+            write_option(out, 4, &welcome.payload_max.to_le_bytes());
+        }
+    });
+}
+
+/// Appends a PUBLISH around a message that was written before.
+pub fn write_publish(out: &mut Vec<u8>, request: u32, when: When, message: &[u8]) {
+    write_frame(out, kind::PUBLISH, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.push(match when {
+            When::Always => 1,
+            When::Unheard => 2,
+        });
+        out.extend_from_slice(message);
+    });
+}
+
+/// Appends a MESSAGE around a message that was written before.
+pub fn write_message(out: &mut Vec<u8>, message: &[u8]) {
+    write_frame(out, kind::MESSAGE, |out| out.extend_from_slice(message));
+}
+
+/// Appends a SUBSCRIBE or, by its kind, an UNSUBSCRIBE. The group is at most 255 bytes long.
+pub fn write_subscription(
+    out: &mut Vec<u8>,
+    kind: u8,
+    request: u32,
+    subscription: &Subscription<'_>,
+) {
+    write_frame(out, kind, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.extend_from_slice(&subscription.member.to_le_bytes());
+        out.push(subscription.group.len() as u8);
+        out.extend_from_slice(subscription.group);
+        out.extend_from_slice(subscription.filter);
+    });
+}
+
+/// Appends a PING or, by its kind, a DRAIN.
+pub fn write_request(out: &mut Vec<u8>, kind: u8, request: u32) {
+    write_frame(out, kind, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+    });
+}
+
+/// Appends an ACK.
+pub fn write_ack(out: &mut Vec<u8>, request: u32, count: u32) {
+    write_frame(out, kind::ACK, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.extend_from_slice(&count.to_le_bytes());
+    });
+}
+
+/// Appends an ERROR; request 0 is the connection or a MESSAGE.
+pub fn write_error(out: &mut Vec<u8>, request: u32, code: ErrorCode, text: &str) {
+    write_frame(out, kind::ERROR, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.extend_from_slice(&code.number().to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    });
+}
+
+/// Appends a TURN around a message that was written before.
+pub fn write_turn(out: &mut Vec<u8>, member: u32, message: &[u8]) {
+    write_frame(out, kind::TURN, |out| {
+        out.extend_from_slice(&member.to_le_bytes());
+        out.extend_from_slice(message);
+    });
+}
+
+/// Bytes of a GAP frame.
+pub const GAP_BYTES: usize = LENGTH_BYTES + 1 + 8;
+
+/// Appends a GAP.
+pub fn write_gap(out: &mut Vec<u8>, events: u64) {
+    write_frame(out, kind::GAP, |out| {
+        out.extend_from_slice(&events.to_le_bytes());
+    });
+}
+
+/// Appends a DRAINING.
+pub fn write_draining(out: &mut Vec<u8>, milliseconds: u32) {
+    write_frame(out, kind::DRAINING, |out| {
+        out.extend_from_slice(&milliseconds.to_le_bytes());
+    });
+}
