@@ -56,7 +56,9 @@ impl Shard {
                 continue;
             }
             if until_ns <= now.monotonic_ns {
-                self.begin_close(conn, CloseReason::GuestTimeout, outputs);
+                let reason = CloseReason::GuestTimeout;
+                connection.session.say_why(reason, conn, &mut self.outboxes);
+                self.begin_close(conn, reason, outputs);
             } else {
                 // It was let in and became a guest again, by RESET.
                 connection.guest_listed = true;

@@ -18,6 +18,7 @@ mod broker;
 pub mod command;
 pub mod counters;
 mod delivery;
+mod groups;
 mod guests;
 pub mod handover;
 pub mod interest;
@@ -31,16 +32,17 @@ mod tests;
 mod trie;
 
 use broker::Broker;
-use command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
+use command::{ClientId, CloseReason, ConnId, Now, ShardId};
 use core::net::SocketAddr;
 use counters::Counters;
 use delivery::{Delivery, Ways};
-use handover::{Batch, Control, HandOvers, Place, Records};
+use handover::{Batch, Control, HandOvers, Place, Records, Unheard};
 use interest::Interest;
 use limits::Limits;
 pub use outbox::BodyGauge;
 use outbox::Outboxes;
 use questions::Gathering;
+pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
 pub use session::Protocol;
 use session::{Context, Holds, Session, Settings, Then};
@@ -81,6 +83,8 @@ pub enum Input<'a> {
         client: ClientId,
         /// The protocol of the listener that accepted it.
         protocol: Protocol,
+        /// What happens when it reads too slowly, unless it says so itself.
+        policy: Policy,
         /// Its own address.
         peer: SocketAddr,
         /// The address it connected to.
@@ -119,6 +123,11 @@ pub enum Input<'a> {
     },
     /// The driver has nothing more for this turn.
     TurnEnd,
+    /// The node ends: all connections will be closed within so many milliseconds.
+    Ending {
+        /// From now.
+        milliseconds: u32,
+    },
     /// The time that [`Shard::next_deadline`] gave has come.
     Tick,
 }
@@ -231,8 +240,8 @@ impl Shard {
         } = config;
         Shard {
             connections: Vec::new(),
-            broker: Broker::new(config.hash_seed, &limits),
-            outboxes: Outboxes::new(&limits, config.body_gauge),
+            broker: Broker::new((shard, shards), config.hash_seed, &limits),
+            outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
             delivery: Delivery::default(),
@@ -268,6 +277,9 @@ impl Shard {
                 self.handle_handover(from, batch, place, now, outputs)
             }
             Input::Returned { by, batch } => {
+                if !batch.unheard.is_empty() {
+                    self.retry_turns(&batch);
+                }
                 self.hand_overs.returned(by, batch);
                 Handled::DONE
             }
@@ -275,9 +287,11 @@ impl Shard {
                 conn,
                 client,
                 protocol,
+                policy,
                 peer,
                 local,
             } => {
+                self.outboxes.open(conn, protocol.form(), policy);
                 self.open(conn, client, protocol, (peer, local), now, outputs);
                 Handled::DONE
             }
@@ -287,6 +301,16 @@ impl Shard {
             }
             Input::TurnEnd => {
                 self.end_turn(outputs);
+                Handled::DONE
+            }
+            Input::Ending { milliseconds } => {
+                for (slot, place) in self.connections.iter().enumerate() {
+                    if let Some(connection) = place.as_ref().filter(|there| !there.closing) {
+                        let conn = ConnId(slot as u32);
+                        let session = &connection.session;
+                        session.announce_end(milliseconds, conn, &mut self.outboxes);
+                    }
+                }
                 Handled::DONE
             }
             Input::Tick => {
@@ -361,6 +385,10 @@ impl Shard {
             bytes_out: outboxes.bytes_out,
             closed_outbox_full: outboxes.closed_outbox_full,
             closed_outboxes_full: outboxes.closed_outboxes_full,
+            events_lost_drop_oldest: outboxes.lost_drop_oldest,
+            events_lost_latest: outboxes.lost_latest,
+            turns_retried: self.delivery.turns_retried,
+            turns_unheard: self.delivery.turns_unheard,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered,
@@ -389,15 +417,13 @@ impl Shard {
             self.connections[conn.slot()].is_none(),
             "the place of {conn:?} is taken"
         );
-        self.outboxes.open(conn, Form::default());
-        let mut session = Session::new(protocol, &self.settings);
+        let session = Session::new(protocol, &self.settings);
         let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
         if is_full {
             self.counters.connections_refused += 1;
-            session.refuse(conn, &mut self.outboxes);
-            outputs
-                .closing
-                .push((conn, CloseReason::TooManyConnections));
+            let reason = CloseReason::TooManyConnections;
+            session.say_why(reason, conn, &mut self.outboxes);
+            outputs.closing.push((conn, reason));
         }
         let is_guest = session.is_guest() && !is_full;
         self.counters.connections += 1;
@@ -555,8 +581,9 @@ impl Shard {
         }
         let mut records = Records::new(batch, *place);
         let mut next = Next::Done;
+        let mut unheard = Vec::new();
         let mut ways = Ways {
-            broker: &self.broker,
+            broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
         };
@@ -565,12 +592,26 @@ impl Shard {
                 next = Next::Flush;
                 break;
             }
+            let place = records.place;
             let Some(record) = records.next() else { break };
-            self.delivery.receive(&mut ways, record);
+            let note = |group| unheard.push(Unheard { place, group });
+            self.delivery.receive(&mut ways, &record, note);
         }
         *place = records.place;
         self.delivery.settle(&self.broker, &mut self.outboxes);
+        batch.unheard.extend(unheard);
         Handled { consumed: 0, next }
+    }
+
+    /// Gives the turns that found no member where they went to members elsewhere.
+    fn retry_turns(&mut self, batch: &Batch) {
+        let mut ways = Ways {
+            broker: &mut self.broker,
+            outboxes: &mut self.outboxes,
+            hand_overs: &mut self.hand_overs,
+        };
+        self.delivery.retry(&mut ways, batch);
+        self.delivery.settle(&self.broker, &mut self.outboxes);
     }
 
     fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {

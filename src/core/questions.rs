@@ -9,7 +9,6 @@ use crate::command::{
     Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query, Selection,
 };
 use crate::handover::Control;
-use crate::session::Session;
 use crate::{Connection, Outputs, Shard, resume_if_free, split};
 
 /// A question that other shards have still to answer.
@@ -177,20 +176,18 @@ impl Shard {
             idle_s: seconds(now.monotonic_ns, connection.active_ns),
             subscriptions: [
                 count(FilterKind::Topic),
-                count(FilterKind::Glob),
+                count(FilterKind::Glob) + count(FilterKind::Wildcard),
                 count(FilterKind::ShardChannel),
             ],
             queued: None,
             output: (outbox.len(), outbox.pieces()),
-            lost: 0,
+            lost: outbox.lost(),
             database: 0,
             version: 0,
             command: "",
             no_evict: false,
         };
-        match &connection.session {
-            Session::Redis(session) => session.describe(&mut record),
-        }
+        connection.session.describe(&mut record);
         record
     }
 }
