@@ -81,12 +81,19 @@ pub enum FrameError {
     Empty,
     /// A kind that this side must not be sent.
     UnknownKind(u8),
-    /// The fields of a frame of this kind do not fit its length.
+    /// The frame ends within a field, or a part of it does.
     Truncated {
         /// The kind.
         kind: u8,
         /// The field that could not be read.
         field: &'static str,
+    },
+    /// The frame goes on behind its last field.
+    Trailing {
+        /// The kind.
+        kind: u8,
+        /// So many bytes are too many.
+        bytes: usize,
     },
     /// A field has a value that it must not have.
     Value {
@@ -105,9 +112,10 @@ impl FrameError {
         match self {
             FrameError::TooLong { .. } => ErrorCode::FrameTooLong,
             FrameError::UnknownKind(_) => ErrorCode::UnknownKind,
-            FrameError::Empty | FrameError::Truncated { .. } | FrameError::Value { .. } => {
-                ErrorCode::Malformed
-            }
+            FrameError::Empty
+            | FrameError::Truncated { .. }
+            | FrameError::Trailing { .. }
+            | FrameError::Value { .. } => ErrorCode::Malformed,
         }
     }
 }
@@ -128,7 +136,11 @@ impl fmt::Display for FrameError {
             ),
             FrameError::Truncated { kind, field } => write!(
                 f,
-                "a frame of kind 0x{kind:02x} is too short or too long for its field {field}"
+                "a frame of kind 0x{kind:02x} is too short for its field {field}"
+            ),
+            FrameError::Trailing { kind, bytes } => write!(
+                f,
+                "a frame of kind 0x{kind:02x} is longer than its fields by {bytes} bytes"
             ),
             FrameError::Value {
                 kind,
@@ -581,7 +593,10 @@ impl<'a> Reader<'a> {
     fn end(&self) -> Result<(), FrameError> {
         match self.bytes {
             [] => Ok(()),
-            _ => Err(self.truncated("its last")),
+            _ => Err(FrameError::Trailing {
+                kind: self.kind,
+                bytes: self.bytes.len(),
+            }),
         }
     }
 
