@@ -653,18 +653,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The next option and its value.
-    fn option(&mut self, seen: &mut u64) -> Result<Option<(u8, &'a [u8])>, FrameError> {
+    /// The next option and its value, if it is not among those that were seen.
+    fn option(&mut self, seen: &mut [bool; 256]) -> Result<Option<(u8, &'a [u8])>, FrameError> {
         if self.bytes.is_empty() {
             return Ok(None);
         }
         let id = self.u8("options")?;
         let value = self.text16("options")?;
-        let bit = 1u64.checked_shl(u32::from(id)).unwrap_or(0);
-        if *seen & bit != 0 {
+        if std::mem::replace(&mut seen[usize::from(id)], true) {
             return Err(self.value("options", "without one that stands twice"));
         }
-        *seen |= bit;
         Ok(Some((id, value)))
     }
 
@@ -673,6 +671,15 @@ impl<'a> Reader<'a> {
         let text = std::str::from_utf8(value).ok();
         text.filter(|text| text.len() <= usize::from(u8::MAX))
             .ok_or(self.value("options", expected))
+    }
+
+    fn sized<const N: usize>(
+        &self,
+        value: &[u8],
+        expected: &'static str,
+    ) -> Result<[u8; N], FrameError> {
+        let array = value.try_into();
+        array.map_err(|_| self.value("options", expected))
     }
 
     fn hello(&mut self) -> Result<Hello<'a>, FrameError> {
@@ -684,7 +691,7 @@ impl<'a> Reader<'a> {
             versions,
             ..Hello::default()
         };
-        let mut seen = 0;
+        let mut seen = [false; 256];
         while let Some((id, value)) = self.option(&mut seen)? {
             match id {
                 1 => hello.user = Some(value),
@@ -708,19 +715,20 @@ impl<'a> Reader<'a> {
             version: self.u8("version")?,
             ..Welcome::default()
         };
-        let mut seen = 0;
+        let mut seen = [false; 256];
         while let Some((id, value)) = self.option(&mut seen)? {
-            let mut fields = Reader::new(self.kind, value);
             match id {
-                1 => welcome.broker = self.utf8("options", fields.rest())?,
-                2 => welcome.client = fields.u64("options")?,
-                3 => welcome.run = self.utf8("options", fields.rest())?,
-                4 => welcome.payload_max = fields.u32("options")?,
-                _ => {
-                    fields.rest();
+                1 => welcome.broker = self.utf8("options", value)?,
+                2 => {
+                    welcome.client = u64::from_le_bytes(self.sized(value, "8 bytes in its client")?)
                 }
+                3 => welcome.run = self.utf8("options", value)?,
+                4 => {
+                    let payload_max = self.sized(value, "4 bytes in its payload_max")?;
+                    welcome.payload_max = u32::from_le_bytes(payload_max);
+                }
+                _ => {}
             }
-            fields.end()?;
         }
         Ok(welcome)
     }
