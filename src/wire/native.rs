@@ -495,7 +495,7 @@ pub fn parse_from_broker(input: &[u8]) -> Result<Parsed<BrokerFrame<'_>>, FrameE
 fn split_frame(input: &[u8], cap: usize) -> Result<Parsed<&[u8]>, FrameError> {
     let Some((field, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else {
         return Ok(Parsed::Incomplete {
-            needed: LENGTH_BYTES + 1,
+            needed: LENGTH_BYTES,
         });
     };
     let length = u32::from_le_bytes(*field) as usize;
