@@ -734,9 +734,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The parts of a message that is to be written. What they hold is the caller's to check: topics
-/// by [`crate::topic::check_name`], header names and values by [`is_header_name`] and
-/// [`is_header_value`].
+/// The parts of a message that is to be written. Whether its topics are legal is the caller's to
+/// check, by [`crate::topic::check_name`]; the rest is checked by [`Parts::write`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parts<'a> {
     /// What it is published to, at most 1,024 bytes.
@@ -842,6 +841,7 @@ pub fn write_frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)
 }
 
 fn write_text16(out: &mut Vec<u8>, text: &[u8]) {
+    assert!(text.len() <= usize::from(u16::MAX), "a text is too long");
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text);
 }
@@ -851,7 +851,8 @@ fn write_option(out: &mut Vec<u8>, id: u8, value: &[u8]) {
     write_text16(out, value);
 }
 
-/// Appends a HELLO. Its texts must keep the lengths that NATIVE.md states.
+/// Appends a HELLO. Its texts must keep the lengths that NATIVE.md states; panics if one is longer
+/// than its length field can say.
 pub fn write_hello(out: &mut Vec<u8>, hello: &Hello<'_>) {
     write_frame(out, kind::HELLO, |out| {
         out.extend_from_slice(MAGIC);
@@ -908,18 +909,20 @@ pub fn write_message(out: &mut Vec<u8>, message: &[u8]) {
     write_frame(out, kind::MESSAGE, |out| out.extend_from_slice(message));
 }
 
-/// Appends a SUBSCRIBE or, by its kind, an UNSUBSCRIBE. The group is at most 255 bytes long.
+/// Appends a SUBSCRIBE or, by its kind, an UNSUBSCRIBE. Panics if the group is longer than 255 bytes.
 pub fn write_subscription(
     out: &mut Vec<u8>,
     kind: u8,
     request: u32,
     subscription: &Subscription<'_>,
 ) {
+    let group = subscription.group;
+    assert!(group.len() <= usize::from(u8::MAX), "a group is too long");
     write_frame(out, kind, |out| {
         out.extend_from_slice(&request.to_le_bytes());
         out.extend_from_slice(&subscription.member.to_le_bytes());
-        out.push(subscription.group.len() as u8);
-        out.extend_from_slice(subscription.group);
+        out.push(group.len() as u8);
+        out.extend_from_slice(group);
         out.extend_from_slice(subscription.filter);
     });
 }
