@@ -126,7 +126,7 @@ impl fmt::Display for FrameError {
             FrameError::TooLong { length, cap } => {
                 write!(
                     f,
-                    "a frame says that {length} bytes follow, at most {cap} may"
+                    "a frame says that {length} bytes follow, at most {cap} may; is this the native protocol?"
                 )
             }
             FrameError::Empty => write!(f, "a frame of length 0 has no kind"),
@@ -199,8 +199,11 @@ pub fn attributes_reply(flags: u8, attributes: &[u8]) -> Option<&[u8]> {
 /// The headers among the attributes of a message with these flags.
 pub fn attributes_headers(flags: u8, attributes: &[u8]) -> Headers<'_> {
     let mut reader = Reader::new(kind::MESSAGE, attributes);
-    if flags & flag::REPLY != 0 && reader.text16("reply").is_err() || flags & flag::HEADERS == 0 {
-        return Headers(&[]);
+    if flags & flag::REPLY != 0 && reader.text16("reply").is_err() {
+        return Headers::default();
+    }
+    if flags & flag::HEADERS == 0 {
+        return Headers::default();
     }
     Headers(reader.text16("headers").unwrap_or_default())
 }
