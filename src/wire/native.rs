@@ -978,3 +978,7 @@ pub fn write_draining(out: &mut Vec<u8>, milliseconds: u32) {
         out.extend_from_slice(&milliseconds.to_le_bytes());
     });
 }
+
+#[cfg(test)]
+#[path = "native_tests.rs"]
+mod tests;
