@@ -42,6 +42,8 @@ mod incoming;
 mod link;
 mod outgoing;
 mod queue;
+#[cfg(test)]
+mod rig;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
