@@ -77,7 +77,8 @@ impl Peer {
                 message,
             } => {
                 let count = self.publish(&message);
-                self.reply_topics.extend(message.reply().map(<[u8]>::to_vec));
+                self.reply_topics
+                    .extend(message.reply().map(<[u8]>::to_vec));
                 if when == When::Always || count == 0 {
                     native::write_ack(&mut self.output, request, count);
                 }

@@ -69,7 +69,12 @@ fn addresses_are_tried_in_turn_then_waits_grow_with_jitter() {
         starts.push(rig.now);
         rig.cut(Disconnect::ClosedByBroker);
     }
-    assert!(rig.connects.iter().enumerate().all(|(at, address)| at % 2 == *address));
+    assert!(
+        rig.connects
+            .iter()
+            .enumerate()
+            .all(|(at, address)| at % 2 == *address)
+    );
     let waits: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // Within a round there is none, between rounds it is below a ceiling that doubles.
     assert!(waits.iter().step_by(2).all(Duration::is_zero));
@@ -79,7 +84,11 @@ fn addresses_are_tried_in_turn_then_waits_grow_with_jitter() {
         assert!(**wait < ceiling, "{waits:?}");
         ceiling = (ceiling * 2).min(crate::limits::BACKOFF_MAX);
     }
-    assert!(between.iter().any(|wait| **wait > crate::limits::BACKOFF_MAX / 4));
+    assert!(
+        between
+            .iter()
+            .any(|wait| **wait > crate::limits::BACKOFF_MAX / 4)
+    );
 }
 
 #[test]
@@ -215,7 +224,13 @@ fn publishes_that_no_answer_proved_are_counted() {
 #[test]
 fn silent_connection_is_asked_then_given_up() {
     let mut rig = Rig::open(config());
-    let pings = |rig: &Rig| rig.peer.kinds.iter().filter(|it| **it == kind::PING).count();
+    let pings = |rig: &Rig| {
+        rig.peer
+            .kinds
+            .iter()
+            .filter(|it| **it == kind::PING)
+            .count()
+    };
     rig.pass(crate::limits::PING_INTERVAL);
     rig.settle();
     assert_eq!(pings(&rig), 1);
@@ -314,7 +329,9 @@ fn requests_answered_by_replies_alone_do_not_fill_the_window() {
     rig.subscribe("svc", "");
     rig.settle();
     for number in 0..1_000 {
-        let call = rig.request("?").unwrap_or_else(|error| panic!("{number}: {error}"));
+        let call = rig
+            .request("?")
+            .unwrap_or_else(|error| panic!("{number}: {error}"));
         rig.settle();
         let topic = rig.peer.reply_topics.pop_back().unwrap();
         rig.peer.send(&topic, "!", true);
@@ -606,10 +623,7 @@ fn operation_that_waits_too_long_is_told() {
         rig.machine.handle_bytes(rig.now, &mut BytesMut::new());
         rig.pass(Duration::from_secs(1));
     }
-    assert_eq!(
-        rig.outcome(token),
-        Some(&Outcome::Unknown(Doubt::TimedOut))
-    );
+    assert_eq!(rig.outcome(token), Some(&Outcome::Unknown(Doubt::TimedOut)));
     assert!(rig.outcomes.iter().any(|(_, it)| *it == Outcome::TimedOut));
 }
 
@@ -669,9 +683,12 @@ fn broker_that_breaks_the_protocol_is_left() {
     check_hostile(&protocol(ProtocolError::Answer(1)), |out| {
         native::write_ack(out, 1, 0);
     });
-    check_hostile(&protocol(ProtocolError::Misplaced("a second WELCOME")), |out| {
-        native::write_welcome(out, &native::Welcome::default());
-    });
+    check_hostile(
+        &protocol(ProtocolError::Misplaced("a second WELCOME")),
+        |out| {
+            native::write_welcome(out, &native::Welcome::default());
+        },
+    );
     check_hostile(
         &protocol(ProtocolError::Frame(native::FrameError::Empty)),
         |out| out.extend_from_slice(&[0, 0, 0, 0]),
@@ -679,7 +696,10 @@ fn broker_that_breaks_the_protocol_is_left() {
     let length = NATIVE_FRAME_BYTES_MAX + 1;
     let cap = NATIVE_FRAME_BYTES_MAX;
     check_hostile(
-        &protocol(ProtocolError::Frame(native::FrameError::TooLong { length, cap })),
+        &protocol(ProtocolError::Frame(native::FrameError::TooLong {
+            length,
+            cap,
+        })),
         |out| out.extend_from_slice(&(length as u32).to_le_bytes()),
     );
     let kind = kind::MESSAGE;
@@ -740,7 +760,12 @@ fn unknown_kind_is_skipped() {
 
 #[test]
 fn inbox_is_not_the_same_for_another_seed() {
-    let inbox = |seed| Machine::new(config(), seed, Duration::ZERO).unwrap().calls.inbox();
+    let inbox = |seed| {
+        Machine::new(config(), seed, Duration::ZERO)
+            .unwrap()
+            .calls
+            .inbox()
+    };
     assert_ne!(inbox(1), inbox(2));
     assert_eq!(inbox(1), inbox(1));
     assert!(topic::wildcard_matches(&inbox(1), &{
