@@ -419,7 +419,11 @@ fn drain_loses_neither_events_nor_publishes() {
         for number in 0..2_000 {
             source.publish("work", number.to_string()).await.unwrap();
         }
-        source.flush().await.unwrap();
+        // One that comes behind them, so that none is between two shards any more.
+        let mut behind = worker.subscribe("behind").await.unwrap();
+        source.publish("behind", "").await.unwrap();
+        message(&mut behind).await;
+        drop(behind);
         let draining = tokio::spawn({
             let worker = worker.clone();
             async move { worker.drain().await }

@@ -38,6 +38,8 @@
 
 mod calls;
 mod ending;
+#[cfg(test)]
+mod history_tests;
 mod incoming;
 mod link;
 mod outgoing;

@@ -257,11 +257,13 @@ impl Machine {
 
     /// Says the last word on a connection that is left, once no reply is awaited or half of the time is gone.
     pub(super) fn advance_leave(&mut self) {
-        let open_calls = self.calls.open();
-        if let Link::Open(open) = &mut self.link
-            && let Leave::Wanted { asking, deadline } = open.leave
-            && (open_calls == 0 || asking <= self.now)
-        {
+        let Link::Open(open) = &mut self.link else {
+            return;
+        };
+        let Leave::Wanted { asking, deadline } = open.leave else {
+            return;
+        };
+        if self.calls.open() <= self.outgoing.unsent_calls() || asking <= self.now {
             open.leave = Leave::Asked { deadline };
             self.outgoing
                 .push_request(Place::Next, self.now, Ask::Leave, write_drain);

@@ -362,6 +362,12 @@ impl Outgoing {
         })
     }
 
+    /// Requests for replies that no connection has carried yet.
+    pub(super) fn unsent_calls(&self) -> usize {
+        let unsent = self.pending.iter().skip(self.handed);
+        unsent.filter(|it| matches!(it.ask, Ask::Call(_))).count()
+    }
+
     /// Forgets everything, once there is no connection, and names the requests.
     pub(super) fn clear(&mut self) -> Vec<Pending> {
         std::mem::take(self).pending.into()

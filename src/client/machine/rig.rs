@@ -97,9 +97,12 @@ impl Peer {
                 request,
                 subscription,
             } => {
-                self.plain.remove(subscription.filter);
-                self.members
-                    .retain(|(_, member)| *member != subscription.member);
+                match subscription.member {
+                    0 => {
+                        self.plain.remove(subscription.filter);
+                    }
+                    member => self.members.retain(|(_, other)| *other != member),
+                }
                 native::write_ack(&mut self.output, request, 0);
             }
             ClientFrame::Ping { request } => native::write_ack(out, request, 0),
