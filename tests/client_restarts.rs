@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use common::Broker;
 use sapwood_client::error::PublishError;
 use sapwood_client::{Builder, Client, Event, blocking};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 const RESTARTS: usize = 50;
 /// Confirmed publishes that each publisher has to bring through between two restarts.
@@ -151,6 +153,35 @@ fn publish_until_over_blocking(client: &blocking::Client, ledger: &Ledger, publi
     }
 }
 
+/// Listens with a tokio client until the end comes.
+fn listen(broker: &Broker, runtime: &Runtime) -> JoinHandle<Heard> {
+    let builder = settings::<Client>(broker);
+    let mut events = runtime.block_on(async {
+        let client = builder.connect().await.unwrap();
+        client.subscribe("load.>").await.unwrap()
+    });
+    runtime.spawn(async move {
+        let mut heard = Heard::default();
+        while let Some(event) = events.next().await {
+            if heard.take(event) {
+                break;
+            }
+        }
+        heard
+    })
+}
+
+/// Listens with a blocking client until the end comes.
+fn listen_blocking(broker: &Broker) -> thread::JoinHandle<Heard> {
+    let client = settings::<blocking::Client>(broker).connect().unwrap();
+    let mut events = client.subscribe("load.>").unwrap();
+    thread::spawn(move || {
+        let mut heard = Heard::default();
+        events.find(|event| heard.take(event.clone()));
+        heard
+    })
+}
+
 #[test]
 fn fifty_restarts_under_load_lose_nothing_silently() {
     let mut broker = Broker::start_restartable(2, None);
@@ -160,47 +191,18 @@ fn fifty_restarts_under_load_lose_nothing_silently() {
         .enable_all()
         .build()
         .unwrap();
-
-    let connected = runtime.block_on(async {
-        let listener = settings::<Client>(&broker).connect().await.unwrap();
-        let events = listener.subscribe("load.>").await.unwrap();
-        let publisher = settings::<Client>(&broker).connect().await.unwrap();
-        (events, publisher)
-    });
-    let (mut events, publisher) = connected;
-    let async_heard = runtime.spawn(async move {
-        let mut heard = Heard::default();
-        while let Some(event) = events.next().await {
-            if heard.take(event) {
-                break;
-            }
-        }
-        heard
-    });
-    let blocking_listener = settings::<blocking::Client>(&broker).connect().unwrap();
-    let blocking_events = blocking_listener.subscribe("load.>").unwrap();
-    let blocking_heard = thread::spawn(move || {
-        let mut heard = Heard::default();
-        for event in blocking_events {
-            if heard.take(event) {
-                break;
-            }
-        }
-        heard
-    });
+    let heard = listen(&broker, &runtime);
+    let heard_blocking = listen_blocking(&broker);
+    let client = runtime
+        .block_on(settings::<Client>(&broker).connect())
+        .unwrap();
     let tasks: Vec<_> = (0..ASYNC_PUBLISHERS)
-        .map(|number| {
-            runtime.spawn(publish_until_over(
-                publisher.clone(),
-                ledger.clone(),
-                number,
-            ))
-        })
+        .map(|number| runtime.spawn(publish_until_over(client.clone(), ledger.clone(), number)))
         .collect();
-    let blocking_publisher = settings::<blocking::Client>(&broker).connect().unwrap();
+    let blocking = settings::<blocking::Client>(&broker).connect().unwrap();
     let threads: Vec<_> = (ASYNC_PUBLISHERS..PUBLISHERS)
         .map(|number| {
-            let (client, ledger) = (blocking_publisher.clone(), ledger.clone());
+            let (client, ledger) = (blocking.clone(), ledger.clone());
             thread::spawn(move || publish_until_over_blocking(&client, &ledger, number))
         })
         .collect();
@@ -212,36 +214,25 @@ fn fifty_restarts_under_load_lose_nothing_silently() {
     }
     ledger.wait_for_progress(&mut before);
     ledger.is_over.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().unwrap();
+    threads.into_iter().for_each(|it| it.join().unwrap());
+    for task in tasks {
+        runtime.block_on(task).unwrap();
     }
-    runtime.block_on(async {
-        for task in tasks {
-            task.await.unwrap();
-        }
-    });
+    end(&blocking);
+    let heard = [
+        runtime.block_on(heard).unwrap(),
+        heard_blocking.join().unwrap(),
+    ];
+    check_all(&ledger, &heard);
+}
 
-    // Nothing breaks any more, so as soon as both listen again, the end reaches both.
+/// Tells both subscribers that nothing follows. Nothing breaks any more, so once both listen again, it reaches both.
+fn end(client: &blocking::Client) {
     let deadline = Instant::now() + STUCK_AFTER;
-    while blocking_publisher
-        .publish_confirmed("load.probe", "0")
-        .unwrap()
-        < SUBSCRIBERS
-    {
-        ledger.note(0, "load.probe", Ok(0));
+    while client.publish_confirmed("load.probe", "0").unwrap() < SUBSCRIBERS {
         assert!(Instant::now() < deadline, "a subscriber does not come back");
     }
-    ledger.note(0, "load.probe", Ok(0));
-    blocking_publisher
-        .publish_confirmed("load.end", "")
-        .unwrap();
-    check_all(
-        &ledger,
-        &[
-            runtime.block_on(async_heard).unwrap(),
-            blocking_heard.join().unwrap(),
-        ],
-    );
+    client.publish_confirmed("load.end", "").unwrap();
 }
 
 fn check_all(ledger: &Ledger, all_heard: &[Heard]) {

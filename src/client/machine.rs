@@ -38,14 +38,10 @@
 
 mod calls;
 mod ending;
-#[cfg(test)]
-mod history_tests;
 mod incoming;
 mod link;
 mod outgoing;
 mod queue;
-#[cfg(test)]
-mod rig;
 mod subscriptions;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,12 @@
 //! The machine's promises, one by one.
 
-use super::rig::{Rig, config};
+mod history;
+mod rig;
+
 use super::*;
 use crate::error::ProtocolError;
 use bytes::BytesMut;
+use rig::{Rig, config};
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX;
 use sapwood_wire::native::flag;

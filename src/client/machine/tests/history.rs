@@ -1,7 +1,7 @@
 //! Random histories: bytes that are split anywhere, connections that break anywhere, time that passes. proptest prints the
 //! history that fails, and keeps its seed.
 
-use super::rig::{Rig, config};
+use super::rig::{Peer, Rig, config};
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -254,7 +254,7 @@ proptest! {
 
 /// What a broker may say once it has let a client in, in pieces.
 fn stream(pieces: &[u8]) -> Vec<u8> {
-    let mut peer = super::rig::Peer::default();
+    let mut peer = Peer::default();
     for (number, piece) in pieces.iter().enumerate() {
         let payload = number.to_string();
         match piece % 7 {
