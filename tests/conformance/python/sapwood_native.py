@@ -1,0 +1,1018 @@
+"""The native protocol of Sapwood, version 1: frames to bytes and back, and a small blocking client.
+
+Written from `src/wire/NATIVE.md` alone, for tests. It proves that the page is enough to write a client, and it is the
+second opinion that the broker's own implementation is held against. It must not know how the broker does anything.
+
+Three layers, each of use without the next:
+
+- frames: one class a kind, `encode`, `decode` and `FrameReader`; no input or output;
+- names: `check_topic`, `check_filter`, `matches`;
+- `Client`: one TCP connection and no thread. It reads only while somebody waits for something, so a caller that does
+  not ask for events is a slow reader. It does not connect again by itself.
+
+What breaks a rule of the page raises `ProtocolError` with the code that the page gives it. `encode` checks what a
+client may send; `encode_unchecked` writes what it is given, for tests of the other side's checks.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+import time
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+
+VERSION = 1
+FRAME_BYTES_MAX = 67_239_936
+HELLO_BYTES_MAX = 16 * 1024
+PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+TOPIC_BYTES_MAX = 1_024
+TOPIC_TOKENS_MAX = 64
+LABEL_BYTES_MAX = 255
+READ_BYTES = 256 * 1024
+REQUEST_MAX = 0xFFFF_FFFF
+MAGIC = b"SAPW"
+
+
+class Kind(IntEnum):
+    HELLO = 0x01
+    PUBLISH = 0x02
+    SUBSCRIBE = 0x03
+    UNSUBSCRIBE = 0x04
+    PING = 0x05
+    DRAIN = 0x06
+    MESSAGE = 0x10
+    WELCOME = 0x81
+    ACK = 0x82
+    ERROR = 0x83
+    TURN = 0x84
+    GAP = 0x85
+    DRAINING = 0x86
+
+
+class Code(IntEnum):
+    MALFORMED = 100
+    FRAME_TOO_LONG = 101
+    UNKNOWN_KIND = 102
+    VERSION = 103
+    HELLO_EXPECTED = 104
+    AUTHENTICATION = 105
+    CONNECTIONS_FULL = 106
+    HELLO_LATE = 107
+    TOPIC_INVALID = 200
+    TOPIC_RESERVED = 201
+    PAYLOAD_TOO_LONG = 202
+    HEADERS_INVALID = 203
+    SUBSCRIPTIONS_FULL = 204
+    FILTERS_FULL = 205
+
+
+class Policy(IntEnum):
+    CLOSE = 1
+    DROP_OLDEST = 2
+    LATEST = 3
+
+
+class When(IntEnum):
+    """When a PUBLISH is answered."""
+
+    ALWAYS = 1
+    UNHEARD = 2
+
+
+class Flag(IntEnum):
+    REPLY = 1
+    HEADERS = 2
+    LAST = 4
+
+
+class ProtocolError(Exception):
+    """A rule of the protocol was broken; `code` is what the page calls it. Nothing has changed."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(f"{code} {name_of(code)}: {text}")
+        self.code = int(code)
+        self.text = text
+
+
+def name_of(code: int) -> str:
+    try:
+        return Code(code).name.lower()
+    except ValueError:
+        return "unknown code"
+
+
+def malformed(text: str) -> ProtocolError:
+    return ProtocolError(Code.MALFORMED, text)
+
+
+# Frames. Bytes are `bytes`; what a frame does not carry is `None`.
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is published. `headers` is None without the flag, and a tuple of (name, value) pairs with it."""
+
+    topic: bytes
+    payload: bytes = b""
+    reply: bytes | None = None
+    headers: tuple[tuple[bytes, bytes], ...] | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Subscribing:
+    filter: bytes
+    group: bytes = b""
+    member: int = 0
+
+
+@dataclass(frozen=True)
+class Hello:
+    oldest: int = VERSION
+    newest: int = VERSION
+    user: bytes | None = None
+    password: bytes | None = None
+    name: str | None = None
+    library: str | None = None
+    policy: int | None = None
+
+
+@dataclass(frozen=True)
+class Publish:
+    request: int
+    when: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Subscribe:
+    request: int
+    subscription: Subscribing
+
+
+@dataclass(frozen=True)
+class Unsubscribe:
+    request: int
+    subscription: Subscribing
+
+
+@dataclass(frozen=True)
+class Ping:
+    request: int
+
+
+@dataclass(frozen=True)
+class Drain:
+    request: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """A MESSAGE frame, in either direction."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Welcome:
+    version: int
+    broker: str | None = None
+    client: int | None = None
+    run: str | None = None
+    payload_max: int | None = None
+
+
+@dataclass(frozen=True)
+class Ack:
+    request: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Error:
+    request: int
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    member: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Gap:
+    events: int
+
+
+@dataclass(frozen=True)
+class Draining:
+    milliseconds: int
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A frame of a kind that the page does not name. A client skips it."""
+
+    kind: int
+    body: bytes
+
+
+KIND_OF = {
+    Hello: Kind.HELLO,
+    Publish: Kind.PUBLISH,
+    Subscribe: Kind.SUBSCRIBE,
+    Unsubscribe: Kind.UNSUBSCRIBE,
+    Ping: Kind.PING,
+    Drain: Kind.DRAIN,
+    Event: Kind.MESSAGE,
+    Welcome: Kind.WELCOME,
+    Ack: Kind.ACK,
+    Error: Kind.ERROR,
+    Turn: Kind.TURN,
+    Gap: Kind.GAP,
+    Draining: Kind.DRAINING,
+}
+
+
+# Names.
+
+
+def check_topic(topic: bytes) -> None:
+    if len(topic) > TOPIC_BYTES_MAX:
+        raise ProtocolError(Code.TOPIC_INVALID, f"{len(topic)} bytes, at most {TOPIC_BYTES_MAX}")
+    tokens = topic.count(b".") + 1
+    if tokens > TOPIC_TOKENS_MAX:
+        raise ProtocolError(Code.TOPIC_INVALID, f"{tokens} tokens, at most {TOPIC_TOKENS_MAX}")
+
+
+def check_filter(filter: bytes) -> None:
+    check_topic(filter)
+    if b">" in filter.split(b".")[:-1]:
+        raise ProtocolError(Code.TOPIC_INVALID, "the wildcard > stands before the filter's end")
+
+
+def matches(filter: bytes, topic: bytes) -> bool:
+    """Whether an event of this topic is one of this filter's."""
+    wanted, tokens = filter.split(b"."), topic.split(b".")
+    if topic.startswith(b"$") and wanted[0] in (b"*", b">"):
+        return False
+    if wanted[-1] == b">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(w in (b"*", t) for w, t in zip(wanted, tokens))
+
+
+def check_headers(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    for name, value in headers:
+        if not 1 <= len(name) <= 255:
+            raise malformed(f"a header's name has {len(name)} bytes, not 1 to 255")
+        if any(not 0x21 <= byte <= 0x7E or byte == 0x3A for byte in name):
+            raise ProtocolError(Code.HEADERS_INVALID, f"the name {name!r}")
+        if any(byte in b"\r\n\0" for byte in value):
+            raise ProtocolError(Code.HEADERS_INVALID, f"the value of {name!r}")
+
+
+def check_message(message: Message, payload_max: int = PAYLOAD_BYTES_MAX) -> None:
+    check_topic(message.topic)
+    if message.reply is not None:
+        check_topic(message.reply)
+    if message.headers is not None:
+        check_headers(message.headers)
+    if len(message.payload) > payload_max:
+        raise ProtocolError(Code.PAYLOAD_TOO_LONG, f"{len(message.payload)} bytes, at most {payload_max}")
+
+
+# Writing.
+
+
+def sized8(value: bytes) -> bytes:
+    return struct.pack("<B", len(value)) + value
+
+
+def sized16(value: bytes) -> bytes:
+    return struct.pack("<H", len(value)) + value
+
+
+def encode_headers(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return b"".join(sized8(name) + sized16(value) for name, value in headers)
+
+
+def encode_message(message: Message) -> bytes:
+    flags = 0
+    parts = [b"", sized16(message.topic)]
+    if message.reply is not None:
+        flags |= Flag.REPLY
+        parts.append(sized16(message.reply))
+    if message.headers is not None:
+        flags |= Flag.HEADERS
+        parts.append(sized16(encode_headers(message.headers)))
+    if message.last:
+        flags |= Flag.LAST
+    parts[0] = struct.pack("<B", flags)
+    parts.append(message.payload)
+    return b"".join(parts)
+
+
+def encode_subscription(subscription: Subscribing) -> bytes:
+    head = struct.pack("<I", subscription.member)
+    return head + sized8(subscription.group) + subscription.filter
+
+
+def encode_options(options: list[tuple[int, bytes | None]]) -> bytes:
+    given = [(number, value) for number, value in options if value is not None]
+    return b"".join(struct.pack("<B", number) + sized16(value) for number, value in given)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    policy = None if hello.policy is None else struct.pack("<B", hello.policy)
+    options = [
+        (1, hello.user),
+        (2, hello.password),
+        (3, None if hello.name is None else hello.name.encode()),
+        (4, None if hello.library is None else hello.library.encode()),
+        (5, policy),
+    ]
+    return MAGIC + struct.pack("<BB", hello.oldest, hello.newest) + encode_options(options)
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    options = [
+        (1, None if welcome.broker is None else welcome.broker.encode()),
+        (2, None if welcome.client is None else struct.pack("<Q", welcome.client)),
+        (3, None if welcome.run is None else welcome.run.encode()),
+        (4, None if welcome.payload_max is None else struct.pack("<I", welcome.payload_max)),
+    ]
+    return struct.pack("<B", welcome.version) + encode_options(options)
+
+
+def encode_fields(frame) -> bytes:
+    match frame:
+        case Hello():
+            return encode_hello(frame)
+        case Publish():
+            head = struct.pack("<IB", frame.request, frame.when)
+            return head + encode_message(frame.message)
+        case Subscribe() | Unsubscribe():
+            return struct.pack("<I", frame.request) + encode_subscription(frame.subscription)
+        case Ping() | Drain():
+            return struct.pack("<I", frame.request)
+        case Event():
+            return encode_message(frame.message)
+        case Welcome():
+            return encode_welcome(frame)
+        case Ack():
+            return struct.pack("<II", frame.request, frame.count)
+        case Error():
+            return struct.pack("<IH", frame.request, frame.code) + frame.text.encode()
+        case Turn():
+            return struct.pack("<I", frame.member) + encode_message(frame.message)
+        case Gap():
+            return struct.pack("<Q", frame.events)
+        case Draining():
+            return struct.pack("<I", frame.milliseconds)
+    raise TypeError(f"{frame!r} is no frame")
+
+
+def encode_unchecked(frame) -> bytes:
+    """The frame's bytes, whatever its fields say. Raises `struct.error` where a field does not fit its number."""
+    if isinstance(frame, Unknown):
+        kind, fields = frame.kind, frame.body
+    else:
+        kind, fields = KIND_OF[type(frame)], encode_fields(frame)
+    return struct.pack("<IB", 1 + len(fields), kind) + fields
+
+
+def encode(frame) -> bytes:
+    """The frame's bytes. Raises `ProtocolError` where the other side would refuse it."""
+    check(frame)
+    data = encode_unchecked(frame)
+    longest = HELLO_BYTES_MAX if isinstance(frame, Hello) else FRAME_BYTES_MAX
+    if len(data) - 4 > longest:
+        raise ProtocolError(Code.FRAME_TOO_LONG, f"{len(data) - 4} bytes, at most {longest}")
+    return data
+
+
+def check(frame) -> None:
+    """Raises `ProtocolError` where a field has a value that the page forbids."""
+    match frame:
+        case Hello():
+            check_hello(frame)
+        case Publish():
+            check_request(frame.request)
+            if frame.when not in tuple(When):
+                raise malformed(f"when is {frame.when}")
+            check_message(frame.message)
+        case Subscribe() | Unsubscribe():
+            check_request(frame.request)
+            check_subscription(frame.subscription)
+        case Ping() | Drain() | Ack():
+            check_request(frame.request)
+        case Event() | Turn():
+            check_message(frame.message)
+        case Welcome():
+            if frame.run is not None and not is_run(frame.run):
+                raise malformed(f"run is {frame.run!r}, not 40 hexadecimal digits")
+
+
+def check_request(request: int) -> None:
+    if request == 0:
+        raise malformed("request 0")
+
+
+def check_subscription(subscription: Subscribing) -> None:
+    check_filter(subscription.filter)
+    if not subscription.group and subscription.member:
+        raise malformed(f"member {subscription.member} of no group")
+
+
+def check_hello(hello: Hello) -> None:
+    if hello.oldest > hello.newest:
+        raise malformed(f"versions {hello.oldest} to {hello.newest}")
+    for label in (hello.name, hello.library):
+        if label is not None and len(label.encode()) > LABEL_BYTES_MAX:
+            raise malformed(f"a name of {len(label.encode())} bytes")
+    if hello.policy is not None and hello.policy not in tuple(Policy):
+        raise malformed(f"policy {hello.policy}")
+
+
+def is_run(run: str) -> bool:
+    return len(run) == 40 and all(digit in "0123456789abcdefABCDEF" for digit in run)
+
+
+# Reading.
+
+
+class Fields:
+    """Takes the fields of one frame, from the front."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+        self.at = 0
+
+    def take(self, length: int) -> bytes:
+        if len(self.data) - self.at < length:
+            raise malformed(f"a field of {length} bytes, {len(self.data) - self.at} are left")
+        taken = self.data[self.at : self.at + length]
+        self.at += length
+        return taken
+
+    def number(self, form: str) -> int:
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+
+    def sized(self, form: str) -> bytes:
+        return self.take(self.number(form))
+
+    def rest(self) -> bytes:
+        return self.take(len(self.data) - self.at)
+
+    def is_empty(self) -> bool:
+        return self.at == len(self.data)
+
+    def end(self) -> None:
+        if not self.is_empty():
+            raise malformed(f"{len(self.data) - self.at} bytes too many")
+
+
+def text_of(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise malformed(f"a text is not UTF-8: {error}") from error
+
+
+def decode_message(fields: Fields) -> Message:
+    flags = fields.number("B")
+    if flags & ~7:
+        raise malformed(f"flags {flags:#x}")
+    topic = fields.sized("H")
+    reply = fields.sized("H") if flags & Flag.REPLY else None
+    headers = decode_headers(fields.sized("H")) if flags & Flag.HEADERS else None
+    return Message(topic, fields.rest(), reply, headers, bool(flags & Flag.LAST))
+
+
+def decode_headers(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    fields = Fields(data)
+    headers = []
+    while not fields.is_empty():
+        headers.append((fields.sized("B"), fields.sized("H")))
+    return tuple(headers)
+
+
+def decode_subscription(fields: Fields) -> Subscribing:
+    member = fields.number("I")
+    group = fields.sized("B")
+    return Subscribing(fields.rest(), group, member)
+
+
+def decode_options(fields: Fields) -> dict[int, Fields]:
+    """Values by id. Those with an id that the page does not name are returned too, and then not asked for."""
+    options = {}
+    while not fields.is_empty():
+        number = fields.number("B")
+        if number in options:
+            raise malformed(f"option {number} stands twice")
+        options[number] = Fields(fields.sized("H"))
+    return options
+
+
+def option(options: dict[int, Fields], number: int, form: str):
+    """The option's value, or None: `bytes`, `text`, or a number in a form of `struct`."""
+    if number not in options:
+        return None
+    value = options[number]
+    match form:
+        case "bytes":
+            return value.rest()
+        case "text":
+            return text_of(value.rest())
+        case _:
+            found = value.number(form)
+            value.end()
+            return found
+
+
+def decode_hello(fields: Fields) -> Hello:
+    if fields.take(4) != MAGIC:
+        raise malformed("a HELLO without SAPW")
+    oldest, newest = fields.number("B"), fields.number("B")
+    options = decode_options(fields)
+    return Hello(
+        oldest,
+        newest,
+        user=option(options, 1, "bytes"),
+        password=option(options, 2, "bytes"),
+        name=option(options, 3, "text"),
+        library=option(options, 4, "text"),
+        policy=option(options, 5, "B"),
+    )
+
+
+def decode_welcome(fields: Fields) -> Welcome:
+    version = fields.number("B")
+    options = decode_options(fields)
+    return Welcome(
+        version,
+        broker=option(options, 1, "text"),
+        client=option(options, 2, "Q"),
+        run=option(options, 3, "text"),
+        payload_max=option(options, 4, "I"),
+    )
+
+
+def decode_fields(kind: int, fields: Fields):
+    match kind:
+        case Kind.HELLO:
+            return decode_hello(fields)
+        case Kind.PUBLISH:
+            return Publish(fields.number("I"), fields.number("B"), decode_message(fields))
+        case Kind.SUBSCRIBE:
+            return Subscribe(fields.number("I"), decode_subscription(fields))
+        case Kind.UNSUBSCRIBE:
+            return Unsubscribe(fields.number("I"), decode_subscription(fields))
+        case Kind.PING:
+            return Ping(fields.number("I"))
+        case Kind.DRAIN:
+            return Drain(fields.number("I"))
+        case Kind.MESSAGE:
+            return Event(decode_message(fields))
+        case Kind.WELCOME:
+            return decode_welcome(fields)
+        case Kind.ACK:
+            return Ack(fields.number("I"), fields.number("I"))
+        case Kind.ERROR:
+            return Error(fields.number("I"), fields.number("H"), text_of(fields.rest()))
+        case Kind.TURN:
+            return Turn(fields.number("I"), decode_message(fields))
+        case Kind.GAP:
+            return Gap(fields.number("Q"))
+        case Kind.DRAINING:
+            return Draining(fields.number("I"))
+    return Unknown(kind, fields.rest())
+
+
+def decode_body(body: bytes):
+    """One frame from what follows its length."""
+    fields = Fields(body)
+    frame = decode_fields(fields.number("B"), fields)
+    fields.end()
+    check(frame)
+    return frame
+
+
+class FrameReader:
+    """Collects bytes as they come, and gives whole frames."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray()
+        self.at = 0
+
+    def feed(self, data: bytes) -> None:
+        # What was taken is removed once for each read, not once for each frame.
+        del self.bytes[: self.at]
+        self.at = 0
+        self.bytes += data
+
+    def next_bytes(self) -> bytes | None:
+        """The next frame without its length, or None until more bytes come. Raises `ProtocolError` for a wrong length."""
+        waiting = len(self.bytes) - self.at
+        if waiting < 4:
+            return None
+        (length,) = struct.unpack_from("<I", self.bytes, self.at)
+        if length == 0:
+            raise malformed("a frame without a kind")
+        if length > FRAME_BYTES_MAX:
+            raise ProtocolError(Code.FRAME_TOO_LONG, f"{length} bytes, at most {FRAME_BYTES_MAX}")
+        if waiting < 4 + length:
+            return None
+        start = self.at + 4
+        self.at = start + length
+        return bytes(self.bytes[start : self.at])
+
+    def next(self):
+        """The next frame, or None until more bytes come."""
+        body = self.next_bytes()
+        return None if body is None else decode_body(body)
+
+    def is_between_frames(self) -> bool:
+        return len(self.bytes) == self.at
+
+
+def decode(data: bytes):
+    """Exactly one frame."""
+    reader = FrameReader()
+    reader.feed(data)
+    frame = reader.next()
+    if frame is None or not reader.is_between_frames():
+        raise malformed("not exactly one frame")
+    return frame
+
+
+# The client.
+
+
+class Closed(Exception):
+    """The connection has ended. `error` is the broker's last word, if it had one."""
+
+    def __init__(self, text: str, error: Error | None = None):
+        super().__init__(text)
+        self.error = error
+
+
+class NoResponders(Exception):
+    """Nobody listens to the topic of a request."""
+
+
+class Timeout(Exception):
+    """It did not come in time. It may still come: wait again."""
+
+
+class Subscription:
+    """Events of one filter: `Message` and `Gap`, in the order in which they came."""
+
+    def __init__(self, client: Client, subscribing: Subscribing):
+        self.client = client
+        self.subscribing = subscribing
+        self.events: deque[Message | Gap] = deque()
+        self.ended = False
+
+    def next(self, seconds: float | None = None) -> Message | Gap | None:
+        """The next event; None when there is none any more. Raises `Timeout` or `Closed`."""
+        self.client._read_until(lambda: self.events or self.ended, seconds)
+        return self.events.popleft() if self.events else None
+
+    def unsubscribe(self) -> None:
+        self.client._unsubscribe(self)
+
+
+class Replies:
+    """The replies to one request, up to the end mark."""
+
+    def __init__(self, client: Client, topic: bytes):
+        self.client = client
+        self.topic = topic
+        self.replies: deque[Message] = deque()
+        self.ended = False
+        self.unheard = False
+
+    def next(self, seconds: float | None = None) -> Message | None:
+        """The next reply; None behind the one with the end mark. Raises `NoResponders`, `Timeout` or `Closed`."""
+        self.client._read_until(lambda: self.replies or self.ended or self.unheard, seconds)
+        if self.unheard:
+            raise NoResponders(repr(self.topic))
+        return self.replies.popleft() if self.replies else None
+
+
+class Client:
+    """One connection. Waits in every call but `publish` and `respond`; `seconds` is how long at most."""
+
+    def __init__(self, stream: socket.socket, seconds: float):
+        self.stream = stream
+        self.seconds = seconds
+        self.reader = FrameReader()
+        self.welcome = Welcome(0)
+        # Requests without an answer yet, in the order in which they were sent, which is the answers' order too.
+        self.open: deque[int] = deque()
+        self.last_request = 0
+        # Answers by request number, from their coming until somebody takes them.
+        self.answers: dict[int, Ack | Error] = {}
+        self.subscriptions: list[Subscription] = []
+        self.last_member = 0
+        self.inbox: bytes | None = None
+        self.requests: dict[bytes, Replies] = {}
+        self.unheard: dict[int, Replies] = {}
+        # ERRORs with request 0 that did not end the connection: refused MESSAGEs.
+        self.refused: deque[Error] = deque()
+        self.draining: int | None = None
+        self.closed: Closed | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        *,
+        user: bytes | None = None,
+        password: bytes | None = None,
+        name: str | None = None,
+        policy: int | None = None,
+        seconds: float = 10,
+    ) -> Client:
+        """Raises `OSError`, or `Closed` with the broker's reason."""
+        stream = socket.create_connection((host, port), timeout=seconds)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = cls(stream, seconds)
+        library = "sapwood-native-python/1"
+        hello = Hello(user=user, password=password, name=name, library=library, policy=policy)
+        try:
+            client._send([encode(hello)])
+            client._read_until(lambda: client.welcome.version, None)
+        except BaseException:
+            stream.close()
+            raise
+        return client
+
+    # Publishing.
+
+    def publish(self, message: Message) -> None:
+        """Sends it; a refusal comes later, into `refused`."""
+        self._send([self._checked(Event(message))])
+
+    def publish_confirmed(self, message: Message) -> int:
+        """How many subscriptions it matched. Raises `ProtocolError` when it is refused."""
+        answer = self.publish_confirmed_many([message])[0]
+        if isinstance(answer, ProtocolError):
+            raise answer
+        return answer
+
+    def publish_confirmed_many(self, messages: list[Message]) -> list[int | ProtocolError]:
+        """The same for each, sent together before the first answer is read."""
+        outcomes: list[int | ProtocolError | None] = []
+        frames, requests = [], []
+        for message in messages:
+            request = self.last_request % REQUEST_MAX + 1
+            try:
+                frames.append(self._checked(Publish(request, When.ALWAYS, message)))
+                requests.append(self._next_request())
+                outcomes.append(None)
+            except ProtocolError as error:
+                outcomes.append(error)
+        self._send(frames)
+        answers = iter([self._outcome(request) for request in requests])
+        return [next(answers) if outcome is None else outcome for outcome in outcomes]
+
+    # Subscribing.
+
+    def subscribe(self, filter: bytes, group: bytes = b"") -> Subscription:
+        member = 0
+        if group:
+            self.last_member += 1
+            member = self.last_member
+        subscription = Subscription(self, Subscribing(filter, group, member))
+        check_subscription(subscription.subscribing)
+        request = self._next_request()
+        self._send([encode(Subscribe(request, subscription.subscribing))])
+        # Events may stand right behind the ACK, so it has to be known before the ACK is read.
+        self.subscriptions.append(subscription)
+        try:
+            self._take(request)
+        except ProtocolError:
+            self.subscriptions.remove(subscription)
+            raise
+        return subscription
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        if subscription.ended:
+            return
+        shared = [s for s in self.subscriptions if s.subscribing == subscription.subscribing]
+        if len(shared) == 1:
+            request = self._next_request()
+            self._send([encode(Unsubscribe(request, subscription.subscribing))])
+            self._take(request)
+        self.subscriptions.remove(subscription)
+        subscription.ended = True
+
+    # Requests for replies.
+
+    def request(self, topic: bytes, payload: bytes = b"", headers=None) -> Replies:
+        """Sends a request; its replies are read from what this returns."""
+        if self.inbox is None:
+            inbox = b"_INBOX." + secrets.token_hex(16).encode()
+            request = self._next_request()
+            self._send([encode(Subscribe(request, Subscribing(inbox + b".*")))])
+            self._take(request)
+            self.inbox = inbox
+        request = self.last_request % REQUEST_MAX + 1
+        reply = self.inbox + b".%d" % request
+        frame = self._checked(Publish(request, When.UNHEARD, Message(topic, payload, reply, headers)))
+        replies = Replies(self, topic)
+        self.requests[reply] = replies
+        self.unheard[self._next_request()] = replies
+        self._send([frame])
+        return replies
+
+    def respond(self, to: Message, payload: bytes = b"", headers=None, last: bool = True) -> None:
+        if to.reply is None:
+            raise ValueError("the message asks for no reply")
+        self.publish(Message(to.reply, payload, None, headers, last))
+
+    # The connection.
+
+    def ping(self) -> None:
+        request = self._next_request()
+        self._send([encode(Ping(request))])
+        self._take(request)
+
+    def drain(self) -> int:
+        """Ends all subscriptions, and returns how many the connection had. What was on its way can still be read."""
+        request = self._next_request()
+        self._send([encode(Drain(request))])
+        count = self._take(request)
+        for subscription in self.subscriptions:
+            subscription.ended = True
+        self.subscriptions.clear()
+        self.inbox = None
+        return count
+
+    def close(self) -> None:
+        self.stream.close()
+        self.closed = self.closed or Closed("closed here")
+
+    def wait_draining(self, seconds: float | None = None) -> int:
+        """Within how many milliseconds the broker closes, once it has said so."""
+        self._read_until(lambda: self.draining is not None, seconds)
+        return self.draining
+
+    def wait_refused(self, seconds: float | None = None) -> Error:
+        """The refusal of a message that `publish` sent."""
+        self._read_until(lambda: self.refused, seconds)
+        return self.refused.popleft()
+
+    def wait_closed(self, seconds: float | None = None) -> Closed:
+        try:
+            self._read_until(lambda: False, seconds)
+        except Closed as closed:
+            return closed
+
+    # Inside.
+
+    def _checked(self, frame) -> bytes:
+        """The frame's bytes, if the broker will take its payload."""
+        payload, most = frame.message.payload, self.welcome.payload_max
+        if most is not None and len(payload) > most:
+            raise ProtocolError(Code.PAYLOAD_TOO_LONG, f"{len(payload)} bytes, at most {most}")
+        return encode(frame)
+
+    def _next_request(self) -> int:
+        self.last_request = self.last_request % REQUEST_MAX + 1
+        self.open.append(self.last_request)
+        return self.last_request
+
+    def _send(self, frames: list[bytes]) -> None:
+        if self.closed:
+            raise self.closed
+        try:
+            self.stream.settimeout(self.seconds)
+            self.stream.sendall(b"".join(frames))
+        except OSError as error:
+            self._find_last_words(error)
+            raise self.closed from error
+
+    def _find_last_words(self, error: OSError) -> None:
+        """After a write failed: what the broker said before it closed."""
+        deadline = time.monotonic() + self.seconds
+        try:
+            while not self.closed:
+                self._read_frames(deadline)
+        except Timeout:
+            self.closed = Closed(str(error))
+
+    def _outcome(self, request: int) -> int | ProtocolError:
+        self._read_until(lambda: request in self.answers, None)
+        match self.answers.pop(request):
+            case Ack(count=count):
+                return count
+            case Error(code=code, text=text):
+                return ProtocolError(code, text)
+
+    def _take(self, request: int) -> int:
+        outcome = self._outcome(request)
+        if isinstance(outcome, ProtocolError):
+            raise outcome
+        return outcome
+
+    def _read_until(self, is_done, seconds: float | None) -> None:
+        deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
+        while not is_done():
+            if self.closed:
+                raise self.closed
+            self._read_frames(deadline)
+
+    def _read_frames(self, deadline: float) -> None:
+        """Reads once. What ends the connection goes into `closed`, because the frames before it still count."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Timeout("nothing came in time")
+        try:
+            self.stream.settimeout(left)
+            data = self.stream.recv(READ_BYTES)
+        except TimeoutError:
+            raise Timeout("nothing came in time") from None
+        except OSError as error:
+            self.closed = Closed(str(error))
+            return
+        if not data:
+            whole = self.reader.is_between_frames()
+            self.closed = Closed("the broker closed the connection" + ("" if whole else " within a frame"))
+            return
+        self.reader.feed(data)
+        try:
+            while not self.closed and (frame := self.reader.next()) is not None:
+                self._handle(frame)
+        except ProtocolError as error:
+            self.stream.close()
+            self.closed = Closed(f"the broker broke the protocol: {error}")
+
+    def _handle(self, frame) -> None:
+        match frame:
+            case Unknown():
+                pass
+            case Welcome():
+                if self.welcome.version or frame.version != VERSION:
+                    raise malformed(f"an unexpected {frame}")
+                self.welcome = frame
+            case Error(request=0) if frame.code < 200:
+                self.closed = Closed(f"{frame.code} {name_of(frame.code)}: {frame.text}", frame)
+            case Error(request=0):
+                self.refused.append(frame)
+            case Ack() | Error():
+                self._handle_answer(frame)
+            case Event():
+                self._handle_event(frame.message)
+            case Turn():
+                for subscription in self.subscriptions:
+                    if subscription.subscribing.group and subscription.subscribing.member == frame.member:
+                        subscription.events.append(frame.message)
+            case Gap():
+                for subscription in self.subscriptions:
+                    subscription.events.append(frame)
+            case Draining():
+                self.draining = frame.milliseconds
+            case _:
+                raise malformed(f"a broker must not send {frame}")
+
+    def _handle_answer(self, answer: Ack | Error) -> None:
+        request = answer.request
+        # A PUBLISH that is answered only if nobody listens was heard when a later request is answered.
+        while self.open and self.open[0] != request and self.open[0] in self.unheard:
+            del self.unheard[self.open.popleft()]
+        if not self.open or self.open[0] != request:
+            raise malformed(f"an answer to request {request}, when the next one is {list(self.open)[:1]}")
+        self.open.popleft()
+        replies = self.unheard.pop(request, None)
+        if replies is None:
+            self.answers[request] = answer
+        elif isinstance(answer, Ack):
+            replies.unheard = True
+        else:
+            self.refused.append(answer)
+            replies.ended = True
+        if isinstance(answer, Error) and answer.code < 200:
+            self.closed = Closed(f"{answer.code} {name_of(answer.code)}: {answer.text}", answer)
+
+    def _handle_event(self, message: Message) -> None:
+        replies = self.requests.get(message.topic)
+        if replies is not None:
+            replies.replies.append(message)
+            if message.last:
+                replies.ended = True
+                del self.requests[message.topic]
+        for subscription in self.subscriptions:
+            if not subscription.subscribing.group and matches(subscription.subscribing.filter, message.topic):
+                subscription.events.append(message)
