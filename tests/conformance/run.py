@@ -163,7 +163,7 @@ class Runner:
     def golden(self):
         """Lets the agent decode each example of the page, and encode what the example's words say."""
         frames = values.golden_frames(Path(self.given.page).read_text())
-        equal(sorted(frames), sorted(self.table["golden"]), "the names of the golden frames in the page and in the table")
+        equal(sorted(frames), sorted(self.table["golden"]), "the golden frames in the page and in the table")
         agent = self.running_agent()
         for name, table in self.table["golden"].items():
             self.golden_frame(agent, f"the golden frame {name}", table, frames[name])

@@ -1,7 +1,7 @@
 """The agent of the Python implementation: JSON commands on stdin, one JSON answer each on stdout.
 
 `../README.md` is its contract. It translates and decides nothing: what it is asked for is one call of
-`sapwood_native`, and what that call says is the answer.
+`sapwood_client`, and what that call says is the answer.
 """
 
 import base64
@@ -10,7 +10,8 @@ import sys
 import traceback
 
 import sapwood_native as native
-from sapwood_native import Closed, Gap, Message, NoResponders, ProtocolError, Timeout
+from sapwood_client import Client, Closed, NoResponders, Timeout
+from sapwood_native import Gap, Message, ProtocolError
 
 FEATURES = ["codec", "draining", "headers", "matches", "refused"]
 
@@ -124,7 +125,7 @@ class Agent:
 
     def do_connect(self, command):
         host, _, port = command["address"].rpartition(":")
-        self.clients[command["client"]] = native.Client.connect(
+        self.clients[command["client"]] = Client.connect(
             host,
             int(port),
             user=optional(to_bytes, command.get("user")),

@@ -19,6 +19,10 @@ def equal(got, wanted, what):
         raise Failure(f"{what}: wanted {short(wanted)}\n  got {short(got)}")
 
 
+def next_command(client, subscription):
+    return {"do": "next", "client": client, "subscription": subscription, "timeout_ms": TIMEOUT_MS}
+
+
 def numbered(number, length):
     """A payload that says its number, and is as long as wanted."""
     head = b"%d " % number
@@ -106,7 +110,7 @@ class Play:
         left = list(step["frames"])
         while left:
             came = self.wire(step).next_frame()
-            described = next((table for table in left if came is not None and values.is_as_described(table, came)), None)
+            described = next((table for table in left if values.is_as_described(table, came)), None)
             if described is None:
                 raise Failure(f"wanted one of {short(left)}\n  got {short(came)}")
             left.remove(described)
@@ -296,7 +300,7 @@ class Play:
         self.check_event(step, answer)
 
     def client_next_unordered(self, step):
-        command = {"do": "next", "client": step["client"], "subscription": step["subscription"], "timeout_ms": TIMEOUT_MS}
+        command = next_command(step["client"], step["subscription"])
         left = [values.message(table) for table in step["messages"]]
         while left:
             answer = self.agent.ask(command)
@@ -355,7 +359,7 @@ class Play:
             equal(answer.get("milliseconds"), step["milliseconds"], "the milliseconds")
 
     def client_gaps(self, step):
-        command = {"do": "next", "client": step["client"], "subscription": step["subscription"], "timeout_ms": TIMEOUT_MS}
+        command = next_command(step["client"], step["subscription"])
 
         def events():
             while True:
@@ -384,8 +388,7 @@ class Play:
         for key, count in step["members"].items():
             client, _, subscription = key.partition("/")
             for _ in range(count):
-                command = {"do": "next", "client": client, "subscription": subscription, "timeout_ms": TIMEOUT_MS}
-                answer = self.agent.ask(command)
+                answer = self.agent.ask(next_command(client, subscription))
                 if "message" not in answer:
                     raise Failure(f"wanted one of {count} messages for {key}\n  got {short(answer)}")
                 numbers.append(number_of(values.message_from_json(answer["message"]).payload))
