@@ -24,6 +24,8 @@ fn sapwood(args: &[&str], environment: &[(&str, &str)]) -> Command {
     }
     command
         .env_remove("RUST_LOG")
+        // The default port would let two tests at a time disturb each other.
+        .env("SAPWOOD_NATIVE", "127.0.0.1:0")
         .args(args)
         .envs(environment.iter().copied());
     command
@@ -76,7 +78,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker and reads its table, which ends with the line of the Redis listener.
+    /// Starts a broker and reads its table, which ends with the line of the native listener.
     fn start(args: &[&str], environment: &[(&str, &str)]) -> Broker {
         let mut child = sapwood(&[&["serve"], args].concat(), environment)
             .stdin(Stdio::null())
@@ -92,7 +94,7 @@ impl Broker {
             loop {
                 let mut line = String::new();
                 let count = stdout.read_line(&mut line).unwrap();
-                let is_last = count == 0 || line.starts_with("redis");
+                let is_last = count == 0 || line.starts_with("native");
                 let _ = sender.send(line.trim_end().to_string());
                 if is_last {
                     break;
@@ -110,7 +112,7 @@ impl Broker {
         };
         loop {
             match lines.recv_timeout(DEADLINE) {
-                Ok(line) if line.starts_with("redis") => {
+                Ok(line) if line.starts_with("native") => {
                     broker.table.push(line);
                     return broker;
                 }
@@ -128,7 +130,13 @@ impl Broker {
 
     /// The address in the line of the Redis listener.
     fn address(&self) -> String {
-        let line = self.table.last().unwrap();
+        self.listener("redis")
+    }
+
+    /// The address in the line of this listener.
+    fn listener(&self, name: &str) -> String {
+        let mut lines = self.table.iter();
+        let line = lines.find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().to_string()
     }
 
@@ -192,8 +200,15 @@ fn wrong_flag_and_wrong_variable_are_refused_by_name() {
         ("redis", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
         ("redis", ":7463", "127.0.0.1:7463 for this machine alone"),
         ("redis", "127.0.0.1:99999", "a port from 0 to 65535"),
-        ("redis", "off", "every listener is off"),
-        ("native", "127.0.0.1:7400", "not yet: "),
+        ("redis", "0.0.0.0:7463", "(--redis 127.0.0.1:7463)"),
+        ("native", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+        ("native", "0.0.0.0:7400", "(--native 127.0.0.1:7400)"),
+        ("redis-policy", "drop", "say close, drop-oldest or latest"),
+        (
+            "native-policy",
+            "newest",
+            "say close, drop-oldest or latest",
+        ),
         ("http", "7480", "not yet: "),
         ("nats", "7422", "not yet: "),
         ("data", "/var/lib/sapwood", "not yet: "),
@@ -238,9 +253,16 @@ fn wrong_line_of_the_file_is_refused_with_file_line_and_key() {
         ),
         (
             "colour = 1",
-            "colour: there is no such key; the keys here are: redis, native",
+            "colour: there is no such key; the keys here are: redis, redis_policy, native",
         ),
-        ("native = 7400", "native: not yet: "),
+        (
+            "native = \"127.0.0.1\"",
+            "native: \"127.0.0.1\" has no port",
+        ),
+        (
+            "native_policy = \"keep\"",
+            "native_policy: \"keep\" is no policy for slow readers",
+        ),
         ("http = \"127.0.0.1:7480\"", "http: not yet: "),
         ("nats = 7422", "nats: not yet: "),
         ("data = \"data\"", "data: not yet: "),
@@ -345,6 +367,12 @@ fn shards_and_cpus_that_the_machine_does_not_have_are_refused() {
 }
 
 #[test]
+fn a_broker_that_listens_nowhere_is_refused() {
+    let nowhere = [("SAPWOOD_REDIS", "off"), ("SAPWOOD_NATIVE", "off")];
+    check_refused(&[], &nowhere, &["every listener is off"]);
+}
+
+#[test]
 fn address_others_reach_is_refused_without_a_password() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7463"] {
         let ways = [
@@ -410,10 +438,14 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
     let address = broker.address();
     let port = address.strip_prefix("127.0.0.1:").unwrap();
     assert_ne!(port, "0");
+    let native = broker.listener("native");
     let expected = [
         vec!["sapwood", env!("CARGO_PKG_VERSION")],
         vec!["shards", "1", "on", "CPUs", "0"],
         vec!["redis", &address, "redis-cli", "-p", port],
+        vec![
+            "native", &native, "sapwood", "sub", "--native", &native, "'>'",
+        ],
     ];
     assert_eq!(words, expected);
     TcpStream::connect(&address).unwrap();
@@ -469,7 +501,7 @@ fn password_file_guards_the_broker_and_opens_it() {
     );
     let broker = Broker::start(&["--config", &config], &[]);
     assert!(
-        broker.table.last().unwrap().ends_with("--askpass"),
+        broker.table.iter().any(|line| line.ends_with("--askpass")),
         "{:?}",
         broker.table
     );

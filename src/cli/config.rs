@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use sapwood_server::{Config, Limits};
+use sapwood_server::{Config, Limits, Policy};
 
 use super::file;
 use super::problem::{Problem, Source, Wrong};
@@ -21,6 +21,11 @@ use super::value::{self, Listen, LogFormat};
 /// Where the Redis protocol listens unless told otherwise; it is also where `info` asks.
 pub const REDIS_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7463);
+
+/// Where the native protocol listens unless told otherwise; it is also where the commands that publish and subscribe
+/// connect.
+pub const NATIVE_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
 
 /// The longest password: past it a password file is some other file. An AUTH fits a connection's cap before
 /// authentication many times.
@@ -31,8 +36,12 @@ const PASSWORD_BYTES_MAX: u64 = 1_024;
 pub enum Key {
     /// Where the Redis protocol listens.
     Redis,
+    /// What happens when a Redis client reads too slowly.
+    RedisPolicy,
     /// Where the native protocol listens.
     Native,
+    /// What happens when a native client reads too slowly that does not say so itself.
+    NativePolicy,
     /// Where HTTP listens.
     Http,
     /// Where the NATS protocol listens.
@@ -51,9 +60,11 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 9] = [
+    pub const ALL: [Key; 11] = [
         Key::Redis,
+        Key::RedisPolicy,
         Key::Native,
+        Key::NativePolicy,
         Key::Http,
         Key::Nats,
         Key::Data,
@@ -67,7 +78,9 @@ impl Key {
     pub const fn name(self) -> &'static str {
         match self {
             Key::Redis => "redis",
+            Key::RedisPolicy => "redis_policy",
             Key::Native => "native",
+            Key::NativePolicy => "native_policy",
             Key::Http => "http",
             Key::Nats => "nats",
             Key::Data => "data",
@@ -84,6 +97,7 @@ impl Key {
             Key::Redis | Key::Native | Key::Http | Key::Nats => {
                 "\"127.0.0.1:7463\", 7463 or \"off\""
             }
+            Key::RedisPolicy | Key::NativePolicy => "\"close\", \"drop-oldest\" or \"latest\"",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
@@ -207,6 +221,10 @@ pub struct Flags {
 pub struct Settings {
     /// Where the Redis protocol listens.
     pub redis: Sourced<Listen>,
+    /// Where the native protocol listens.
+    pub native: Sourced<Listen>,
+    redis_policy: Policy,
+    native_policy: Policy,
     /// What does not exist yet but was asked for.
     asked_not_yet: Vec<Sourced<&'static str>>,
     shards: Option<Sourced<usize>>,
@@ -230,25 +248,30 @@ impl Settings {
                 wrong: Wrong::NotYet(asked.value),
             });
         }
-        let redis = match self.redis.value {
-            Listen::Off => {
+        let mut addresses = Vec::new();
+        for (flag, listen) in [("--redis", &self.redis), ("--native", &self.native)] {
+            let address = match listen.value {
+                Listen::Off => None,
+                Listen::At(address) => Some(address),
+            };
+            if let Some(address) = address
+                && self.password.is_none()
+                && !value::is_loopback(address)
+            {
+                let wrong = Wrong::OpenToAll(flag, address);
                 problems.push(Problem {
-                    source: self.redis.source,
-                    wrong: Wrong::NothingListens,
+                    source: listen.source.clone(),
+                    wrong,
                 });
-                None
             }
-            Listen::At(address) => {
-                if self.password.is_none() && !value::is_loopback(address) {
-                    let wrong = Wrong::OpenToAll(address);
-                    problems.push(Problem {
-                        source: self.redis.source,
-                        wrong,
-                    });
-                }
-                Some(address)
-            }
-        };
+            addresses.push(address);
+        }
+        if addresses.iter().all(Option::is_none) {
+            problems.push(Problem {
+                source: self.redis.source.clone(),
+                wrong: Wrong::NothingListens,
+            });
+        }
         if let (Some(shards), Some(cpus)) = (&self.shards, &self.cpus)
             && shards.value > cpus.value.len()
         {
@@ -267,7 +290,10 @@ impl Settings {
         Ok(Config {
             shards: self.shards.map(|shards| shards.value),
             cpus: self.cpus.map(|cpus| cpus.value),
-            redis,
+            redis: addresses[0],
+            redis_policy: self.redis_policy,
+            native: addresses[1],
+            native_policy: self.native_policy,
             password: self.password.map(|password| password.0),
             limits: self.limits,
             ..Config::default()
@@ -309,6 +335,14 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
                 source: Source::Default("redis"),
                 value: Listen::At(REDIS_DEFAULT),
             }),
+        native: sources
+            .choose(Key::Native, value::parse_listen)
+            .unwrap_or(Sourced {
+                source: Source::Default("native"),
+                value: Listen::At(NATIVE_DEFAULT),
+            }),
+        redis_policy: sources.choose_policy(Key::RedisPolicy),
+        native_policy: sources.choose_policy(Key::NativePolicy),
         asked_not_yet: sources.choose_not_yet(),
         shards: sources.choose(Key::Shards, |text| {
             value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
@@ -391,12 +425,13 @@ impl Sources<'_> {
         chosen
     }
 
+    fn choose_policy(&mut self, key: Key) -> Policy {
+        let policy = self.choose(key, value::parse_policy);
+        policy.map_or(Policy::default(), |policy| policy.value)
+    }
+
     fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
         let listeners = [
-            (
-                Key::Native,
-                "there is no native protocol; leave it out or say off",
-            ),
             (
                 Key::Http,
                 "there is no HTTP nor WebSocket; leave it out or say off",
@@ -562,19 +597,16 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_refused_and_off_is_not() {
-        let environment = Environment::of(&[("SAPWOOD_NATS", "off")]);
+        let environment = Environment::of(&[("SAPWOOD_NATS", "7422")]);
         let given = [
-            (Key::Native, "7400"),
-            (Key::Http, "off"),
+            (Key::Http, "7480"),
+            (Key::Nats, "off"),
             (Key::Data, "somewhere"),
         ];
         let settings = resolve(flags(&given), &environment).unwrap();
         let messages = messages(settings.into_server_config().unwrap_err());
         assert_eq!(messages.len(), 2, "{messages:?}");
-        assert!(
-            messages[0].starts_with("--native: not yet: "),
-            "{messages:?}"
-        );
+        assert!(messages[0].starts_with("--http: not yet: "), "{messages:?}");
         assert!(messages[1].starts_with("--data: not yet: "), "{messages:?}");
     }
 

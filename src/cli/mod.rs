@@ -30,7 +30,7 @@ const EXIT_USAGE: u8 = 2;
 
 const ROOT_HELP: &str = "\
 Examples:
-  sapwood serve                           listen on 127.0.0.1:7463 for Redis clients
+  sapwood serve                           listen for Redis clients on 127.0.0.1:7463, for native ones on 7400
   redis-cli -p 7463 subscribe news        hear a channel, in another terminal
   redis-cli -p 7463 publish news hello    and say something on it
   sapwood info                            read every counter of the running broker
@@ -40,13 +40,14 @@ Examples:
 const SERVE_HELP: &str = "\
 Examples:
   sapwood serve
-      Listens on 127.0.0.1:7463, which only this machine reaches; one shard for each CPU.
+      Listens on 127.0.0.1, which only this machine reaches, for Redis clients on port 7463 and for
+      native ones on 7400; one shard for each CPU.
   sapwood serve --redis 0.0.0.0:7463 --password-file /etc/sapwood/password
       Listens on every network; clients have to AUTH. Without a password this is refused.
   sapwood serve --shards 2 --cpus 0-1
       Two shards, pinned to CPUs 0 and 1.
-  sapwood serve --redis 127.0.0.1:0
-      Any free port; the table at start says which.
+  sapwood serve --redis 127.0.0.1:0 --native off
+      Redis clients alone, on any free port; the table at start says which.
   sapwood serve --config sapwood.toml
       Reads settings from a file such as:
           redis = \"127.0.0.1:7463\"
@@ -97,9 +98,15 @@ struct ServeArgs {
     /// Where Redis clients connect: HOST:PORT, [V6]:PORT, a PORT of 127.0.0.1, or off [default: 127.0.0.1:7463]
     #[arg(long, value_name = "ADDR")]
     redis: Option<String>,
-    /// Where native clients connect; not yet, so only off [default: off]
+    /// What happens when a Redis client reads too slowly: close, drop-oldest or latest [default: close]
+    #[arg(long, value_name = "POLICY")]
+    redis_policy: Option<String>,
+    /// Where native clients connect [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR")]
     native: Option<String>,
+    /// The same as --redis-policy for native clients, which may also choose themselves [default: close]
+    #[arg(long, value_name = "POLICY")]
+    native_policy: Option<String>,
     /// Where HTTP and WebSocket clients connect; not yet, so only off [default: off]
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,

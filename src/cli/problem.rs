@@ -153,10 +153,12 @@ pub enum Wrong {
     EmptyPassword,
     /// `SAPWOOD_PASSWORD` and `SAPWOOD_PASSWORD_FILE` are both set.
     TwoPasswords,
+    /// There is no such policy.
+    Policy(String),
     /// A feature that does not exist yet.
     NotYet(&'static str),
-    /// A listener that other machines can reach, without a password.
-    OpenToAll(SocketAddr),
+    /// A listener that other machines can reach, without a password; the flag that names it, and where it is.
+    OpenToAll(&'static str, SocketAddr),
     /// Every listener is off.
     NothingListens,
     /// `info` needs a broker to ask, but the address is `off` or has port 0.
@@ -245,12 +247,16 @@ impl fmt::Display for Wrong {
                     "SAPWOOD_PASSWORD_FILE is set too, and only one can hold the password; unset one of them."
                 )
             }
+            Wrong::Policy(given) => write!(
+                out,
+                "\"{given}\" is no policy for slow readers; say close, drop-oldest or latest."
+            ),
             Wrong::NotYet(what) => write!(out, "not yet: {what}."),
-            Wrong::OpenToAll(address) => write_open_to_all(out, *address),
+            Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
             Wrong::NothingListens => {
                 write!(
                     out,
-                    "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463."
+                    "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463, or --native one."
                 )
             }
             Wrong::NoAddressToAsk => write!(
@@ -291,11 +297,11 @@ fn write_unknown_key(
     }
 }
 
-fn write_open_to_all(out: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
+fn write_open_to_all(out: &mut fmt::Formatter<'_>, flag: &str, address: SocketAddr) -> fmt::Result {
     write!(
         out,
         "{address} can be reached from other machines, and no password is set, so everybody could read and \
-         write everything. Either listen on this machine alone (--redis 127.0.0.1:{port}), or set a password \
+         write everything. Either listen on this machine alone ({flag} 127.0.0.1:{port}), or set a password \
          (--password-file FILE, or SAPWOOD_PASSWORD in the environment).",
         port = address.port()
     )

@@ -59,7 +59,9 @@ fn flags(args: &ServeArgs) -> Flags {
         config: args.common.config.clone(),
         given: vec![
             (Key::Redis, args.redis.clone()),
+            (Key::RedisPolicy, args.redis_policy.clone()),
             (Key::Native, args.native.clone()),
+            (Key::NativePolicy, args.native_policy.clone()),
             (Key::Http, args.http.clone()),
             (Key::Nats, args.nats.clone()),
             (Key::Data, args.data.clone()),
@@ -128,7 +130,7 @@ fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password:
         rows.push((
             name,
             address.to_string(),
-            how_to_reach(*address, has_password),
+            how_to_reach(name, *address, has_password),
         ));
     }
     let width = rows
@@ -143,8 +145,21 @@ fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password:
     lines.collect()
 }
 
-fn how_to_reach(address: SocketAddr, has_password: bool) -> String {
+/// A command that reaches a listener, to be tried at once.
+fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> String {
     let reachable = value::reachable(address);
+    if listener == "native" {
+        let at = match reachable == config::NATIVE_DEFAULT {
+            true => String::new(),
+            false => format!(" --native {reachable}"),
+        };
+        let password = if has_password {
+            " --password-file FILE"
+        } else {
+            ""
+        };
+        return format!("sapwood sub{at}{password} '>'");
+    }
     let host = match reachable.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
         ip => format!(" -h {ip}"),
@@ -183,7 +198,11 @@ mod tests {
             ),
             ("127.0.0.1:1", false, "redis-cli -p 1"),
         ] {
-            assert_eq!(how_to_reach(address.parse().unwrap(), has_password), hint);
+            let address = address.parse().unwrap();
+            assert_eq!(how_to_reach("redis", address, has_password), hint);
         }
+        let native = |address: &str| how_to_reach("native", address.parse().unwrap(), false);
+        assert_eq!(native("127.0.0.1:7400"), "sapwood sub '>'");
+        assert_eq!(native("[::]:1"), "sapwood sub --native [::1]:1 '>'");
     }
 }

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
+use sapwood_server::Policy;
+
 use super::problem::{AddressReason, CpuReason, Wrong};
 
 /// The highest CPU number that is taken for one: Linux's own compile-time most, `CONFIG_NR_CPUS` of 8,192, is above any
@@ -30,6 +32,11 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Reads what happens when a client reads too slowly.
+pub fn parse_policy(text: &str) -> Result<Policy, Wrong> {
+    Policy::from_name(text).ok_or_else(|| Wrong::Policy(text.to_string()))
 }
 
 /// Reads `off`, `HOST:PORT`, `[V6]:PORT` or a bare port, which means 127.0.0.1. A name is looked up, and its first

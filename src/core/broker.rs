@@ -1,23 +1,27 @@
 //! Who listens to what: applies subscriptions and finds the receivers of an event.
 //!
-//! Owns the filters, each connection's subscriptions, and the changes that the other shards are
+//! Owns the filters, the groups' turns, each connection's subscriptions, and the changes that the other shards are
 //! to be told. Must not know protocols, outboxes or time. Invariants: a connection stands in a
 //! filter's members exactly once if the filter stands in its subscriptions, at the place noted
 //! there; so leaving costs as much as the connection's own subscriptions, whoever else listens.
 //! Start at [`Broker::subscribe`] and [`Broker::route`].
 
-use crate::command::{ConnId, Filter, FilterKind, Form, Refusal, ShardId, Space};
+use crate::command::{ConnId, Filter, FilterKind, Form, Member, Refusal, ShardId, Space};
+use crate::groups::GroupId;
 use crate::interest::Change;
 use crate::limits::Limits;
 use crate::subs::{FilterId, Filters};
 use indexmap::IndexMap;
 use sapwood_wire::topic;
 
+/// Which of its connection's subscriptions one is: the filter, and the client's number for it.
+type Key = (FilterId, u32);
+
 /// A connection's subscriptions, with its place in each filter. Their order depends on the history
 /// alone: that of making them, but each one that ended gave its place to the last.
 #[derive(Debug, Default)]
 struct Membership {
-    places: IndexMap<FilterId, u32, foldhash::fast::FixedState>,
+    places: IndexMap<Key, u32, foldhash::fast::FixedState>,
     topics: u32,
     globs: u32,
     shard_channels: u32,
@@ -41,14 +45,37 @@ pub(crate) struct Route {
     version: u64,
     space: Option<Space>,
     topic: Vec<u8>,
-    /// Filters that match and have members here.
+    /// Filters that match and have members here who get every event.
     pub filters: Vec<FilterId>,
     /// Members of those filters.
     pub receivers: usize,
-    /// Other shards that listen, each once.
+    /// Other shards where somebody gets every event, each once.
     pub remote: Vec<ShardId>,
-    /// Matching subscriptions on all shards: what PUBLISH answers.
+    /// Groups with a member on any shard, each once.
+    pub groups: Vec<GroupRoute>,
+    /// Other shards that an event may go to: those of `remote`, and those of the groups.
+    pub targets: Vec<ShardId>,
+    /// Matching subscriptions on all shards, a group counting as one: what PUBLISH answers.
     pub subscriptions: u64,
+}
+
+/// How a topic's events reach one group.
+#[derive(Debug)]
+pub(crate) struct GroupRoute {
+    pub group: GroupId,
+    /// Its entries with members here.
+    pub entries: Vec<FilterId>,
+    /// The shards that have members, this one included, and how many.
+    pub weights: Vec<(ShardId, u32)>,
+}
+
+impl GroupRoute {
+    fn add(&mut self, shard: ShardId, members: u32) {
+        match self.weights.iter_mut().find(|(other, _)| *other == shard) {
+            Some((_, weight)) => *weight += members,
+            None => self.weights.push((shard, members)),
+        }
+    }
 }
 
 impl Route {
@@ -61,6 +88,7 @@ impl Route {
 /// The subscriptions of a shard's connections, and what it knows of the other shards'.
 #[derive(Debug)]
 pub(crate) struct Broker {
+    me: ShardId,
     filters: Filters,
     memberships: Vec<Membership>,
     changed: Vec<FilterId>,
@@ -73,9 +101,10 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn new(seed: u64, limits: &Limits) -> Broker {
+    pub(crate) fn new((me, shards): (ShardId, u16), seed: u64, limits: &Limits) -> Broker {
         Broker {
-            filters: Filters::new(seed),
+            me,
+            filters: Filters::new(seed, shards),
             memberships: Vec::new(),
             changed: Vec::new(),
             version: 1,
@@ -115,13 +144,20 @@ impl Broker {
             .is_some_and(|membership| !membership.places.is_empty())
     }
 
+    /// How many subscriptions of any kind a connection has.
+    pub(crate) fn count_all(&self, conn: ConnId) -> usize {
+        let membership = self.memberships.get(conn.slot());
+        membership.map_or(0, |membership| membership.places.len())
+    }
+
     /// Adds a subscription; `Ok(false)` if the connection had it already.
     pub(crate) fn subscribe(
         &mut self,
-        conn: ConnId,
+        member: Member,
         form: Form,
         filter: Filter<'_>,
     ) -> Result<bool, Refusal> {
+        let Member { conn, number } = member;
         let checked = match filter.kind {
             FilterKind::Wildcard => topic::check_wildcard(filter.name),
             _ => topic::check_name(filter.name),
@@ -132,7 +168,13 @@ impl Broker {
                 .resize_with(conn.slot() + 1, Membership::default);
         }
         match self.filters.find(filter) {
-            Some(id) if self.memberships[conn.slot()].places.contains_key(&id) => return Ok(false),
+            Some(id)
+                if self.memberships[conn.slot()]
+                    .places
+                    .contains_key(&(id, number)) =>
+            {
+                return Ok(false);
+            }
             Some(_) => {}
             None if self.filters.len() >= self.filters_max => {
                 return Err(Refusal::TooManyFilters(self.filters_max));
@@ -150,9 +192,11 @@ impl Broker {
         let id = self.filters.intern(filter);
         let entry = self.filters.entry_mut(id);
         let membership = &mut self.memberships[conn.slot()];
-        membership.places.insert(id, entry.members.len() as u32);
+        membership
+            .places
+            .insert((id, number), entry.members.len() as u32);
         *membership.counter(filter.kind) += 1;
-        entry.members.push(conn);
+        entry.members.push(member);
         entry.forms[form.index()] += 1;
         self.subscriptions += 1;
         self.note_change(id);
@@ -160,11 +204,11 @@ impl Broker {
     }
 
     /// Takes a subscription away; false if there was none.
-    pub(crate) fn unsubscribe(&mut self, conn: ConnId, form: Form, filter: Filter<'_>) -> bool {
+    pub(crate) fn unsubscribe(&mut self, member: Member, form: Form, filter: Filter<'_>) -> bool {
         let Some(id) = self.filters.find(filter) else {
             return false;
         };
-        self.remove_member(conn, form, id)
+        self.remove_member(member, form, id)
     }
 
     /// The names that a connection is subscribed to, in an order that depends on the history alone.
@@ -172,7 +216,10 @@ impl Broker {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return Vec::new();
         };
-        let entries = membership.places.keys().map(|&id| self.filters.entry(id));
+        let entries = membership
+            .places
+            .keys()
+            .map(|&(id, _)| self.filters.entry(id));
         entries
             .filter(|entry| entry.kind == kind)
             .map(|entry| entry.name.clone())
@@ -185,8 +232,8 @@ impl Broker {
             return;
         };
         let places = std::mem::take(membership).places;
-        for (&id, &place) in &places {
-            self.take_from_filter(conn, form, id, place);
+        for (&(id, number), &place) in &places {
+            self.take_from_filter(Member { conn, number }, form, id, place);
         }
     }
 
@@ -195,18 +242,18 @@ impl Broker {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return;
         };
-        for &id in membership.places.keys() {
+        for &(id, _) in membership.places.keys() {
             let entry = self.filters.entry_mut(id);
             entry.forms[from.index()] -= 1;
             entry.forms[to.index()] += 1;
         }
     }
 
-    fn remove_member(&mut self, conn: ConnId, form: Form, id: FilterId) -> bool {
-        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+    fn remove_member(&mut self, member: Member, form: Form, id: FilterId) -> bool {
+        let Some(membership) = self.memberships.get_mut(member.conn.slot()) else {
             return false;
         };
-        let Some(place) = membership.places.swap_remove(&id) else {
+        let Some(place) = membership.places.swap_remove(&(id, member.number)) else {
             return false;
         };
         let kind = self.filters.entry(id).kind;
@@ -215,20 +262,21 @@ impl Broker {
             // An idle connection keeps no memory of what it once listened to.
             *membership = Membership::default();
         }
-        self.take_from_filter(conn, form, id, place);
+        self.take_from_filter(member, form, id, place);
         true
     }
 
-    fn take_from_filter(&mut self, conn: ConnId, form: Form, id: FilterId, place: u32) {
+    fn take_from_filter(&mut self, member: Member, form: Form, id: FilterId, place: u32) {
         let entry = self.filters.entry_mut(id);
         let removed = entry.members.swap_remove(place as usize);
         assert_eq!(
-            removed, conn,
+            removed, member,
             "a filter's members and its members' places differ"
         );
         entry.forms[form.index()] -= 1;
         if let Some(&moved) = entry.members.get(place as usize) {
-            self.memberships[moved.slot()].places.insert(id, place);
+            let places = &mut self.memberships[moved.conn.slot()].places;
+            places.insert((id, moved.number), place);
         }
         if entry.members.is_empty() {
             entry.members = Vec::new();
@@ -260,9 +308,12 @@ impl Broker {
             let listeners = entry.members.len() as u32;
             if listeners != entry.announced {
                 entry.announced = listeners;
+                let entry = self.filters.entry(id);
+                let group = entry.group.map(|group| self.filters.groups.name(group));
                 changes.push(Change {
                     kind: entry.kind,
                     name: entry.name.clone(),
+                    group: group.unwrap_or_default().into(),
                     listeners,
                 });
             }
@@ -277,6 +328,7 @@ impl Broker {
             let id = self.filters.intern(Filter {
                 kind: change.kind,
                 name: &change.name,
+                group: &change.group,
             });
             let entry = self.filters.entry_mut(id);
             entry.remote.retain(|&(shard, _)| shard != from);
@@ -299,6 +351,7 @@ impl Broker {
         route.topic.extend_from_slice(name);
         route.filters.clear();
         route.remote.clear();
+        route.groups.clear();
         route.receivers = 0;
         route.subscriptions = 0;
         self.filters.matching(space, name, |id| {
@@ -313,21 +366,78 @@ impl Broker {
                     route.remote.push(shard);
                 }
             }
+            for &id in &entry.group_entries {
+                self.route_to_group(id, &mut route.groups);
+            }
         });
+        route.subscriptions += route.groups.len() as u64;
+        route.targets.clear();
+        route.targets.extend_from_slice(&route.remote);
+        for (shard, _) in route.groups.iter().flat_map(|group| &group.weights) {
+            if *shard != self.me && !route.targets.contains(shard) {
+                route.targets.push(*shard);
+            }
+        }
+    }
+
+    fn route_to_group(&self, id: FilterId, groups: &mut Vec<GroupRoute>) {
+        let entry = self.filters.entry(id);
+        let Some(group) = entry.group.filter(|_| entry.listeners() > 0) else {
+            return;
+        };
+        let place = groups.iter().position(|route| route.group == group);
+        let place = place.unwrap_or_else(|| {
+            groups.push(GroupRoute {
+                group,
+                entries: Vec::new(),
+                weights: Vec::new(),
+            });
+            groups.len() - 1
+        });
+        let route = &mut groups[place];
+        if !entry.members.is_empty() {
+            route.entries.push(id);
+            route.add(self.me, entry.members.len() as u32);
+        }
+        for &(shard, members) in &entry.remote {
+            route.add(shard, members);
+        }
+    }
+
+    /// Takes a group's turn for one event among the shards that have members.
+    pub(crate) fn take_shard_turn(&mut self, route: &GroupRoute) -> ShardId {
+        self.filters.groups.take_turn(route.group, &route.weights)
+    }
+
+    /// Takes a group's turn among this shard's members; `None` if there are none.
+    pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
+        match &route.entries[..] {
+            [] => None,
+            entries => Some(self.filters.take_turn(entries)),
+        }
+    }
+
+    pub(crate) fn group_name(&self, route: &GroupRoute) -> &[u8] {
+        self.filters.groups.name(route.group)
+    }
+
+    /// This shard.
+    pub(crate) fn me(&self) -> ShardId {
+        self.me
     }
 
     /// Subscribers of exactly this name, on all shards.
     pub(crate) fn listeners(&self, filter: Filter<'_>) -> u64 {
         self.filters
             .find(filter)
-            .map_or(0, |id| self.filters.entry(id).listeners())
+            .map_or(0, |id| self.filters.listeners(self.filters.entry(id)))
     }
 
     /// The names of this kind that anyone listens to and `pattern`, if given, matches.
     pub(crate) fn active_names(&self, kind: FilterKind, pattern: Option<&[u8]>) -> Vec<&[u8]> {
         let entries = self.filters.iter().filter(|entry| entry.kind == kind);
         let active = entries
-            .filter(|entry| entry.listeners() > 0)
+            .filter(|entry| self.filters.listeners(entry) > 0)
             .map(|entry| &*entry.name);
         match pattern {
             None => active.collect(),

@@ -4,6 +4,8 @@
 
 use crate::counters::Counters;
 use core::net::SocketAddr;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 
 /// A connection's place on its shard; used again after it has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +69,56 @@ pub struct Filter<'a> {
     pub kind: FilterKind,
     /// The topic or pattern, at most `TOPIC_BYTES_MAX` long.
     pub name: &'a [u8],
+    /// The group that the subscriber is a member of; empty for none.
+    pub group: &'a [u8],
+}
+
+impl<'a> Filter<'a> {
+    /// A filter of a subscriber that gets every event.
+    pub fn plain(kind: FilterKind, name: &'a [u8]) -> Filter<'a> {
+        Filter {
+            kind,
+            name,
+            group: &[],
+        }
+    }
+}
+
+/// A subscriber of a filter: a connection, and its own number for the subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Member {
+    /// The connection.
+    pub conn: ConnId,
+    /// What tells its subscriptions to one filter apart; 0 where the protocol has no such number.
+    pub number: u32,
+}
+
+/// What is published: a native message in its parts, whatever protocol it came by.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The names that `topic` is one of.
+    pub space: Space,
+    /// What it is published to.
+    pub topic: &'a [u8],
+    /// The native message's flags; 0 where the protocol has none.
+    pub flags: u8,
+    /// Reply topic and headers, as `flags` says, in the form of the native message.
+    pub attributes: &'a [u8],
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Event<'a> {
+    /// An event of a protocol without reply topics and headers.
+    pub fn plain(space: Space, topic: &'a [u8], payload: &'a [u8]) -> Event<'a> {
+        Event {
+            space,
+            topic,
+            flags: 0,
+            attributes: &[],
+            payload,
+        }
+    }
 }
 
 /// The form that a connection takes events in: what decides whether two share their bytes.
@@ -77,13 +129,15 @@ pub enum Form {
     Resp2,
     /// Redis protocol, version 3.
     Resp3,
+    /// Native protocol.
+    Native,
 }
 
 impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
     /// Each of them.
-    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3];
+    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3, Form::Native];
 
     pub(crate) fn index(self) -> usize {
         self as usize
@@ -97,12 +151,30 @@ pub enum Refusal {
     Name(sapwood_wire::topic::TopicError),
     /// Names that start with `$` are the broker's to publish.
     Reserved,
+    /// The payload is longer than any may be; holds its length in bytes.
+    PayloadTooLong(usize),
+    /// A header's name or value holds a byte that it must not hold.
+    Headers,
     /// The connection has as many subscriptions as it may; holds the cap.
     TooManySubscriptions(usize),
     /// The node knows as many filters as it may; holds the cap.
     TooManyFilters(usize),
     /// The node knows as many globs as it may; holds the cap.
     TooManyGlobs(usize),
+}
+
+impl Refusal {
+    /// Its stable code.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Refusal::Name(_) => ErrorCode::TopicInvalid,
+            Refusal::Reserved => ErrorCode::TopicReserved,
+            Refusal::PayloadTooLong(_) => ErrorCode::PayloadTooLong,
+            Refusal::Headers => ErrorCode::HeadersInvalid,
+            Refusal::TooManySubscriptions(_) => ErrorCode::SubscriptionsFull,
+            Refusal::TooManyFilters(_) | Refusal::TooManyGlobs(_) => ErrorCode::FiltersFull,
+        }
+    }
 }
 
 impl std::fmt::Display for Refusal {
@@ -113,6 +185,18 @@ impl std::fmt::Display for Refusal {
                 write!(
                     f,
                     "names that start with '$' belong to the broker, publish under another one"
+                )
+            }
+            Refusal::PayloadTooLong(length) => {
+                write!(
+                    f,
+                    "the payload has {length} bytes, at most {PAYLOAD_BYTES_MAX} are allowed"
+                )
+            }
+            Refusal::Headers => {
+                write!(
+                    f,
+                    "a header's name is 1 to 255 bytes from '!' to '~' without ':', and its value holds no CR, LF or NUL"
                 )
             }
             Refusal::TooManySubscriptions(cap) => {
@@ -217,7 +301,7 @@ pub struct ClientRecord {
     pub age_s: u64,
     /// Seconds since it last sent something.
     pub idle_s: u64,
-    /// Subscriptions: topics, globs, shard channels.
+    /// Subscriptions: topics, patterns, shard channels.
     pub subscriptions: [usize; 3],
     /// Commands queued in a transaction, if one is open.
     pub queued: Option<usize>,
@@ -227,7 +311,7 @@ pub struct ClientRecord {
     pub lost: u64,
     /// The database it selected.
     pub database: u8,
-    /// The protocol's version.
+    /// The version of the Redis protocol; 0 for another protocol.
     pub version: u8,
     /// The last command.
     pub command: &'static str,

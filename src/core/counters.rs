@@ -47,6 +47,14 @@ counters! {
     events_handed_over,
     /// Events that came in hand-overs.
     events_received,
+    /// Events that clients lost by the policy `drop-oldest`.
+    events_lost_drop_oldest,
+    /// Events that clients lost by the policy `latest`.
+    events_lost_latest,
+    /// Turns of groups given to another shard because the first had no member left.
+    turns_retried,
+    /// Turns of groups that nobody could take, because the last member had just left.
+    turns_unheard,
     /// Subscriptions held now.
     subscriptions,
     /// Filters known now, those of other shards included.

@@ -6,11 +6,11 @@
 //! listened when it was published. Start at [`Delivery::publish`].
 
 use crate::broker::{Broker, Route};
-use crate::command::{ConnId, Form, Space};
-use crate::handover::{HandOvers, Record};
+use crate::command::{ConnId, Event, Form, Member, Space};
+use crate::handover::{Addressees, Batch, HandOvers, Record};
 use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
-use crate::outbox::{Outboxes, Pending};
-use crate::session;
+use crate::outbox::{Offer, Outboxes, Pending};
+use crate::session::form;
 use bytes::Bytes;
 
 /// Frames' heads that are kept from topic to topic, for the next one's filters.
@@ -18,7 +18,7 @@ const HEADS_KEPT: usize = 64;
 
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
-    pub broker: &'a Broker,
+    pub broker: &'a mut Broker,
     pub outboxes: &'a mut Outboxes,
     pub hand_overs: &'a mut HandOvers,
 }
@@ -49,8 +49,20 @@ pub(crate) struct Delivery {
     /// Frames that wait to be copied to the members of the route's only filter.
     run: [Vec<u8>; Form::COUNT],
     run_events: u64,
-    /// Subscriptions that events were given to.
+    /// Where the last frame of each run begins.
+    run_last: [usize; Form::COUNT],
+    /// For the frame of a member's turn.
+    turn: Vec<u8>,
+    /// What is the same for all turns of a member on one topic.
+    turn_key: Vec<u8>,
+    /// Numbers events that several filters match.
+    event: u64,
+    /// Subscriptions that events were given to; natively, connections.
     pub delivered: u64,
+    /// Turns that went to another shard because the first had no member left.
+    pub turns_retried: u64,
+    /// Turns that nobody could take.
+    pub turns_unheard: u64,
 }
 
 impl Delivery {
@@ -62,40 +74,160 @@ impl Delivery {
         &mut self,
         ways: &mut Ways<'_>,
         gathering: Gathering,
-        space: Space,
-        topic: &[u8],
-        payload: &[u8],
+        event: Event<'_>,
     ) -> Published {
-        self.prepare(ways, space, topic);
-        if self
-            .route
-            .remote
-            .iter()
-            .any(|&shard| !ways.hand_overs.has_room(shard))
-        {
+        self.prepare(ways, event.space, event.topic);
+        let mut targets = self.route.targets.iter();
+        if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
         }
-        let is_shared = payload.len() >= SHARED_BODY_BYTES_MIN
-            && self.route.receivers + self.route.remote.len() > 1;
-        let body = is_shared.then(|| ways.outboxes.gauge().share(payload));
-        for &shard in &self.route.remote {
-            ways.hand_overs
-                .push(shard, space, topic, payload, body.as_ref());
+        let shares = self.route.receivers + self.route.remote.len() + self.route.groups.len();
+        let is_shared = event.payload.len() >= SHARED_BODY_BYTES_MIN && shares > 1;
+        let body = is_shared.then(|| ways.outboxes.gauge().share(event.payload));
+        if self.route.groups.is_empty() {
+            let all = Addressees {
+                plain: true,
+                ..Addressees::default()
+            };
+            for &shard in &self.route.remote {
+                ways.hand_overs.push(shard, all, event, body.as_ref());
+            }
+        } else {
+            self.take_turns(ways, event, body.as_ref());
         }
-        self.deliver(ways, gathering, topic, payload, body.as_ref());
+        self.deliver(ways, gathering, &event, body.as_ref());
         Published::To(self.route.subscriptions)
     }
 
-    /// Delivers an event that another shard handed over. It never goes further.
-    pub(crate) fn receive(&mut self, ways: &mut Ways<'_>, record: Record<'_>) {
-        self.prepare(ways, record.space, record.topic);
-        self.deliver(
-            ways,
-            Gathering::Allowed,
-            record.topic,
-            record.payload,
-            record.body,
-        );
+    /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
+    /// the shards that it is for.
+    fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
+        let groups = self.route.groups.iter();
+        let turns: Vec<_> = groups
+            .map(|group| ways.broker.take_shard_turn(group))
+            .collect();
+        for &shard in &self.route.targets {
+            let groups = self.route.groups.iter().zip(&turns);
+            let names: Vec<&[u8]> = groups
+                .filter(|&(_, &turn)| turn == shard)
+                .map(|(group, _)| ways.broker.group_name(group))
+                .collect();
+            let addressees = Addressees {
+                plain: self.route.remote.contains(&shard),
+                groups: &names,
+                is_second_try: false,
+            };
+            if addressees.plain || !names.is_empty() {
+                ways.hand_overs.push(shard, addressees, event, body);
+            }
+        }
+        for (place, &turn) in turns.iter().enumerate() {
+            if turn == ways.broker.me() {
+                self.deliver_turn(ways, place, &event, body);
+            }
+        }
+    }
+
+    /// Delivers an event that another shard handed over. It never goes further; the groups that
+    /// have no member left are told to `unheard`, by their place in the record.
+    pub(crate) fn receive(
+        &mut self,
+        ways: &mut Ways<'_>,
+        record: &Record<'_>,
+        mut unheard: impl FnMut(usize),
+    ) {
+        let event = &record.event;
+        self.prepare(ways, event.space, event.topic);
+        for (number, name) in record.groups.clone().enumerate() {
+            if self.deliver_to_group(ways, name, event, record.body) {
+                continue;
+            }
+            match record.is_second_try {
+                false => unheard(number),
+                true => self.turns_unheard += 1,
+            }
+        }
+        if record.plain {
+            self.deliver(ways, Gathering::Allowed, event, record.body);
+        }
+    }
+
+    /// Gives the turns of a batch that came back, and that nobody could take where it went, to
+    /// members elsewhere.
+    pub(crate) fn retry(&mut self, ways: &mut Ways<'_>, batch: &Batch) {
+        for unheard in &batch.unheard {
+            let Some((record, name)) = batch.event_of(unheard) else {
+                continue;
+            };
+            let event = record.event;
+            self.prepare(ways, event.space, event.topic);
+            let Some(place) = self.place_of(ways.broker, name) else {
+                self.turns_unheard += 1;
+                continue;
+            };
+            self.turns_retried += 1;
+            let shard = ways.broker.take_shard_turn(&self.route.groups[place]);
+            if shard == ways.broker.me() {
+                self.deliver_turn(ways, place, &event, record.body);
+                continue;
+            }
+            // More than the backlog allows, but no more than came back.
+            let addressees = Addressees {
+                plain: false,
+                groups: &[name],
+                is_second_try: true,
+            };
+            ways.hand_overs.push(shard, addressees, event, record.body);
+        }
+    }
+
+    fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
+        let mut groups = self.route.groups.iter();
+        groups.position(|group| broker.group_name(group) == name)
+    }
+
+    fn deliver_to_group(
+        &mut self,
+        ways: &mut Ways<'_>,
+        name: &[u8],
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) -> bool {
+        let place = self.place_of(ways.broker, name);
+        place.is_some_and(|place| self.deliver_turn(ways, place, event, body))
+    }
+
+    /// Gives an event to the member whose turn it is; false if there is none.
+    fn deliver_turn(
+        &mut self,
+        ways: &mut Ways<'_>,
+        place: usize,
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) -> bool {
+        let Some(member) = ways.broker.take_member_turn(&self.route.groups[place]) else {
+            return false;
+        };
+        self.delivered += 1;
+        let Member { conn, number } = member;
+        self.turn.clear();
+        form::encode_turn_before_payload(number, event, &mut self.turn);
+        self.turn_key.clear();
+        self.turn_key.extend_from_slice(&number.to_le_bytes());
+        self.turn_key.extend_from_slice(event.topic);
+        let key = &self.turn_key;
+        match body {
+            Some(body) => ways.outboxes.offer_shared(conn, &self.turn, body, b"", key),
+            None => {
+                let length = self.turn.len() + event.payload.len();
+                ways.outboxes.offer_with(conn, length, key, |out| {
+                    out.reserve(length);
+                    out.extend_from_slice(&self.turn);
+                    out.extend_from_slice(event.payload);
+                });
+            }
+        }
+        true
     }
 
     /// Output that the run stands for and that is not in the outboxes yet.
@@ -132,18 +264,22 @@ impl Delivery {
         &mut self,
         ways: &mut Ways<'_>,
         gathering: Gathering,
-        topic: &[u8],
-        payload: &[u8],
+        event: &Event<'_>,
         body: Option<&Bytes>,
     ) {
-        self.delivered += self.route.receivers as u64;
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
             && self.route.filters.len() == 1
+            && self.route.groups.is_empty()
             && self.route.receivers > 1;
         if !may_gather {
             self.settle(ways.broker, ways.outboxes);
         }
+        // A client of the native protocol takes an event once, however many of its filters match.
+        let once = (self.route.filters.len() > 1).then(|| {
+            self.event += 1;
+            self.event
+        });
         for place in 0..self.route.filters.len() {
             let entry = ways.broker.filters().entry(self.route.filters[place]);
             for form in Form::ALL {
@@ -152,15 +288,23 @@ impl Delivery {
                 }
                 let head = &mut self.heads[place][form.index()];
                 if head.is_empty() {
-                    session::encode_event_head(form, entry.kind, &entry.name, topic, head);
+                    form::encode_event_head(form, entry.kind, &entry.name, event.topic, head);
                 }
-                let members = entry.members.iter().copied();
                 if may_gather {
                     let run = &mut self.run[form.index()];
-                    run.extend_from_slice(head);
-                    session::encode_event_body(form, payload, run);
+                    self.run_last[form.index()] = run.len();
+                    form::encode_event(form, head, event, run);
+                    self.delivered += u64::from(entry.forms[form.index()]);
                 } else {
-                    deliver_one(ways.outboxes, members, form, head, payload, body);
+                    let once = once.filter(|_| form == Form::Native);
+                    let members = entry.members.iter().map(|member| member.conn);
+                    let frame = Frame {
+                        form,
+                        head,
+                        event,
+                        body,
+                    };
+                    self.delivered += frame.offer_to(members, once, ways.outboxes);
                 }
             }
         }
@@ -179,44 +323,67 @@ impl Delivery {
             return;
         }
         let entry = broker.filters().entry(self.route.filters[0]);
-        for &conn in &entry.members {
-            let form = outboxes.outbox(conn).form;
-            outboxes.offer(conn, &self.run[form.index()]);
+        for member in &entry.members {
+            let form = outboxes.outbox(member.conn).form.index();
+            let offer = Offer {
+                events: self.run_events,
+                last_at: self.run_last[form],
+                key: &self.heads[0][form],
+            };
+            outboxes.offer(member.conn, &self.run[form], offer);
         }
         self.run.iter_mut().for_each(Vec::clear);
         self.run_events = 0;
     }
 }
 
-/// Gives one event to those members that take it in this form.
-fn deliver_one(
-    outboxes: &mut Outboxes,
-    members: impl Iterator<Item = ConnId>,
+/// One event in one form.
+struct Frame<'a> {
     form: Form,
-    head: &mut Vec<u8>,
-    payload: &[u8],
-    body: Option<&Bytes>,
-) {
-    let head_length = head.len();
-    if body.is_some() {
-        session::encode_event_body_head(form, payload.len(), head);
-    }
-    for conn in members {
-        if outboxes.outbox(conn).form != form {
-            continue;
+    head: &'a [u8],
+    event: &'a Event<'a>,
+    body: Option<&'a Bytes>,
+}
+
+impl Frame<'_> {
+    /// Gives it to those members that take it in this form, and `once` names it to those that take
+    /// it once however often they stand among several filters' members; counts them.
+    fn offer_to(
+        &self,
+        members: impl Iterator<Item = ConnId>,
+        once: Option<u64>,
+        outboxes: &mut Outboxes,
+    ) -> u64 {
+        let Frame {
+            form,
+            head,
+            event,
+            body,
+        } = *self;
+        let mut before_payload = Vec::new();
+        if body.is_some() {
+            form::encode_event_before_payload(form, head, event, &mut before_payload);
         }
-        match body {
-            Some(body) => {
-                outboxes.offer_shared(conn, head, body, session::EVENT_END);
+        let length = head.len() + event.payload.len() + form::event_room(event);
+        let mut offered = 0;
+        for conn in members {
+            if outboxes.outbox(conn).form != form
+                || once.is_some_and(|event| !outboxes.is_first_offer(conn, event))
+            {
+                continue;
             }
-            None => {
-                outboxes.offer_with(conn, head.len() + payload.len(), |out| {
-                    out.reserve(head.len() + payload.len() + 16);
-                    out.extend_from_slice(head);
-                    session::encode_event_body(form, payload, out);
-                });
+            offered += 1;
+            match body {
+                Some(body) => {
+                    let end = form::event_end(form);
+                    outboxes.offer_shared(conn, &before_payload, body, end, head);
+                }
+                None => outboxes.offer_with(conn, length, head, |out| {
+                    out.reserve(length);
+                    form::encode_event(form, head, event, out);
+                }),
             }
         }
+        offered
     }
-    head.truncate(head_length);
 }

@@ -5,9 +5,11 @@
 //! which returns the credit and the memory in one step. Must not know what events mean.
 //! Invariants: data on the way to a shard stays within the window (one larger event is let
 //! through when nothing else is on the way); dealing with a batch never needs room for another,
-//! so full queues cannot deadlock. Start at [`HandOvers::push`] and [`Records::next`].
+//! so full queues cannot deadlock. An event whose group has just lost its last member at the
+//! receiver comes back with its batch, to be handed to another shard once. Start at
+//! [`HandOvers::push`] and [`Records::next`].
 
-use crate::command::{Answer, Query, ShardId, Space};
+use crate::command::{Answer, Event, Query, ShardId, Space};
 use crate::interest::Change;
 use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
 use bytes::Bytes;
@@ -54,6 +56,8 @@ pub struct Batch {
     body_bytes: usize,
     /// Events in `records`.
     pub(crate) events: u64,
+    /// Turns that no member could take, noted by the receiver for the sender.
+    pub(crate) unheard: Vec<Unheard>,
     /// What it counts against the sender's credit.
     cost: usize,
 }
@@ -80,23 +84,82 @@ impl Batch {
         self.bodies.clear();
         self.body_bytes = 0;
         self.events = 0;
+        self.unheard.clear();
+    }
+
+    /// The event that a turn was about, and the group whose turn it was.
+    pub(crate) fn event_of(&self, unheard: &Unheard) -> Option<(Record<'_>, &[u8])> {
+        let record = Records::new(self, unheard.place).next()?;
+        let group = record.groups.clone().nth(unheard.group)?;
+        Some((record, group))
     }
 }
 
-/// A record's head: payload length (4 bytes), topic length (2), space (1), form (1).
+/// A turn that no member could take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unheard {
+    /// Where its record begins.
+    pub place: Place,
+    /// Which of the record's groups it is.
+    pub group: usize,
+}
+
+/// A record's head: payload length (4 bytes), topic length (2), space (1), form (1). Behind it
+/// stand, as the form says: the topic; flags (1), length (4) and bytes of the attributes; the
+/// number of groups (1), and for each the length of its name (1) and the name; the payload.
 const RECORD_HEAD_BYTES: usize = 8;
 /// The topic is that of the record before.
 const SAME_TOPIC: u8 = 1;
 /// The payload is the next of the shared ones.
 const SHARED_BODY: u8 = 2;
+/// The event has flags and attributes.
+const ATTRIBUTES: u8 = 4;
+/// It is the turn of groups.
+const GROUPS: u8 = 8;
+/// It is for groups only.
+const NO_PLAIN: u8 = 16;
+/// Another shard had no member left: it does not come back again.
+const SECOND_TRY: u8 = 32;
+
+/// Most groups of one record: what its count can say.
+const RECORD_GROUPS_MAX: usize = 255;
+
+/// For whom on the receiving shard an event is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Addressees<'a> {
+    /// Whether it is for everyone who gets every event.
+    pub plain: bool,
+    /// The groups whose turn is the shard's.
+    pub groups: &'a [&'a [u8]],
+    /// Whether a turn that nobody can take is lost rather than sent back.
+    pub is_second_try: bool,
+}
 
 /// One event of a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Record<'a> {
-    pub space: Space,
-    pub topic: &'a [u8],
-    pub payload: &'a [u8],
+    pub event: Event<'a>,
     pub body: Option<&'a Bytes>,
+    /// Whether it is for everyone who gets every event.
+    pub plain: bool,
+    /// The groups whose turn it is here.
+    pub groups: GroupNames<'a>,
+    pub is_second_try: bool,
+}
+
+/// Names of groups in a record.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupNames<'a>(&'a [u8]);
+
+impl<'a> Iterator for GroupNames<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (&length, rest) = self.0.split_first()?;
+        let (name, rest) = rest.split_at(usize::from(length));
+        self.0 = rest;
+        Some(name)
+    }
 }
 
 /// Where the reading of a batch stands; lives beside the batch while its output is flushed.
@@ -137,6 +200,24 @@ impl<'a> Records<'a> {
             at += topic_length;
         }
         let topic = &records[self.place.topic.0..self.place.topic.1];
+        let (mut flags, mut attributes) = (0, &[][..]);
+        if form & ATTRIBUTES != 0 {
+            flags = records[at];
+            let length = &records[at + 1..at + 5];
+            let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            attributes = &records[at + 5..at + 5 + length];
+            at += 5 + length;
+        }
+        let mut groups = &[][..];
+        if form & GROUPS != 0 {
+            let start = at + 1;
+            let count = records[at];
+            at = start;
+            for _ in 0..count {
+                at += 1 + usize::from(records[at]);
+            }
+            groups = &records[start..at];
+        }
         let (payload, body) = if form & SHARED_BODY == 0 {
             let payload = &records[at..at + payload_length];
             at += payload_length;
@@ -148,10 +229,17 @@ impl<'a> Records<'a> {
         };
         self.place.record = at;
         Some(Record {
-            space,
-            topic,
-            payload,
+            event: Event {
+                space,
+                topic,
+                flags,
+                attributes,
+                payload,
+            },
             body,
+            plain: form & NO_PLAIN == 0,
+            groups: GroupNames(groups),
+            is_second_try: form & SECOND_TRY != 0,
         })
     }
 }
@@ -214,35 +302,74 @@ impl HandOvers {
     pub(crate) fn push(
         &mut self,
         to: ShardId,
-        space: Space,
-        topic: &[u8],
-        payload: &[u8],
+        addressees: Addressees<'_>,
+        event: Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        let mut addressees = addressees;
+        // Ends because each round takes groups away.
+        while addressees.groups.len() > RECORD_GROUPS_MAX {
+            let (some, rest) = addressees.groups.split_at(RECORD_GROUPS_MAX);
+            let for_some = Addressees {
+                plain: false,
+                groups: some,
+                ..addressees
+            };
+            self.push_record(to, for_some, event, body);
+            addressees.groups = rest;
+        }
+        self.push_record(to, addressees, event, body);
+    }
+
+    fn push_record(
+        &mut self,
+        to: ShardId,
+        addressees: Addressees<'_>,
+        event: Event<'_>,
         body: Option<&Bytes>,
     ) {
         let peer = &mut self.peers[to.index()];
         let batch = &mut peer.pending;
         let is_same = peer.last_topic.is_some_and(|(start, end, last_space)| {
-            last_space == space && &batch.records[start..end] == topic
+            last_space == event.space && &batch.records[start..end] == event.topic
         });
-        let mut form = if is_same { SAME_TOPIC } else { 0 };
-        if body.is_some() {
-            form |= SHARED_BODY;
-        }
-        let topic_length = if is_same { 0 } else { topic.len() as u16 };
-        batch
-            .records
-            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        batch.records.extend_from_slice(&topic_length.to_le_bytes());
-        batch
-            .records
-            .extend_from_slice(&[u8::from(space == Space::ShardChannel), form]);
+        let has_attributes = event.flags != 0 || !event.attributes.is_empty();
+        let bits = [
+            (is_same, SAME_TOPIC),
+            (body.is_some(), SHARED_BODY),
+            (has_attributes, ATTRIBUTES),
+            (!addressees.groups.is_empty(), GROUPS),
+            (!addressees.plain, NO_PLAIN),
+            (addressees.is_second_try, SECOND_TRY),
+        ];
+        let form = bits
+            .iter()
+            .map(|&(is_set, bit)| if is_set { bit } else { 0 })
+            .sum();
+        let topic_length = if is_same { 0 } else { event.topic.len() as u16 };
+        let records = &mut batch.records;
+        records.extend_from_slice(&(event.payload.len() as u32).to_le_bytes());
+        records.extend_from_slice(&topic_length.to_le_bytes());
+        records.extend_from_slice(&[u8::from(event.space == Space::ShardChannel), form]);
         if !is_same {
-            let start = batch.records.len();
-            batch.records.extend_from_slice(topic);
-            peer.last_topic = Some((start, batch.records.len(), space));
+            let start = records.len();
+            records.extend_from_slice(event.topic);
+            peer.last_topic = Some((start, records.len(), event.space));
+        }
+        if has_attributes {
+            records.push(event.flags);
+            records.extend_from_slice(&(event.attributes.len() as u32).to_le_bytes());
+            records.extend_from_slice(event.attributes);
+        }
+        if !addressees.groups.is_empty() {
+            records.push(addressees.groups.len() as u8);
+            for name in addressees.groups {
+                records.push(name.len() as u8);
+                records.extend_from_slice(name);
+            }
         }
         match body {
-            None => batch.records.extend_from_slice(payload),
+            None => records.extend_from_slice(event.payload),
             Some(body) => {
                 batch.body_bytes += body.len();
                 batch.bodies.push(body.clone());
@@ -336,31 +463,108 @@ mod tests {
         HandOvers::new(ShardId(0), 2, &limits)
     }
 
+    /// An event for everyone.
+    fn push(hand_overs: &mut HandOvers, topic: &[u8], payload: &[u8]) {
+        let all = Addressees {
+            plain: true,
+            ..Addressees::default()
+        };
+        let event = Event::plain(Space::Topic, topic, payload);
+        hand_overs.push(ShardId(1), all, event, None);
+    }
+
+    /// What is pushed: space, topic, flags, attributes, payload, plain, groups.
+    type Pushed<'a> = (
+        Space,
+        &'a [u8],
+        u8,
+        &'a [u8],
+        &'a [u8],
+        bool,
+        &'a [&'a [u8]],
+    );
+
+    /// What is read of one record: flags, attributes, payload, plain, groups.
+    type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>);
+
     #[test]
     fn events_are_read_back_as_they_were_pushed() {
         let mut hand_overs = hand_overs(1 << 20, 1 << 20);
         let large = Bytes::from(vec![7u8; 20_000]);
-        let to = ShardId(1);
-        hand_overs.push(to, Space::Topic, b"a", b"one", None);
-        hand_overs.push(to, Space::Topic, b"a", b"", None);
-        hand_overs.push(to, Space::ShardChannel, b"a", &large, Some(&large));
-        hand_overs.push(to, Space::Topic, b"", b"two", None);
-        hand_overs.push(to, Space::Topic, b"", b"three", None);
-        let batch = hand_overs.take(to).expect("a batch");
+        let many: Vec<Vec<u8>> = (0..300u16).map(|n| n.to_le_bytes().to_vec()).collect();
+        let names: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+        let pushed: [Pushed<'_>; 7] = [
+            (Space::Topic, b"a", 0, b"", b"one", true, &[]),
+            (Space::Topic, b"a", 4, b"", b"", true, &[b"g"]),
+            (Space::ShardChannel, b"a", 0, b"", &large, true, &[]),
+            (
+                Space::Topic,
+                b"",
+                3,
+                b"reply",
+                b"two",
+                false,
+                &[b"g", b"hh"],
+            ),
+            (Space::Topic, b"", 0, b"", b"three", true, &[]),
+            (Space::Topic, b"b", 1, b"x", &large, false, &[b"g"]),
+            (Space::Topic, b"b", 0, b"", b"four", true, &names),
+        ];
+        for &(space, topic, flags, attributes, payload, plain, groups) in &pushed {
+            let event = Event {
+                space,
+                topic,
+                flags,
+                attributes,
+                payload,
+            };
+            let addressees = Addressees {
+                plain,
+                groups,
+                is_second_try: false,
+            };
+            let body = (payload.len() == large.len()).then_some(&large);
+            hand_overs.push(ShardId(1), addressees, event, body);
+        }
+        let batch = hand_overs.take(ShardId(1)).expect("a batch");
         let mut records = Records::new(&batch, Place::default());
-        let mut read = Vec::new();
+        let mut read: Vec<Read> = Vec::new();
         while let Some(record) = records.next() {
+            let event = record.event;
+            read.push((
+                event.space,
+                event.topic.to_vec(),
+                event.flags,
+                event.attributes.to_vec(),
+                event.payload.to_vec(),
+                record.plain,
+                record.groups.map(<[u8]>::to_vec).collect(),
+            ));
             // Reading on from a saved place gives the same as reading through.
             records = Records::new(&batch, records.place);
-            read.push((record.space, record.topic.to_vec(), record.payload.to_vec()));
         }
-        let expected = [
-            (Space::Topic, b"a".to_vec(), b"one".to_vec()),
-            (Space::Topic, b"a".to_vec(), b"".to_vec()),
-            (Space::ShardChannel, b"a".to_vec(), large.to_vec()),
-            (Space::Topic, b"".to_vec(), b"two".to_vec()),
-            (Space::Topic, b"".to_vec(), b"three".to_vec()),
-        ];
+        let mut expected: Vec<Read> = Vec::new();
+        for (space, topic, flags, attributes, payload, plain, groups) in pushed {
+            let mut add = |plain, groups: &[&[u8]]| {
+                expected.push((
+                    space,
+                    topic.to_vec(),
+                    flags,
+                    attributes.to_vec(),
+                    payload.to_vec(),
+                    plain,
+                    groups.iter().map(|name| name.to_vec()).collect(),
+                ));
+            };
+            // More groups than a record holds take another, for groups only.
+            match groups.split_at_checked(RECORD_GROUPS_MAX) {
+                Some((some, rest)) if !rest.is_empty() => {
+                    add(false, some);
+                    add(plain, rest);
+                }
+                _ => add(plain, groups),
+            }
+        }
         assert_eq!(read, expected);
     }
 
@@ -368,9 +572,9 @@ mod tests {
     fn data_waits_for_credit_and_control_does_not() {
         let mut hand_overs = hand_overs(HANDOVER_COST_MIN, 100);
         let to = ShardId(1);
-        hand_overs.push(to, Space::Topic, b"a", b"one", None);
+        push(&mut hand_overs, b"a", b"one");
         let first = hand_overs.take(to).expect("credit for one");
-        hand_overs.push(to, Space::Topic, b"a", &[0; 100], None);
+        push(&mut hand_overs, b"a", &[0; 100]);
         assert!(hand_overs.take(to).is_none(), "the window is used up");
         assert!(!hand_overs.has_room(to), "the backlog is full");
         hand_overs.push_control(to, Control::InterestKnown(1));
@@ -389,13 +593,7 @@ mod tests {
     #[test]
     fn an_event_larger_than_the_window_goes_alone() {
         let mut hand_overs = hand_overs(HANDOVER_COST_MIN, 1 << 20);
-        hand_overs.push(
-            ShardId(1),
-            Space::Topic,
-            b"a",
-            &[0; 3 * HANDOVER_COST_MIN],
-            None,
-        );
+        push(&mut hand_overs, b"a", &[0; 3 * HANDOVER_COST_MIN]);
         assert!(hand_overs.take(ShardId(1)).is_some());
     }
 }

@@ -16,6 +16,8 @@ pub struct Change {
     pub kind: FilterKind,
     /// The filter's name.
     pub name: Box<[u8]>,
+    /// The group whose members are meant; empty for those without.
+    pub group: Box<[u8]>,
     /// Its members; 0 when the last one left.
     pub listeners: u32,
 }

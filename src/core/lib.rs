@@ -18,10 +18,13 @@ mod broker;
 pub mod command;
 pub mod counters;
 mod delivery;
+mod groups;
+mod guests;
 pub mod handover;
 pub mod interest;
 pub mod limits;
 mod outbox;
+mod questions;
 mod session;
 mod subs;
 #[cfg(test)]
@@ -29,18 +32,17 @@ mod tests;
 mod trie;
 
 use broker::Broker;
-use command::{
-    Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Form, Now, Query, Selection,
-    ShardId,
-};
+use command::{ClientId, CloseReason, ConnId, Now, ShardId};
 use core::net::SocketAddr;
 use counters::Counters;
 use delivery::{Delivery, Ways};
-use handover::{Batch, Control, HandOvers, Place, Records};
+use handover::{Batch, Control, HandOvers, Place, Records, Unheard};
 use interest::Interest;
 use limits::Limits;
 pub use outbox::BodyGauge;
 use outbox::Outboxes;
+use questions::Gathering;
+pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
 pub use session::Protocol;
 use session::{Context, Holds, Session, Settings, Then};
@@ -81,6 +83,8 @@ pub enum Input<'a> {
         client: ClientId,
         /// The protocol of the listener that accepted it.
         protocol: Protocol,
+        /// What happens when it reads too slowly, unless it says so itself.
+        policy: Policy,
         /// Its own address.
         peer: SocketAddr,
         /// The address it connected to.
@@ -119,6 +123,11 @@ pub enum Input<'a> {
     },
     /// The driver has nothing more for this turn.
     TurnEnd,
+    /// The node ends: all connections will be closed within so many milliseconds.
+    Ending {
+        /// From now.
+        milliseconds: u32,
+    },
     /// The time that [`Shard::next_deadline`] gave has come.
     Tick,
 }
@@ -190,16 +199,6 @@ struct Connection {
     kills_itself: bool,
 }
 
-/// A question that other shards have still to answer.
-#[derive(Debug)]
-struct Gathering {
-    number: u64,
-    conn: ConnId,
-    client: ClientId,
-    missing: usize,
-    answer: Answer,
-}
-
 /// One shard of a node: the broker of the connections it owns.
 #[derive(Debug)]
 pub struct Shard {
@@ -241,8 +240,8 @@ impl Shard {
         } = config;
         Shard {
             connections: Vec::new(),
-            broker: Broker::new(config.hash_seed, &limits),
-            outboxes: Outboxes::new(&limits, config.body_gauge),
+            broker: Broker::new((shard, shards), config.hash_seed, &limits),
+            outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
             delivery: Delivery::default(),
@@ -278,6 +277,9 @@ impl Shard {
                 self.handle_handover(from, batch, place, now, outputs)
             }
             Input::Returned { by, batch } => {
+                if !batch.unheard.is_empty() {
+                    self.retry_turns(&batch);
+                }
                 self.hand_overs.returned(by, batch);
                 Handled::DONE
             }
@@ -285,9 +287,11 @@ impl Shard {
                 conn,
                 client,
                 protocol,
+                policy,
                 peer,
                 local,
             } => {
+                self.outboxes.open(conn, protocol.form(), policy);
                 self.open(conn, client, protocol, (peer, local), now, outputs);
                 Handled::DONE
             }
@@ -297,6 +301,16 @@ impl Shard {
             }
             Input::TurnEnd => {
                 self.end_turn(outputs);
+                Handled::DONE
+            }
+            Input::Ending { milliseconds } => {
+                for (slot, place) in self.connections.iter().enumerate() {
+                    if let Some(connection) = place.as_ref().filter(|there| !there.closing) {
+                        let conn = ConnId(slot as u32);
+                        let session = &connection.session;
+                        session.announce_end(milliseconds, conn, &mut self.outboxes);
+                    }
+                }
                 Handled::DONE
             }
             Input::Tick => {
@@ -371,6 +385,10 @@ impl Shard {
             bytes_out: outboxes.bytes_out,
             closed_outbox_full: outboxes.closed_outbox_full,
             closed_outboxes_full: outboxes.closed_outboxes_full,
+            events_lost_drop_oldest: outboxes.lost_drop_oldest,
+            events_lost_latest: outboxes.lost_latest,
+            turns_retried: self.delivery.turns_retried,
+            turns_unheard: self.delivery.turns_unheard,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered,
@@ -399,15 +417,13 @@ impl Shard {
             self.connections[conn.slot()].is_none(),
             "the place of {conn:?} is taken"
         );
-        self.outboxes.open(conn, Form::default());
-        let mut session = Session::new(protocol, &self.settings);
+        let session = Session::new(protocol, &self.settings);
         let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
         if is_full {
             self.counters.connections_refused += 1;
-            session.refuse(conn, &mut self.outboxes);
-            outputs
-                .closing
-                .push((conn, CloseReason::TooManyConnections));
+            let reason = CloseReason::TooManyConnections;
+            session.say_why(reason, conn, &mut self.outboxes);
+            outputs.closing.push((conn, reason));
         }
         let is_guest = session.is_guest() && !is_full;
         self.counters.connections += 1;
@@ -565,8 +581,9 @@ impl Shard {
         }
         let mut records = Records::new(batch, *place);
         let mut next = Next::Done;
+        let mut unheard = Vec::new();
         let mut ways = Ways {
-            broker: &self.broker,
+            broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
         };
@@ -575,12 +592,26 @@ impl Shard {
                 next = Next::Flush;
                 break;
             }
+            let place = records.place;
             let Some(record) = records.next() else { break };
-            self.delivery.receive(&mut ways, record);
+            let note = |group| unheard.push(Unheard { place, group });
+            self.delivery.receive(&mut ways, &record, note);
         }
         *place = records.place;
         self.delivery.settle(&self.broker, &mut self.outboxes);
+        batch.unheard.extend(unheard);
         Handled { consumed: 0, next }
+    }
+
+    /// Gives the turns that found no member where they went to members elsewhere.
+    fn retry_turns(&mut self, batch: &Batch) {
+        let mut ways = Ways {
+            broker: &mut self.broker,
+            outboxes: &mut self.outboxes,
+            hand_overs: &mut self.hand_overs,
+        };
+        self.delivery.retry(&mut ways, batch);
+        self.delivery.settle(&self.broker, &mut self.outboxes);
     }
 
     fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {
@@ -633,166 +664,6 @@ impl Shard {
             outboxes.release(conn);
             resume_if_free(connection, conn, outputs);
         });
-    }
-
-    /// Asks all shards for a connection; true if the answer is there already.
-    fn ask(&mut self, conn: ConnId, query: &Query, now: Now, outputs: &mut Outputs) -> bool {
-        let Some(Some(connection)) = self.connections.get(conn.slot()) else {
-            return false;
-        };
-        let client = connection.client;
-        let answer = self.answer(query, Some(conn), now, outputs);
-        let number = self.next_question;
-        self.next_question += 1;
-        let mut missing = 0;
-        for shard in self.hand_overs.others() {
-            let question = Control::Ask {
-                number,
-                query: query.clone(),
-            };
-            self.hand_overs.push_control(shard, question);
-            missing += 1;
-        }
-        let gathering = Gathering {
-            number,
-            conn,
-            client,
-            missing,
-            answer,
-        };
-        if missing > 0 {
-            self.gatherings.push(gathering);
-            return false;
-        }
-        self.finish_gathering(gathering, now, outputs);
-        true
-    }
-
-    fn finish_gathering(&mut self, gathering: Gathering, now: Now, outputs: &mut Outputs) {
-        let Gathering {
-            conn,
-            client,
-            answer,
-            ..
-        } = gathering;
-        let is_same = |connection: &mut Box<Connection>| connection.client == client;
-        let place = self.connections.get_mut(conn.slot());
-        let Some(mut connection) = place.and_then(|place| place.take_if(is_same)) else {
-            return;
-        };
-        connection.holds.gather = false;
-        let (session, mut cx) = split(self, &mut connection, conn, now);
-        session.answered(answer, &mut cx);
-        if self.settings.shards > 1 {
-            resume_if_free(&connection, conn, outputs);
-        }
-        let kills_itself = connection.kills_itself;
-        self.connections[conn.slot()] = Some(connection);
-        if kills_itself {
-            self.begin_close(conn, CloseReason::Killed, outputs);
-        }
-    }
-
-    /// What this shard has to say to a question; `asker` is the connection if it is one of its own.
-    fn answer(
-        &mut self,
-        query: &Query,
-        asker: Option<ConnId>,
-        now: Now,
-        outputs: &mut Outputs,
-    ) -> Answer {
-        match query {
-            Query::Counters => Answer::Counters(vec![(self.settings.shard, self.counters())]),
-            Query::Clients(selection) => {
-                let records = self.open_connections().filter_map(|(conn, connection)| {
-                    let is_meant = self.is_selected(conn, connection, selection, now);
-                    is_meant.then(|| self.describe(conn, connection, now))
-                });
-                Answer::Clients(records.collect())
-            }
-            Query::Kill(selection) => {
-                let meant: Vec<ConnId> = self
-                    .open_connections()
-                    .filter(|(conn, connection)| {
-                        self.is_selected(*conn, connection, selection, now)
-                    })
-                    .map(|(conn, _)| conn)
-                    .collect();
-                for &conn in &meant {
-                    if Some(conn) != asker {
-                        self.begin_close(conn, CloseReason::Killed, outputs);
-                    } else if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
-                        connection.kills_itself = true;
-                    }
-                }
-                Answer::Killed(meant.len() as u64)
-            }
-        }
-    }
-
-    fn open_connections(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
-        let places = self.connections.iter().enumerate();
-        places.filter_map(|(slot, place)| {
-            let connection = place.as_deref().filter(|connection| !connection.closing)?;
-            Some((ConnId(slot as u32), connection))
-        })
-    }
-
-    fn is_selected(
-        &self,
-        conn: ConnId,
-        connection: &Connection,
-        selection: &Selection,
-        now: Now,
-    ) -> bool {
-        let age_s = seconds(now.monotonic_ns, connection.opened_ns);
-        let Selection {
-            ids,
-            peer,
-            local,
-            subscribed,
-            age_s_min,
-            but,
-            nobody,
-        } = selection;
-        !nobody
-            && (ids.is_empty() || ids.binary_search(&connection.client).is_ok())
-            && peer.is_none_or(|peer| peer == connection.peer)
-            && local.is_none_or(|local| local == connection.local)
-            && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
-            && age_s_min.is_none_or(|least| age_s >= least)
-            && but.is_none_or(|but| but != connection.client)
-    }
-
-    fn describe(&self, conn: ConnId, connection: &Connection, now: Now) -> ClientRecord {
-        let outbox = self.outboxes.outbox(conn);
-        let count = |kind| self.broker.count(conn, kind);
-        let mut record = ClientRecord {
-            id: connection.client,
-            shard: self.settings.shard,
-            peer: connection.peer,
-            local: connection.local,
-            name: Vec::new(),
-            library: (Vec::new(), Vec::new()),
-            age_s: seconds(now.monotonic_ns, connection.opened_ns),
-            idle_s: seconds(now.monotonic_ns, connection.active_ns),
-            subscriptions: [
-                count(FilterKind::Topic),
-                count(FilterKind::Glob),
-                count(FilterKind::ShardChannel),
-            ],
-            queued: None,
-            output: (outbox.len(), outbox.pieces()),
-            lost: 0,
-            database: 0,
-            version: 0,
-            command: "",
-            no_evict: false,
-        };
-        match &connection.session {
-            Session::Redis(session) => session.describe(&mut record),
-        }
-        record
     }
 
     /// Names a connection as to be closed; from now on it hears and says nothing.
@@ -878,67 +749,6 @@ impl Shard {
             }
         }
     }
-
-    /// Gives a connection that RESET made a guest its time again.
-    fn await_if_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
-        if connection.session.take_became_guest() {
-            self.await_guest(connection, conn, now);
-        }
-    }
-
-    /// Gives a connection that has to authenticate its time for it.
-    fn await_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
-        let until_ns = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
-        connection.guest_until_ns = until_ns;
-        // At most once in the list, so that nobody makes it grow by coming and going.
-        if !std::mem::replace(&mut connection.guest_listed, true) {
-            self.guests.push_back((until_ns, conn, connection.client));
-        }
-    }
-
-    /// Keeps the list of guests below twice the open connections that stand in it, however many
-    /// come and go. Cost: the list, once half of it has gone; so little for each that goes.
-    fn forget_guests_gone(&mut self) {
-        if self.guests_gone * 2 <= self.guests.len() {
-            return;
-        }
-        let connections = &self.connections;
-        self.guests.retain(|&(_, conn, client)| {
-            let there = connections[conn.slot()].as_ref();
-            there.is_some_and(|there| there.client == client)
-        });
-        self.guests_gone = 0;
-    }
-
-    fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
-        while let Some(&(deadline, conn, client)) = self.guests.front() {
-            if deadline > now.monotonic_ns {
-                break;
-            }
-            self.guests.pop_front();
-            let connection = self.connections.get_mut(conn.slot());
-            let connection = connection.and_then(Option::as_mut);
-            let Some(connection) = connection.filter(|there| there.client == client) else {
-                self.guests_gone -= 1;
-                continue;
-            };
-            connection.guest_listed = false;
-            let until_ns = connection.guest_until_ns;
-            if !connection.session.is_guest() {
-                continue;
-            }
-            if until_ns <= now.monotonic_ns {
-                self.begin_close(conn, CloseReason::GuestTimeout, outputs);
-            } else {
-                // It was let in and became a guest again, by RESET.
-                connection.guest_listed = true;
-                let place = self
-                    .guests
-                    .partition_point(|&(other, ..)| other <= until_ns);
-                self.guests.insert(place, (until_ns, conn, client));
-            }
-        }
-    }
 }
 
 /// A session, and what it works with: disjoint parts of the shard.
@@ -970,8 +780,4 @@ fn resume_if_free(connection: &Connection, conn: ConnId, outputs: &mut Outputs) 
     if !connection.holds.any() && !connection.closing {
         outputs.resumed.push(conn);
     }
-}
-
-fn seconds(now_ns: u64, then_ns: u64) -> u64 {
-    now_ns.saturating_sub(then_ns) / 1_000_000_000
 }

@@ -1,16 +1,22 @@
 //! A connection's bounded output and the policy when it is full.
 //!
 //! Owns every byte that waits to be sent. Replies are never dropped and never refused; events are
-//! subject to the caps. While a reply is answered in parts, events that come between them are kept
+//! subject to the caps, and at a cap to the connection's policy: it is closed, or it loses events
+//! (`lossy`). While a reply is answered in parts, events that come between them are kept
 //! aside, so that the reply stays one value. Must not know what the bytes mean. Invariants: an
 //! empty outbox holds no memory; `bytes` is the sum of what stands in all outboxes of the shard and
-//! aside of them; a dead outbox holds nothing and takes nothing. Start at [`Outboxes::offer`].
+//! aside of them; a dead outbox holds nothing and takes nothing; no frame is ever cut. Start at
+//! [`Outboxes::offer`].
+
+mod lossy;
 
 use crate::command::{CloseReason, ConnId, Form};
 use crate::limits::{
     Limits, OUTBOX_CHUNK_BYTES, SPARE_BYTES_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
 };
 use bytes::Bytes;
+use lossy::{Lossy, What};
+use sapwood_wire::native::Policy;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,6 +108,10 @@ pub(crate) struct Outbox {
     length: usize,
     /// Events that came while `deferring`; none for nearly every connection.
     aside: Option<Box<Aside>>,
+    /// What the policy needs to know, unless that is to close the connection.
+    lossy: Option<Box<Lossy>>,
+    /// The number of the last event that several of its filters matched.
+    last_event: u64,
     /// How the connection takes events.
     pub form: Form,
     /// A reply stands here in part: events are kept aside until it is whole.
@@ -119,7 +129,14 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Bytes that wait, those aside included.
     pub(crate) fn len(&self) -> usize {
-        self.length + self.aside.as_ref().map_or(0, |aside| aside.length)
+        let aside = self.aside.as_ref().map_or(0, |aside| aside.length);
+        let conflated = self.lossy.as_ref().map_or(0, |lossy| lossy.latest_bytes());
+        self.length + aside + conflated
+    }
+
+    /// Events that the policy dropped.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lossy.as_ref().map_or(0, |lossy| lossy.lost)
     }
 
     pub(crate) fn pieces(&self) -> usize {
@@ -136,12 +153,46 @@ pub(crate) struct Pending {
     pub receivers: usize,
 }
 
+/// What the policy must know of frames that are offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer<'a> {
+    /// How many events they are, all of one topic.
+    pub events: u64,
+    /// Where the last one begins.
+    pub last_at: usize,
+    /// What is the same for all frames of the topic that reach a connection by one filter.
+    pub key: &'a [u8],
+}
+
+impl<'a> Offer<'a> {
+    /// One event.
+    pub(crate) fn one(key: &'a [u8]) -> Offer<'a> {
+        Offer {
+            events: 1,
+            last_at: 0,
+            key,
+        }
+    }
+}
+
+/// What becomes of frames that are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    Append,
+    /// They replace what waits of their topic.
+    Conflate,
+    /// They are lost, or the connection is to be closed.
+    Refuse,
+}
+
 /// What the outboxes count.
 #[derive(Debug, Default)]
 pub(crate) struct OutboxCounters {
     pub bytes_out: u64,
     pub closed_outbox_full: u64,
     pub closed_outboxes_full: u64,
+    pub lost_drop_oldest: u64,
+    pub lost_latest: u64,
 }
 
 /// The output of all connections of a shard.
@@ -159,13 +210,14 @@ pub(crate) struct Outboxes {
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
     gauge: BodyGauge,
+    hash_seed: u64,
     outbox_bytes_max: usize,
     outboxes_bytes_max: usize,
     pub counters: OutboxCounters,
 }
 
 impl Outboxes {
-    pub(crate) fn new(limits: &Limits, gauge: BodyGauge) -> Outboxes {
+    pub(crate) fn new(limits: &Limits, gauge: BodyGauge, hash_seed: u64) -> Outboxes {
         Outboxes {
             boxes: Vec::new(),
             dirty: Vec::new(),
@@ -175,13 +227,14 @@ impl Outboxes {
             spare: Vec::new(),
             spare_bytes: 0,
             gauge,
+            hash_seed,
             outbox_bytes_max: limits.outbox_bytes_max,
             outboxes_bytes_max: limits.outboxes_bytes_max,
             counters: OutboxCounters::default(),
         }
     }
 
-    pub(crate) fn open(&mut self, conn: ConnId, form: Form) {
+    pub(crate) fn open(&mut self, conn: ConnId, form: Form, policy: Policy) {
         if self.boxes.len() <= conn.slot() {
             self.boxes.resize_with(conn.slot() + 1, || Outbox {
                 dead: true,
@@ -199,6 +252,7 @@ impl Outboxes {
             dirty,
             ..Outbox::default()
         };
+        self.set_policy(conn, policy);
     }
 
     /// Drops what waits and takes nothing more. Idempotent.
@@ -211,6 +265,10 @@ impl Outboxes {
         }
         self.bytes -= outbox.tail.len();
         self.bytes -= outbox.aside.as_ref().map_or(0, |aside| aside.owned);
+        self.bytes -= outbox
+            .lossy
+            .as_ref()
+            .map_or(0, |lossy| lossy.latest_owned());
         *outbox = Outbox {
             dead: true,
             dirty: outbox.dirty,
@@ -243,36 +301,46 @@ impl Outboxes {
         self.unflushed + pending.bytes >= allowed
     }
 
+    /// Whether an event that several filters of this connection match is new to it.
+    pub(crate) fn is_first_offer(&mut self, conn: ConnId, event: u64) -> bool {
+        std::mem::replace(&mut self.boxes[conn.slot()].last_event, event) != event
+    }
+
     /// Appends a reply. Never refused: a client that does not take its replies is not read on.
     pub(crate) fn reply(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.boxes[conn.slot()].dead {
             return;
         }
-        self.append_with(conn, encode);
+        self.append_latest(conn);
+        self.append_with(conn, What::Reply, encode);
     }
 
-    /// Appends frames of events, or closes the connection if it is behind and the cap is reached.
-    /// Returns whether they were taken.
-    pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8]) -> bool {
-        self.offer_with(conn, frames.len(), |out| out.extend_from_slice(frames))
+    /// Appends whole frames of events. If the connection is behind and a cap is reached, its policy
+    /// decides.
+    pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8], offer: Offer<'_>) {
+        match self.admit(conn, frames.len(), offer.events) {
+            Admission::Append => self.add(conn, offer.events, |out| out.extend_from_slice(frames)),
+            Admission::Conflate => self.conflate(conn, offer, None, |out| {
+                out.extend_from_slice(&frames[offer.last_at..]);
+            }),
+            Admission::Refuse => {}
+        }
     }
 
-    /// Like [`offer`](Outboxes::offer), for a frame of `length` bytes that is encoded in place.
+    /// Like [`offer`](Outboxes::offer), for one frame of at most `length` bytes that is encoded in
+    /// place.
     pub(crate) fn offer_with(
         &mut self,
         conn: ConnId,
         length: usize,
+        key: &[u8],
         encode: impl FnOnce(&mut Vec<u8>),
-    ) -> bool {
-        if !self.admit(conn, length) {
-            return false;
+    ) {
+        match self.admit(conn, length, 1) {
+            Admission::Append => self.add(conn, 1, encode),
+            Admission::Conflate => self.conflate(conn, Offer::one(key), None, encode),
+            Admission::Refuse => {}
         }
-        if self.boxes[conn.slot()].deferring {
-            self.set_aside(conn, encode);
-        } else {
-            self.append_with(conn, encode);
-        }
-        true
     }
 
     /// Like [`offer`](Outboxes::offer), for a frame around a shared payload.
@@ -282,26 +350,41 @@ impl Outboxes {
         head: &[u8],
         body: &Bytes,
         end: &'static [u8],
-    ) -> bool {
-        if !self.admit(conn, head.len() + body.len() + end.len()) {
-            return false;
+        key: &[u8],
+    ) {
+        match self.admit(conn, head.len() + body.len() + end.len(), 1) {
+            Admission::Append if self.boxes[conn.slot()].deferring => {
+                self.set_aside_shared(conn, head, body, end);
+            }
+            Admission::Append => self.append_shared(conn, head, body, end),
+            Admission::Conflate => {
+                self.conflate(conn, Offer::one(key), Some((body.clone(), end)), |out| {
+                    out.extend_from_slice(head);
+                });
+            }
+            Admission::Refuse => {}
         }
-        if self.boxes[conn.slot()].deferring {
-            self.set_aside_shared(conn, head, body, end);
-        } else {
-            self.append_shared(conn, head, body, end);
-        }
-        true
     }
 
-    fn admit(&mut self, conn: ConnId, length: usize) -> bool {
+    fn add(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.boxes[conn.slot()].deferring {
+            self.set_aside(conn, encode);
+        } else {
+            self.append_with(conn, What::Events(events), encode);
+        }
+    }
+
+    fn admit(&mut self, conn: ConnId, length: usize, events: u64) -> Admission {
         let outbox = &self.boxes[conn.slot()];
         if outbox.dead {
-            return false;
+            return Admission::Refuse;
+        }
+        if outbox.lossy.is_some() {
+            return self.admit_lossy(conn, length, events);
         }
         if !outbox.blocked && !outbox.held && !outbox.deferring {
             // Not behind: what stands here is flushed before much more is made.
-            return true;
+            return Admission::Append;
         }
         let waiting = outbox.len();
         let reason = if waiting > 0 && waiting + length > self.outbox_bytes_max {
@@ -311,11 +394,11 @@ impl Outboxes {
             self.counters.closed_outboxes_full += 1;
             CloseReason::OutboxesFull
         } else {
-            return true;
+            return Admission::Append;
         };
         self.kill(conn);
         self.closing.push((conn, reason));
-        false
+        Admission::Refuse
     }
 
     /// Keeps events aside from now on.
@@ -339,7 +422,7 @@ impl Outboxes {
         for frames in aside.frames {
             match frames {
                 Frames::Owned(frames) => {
-                    self.append_with(conn, |tail| tail.extend_from_slice(&frames));
+                    self.append_with(conn, What::Reply, |tail| tail.extend_from_slice(&frames));
                 }
                 Frames::Shared { head, body, end } => self.append_shared(conn, &head, &body, end),
             }
@@ -397,18 +480,33 @@ impl Outboxes {
     }
 
     fn append_shared(&mut self, conn: ConnId, head: &[u8], body: &Bytes, end: &[u8]) {
-        self.append_with(conn, |tail| tail.extend_from_slice(head));
+        self.append_gap(conn);
+        self.append_piece(conn, |tail| tail.extend_from_slice(head));
         self.seal_tail(conn);
         let outbox = &mut self.boxes[conn.slot()];
         outbox.segments.push_back(Segment::Shared(body.clone()));
         outbox.length += body.len();
         self.unflushed += body.len();
-        self.append_with(conn, |tail| tail.extend_from_slice(end));
+        self.append_piece(conn, |tail| tail.extend_from_slice(end));
+        self.note_unit(conn, head.len() + body.len() + end.len(), What::Events(1));
     }
 
-    fn append_with(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one or more whole frames.
+    fn append_with(&mut self, conn: ConnId, what: What, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.append_gap(conn);
+        let added = self.append_piece(conn, encode);
+        self.note_unit(conn, added, what);
+    }
+
+    /// Appends bytes, and gives how many.
+    fn append_piece(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
         let outbox = &mut self.boxes[conn.slot()];
-        if outbox.tail.len() >= OUTBOX_CHUNK_BYTES {
+        let chunk_bytes = match outbox.lossy {
+            // What is dropped is dropped by pieces, so that a small cap needs small ones.
+            Some(_) => OUTBOX_CHUNK_BYTES.min(self.outbox_bytes_max / 16),
+            None => OUTBOX_CHUNK_BYTES,
+        };
+        if outbox.tail.len() >= chunk_bytes {
             self.seal_tail(conn);
         }
         let outbox = &mut self.boxes[conn.slot()];
@@ -425,6 +523,7 @@ impl Outboxes {
         self.bytes += added;
         self.unflushed += added;
         self.mark_dirty(conn);
+        added
     }
 
     fn mark_dirty(&mut self, conn: ConnId) {
@@ -451,6 +550,7 @@ impl Outboxes {
 
     pub(crate) fn release(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].held = false;
+        self.append_latest(conn);
         // Even if it is empty: a connection that is being closed may have waited for nothing else.
         self.mark_dirty(conn);
     }
@@ -525,7 +625,21 @@ impl Outboxes {
         outbox.blocked = blocked;
         outbox.length -= count;
         outbox.head += count;
+        if let Some(lossy) = &mut outbox.lossy {
+            lossy.sent(count);
+        }
         self.counters.bytes_out += count as u64;
+        self.drop_sent_pieces(conn);
+        let outbox = &self.boxes[conn.slot()];
+        if outbox.lossy.is_some() && outbox.length <= self.outbox_bytes_max / 4 {
+            self.append_latest(conn);
+            if self.boxes[conn.slot()].length == 0 {
+                self.append_gap(conn);
+            }
+        }
+    }
+
+    fn drop_sent_pieces(&mut self, conn: ConnId) {
         loop {
             let outbox = &mut self.boxes[conn.slot()];
             let Some(front) = outbox.segments.front() else {
@@ -570,7 +684,7 @@ mod tests {
 
     #[test]
     fn a_run_gathers_for_each_receiver_before_it_is_written() {
-        let outboxes = Outboxes::new(&Limits::default(), BodyGauge::default());
+        let outboxes = Outboxes::new(&Limits::default(), BodyGauge::default(), 1);
         let pending = |each: usize, receivers: usize| Pending {
             bytes: each * receivers,
             receivers,

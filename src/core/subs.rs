@@ -2,17 +2,20 @@
 //!
 //! Every filter that anyone on this node asks for has one entry here, on every shard: the members
 //! that this shard owns, and how many listeners each other shard has. Exact names are found by
-//! hash, token wildcards in a trie, globs one after the other. Must not know protocols, outboxes
-//! or how shards talk. Invariants: an entry lives exactly as long as someone listens or a change
-//! of it is still to be told; the order of members and filters depends on the history alone, never
-//! on the hash seed. Start at [`Filters::matching`].
+//! hash, token wildcards in a trie, globs one after the other. The members of a group have an entry
+//! of their own, which hangs on the entry of the same filter without a group; that one is what is
+//! found. Must not know protocols, outboxes or how shards talk. Invariants: an entry lives exactly
+//! as long as someone listens, a change of it is still to be told, or a group's entry hangs on it;
+//! the order of members and filters depends on the history alone, never on the hash seed. Start at
+//! [`Filters::matching`].
 
-use crate::command::{ConnId, Filter, FilterKind, Form, ShardId, Space};
+use crate::command::{Filter, FilterKind, Form, Member, ShardId, Space};
+use crate::groups::{GroupId, Groups, next_turn};
 use crate::trie::Trie;
 use hashbrown::HashTable;
 use sapwood_wire::topic;
 use slab::Slab;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 /// A filter's place in the index; used again once nobody listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +32,12 @@ impl FilterId {
 pub(crate) struct Entry {
     pub kind: FilterKind,
     pub name: Box<[u8]>,
+    /// The group whose members these are.
+    pub group: Option<GroupId>,
+    /// The entries of the same filter for groups.
+    pub group_entries: Vec<FilterId>,
     /// This shard's subscribers.
-    pub members: Vec<ConnId>,
+    pub members: Vec<Member>,
     /// How many of them take each form.
     pub forms: [u32; Form::COUNT],
     /// Listeners of the other shards that have any.
@@ -41,17 +48,22 @@ pub(crate) struct Entry {
     pub changed: bool,
     /// Where it stands in the list of globs.
     glob_place: u32,
+    /// Of a group: what it is owed among this shard's entries of the group.
+    credit: i64,
+    /// Of a group: the member who had the last turn comes before this place.
+    next_member: usize,
 }
 
 impl Entry {
-    /// Listeners on all shards of the node.
+    /// Members on all shards of the node.
     pub(crate) fn listeners(&self) -> u64 {
         let remote: u64 = self.remote.iter().map(|&(_, count)| u64::from(count)).sum();
         self.members.len() as u64 + remote
     }
 
     fn is_needless(&self) -> bool {
-        self.members.is_empty() && self.remote.is_empty() && !self.changed
+        let is_heard = !self.members.is_empty() || !self.remote.is_empty();
+        !is_heard && !self.changed && self.group_entries.is_empty()
     }
 }
 
@@ -65,11 +77,12 @@ pub(crate) struct Filters {
     /// Entries of each kind.
     counts: [usize; 4],
     wildcards: Trie<FilterId>,
+    pub groups: Groups,
 }
 
 impl Filters {
-    /// An empty index; `seed` keeps outsiders from choosing names that collide.
-    pub(crate) fn new(seed: u64) -> Filters {
+    /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
+    pub(crate) fn new(seed: u64, shards: u16) -> Filters {
         Filters {
             entries: Slab::new(),
             names: HashTable::new(),
@@ -77,6 +90,7 @@ impl Filters {
             globs: Vec::new(),
             counts: [0; 4],
             wildcards: Trie::new(seed),
+            groups: Groups::new(seed, shards),
         }
     }
 
@@ -96,6 +110,13 @@ impl Filters {
         &mut self.entries[id.key()]
     }
 
+    /// Listeners of a filter on all shards, the members of groups included.
+    pub(crate) fn listeners(&self, entry: &Entry) -> u64 {
+        let in_groups = entry.group_entries.iter();
+        let in_groups: u64 = in_groups.map(|&id| self.entry(id).listeners()).sum();
+        entry.listeners() + in_groups
+    }
+
     /// The entries of all globs.
     pub(crate) fn globs(&self) -> impl Iterator<Item = &Entry> {
         self.globs.iter().map(|&id| self.entry(id))
@@ -106,20 +127,26 @@ impl Filters {
         self.counts[kind as usize]
     }
 
-    /// All entries, in an order that depends on the history alone.
+    /// All filters, in an order that depends on the history alone; not the entries of groups, which
+    /// hang on them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map(|(_, entry)| entry)
-    }
-
-    fn hash(&self, kind: FilterKind, name: &[u8]) -> u64 {
-        hash_name(&self.hasher, kind, name)
+        let entries = self.entries.iter().map(|(_, entry)| entry);
+        entries.filter(|entry| entry.group.is_none())
     }
 
     pub(crate) fn find(&self, filter: Filter<'_>) -> Option<FilterId> {
-        let hash = self.hash(filter.kind, filter.name);
+        let group = match filter.group {
+            [] => None,
+            name => Some(self.groups.find(name)?),
+        };
+        self.find_in(filter.kind, filter.name, group)
+    }
+
+    fn find_in(&self, kind: FilterKind, name: &[u8], group: Option<GroupId>) -> Option<FilterId> {
+        let hash = hash_key(&self.hasher, kind, name, group);
         let is_it = |id: &FilterId| {
             let entry = &self.entries[id.key()];
-            entry.kind == filter.kind && *entry.name == *filter.name
+            entry.kind == kind && entry.group == group && *entry.name == *name
         };
         self.names.find(hash, is_it).copied()
     }
@@ -129,24 +156,40 @@ impl Filters {
         if let Some(id) = self.find(filter) {
             return id;
         }
-        self.counts[filter.kind as usize] += 1;
-        let hash = self.hash(filter.kind, filter.name);
-        let id = FilterId(self.entries.vacant_key() as u32);
-        if filter.kind == FilterKind::Wildcard {
-            self.wildcards.insert(filter.name, id);
+        if filter.group.is_empty() {
+            return self.insert(filter.kind, filter.name, None);
         }
+        let plain = self.intern(Filter::plain(filter.kind, filter.name));
+        let group = self.groups.enter(filter.group);
+        let id = self.insert(filter.kind, filter.name, Some(group));
+        self.entries[plain.key()].group_entries.push(id);
+        id
+    }
+
+    fn insert(&mut self, kind: FilterKind, name: &[u8], group: Option<GroupId>) -> FilterId {
+        let hash = hash_key(&self.hasher, kind, name, group);
+        let id = FilterId(self.entries.vacant_key() as u32);
         self.entries.insert(Entry {
-            kind: filter.kind,
-            name: filter.name.into(),
+            kind,
+            name: name.into(),
+            group,
+            group_entries: Vec::new(),
             members: Vec::new(),
             forms: [0; Form::COUNT],
             remote: Vec::new(),
             announced: 0,
             changed: false,
             glob_place: self.globs.len() as u32,
+            credit: 0,
+            next_member: 0,
         });
-        if filter.kind == FilterKind::Glob {
-            self.globs.push(id);
+        if group.is_none() {
+            self.counts[kind as usize] += 1;
+            match kind {
+                FilterKind::Wildcard => self.wildcards.insert(name, id),
+                FilterKind::Glob => self.globs.push(id),
+                FilterKind::Topic | FilterKind::ShardChannel => {}
+            }
         }
         let Filters {
             entries,
@@ -156,7 +199,7 @@ impl Filters {
         } = self;
         names.insert_unique(hash, id, |id| {
             let entry = &entries[id.key()];
-            hash_name(hasher, entry.kind, &entry.name)
+            hash_key(hasher, entry.kind, &entry.name, entry.group)
         });
         id
     }
@@ -167,11 +210,23 @@ impl Filters {
             return;
         }
         let entry = self.entries.remove(id.key());
-        self.counts[entry.kind as usize] -= 1;
-        let hash = self.hash(entry.kind, &entry.name);
+        let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
             found.remove();
         }
+        if let Some(group) = entry.group {
+            self.groups.leave(group);
+            let plain = self.find_in(entry.kind, &entry.name, None);
+            // invariant: a group's entry hangs on one without a group.
+            let plain = plain.expect("a group's entry hangs on nothing");
+            let siblings = &mut self.entries[plain.key()].group_entries;
+            siblings.retain(|&other| other != id);
+            if siblings.is_empty() {
+                *siblings = Vec::new();
+            }
+            return self.forget_if_needless(plain);
+        }
+        self.counts[entry.kind as usize] -= 1;
         match entry.kind {
             FilterKind::Wildcard => self.wildcards.remove(&entry.name),
             FilterKind::Glob => {
@@ -185,7 +240,36 @@ impl Filters {
         }
     }
 
-    /// Calls `each` with every filter that matches, the exact one first.
+    /// Takes the turn of one event among these entries of one group, all with members here.
+    pub(crate) fn take_turn(&mut self, entries: &[FilterId]) -> Member {
+        let id = match entries {
+            [only] => *only,
+            _ => {
+                let index = &mut self.entries;
+                let weights: Vec<i64> = entries
+                    .iter()
+                    .map(|id| index[id.key()].members.len() as i64)
+                    .collect();
+                let place = next_turn(
+                    entries.len(),
+                    |place| weights[place],
+                    |place, added| {
+                        let entry = &mut index[entries[place].key()];
+                        entry.credit += added;
+                        entry.credit
+                    },
+                );
+                entries[place]
+            }
+        };
+        let entry = &mut self.entries[id.key()];
+        let place = entry.next_member % entry.members.len();
+        entry.next_member = place + 1;
+        entry.members[place]
+    }
+
+    /// Calls `each` with every filter that matches, the exact one first; the entries of groups
+    /// hang on those.
     ///
     /// Cost: one look-up, the part of the trie that fits, and every glob of the node.
     pub(crate) fn matching(&self, space: Space, name: &[u8], mut each: impl FnMut(FilterId)) {
@@ -193,7 +277,7 @@ impl Filters {
             Space::Topic => FilterKind::Topic,
             Space::ShardChannel => FilterKind::ShardChannel,
         };
-        if let Some(id) = self.find(Filter { kind, name }) {
+        if let Some(id) = self.find_in(kind, name, None) {
             each(id);
         }
         if space == Space::ShardChannel {
@@ -208,16 +292,25 @@ impl Filters {
     }
 }
 
-fn hash_name(state: &foldhash::fast::FixedState, kind: FilterKind, name: &[u8]) -> u64 {
+fn hash_key(
+    state: &foldhash::fast::FixedState,
+    kind: FilterKind,
+    name: &[u8],
+    group: Option<GroupId>,
+) -> u64 {
     let mut hasher = state.build_hasher();
     hasher.write(name);
     hasher.write_u8(kind as u8);
+    if let Some(group) = group {
+        group.hash(&mut hasher);
+    }
     hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::ConnId;
     use proptest::prelude::*;
 
     /// One step of a history: a filter that somebody comes to or goes from.
@@ -225,6 +318,7 @@ mod tests {
     struct Step {
         kind: FilterKind,
         name: String,
+        group: String,
         comes: bool,
     }
 
@@ -236,7 +330,13 @@ mod tests {
             Just(FilterKind::Wildcard),
         ];
         let name = "(\\$|[ab])?(\\.([ab*]|)){0,3}(\\.>)?";
-        (kind, name, any::<bool>()).prop_map(|(kind, name, comes)| Step { kind, name, comes })
+        let step = (kind, name, "[gh]?", any::<bool>());
+        step.prop_map(|(kind, name, group, comes)| Step {
+            kind,
+            name,
+            group,
+            comes,
+        })
     }
 
     fn oracle_matches(step: &Step, space: Space, name: &[u8]) -> bool {
@@ -256,14 +356,20 @@ mod tests {
             steps in prop::collection::vec(any_step(), 0..40),
             names in prop::collection::vec("(\\$|[ab])?(\\.[ab]?){0,4}", 1..6),
         ) {
-            let mut filters = Filters::new(7);
+            let mut filters = Filters::new(7, 2);
             let mut present: Vec<Step> = Vec::new();
             for step in steps {
-                let filter = Filter { kind: step.kind, name: step.name.as_bytes() };
-                let same = |other: &Step| other.kind == step.kind && other.name == step.name;
+                let filter = Filter {
+                    kind: step.kind,
+                    name: step.name.as_bytes(),
+                    group: step.group.as_bytes(),
+                };
+                let same = |other: &Step| {
+                    (other.kind, &other.name, &other.group) == (step.kind, &step.name, &step.group)
+                };
                 if step.comes {
                     let id = filters.intern(filter);
-                    filters.entry_mut(id).members = vec![ConnId(1)];
+                    filters.entry_mut(id).members = vec![Member { conn: ConnId(1), number: 0 }];
                     if !present.iter().any(same) {
                         present.push(step.clone());
                     }
@@ -272,18 +378,33 @@ mod tests {
                     filters.forget_if_needless(id);
                     present.retain(|other| !same(other));
                 }
-                prop_assert_eq!(filters.len(), present.len());
+                let mut anchors: Vec<(FilterKind, &str)> =
+                    present.iter().map(|step| (step.kind, &step.name[..])).collect();
+                anchors.sort();
+                anchors.dedup();
+                let in_groups = present.iter().filter(|step| !step.group.is_empty()).count();
+                prop_assert_eq!(filters.len(), anchors.len() + in_groups);
                 for name in &names {
                     for space in [Space::Topic, Space::ShardChannel] {
-                        let mut found: Vec<(FilterKind, Vec<u8>)> = Vec::new();
+                        let mut found: Vec<(FilterKind, Vec<u8>, Vec<u8>)> = Vec::new();
                         filters.matching(space, name.as_bytes(), |id| {
-                            let entry = filters.entry(id);
-                            found.push((entry.kind, entry.name.to_vec()));
+                            let anchor = filters.entry(id);
+                            for &id in std::iter::once(&id).chain(&anchor.group_entries) {
+                                let entry = filters.entry(id);
+                                if !entry.members.is_empty() {
+                                    let group = entry.group.map(|group| filters.groups.name(group));
+                                    let group = group.unwrap_or_default().to_vec();
+                                    found.push((entry.kind, entry.name.to_vec(), group));
+                                }
+                            }
                         });
-                        let mut expected: Vec<(FilterKind, Vec<u8>)> = present
+                        let mut expected: Vec<(FilterKind, Vec<u8>, Vec<u8>)> = present
                             .iter()
                             .filter(|step| oracle_matches(step, space, name.as_bytes()))
-                            .map(|step| (step.kind, step.name.clone().into_bytes()))
+                            .map(|step| {
+                                let name = step.name.clone().into_bytes();
+                                (step.kind, name, step.group.clone().into_bytes())
+                            })
                             .collect();
                         found.sort();
                         expected.sort();

@@ -47,6 +47,7 @@ impl Node {
             conn: ConnId(conn),
             client: ClientId(self.clients),
             protocol: Protocol::Redis,
+            policy: Policy::Close,
             peer: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], 2).into(),
         };

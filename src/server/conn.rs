@@ -6,11 +6,12 @@
 //! meets another connection; nothing here waits. Start at [`Connections::received`].
 
 use crate::ring::{Completion, Errno, Expect, Ring, Token};
+use crate::shard::Front;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno as SystemError;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
 use sapwood_core::command::{ClientId, ConnId, Now};
-use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
+use sapwood_core::{Input, Next, Outputs, Shard};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -85,7 +86,7 @@ enum Phase {
 /// What was accepted, and where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
-    pub protocol: Protocol,
+    pub front: Front,
     pub peer: SocketAddr,
     pub local: SocketAddr,
 }
@@ -148,7 +149,7 @@ impl Connections {
             phase: Phase::Open,
         });
         let Accepted {
-            protocol,
+            front: Front { protocol, policy },
             peer,
             local,
         } = accepted;
@@ -158,6 +159,7 @@ impl Connections {
             conn,
             client,
             protocol,
+            policy,
             peer,
             local,
         };

@@ -23,9 +23,10 @@ use crate::mesh::{Doors, Mesh};
 use crate::park::WakeCell;
 use crate::preflight::{Needs, Refusal};
 use crate::ring::{Ring, RingConfig};
-use crate::shard::{Listener, ShardLoop};
+use crate::shard::{Front, Listener, ShardLoop};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
+pub use sapwood_core::Policy;
 use sapwood_core::command::ShardId;
 pub use sapwood_core::limits::Limits;
 use sapwood_core::{BodyGauge, Protocol, Shard};
@@ -64,6 +65,12 @@ pub struct Config {
     pub cpus: Option<Vec<usize>>,
     /// Where the Redis protocol listens; `None` is nowhere.
     pub redis: Option<SocketAddr>,
+    /// What happens when a Redis client reads too slowly.
+    pub redis_policy: Policy,
+    /// Where the native protocol listens; `None` is nowhere.
+    pub native: Option<SocketAddr>,
+    /// What happens when a native client reads too slowly that does not say so itself.
+    pub native_policy: Policy,
     /// What clients must know; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
     /// The caps in force.
@@ -313,8 +320,14 @@ type Listeners = (Vec<(&'static str, SocketAddr)>, Vec<Vec<Listener>>);
 fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartError> {
     let mut listeners = Vec::new();
     let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
-    let wanted = [("redis", "--redis", Protocol::Redis, config.redis)];
-    for (name, flag, protocol, address) in wanted {
+    let front = |protocol, policy| Front { protocol, policy };
+    let redis = front(Protocol::Redis, config.redis_policy);
+    let native = front(Protocol::Native, config.native_policy);
+    let wanted = [
+        ("redis", "--redis", redis, config.redis),
+        ("native", "--native", native, config.native),
+    ];
+    for (name, flag, front, address) in wanted {
         let Some(address) = address else { continue };
         let (actual, sockets) =
             listen::open(address, shards).map_err(|error| StartError::Listen {
@@ -325,7 +338,7 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
         listeners.push((name, actual));
         for (of_shard, socket) in by_shard.iter_mut().zip(sockets) {
             of_shard.push(Listener {
-                protocol,
+                front,
                 socket: Some(socket),
             });
         }

@@ -13,7 +13,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::handover::{Batch, Place};
-use sapwood_core::{Input, Next, Protocol, Shard};
+use sapwood_core::{Input, Next, Policy, Protocol, Shard};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,10 +52,18 @@ const DRAIN_READ_NS: u64 = 100_000_000;
 /// A drain ends after this time, whoever has still not read his replies.
 const DRAIN_NS: u64 = 1_500_000_000;
 
+/// How the connections of a listener are served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front {
+    pub protocol: Protocol,
+    /// What happens when a client reads too slowly, unless it says so itself.
+    pub policy: Policy,
+}
+
 /// A listener of this shard.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub protocol: Protocol,
+    pub front: Front,
     /// Until the node drains.
     pub socket: Option<OwnedFd>,
 }
@@ -237,7 +245,7 @@ impl ShardLoop {
 
     fn let_in(&mut self, listener: usize, socket: OwnedFd, now: Now) {
         // A peer that is gone already has no address.
-        if let Ok(accepted) = prepare(&socket, self.listeners[listener].protocol) {
+        if let Ok(accepted) = prepare(&socket, self.listeners[listener].front) {
             let clients = &self.clients;
             self.connections
                 .accepted(&mut self.core, socket, accepted, clients, now);
@@ -383,6 +391,9 @@ impl ShardLoop {
             Drain::No if self.mesh.is_draining() => {
                 self.drain = Drain::Reading(now.monotonic_ns);
                 self.end_listening(now);
+                let milliseconds = (DRAIN_NS / 1_000_000) as u32;
+                let ending = Input::Ending { milliseconds };
+                self.core.handle(ending, now, self.connections.outputs());
             }
             Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
                 self.connections.reading_ended = true;
@@ -415,7 +426,7 @@ impl ShardLoop {
 }
 
 /// Sets a new socket up, and finds out who is there.
-fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
+fn prepare(socket: &OwnedFd, front: Front) -> io::Result<Accepted> {
     sockopt::set_tcp_nodelay(socket, true)?;
     // A peer that vanished without a word is found within seven minutes, not the system's two hours.
     sockopt::set_socket_keepalive(socket, true)?;
@@ -425,7 +436,7 @@ fn prepare(socket: &OwnedFd, protocol: Protocol) -> io::Result<Accepted> {
     let unknown = || io::Error::from(io::ErrorKind::NotConnected);
     let peer = getpeername(socket)?.ok_or_else(unknown)?;
     Ok(Accepted {
-        protocol,
+        front,
         peer: SocketAddr::try_from(peer)?,
         local: SocketAddr::try_from(getsockname(socket)?)?,
     })
@@ -442,7 +453,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         let socket = OwnedFd::from(listener.accept().unwrap().0);
-        let accepted = prepare(&socket, Protocol::Redis).unwrap();
+        let front = Front {
+            protocol: Protocol::Native,
+            policy: Policy::Close,
+        };
+        let accepted = prepare(&socket, front).unwrap();
         assert!(sockopt::tcp_nodelay(&socket).unwrap());
         assert!(sockopt::socket_keepalive(&socket).unwrap());
         assert_eq!(accepted.local, address);

@@ -11,7 +11,7 @@ use crate::world::World;
 use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
 use sapwood_core::handover::{Batch, Place};
-use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
+use sapwood_core::{Input, Next, Outputs, Policy, Protocol, Shard};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -148,6 +148,7 @@ impl World {
                 conn: ConnId(slot as u32),
                 client: ClientId(key as u64 + 1),
                 protocol: Protocol::Redis,
+                policy: Policy::Close,
                 peer: peer(key),
                 local: ([127, 0, 0, 1], 7463).into(),
             };

@@ -818,7 +818,8 @@ pub fn write_frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-fn write_text16(out: &mut Vec<u8>, text: &[u8]) {
+/// Appends a length of two bytes and the text, at most 65,535 bytes.
+pub fn write_text16(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text);
 }

@@ -496,6 +496,9 @@ fn header(out: &mut Vec<u8>, kind: u8, number: i64) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// What ends every line and every string.
+pub const END: &[u8] = b"\r\n";
+
 /// `+text`: a short reply without line breaks.
 pub fn simple(out: &mut Vec<u8>, text: &str) {
     out.push(b'+');

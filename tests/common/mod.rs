@@ -39,12 +39,18 @@ pub fn against_redis() -> bool {
 pub struct Server {
     child: Child,
     port: u16,
+    /// Where Sapwood speaks its native protocol; 0 for another server.
+    native_port: u16,
     stderr: Arc<Mutex<String>>,
 }
 
 impl Server {
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn native_port(&self) -> u16 {
+        self.native_port
     }
 
     pub fn pid(&self) -> u32 {
@@ -97,29 +103,35 @@ pub struct Broker {
 impl Broker {
     /// Starts `sapwood serve` on a free port of the loopback address.
     pub fn start(shards: usize, extra_args: &[&str]) -> Broker {
-        Broker::start_at(0, shards, None, extra_args)
+        Broker::start_at((0, 0), shards, None, extra_args)
     }
 
     /// As `start`, with a password that every connection has to give.
     pub fn start_with_password(shards: usize, password: &str) -> Broker {
-        Broker::start_at(0, shards, Some(password), &[])
+        Broker::start_at((0, 0), shards, Some(password), &[])
     }
 
     /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
     /// the port, and no reconnecting client connects to itself, while the broker is restarted.
     pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
-        Broker::start_at(free_port(), shards, password, &[])
+        Broker::start_at((free_port(), free_port()), shards, password, &[])
     }
 
-    fn start_at(port: u16, shards: usize, password: Option<&str>, extra_args: &[&str]) -> Broker {
+    /// Starts it on these ports, of the Redis and the native protocol; 0 is any free one.
+    fn start_at(
+        ports: (u16, u16),
+        shards: usize,
+        password: Option<&str>,
+        extra_args: &[&str],
+    ) -> Broker {
         let server = if against_redis() {
             let mut args = Vec::new();
             if let Some(password) = password {
                 args.extend(["--requirepass", password]);
             }
-            spawn_redis(port, &args)
+            spawn_redis(ports.0, &args)
         } else {
-            spawn_sapwood(port, shards, password, extra_args)
+            spawn_sapwood(ports, shards, password, extra_args)
         };
         Broker {
             server,
@@ -134,7 +146,7 @@ impl Broker {
         self.server.kill();
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let again = Broker::start_at(
-            self.server.port,
+            (self.server.port, self.server.native_port),
             self.shards,
             self.password.as_deref(),
             &args,
@@ -182,10 +194,16 @@ impl std::ops::Deref for Reference {
     }
 }
 
-fn spawn_sapwood(port: u16, shards: usize, password: Option<&str>, extra_args: &[&str]) -> Server {
+fn spawn_sapwood(
+    (redis, native): (u16, u16),
+    shards: usize,
+    password: Option<&str>,
+    extra_args: &[&str],
+) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
     command
-        .args(["serve", "--redis", &format!("127.0.0.1:{port}")])
+        .args(["serve", "--redis", &format!("127.0.0.1:{redis}")])
+        .args(["--native", &format!("127.0.0.1:{native}")])
         .args(["--shards", &shards.to_string(), "--log-format", "json"])
         .args(extra_args)
         .env_remove("SAPWOOD_PASSWORD");
@@ -205,6 +223,7 @@ fn spawn_sapwood(port: u16, shards: usize, password: Option<&str>, extra_args: &
     let mut server = Server {
         child,
         port: 0,
+        native_port: 0,
         stderr,
     };
     let deadline = Instant::now() + START_SECONDS_MAX;
@@ -214,6 +233,9 @@ fn spawn_sapwood(port: u16, shards: usize, password: Option<&str>, extra_args: &
             Ok(line) => {
                 if let Some(port) = listener_port(&line, "redis") {
                     server.port = port;
+                }
+                if let Some(port) = listener_port(&line, "native") {
+                    server.native_port = port;
                     return server;
                 }
                 seen.push(line);
@@ -222,7 +244,7 @@ fn spawn_sapwood(port: u16, shards: usize, password: Option<&str>, extra_args: &
                 // The end of stdout may come a moment before the process' own end and last words.
                 let ended = server.child.try_wait();
                 panic!(
-                    "sapwood printed no line `redis <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
+                    "sapwood printed no line `native <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
                     server.stderr()
                 );
             }
@@ -255,6 +277,7 @@ fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
         let mut server = Server {
             child,
             port: chosen,
+            native_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;

@@ -3,11 +3,13 @@
 //! A session owns what its protocol must remember of a connection. It must not know sockets,
 //! shards or other connections. Start at [`Session::handle`].
 
+pub(crate) mod form;
+pub(crate) mod native;
 pub(crate) mod redis;
 
 use crate::broker::Broker;
 use crate::command::{
-    Answer, ClientId, CloseReason, ConnId, FilterKind, Form, Now, Query, ShardId,
+    Answer, ClientId, ClientRecord, CloseReason, ConnId, Form, Now, Query, ShardId,
 };
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Ways};
@@ -16,20 +18,34 @@ use crate::interest::Interest;
 use crate::limits::Limits;
 use crate::outbox::Outboxes;
 use core::net::SocketAddr;
+use native::NativeSession;
 use redis::RedisSession;
-use sapwood_wire::resp::{self, Parser, Version};
+use sapwood_wire::resp::Parser;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// RESP2 and RESP3.
     Redis,
+    /// Sapwood's own.
+    Native,
+}
+
+impl Protocol {
+    /// The form that its connections take events in at first.
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Protocol::Redis => Form::Resp2,
+            Protocol::Native => Form::Native,
+        }
+    }
 }
 
 /// What a connection must remember, by its protocol.
 #[derive(Debug)]
 pub(crate) enum Session {
     Redis(RedisSession),
+    Native(NativeSession),
 }
 
 /// What the shard is and allows, the same for all its connections.
@@ -105,9 +121,20 @@ impl Context<'_> {
         }
     }
 
-    /// Whether output should be written before more is made.
-    pub(crate) fn should_flush(&self) -> bool {
-        self.outboxes.should_flush(self.delivery.pending())
+    /// What must happen before another request is carried out, if anything: output is to be
+    /// written, or the client does not take its replies, of which a guest may leave fewer.
+    pub(crate) fn must_pause(&mut self, guest_cap: Option<usize>) -> Option<Then> {
+        if self.outboxes.should_flush(self.delivery.pending()) {
+            return Some(Then::Flush);
+        }
+        let waiting = self.outboxes.outbox(self.conn).len();
+        let is_guest_full = guest_cap.is_some_and(|cap| waiting >= cap);
+        if is_guest_full || self.outboxes.is_behind(self.conn) {
+            self.holds.output = true;
+            self.counters.stalled_readers += 1;
+            return Some(Then::Hold);
+        }
+        None
     }
 }
 
@@ -137,6 +164,7 @@ impl Session {
     pub(crate) fn new(protocol: Protocol, settings: &Settings) -> Session {
         match protocol {
             Protocol::Redis => Session::Redis(RedisSession::new(settings)),
+            Protocol::Native => Session::Native(NativeSession::new()),
         }
     }
 
@@ -144,6 +172,7 @@ impl Session {
     pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
         match self {
             Session::Redis(session) => session.handle(input, cx),
+            Session::Native(session) => session.handle(input, cx),
         }
     }
 
@@ -151,15 +180,31 @@ impl Session {
     pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
         match self {
             Session::Redis(session) => session.answered(answer, cx),
+            Session::Native(_) => unreachable!("this protocol asks nothing: {answer:?}"),
         }
     }
 
-    /// Says why it was not let in, to be written before the connection is closed.
-    pub(crate) fn refuse(&mut self, conn: ConnId, outboxes: &mut Outboxes) {
+    /// Says why the connection is closed, where the protocol has words for it.
+    pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         match self {
-            Session::Redis(_) => outboxes.reply(conn, |out| {
-                resp::error(out, b"ERR max number of clients reached");
-            }),
+            Session::Redis(session) => session.say_why(reason, conn, outboxes),
+            Session::Native(session) => session.say_why(reason, conn, outboxes),
+        }
+    }
+
+    /// Says that the node will close all connections within so many milliseconds.
+    pub(crate) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+        match self {
+            Session::Redis(_) => {}
+            Session::Native(session) => session.announce_end(milliseconds, conn, outboxes),
+        }
+    }
+
+    /// Fills in what only the protocol knows of the client.
+    pub(crate) fn describe(&self, record: &mut ClientRecord) {
+        match self {
+            Session::Redis(session) => session.describe(record),
+            Session::Native(session) => session.describe(record),
         }
     }
 
@@ -167,6 +212,7 @@ impl Session {
     pub(crate) fn is_guest(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_guest(),
+            Session::Native(session) => session.is_guest(),
         }
     }
 
@@ -174,6 +220,7 @@ impl Session {
     pub(crate) fn take_became_guest(&mut self) -> bool {
         match self {
             Session::Redis(session) => session.take_became_guest(),
+            Session::Native(_) => false,
         }
     }
 
@@ -181,6 +228,7 @@ impl Session {
     pub(crate) fn is_replying(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_replying(),
+            Session::Native(_) => false,
         }
     }
 
@@ -188,6 +236,7 @@ impl Session {
     pub(crate) fn forget_unfinished(&mut self) {
         match self {
             Session::Redis(session) => session.forget_unfinished(),
+            Session::Native(_) => {}
         }
     }
 
@@ -195,86 +244,7 @@ impl Session {
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {
             Session::Redis(session) => session.kept_bytes(),
+            Session::Native(_) => 0,
         }
     }
-}
-
-/// What ends an event's frame in every form that Redis clients take.
-pub(crate) const EVENT_END: &[u8] = b"\r\n";
-
-/// Writes an event's frame up to its payload: the same for all events of one topic.
-pub(crate) fn encode_event_head(
-    form: Form,
-    kind: FilterKind,
-    filter: &[u8],
-    topic: &[u8],
-    out: &mut Vec<u8>,
-) {
-    let version = match form {
-        Form::Resp2 => Version::Two,
-        Form::Resp3 => Version::Three,
-    };
-    let (word, names): (&[u8], &[&[u8]]) = match kind {
-        FilterKind::Topic => (b"message", &[topic]),
-        FilterKind::ShardChannel => (b"smessage", &[topic]),
-        FilterKind::Glob | FilterKind::Wildcard => (b"pmessage", &[filter, topic]),
-    };
-    resp::push(out, version, 2 + names.len());
-    resp::bulk(out, word);
-    for name in names {
-        resp::bulk(out, name);
-    }
-}
-
-/// Writes the rest of an event's frame.
-pub(crate) fn encode_event_body(form: Form, payload: &[u8], out: &mut Vec<u8>) {
-    match form {
-        Form::Resp2 | Form::Resp3 => resp::bulk(out, payload),
-    }
-}
-
-/// Writes what stands between an event's head and a payload that is kept elsewhere; behind the
-/// payload comes [`EVENT_END`].
-pub(crate) fn encode_event_body_head(form: Form, length: usize, out: &mut Vec<u8>) {
-    match form {
-        Form::Resp2 | Form::Resp3 => resp::bulk_header(out, length),
-    }
-}
-
-/// Turns whole frames of events, written in another form, into this form. Of a frame around a
-/// shared payload, what stands before the payload is enough.
-///
-/// The forms of Redis differ in the first byte only, so that nothing moves. Cost: a step for each
-/// string of a frame.
-pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
-    let mark = match to {
-        Form::Resp2 => b'*',
-        Form::Resp3 => b'>',
-    };
-    let mut at = 0;
-    // Ends because each round steps over the frame's head at least.
-    while at < frames.len() {
-        frames[at] = mark;
-        let (count, mut end) = number_at(frames, at + 1);
-        for _ in 0..count {
-            if end < frames.len() {
-                let (length, start) = number_at(frames, end + 1);
-                end = start + length + EVENT_END.len();
-            }
-        }
-        at = end;
-    }
-}
-
-/// The number of a frame's head or of a string's, and where what follows it begins.
-fn number_at(frames: &[u8], from: usize) -> (usize, usize) {
-    let digits = frames[from..]
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit());
-    let (mut number, mut end) = (0, from);
-    for &digit in digits {
-        number = number * 10 + usize::from(digit - b'0');
-        end += 1;
-    }
-    (number, end + EVENT_END.len())
 }

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Protocol, Shard};
+use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Policy, Protocol, Shard};
 
 const CONNECTIONS: usize = 3;
 
@@ -41,7 +41,7 @@ fuzz_target!(|data: (bool, Vec<(u8, Vec<u8>)>)| {
     for place in 0..CONNECTIONS {
         let (conn, client) = (ConnId(place as u32), ClientId(place as u64 + 1));
         let input =
-            Input::Opened { conn, client, protocol: Protocol::Redis, peer: address, local: address };
+            Input::Opened { conn, client, protocol: Protocol::Redis, policy: Policy::Close, peer: address, local: address };
         shard.handle(input, now, &mut outputs);
     }
     let mut kept: Vec<Vec<u8>> = vec![Vec::new(); CONNECTIONS];

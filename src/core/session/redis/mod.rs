@@ -10,9 +10,11 @@ mod server;
 mod table;
 mod transaction;
 
-use super::{Context, Handled, Settings, Then, translate_events};
-use crate::command::{Answer, CloseReason, Form, Query};
+use super::form::translate_events;
+use super::{Context, Handled, Settings, Then};
+use crate::command::{Answer, CloseReason, ConnId, Form, Query};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
+use crate::outbox::Outboxes;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use table::{Spec, Verb};
 use transaction::Transaction;
@@ -103,6 +105,15 @@ impl RedisSession {
         self.transaction = None;
     }
 
+    /// Says why the connection is closed, where redis-server does.
+    pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        if reason == CloseReason::TooManyConnections {
+            outboxes.reply(conn, |out| {
+                resp::error(out, b"ERR max number of clients reached");
+            });
+        }
+    }
+
     /// Whether EXEC's array is written in part.
     pub(crate) fn is_replying(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| {
@@ -120,21 +131,9 @@ impl RedisSession {
     pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
         let mut consumed = 0;
         loop {
-            if cx.should_flush() {
-                return Handled {
-                    consumed,
-                    then: Then::Flush,
-                };
-            }
-            let waiting = cx.outboxes.outbox(cx.conn).len();
-            let is_guest_full = !self.authenticated && waiting >= GUEST_OUTBOX_BYTES_MAX;
-            if is_guest_full || cx.outboxes.is_behind(cx.conn) {
-                cx.holds.output = true;
-                cx.counters.stalled_readers += 1;
-                return Handled {
-                    consumed,
-                    then: Then::Hold,
-                };
+            let guest_cap = (!self.authenticated).then_some(GUEST_OUTBOX_BYTES_MAX);
+            if let Some(then) = cx.must_pause(guest_cap) {
+                return Handled { consumed, then };
             }
             let step = if self
                 .transaction

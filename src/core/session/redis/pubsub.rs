@@ -2,7 +2,7 @@
 
 use super::table::Verb;
 use super::{RedisSession, Step};
-use crate::command::{Filter, FilterKind, Refusal, Space};
+use crate::command::{ConnId, Event, Filter, FilterKind, Member, Refusal, Space};
 use crate::delivery::{Gathering, Published};
 use crate::session::Context;
 use sapwood_wire::resp::{self, Arguments, Version};
@@ -27,6 +27,11 @@ fn confirmed_count(cx: &Context<'_>, kind: FilterKind) -> i64 {
         FilterKind::ShardChannel => count(kind),
         _ => count(FilterKind::Topic) + count(FilterKind::Glob),
     }
+}
+
+/// A connection subscribes once to each filter.
+fn member(conn: ConnId) -> Member {
+    Member { conn, number: 0 }
 }
 
 impl RedisSession {
@@ -62,7 +67,7 @@ impl RedisSession {
             Gathering::Allowed
         };
         let (delivery, mut ways) = cx.delivery();
-        match delivery.publish(&mut ways, gathering, space, name, payload) {
+        match delivery.publish(&mut ways, gathering, Event::plain(space, name, payload)) {
             Published::NoRoom => {
                 cx.holds.room = true;
                 cx.counters.stalled_publishers += 1;
@@ -82,7 +87,7 @@ impl RedisSession {
         for name in names.iter().skip(1) {
             match cx
                 .broker
-                .subscribe(cx.conn, self.form(), Filter { kind, name })
+                .subscribe(member(cx.conn), self.form(), Filter::plain(kind, name))
             {
                 Ok(is_new) => {
                     if is_new {
@@ -116,7 +121,7 @@ impl RedisSession {
     fn unsubscribe_one(&self, word: &[u8], name: &[u8], kind: FilterKind, cx: &mut Context<'_>) {
         if cx
             .broker
-            .unsubscribe(cx.conn, self.form(), Filter { kind, name })
+            .unsubscribe(member(cx.conn), self.form(), Filter::plain(kind, name))
         {
             cx.interest_changed();
         }
@@ -165,7 +170,7 @@ impl RedisSession {
                 let counts: Vec<(&[u8], u64)> = arguments
                     .iter()
                     .skip(2)
-                    .map(|name| (name, cx.broker.listeners(Filter { kind, name })))
+                    .map(|name| (name, cx.broker.listeners(Filter::plain(kind, name))))
                     .collect();
                 self.write(cx, |out| {
                     resp::array(out, counts.len() * 2);

@@ -1,0 +1,161 @@
+//! Groups and whose turn it is: each event goes to one member of a group.
+//!
+//! A group is its name; its members stand in the index of filters, an entry for each filter that
+//! they listen to. The publishing shard takes the turn among the shards, each weighing as much as
+//! it has members for the topic, and the shard whose turn it is picks the member. Both by smooth
+//! weighted round robin: of a steady set of candidates each gets its share exactly, spread as
+//! evenly as whole turns allow. Must not know what events are. Invariant: a group lives exactly
+//! as long as an entry of it. Start at [`Groups::take_turn`].
+
+use crate::command::ShardId;
+use hashbrown::HashMap;
+use slab::Slab;
+
+/// A group's place; used again once its last entry is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GroupId(u32);
+
+#[derive(Debug)]
+struct Group {
+    name: Box<[u8]>,
+    /// Entries of the index that belong to it.
+    entries: usize,
+    /// For each shard, what it is owed (above 0) or has had in advance.
+    credits: Box<[i64]>,
+}
+
+/// All groups that a shard knows.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    groups: Slab<Group>,
+    names: HashMap<Box<[u8]>, GroupId, foldhash::fast::FixedState>,
+    shards: usize,
+}
+
+impl Groups {
+    pub(crate) fn new(seed: u64, shards: u16) -> Groups {
+        Groups {
+            groups: Slab::new(),
+            names: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
+            shards: usize::from(shards),
+        }
+    }
+
+    /// The group of this name, made if it is new, with one entry more.
+    pub(crate) fn enter(&mut self, name: &[u8]) -> GroupId {
+        if let Some(&id) = self.names.get(name) {
+            self.groups[id.0 as usize].entries += 1;
+            return id;
+        }
+        let group = Group {
+            name: name.into(),
+            entries: 1,
+            credits: vec![0; self.shards].into(),
+        };
+        let id = GroupId(self.groups.insert(group) as u32);
+        self.names.insert(name.into(), id);
+        id
+    }
+
+    /// Takes note that an entry of the group is gone.
+    pub(crate) fn leave(&mut self, id: GroupId) {
+        let group = &mut self.groups[id.0 as usize];
+        group.entries -= 1;
+        if group.entries == 0 {
+            let group = self.groups.remove(id.0 as usize);
+            self.names.remove(&group.name);
+        }
+    }
+
+    pub(crate) fn name(&self, id: GroupId) -> &[u8] {
+        &self.groups[id.0 as usize].name
+    }
+
+    /// The group of this name, if anyone is in it.
+    pub(crate) fn find(&self, name: &[u8]) -> Option<GroupId> {
+        self.names.get(name).copied()
+    }
+
+    /// Takes the turn of one event among these shards, each with the number of its members.
+    /// There must be one at least.
+    pub(crate) fn take_turn(&mut self, id: GroupId, weights: &[(ShardId, u32)]) -> ShardId {
+        if let [(only, _)] = weights {
+            return *only;
+        }
+        let credits = &mut self.groups[id.0 as usize].credits;
+        let weight_of = |place: usize| i64::from(weights[place].1);
+        let place = next_turn(weights.len(), weight_of, |place, added| {
+            let credit = &mut credits[weights[place].0.index()];
+            *credit += added;
+            *credit
+        });
+        weights[place].0
+    }
+}
+
+/// One step of smooth weighted round robin among `count` candidates, at least one: each is owed its
+/// weight, who is owed most goes, and pays for all. `add` adds to the credit of a candidate and
+/// gives what it then is. Credits stay within the sum of the weights.
+pub(crate) fn next_turn(
+    count: usize,
+    weight_of: impl Fn(usize) -> i64,
+    mut add: impl FnMut(usize, i64) -> i64,
+) -> usize {
+    let (mut best, mut most, mut total) = (0, i64::MIN, 0);
+    for place in 0..count {
+        let weight = weight_of(place);
+        let credit = add(place, weight);
+        total += weight;
+        if credit > most {
+            (best, most) = (place, credit);
+        }
+    }
+    add(best, -total);
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_steady_set_of_candidates_gets_its_shares_exactly(
+            weights in prop::collection::vec(1u32..9, 1..6),
+            rounds in 1usize..5,
+        ) {
+            let mut groups = Groups::new(1, 8);
+            let id = groups.enter(b"g");
+            let candidates: Vec<(ShardId, u32)> =
+                weights.iter().enumerate().map(|(shard, &weight)| (ShardId(shard as u16), weight)).collect();
+            let total: u32 = weights.iter().sum();
+            let mut turns = vec![0u32; weights.len()];
+            for _ in 0..rounds * total as usize {
+                turns[groups.take_turn(id, &candidates).index()] += 1;
+            }
+            for (shard, &weight) in weights.iter().enumerate() {
+                prop_assert_eq!(turns[shard], weight * rounds as u32);
+            }
+        }
+
+        #[test]
+        fn credits_stay_bounded_whoever_comes_and_goes(
+            sets in prop::collection::vec(prop::collection::vec((0u16..6, 1u32..5), 1..6), 1..200),
+        ) {
+            let mut groups = Groups::new(1, 6);
+            let id = groups.enter(b"g");
+            for mut set in sets {
+                set.sort();
+                set.dedup_by_key(|(shard, _)| *shard);
+                let set: Vec<(ShardId, u32)> =
+                    set.into_iter().map(|(shard, weight)| (ShardId(shard), weight)).collect();
+                let chosen = groups.take_turn(id, &set);
+                prop_assert!(set.iter().any(|&(shard, _)| shard == chosen));
+                for &credit in &groups.groups[id.0 as usize].credits {
+                    prop_assert!(credit.abs() <= 6 * 5 * 6, "credit {}", credit);
+                }
+            }
+        }
+    }
+}

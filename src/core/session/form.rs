@@ -1,0 +1,139 @@
+//! How an event is written in each form that connections take events in.
+//!
+//! A frame is a head, which is the same for all events of one topic that reach a connection by one
+//! filter, and what differs from event to event. Start at [`encode_event`].
+
+use crate::command::{Event, FilterKind, Form};
+use sapwood_wire::native::{self, kind};
+use sapwood_wire::resp::{self, Version};
+
+/// Writes what the frames of one topic begin with, to be given to [`encode_event`] with each.
+pub(crate) fn encode_event_head(
+    form: Form,
+    kind: FilterKind,
+    filter: &[u8],
+    topic: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let version = match form {
+        Form::Resp2 => Version::Two,
+        Form::Resp3 => Version::Three,
+        Form::Native => {
+            out.extend_from_slice(&[kind::MESSAGE, 0]);
+            return native::write_text16(out, topic);
+        }
+    };
+    let (word, names): (&[u8], &[&[u8]]) = match kind {
+        FilterKind::Topic => (b"message", &[topic]),
+        FilterKind::ShardChannel => (b"smessage", &[topic]),
+        FilterKind::Glob | FilterKind::Wildcard => (b"pmessage", &[filter, topic]),
+    };
+    resp::push(out, version, 2 + names.len());
+    resp::bulk(out, word);
+    for name in names {
+        resp::bulk(out, name);
+    }
+}
+
+/// Writes an event's whole frame.
+pub(crate) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
+    encode_event_before_payload(form, head, event, out);
+    out.extend_from_slice(event.payload);
+    out.extend_from_slice(event_end(form));
+}
+
+/// Writes an event's frame up to its payload, which is kept elsewhere; behind that comes
+/// [`event_end`].
+pub(crate) fn encode_event_before_payload(
+    form: Form,
+    head: &[u8],
+    event: &Event<'_>,
+    out: &mut Vec<u8>,
+) {
+    match form {
+        Form::Resp2 | Form::Resp3 => {
+            out.extend_from_slice(head);
+            resp::bulk_header(out, event.payload.len());
+        }
+        Form::Native => {
+            let length = head.len() + event.attributes.len() + event.payload.len();
+            out.extend_from_slice(&(length as u32).to_le_bytes());
+            out.extend_from_slice(&[head[0], event.flags]);
+            out.extend_from_slice(&head[2..]);
+            out.extend_from_slice(event.attributes);
+        }
+    }
+}
+
+/// What stands behind an event's payload.
+pub(crate) fn event_end(form: Form) -> &'static [u8] {
+    match form {
+        Form::Resp2 | Form::Resp3 => resp::END,
+        Form::Native => b"",
+    }
+}
+
+/// Most bytes of an event's frame but for its head and payload.
+pub(crate) fn event_room(event: &Event<'_>) -> usize {
+    const NUMBERS_AND_ENDS: usize = 32;
+    NUMBERS_AND_ENDS + event.attributes.len()
+}
+
+/// Writes the frame of a member's turn up to the payload, natively: the only form so far whose
+/// clients can be in a group.
+pub(crate) fn encode_turn_before_payload(number: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+    let message = 1 + 2 + event.topic.len() + event.attributes.len() + event.payload.len();
+    out.extend_from_slice(&((1 + 4 + message) as u32).to_le_bytes());
+    out.push(kind::TURN);
+    out.extend_from_slice(&number.to_le_bytes());
+    out.push(event.flags);
+    native::write_text16(out, event.topic);
+    out.extend_from_slice(event.attributes);
+}
+
+/// Writes that events were lost, in a form that has a frame for it.
+pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
+    match form {
+        Form::Resp2 | Form::Resp3 => {}
+        Form::Native => native::write_gap(out, events),
+    }
+}
+
+/// Turns whole frames of events, written in another form, into this form. Of a frame around a
+/// shared payload, what stands before the payload is enough.
+///
+/// The forms of Redis differ in the first byte only, so that nothing moves. Cost: a step for each
+/// string of a frame.
+pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
+    let mark = match to {
+        Form::Resp2 => b'*',
+        Form::Resp3 => b'>',
+        Form::Native => unreachable!("only clients of Redis change their form"),
+    };
+    let mut at = 0;
+    // Ends because each round steps over the frame's head at least.
+    while at < frames.len() {
+        frames[at] = mark;
+        let (count, mut end) = number_at(frames, at + 1);
+        for _ in 0..count {
+            if end < frames.len() {
+                let (length, start) = number_at(frames, end + 1);
+                end = start + length + resp::END.len();
+            }
+        }
+        at = end;
+    }
+}
+
+/// The number of a frame's head or of a string's, and where what follows it begins.
+fn number_at(frames: &[u8], from: usize) -> (usize, usize) {
+    let digits = frames[from..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit());
+    let (mut number, mut end) = (0, from);
+    for &digit in digits {
+        number = number * 10 + usize::from(digit - b'0');
+        end += 1;
+    }
+    (number, end + resp::END.len())
+}

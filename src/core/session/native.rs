@@ -1,0 +1,360 @@
+//! The native protocol, as `NATIVE.md` beside `wire/native.rs` specifies it.
+//!
+//! Owns what the protocol remembers of a connection: whether it was let in, and how it calls
+//! itself. Every request is answered once, in the order of the requests. Start at
+//! [`NativeSession::handle`].
+
+use super::{Context, Handled, Then};
+use crate::command::{
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
+};
+use crate::delivery::{Gathering, Published};
+use crate::limits::GUEST_OUTBOX_BYTES_MAX;
+use crate::outbox::Outboxes;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::limits::{NATIVE_FRAME_BYTES_MAX, NATIVE_HELLO_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use sapwood_wire::native::{
+    self, ClientFrame, Hello, Message, Parsed, Subscription, VERSION, Welcome, When, flag,
+};
+use sapwood_wire::topic;
+
+/// What WELCOME calls the broker.
+const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
+
+/// The only user there is, until users can be configured.
+const USER: &[u8] = b"default";
+
+/// What the protocol remembers of a connection. Small: most connections are idle subscribers.
+#[derive(Debug)]
+pub(crate) struct NativeSession {
+    welcomed: bool,
+    last_frame: &'static str,
+    name: Box<str>,
+    library: Box<str>,
+}
+
+/// How a frame was dealt with.
+enum Step {
+    Done,
+    /// Nothing was done: the same again once the connection may go on.
+    Hold,
+    Close(CloseReason),
+}
+
+impl NativeSession {
+    pub(crate) fn new() -> NativeSession {
+        NativeSession {
+            welcomed: false,
+            last_frame: "none",
+            name: Box::default(),
+            library: Box::default(),
+        }
+    }
+
+    pub(crate) fn is_guest(&self) -> bool {
+        !self.welcomed
+    }
+
+    pub(crate) fn describe(&self, record: &mut ClientRecord) {
+        record.name = self.name.as_bytes().to_vec();
+        let (name, version) = self.library.split_once('/').unwrap_or((&self.library, ""));
+        record.library = (name.into(), version.into());
+        record.command = self.last_frame;
+    }
+
+    /// Carries out the frames in `input`, as far as the connection may go on.
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+        let mut consumed = 0;
+        let then = loop {
+            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            if let Some(then) = cx.must_pause(guest_cap) {
+                break then;
+            }
+            let cap = if self.welcomed {
+                NATIVE_FRAME_BYTES_MAX
+            } else {
+                NATIVE_HELLO_BYTES_MAX
+            };
+            let (frame, length) = match native::parse_from_client(&input[consumed..], cap) {
+                Ok(Parsed::Frame { frame, length }) => (frame, length),
+                Ok(Parsed::Incomplete { needed }) => break Then::Read { needed },
+                Err(error) => {
+                    cx.settle();
+                    cx.counters.errors += 1;
+                    let code = self.code_of(&error);
+                    write_error(cx.outboxes, cx.conn, 0, code, &error);
+                    break Then::Close(CloseReason::Protocol);
+                }
+            };
+            match self.frame(frame, cx) {
+                Step::Done => {
+                    cx.counters.commands += 1;
+                    consumed += length;
+                }
+                Step::Hold => break Then::Hold,
+                Step::Close(reason) => {
+                    consumed += length;
+                    break Then::Close(reason);
+                }
+            }
+        };
+        Handled { consumed, then }
+    }
+
+    /// Before HELLO, a frame of another kind is first of all no HELLO.
+    fn code_of(&self, error: &native::FrameError) -> ErrorCode {
+        match error.code() {
+            ErrorCode::UnknownKind if !self.welcomed => ErrorCode::HelloExpected,
+            code => code,
+        }
+    }
+
+    fn frame(&mut self, frame: ClientFrame<'_>, cx: &mut Context<'_>) -> Step {
+        let is_hello = matches!(frame, ClientFrame::Hello(_));
+        if is_hello == self.welcomed {
+            let text = if self.welcomed {
+                "HELLO opens a connection, and stands there only once"
+            } else {
+                "the first frame must be a HELLO"
+            };
+            return close_with(cx, ErrorCode::HelloExpected, text);
+        }
+        let (name, step) = match frame {
+            ClientFrame::Message(message) => ("message", publish(0, None, message, cx)),
+            ClientFrame::Publish {
+                request,
+                when,
+                message,
+            } => ("publish", publish(request, Some(when), message, cx)),
+            ClientFrame::Hello(hello) => ("hello", self.hello(hello, cx)),
+            ClientFrame::Subscribe {
+                request,
+                subscription,
+            } => ("subscribe", subscribe(request, subscription, cx)),
+            ClientFrame::Unsubscribe {
+                request,
+                subscription,
+            } => ("unsubscribe", unsubscribe(request, subscription, cx)),
+            ClientFrame::Ping { request } => ("ping", ack(cx, request, 0)),
+            ClientFrame::Drain { request } => ("drain", drain(request, cx)),
+        };
+        self.last_frame = name;
+        step
+    }
+
+    fn hello(&mut self, hello: Hello<'_>, cx: &mut Context<'_>) -> Step {
+        let (oldest, newest) = hello.versions;
+        if !(oldest..=newest).contains(&VERSION) {
+            let text = format!(
+                "the client speaks versions {oldest} to {newest}, this broker version {VERSION}"
+            );
+            return close_with(cx, ErrorCode::Version, &text);
+        }
+        if let Some(password) = &cx.settings.password {
+            let is_user = hello.user.is_none_or(|user| user == USER);
+            let is_let_in = match hello.password {
+                Some(given) => is_user && is_equal(given, password),
+                None => false,
+            };
+            if !is_let_in {
+                let text = match hello.password {
+                    Some(_) => "the user or the password is wrong",
+                    None => "this broker wants a password, give it in HELLO",
+                };
+                return close_with(cx, ErrorCode::Authentication, text);
+            }
+        }
+        self.welcomed = true;
+        self.name = hello.name.into();
+        self.library = hello.library.into();
+        if let Some(policy) = hello.policy {
+            cx.outboxes.set_policy(cx.conn, policy);
+        }
+        let welcome = Welcome {
+            version: VERSION,
+            broker: BROKER,
+            client: cx.client.0,
+            run: &cx.settings.run_id,
+            payload_max: PAYLOAD_BYTES_MAX as u32,
+        };
+        cx.outboxes
+            .reply(cx.conn, |out| native::write_welcome(out, &welcome));
+        Step::Done
+    }
+
+    /// Says why the connection will be closed.
+    pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let (code, text) = match reason {
+            CloseReason::TooManyConnections => (
+                ErrorCode::ConnectionsFull,
+                "this shard of the broker has as many connections as it may",
+            ),
+            CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no HELLO came in time"),
+            _ => return,
+        };
+        write_error(outboxes, conn, 0, code, &text);
+    }
+
+    /// Says that the node will close all connections within so many milliseconds.
+    pub(crate) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+        if self.welcomed {
+            outboxes.reply(conn, |out| native::write_draining(out, milliseconds));
+        }
+    }
+}
+
+/// Compares without telling by its time where two passwords differ; only their lengths show.
+fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
+    let pairs = given.iter().zip(wanted);
+    let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+    given.len() == wanted.len() && difference == 0
+}
+
+/// Publishes a message; `when` is that of a request, and `None` without one.
+fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Context<'_>) -> Step {
+    if cx.holds.barrier {
+        // Who hears this event may answer at once: what this client asked for stands first.
+        return Step::Hold;
+    }
+    if let Err(refusal) = check(&message) {
+        return refuse(cx, request, refusal);
+    }
+    let gathering = if cx.broker.listens(cx.conn) {
+        Gathering::AtOnce
+    } else {
+        Gathering::Allowed
+    };
+    let event = Event {
+        space: Space::Topic,
+        topic: message.topic,
+        flags: message.flags,
+        attributes: message.attributes,
+        payload: message.payload,
+    };
+    let (delivery, mut ways) = cx.delivery();
+    match delivery.publish(&mut ways, gathering, event) {
+        Published::NoRoom => {
+            cx.holds.room = true;
+            cx.counters.stalled_publishers += 1;
+            Step::Hold
+        }
+        Published::To(subscriptions) => {
+            cx.counters.events_published += 1;
+            let is_wanted = match when {
+                None => false,
+                Some(When::Always) => true,
+                Some(When::Unheard) => subscriptions == 0,
+            };
+            if !is_wanted {
+                return Step::Done;
+            }
+            ack(
+                cx,
+                request,
+                u32::try_from(subscriptions).unwrap_or(u32::MAX),
+            )
+        }
+    }
+}
+
+/// Checks what the frame's own parser leaves to the broker.
+fn check(message: &Message<'_>) -> Result<(), Refusal> {
+    topic::check_name(message.topic).map_err(Refusal::Name)?;
+    if topic::is_reserved(message.topic) {
+        return Err(Refusal::Reserved);
+    }
+    if message.payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(Refusal::PayloadTooLong(message.payload.len()));
+    }
+    if let Some(reply) = message.reply() {
+        topic::check_name(reply).map_err(Refusal::Name)?;
+    }
+    if message.flags & flag::HEADERS != 0 && !message.headers().are_valid() {
+        return Err(Refusal::Headers);
+    }
+    Ok(())
+}
+
+fn subscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
+    cx.settle();
+    let (member, filter) = key(cx.conn, subscription);
+    match cx.broker.subscribe(member, Form::Native, filter) {
+        Ok(is_new) => {
+            if is_new {
+                cx.interest_changed();
+            }
+            let count = cx.broker.count_all(cx.conn);
+            ack(cx, request, count as u32)
+        }
+        Err(refusal) => refuse(cx, request, refusal),
+    }
+}
+
+fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
+    cx.settle();
+    let (member, filter) = key(cx.conn, subscription);
+    if cx.broker.unsubscribe(member, Form::Native, filter) {
+        cx.interest_changed();
+    }
+    let count = cx.broker.count_all(cx.conn);
+    ack(cx, request, count as u32)
+}
+
+/// Ends all subscriptions.
+fn drain(request: u32, cx: &mut Context<'_>) -> Step {
+    cx.settle();
+    let count = cx.broker.count_all(cx.conn);
+    if count > 0 {
+        cx.broker.leave(cx.conn, Form::Native);
+        cx.interest_changed();
+    }
+    ack(cx, request, count as u32)
+}
+
+fn key(conn: ConnId, subscription: Subscription<'_>) -> (Member, Filter<'_>) {
+    let kind = if topic::is_wildcard(subscription.filter) {
+        FilterKind::Wildcard
+    } else {
+        FilterKind::Topic
+    };
+    let member = Member {
+        conn,
+        number: subscription.member,
+    };
+    let filter = Filter {
+        kind,
+        name: subscription.filter,
+        group: subscription.group,
+    };
+    (member, filter)
+}
+
+fn ack(cx: &mut Context<'_>, request: u32, count: u32) -> Step {
+    cx.outboxes
+        .reply(cx.conn, |out| native::write_ack(out, request, count));
+    Step::Done
+}
+
+fn refuse(cx: &mut Context<'_>, request: u32, refusal: Refusal) -> Step {
+    cx.counters.errors += 1;
+    write_error(cx.outboxes, cx.conn, request, refusal.code(), &refusal);
+    Step::Done
+}
+
+fn close_with(cx: &mut Context<'_>, code: ErrorCode, text: &str) -> Step {
+    cx.counters.errors += 1;
+    write_error(cx.outboxes, cx.conn, 0, code, &text);
+    Step::Close(CloseReason::Protocol)
+}
+
+fn write_error(
+    outboxes: &mut Outboxes,
+    conn: ConnId,
+    request: u32,
+    code: ErrorCode,
+    text: &dyn std::fmt::Display,
+) {
+    outboxes.reply(conn, |out| {
+        native::write_error(out, request, code, &text.to_string());
+    });
+}
