@@ -196,7 +196,10 @@ class Runner:
                 except (Failure, OSError, native.ProtocolError) as failure:
                     raise Failure(f"step {number}: {failure or repr(failure)}") from failure
             play.finish()
-        except BaseException:
+        except BaseException as error:
+            for process in (agent, broker):
+                if process is not None:
+                    error.add_note(process.last_words())
             self.stop_agent()
             self.stop_broker((profile, shards))
             with contextlib.suppress(OSError):
@@ -206,13 +209,13 @@ class Runner:
     def attempt(self, subject, name, run):
         """Runs it, and adds its outcome to the report."""
         started = time.monotonic()
-        broker_errors = lambda: [line for b in self.brokers.values() for line in b.errors]  # noqa: E731
         try:
             run()
         except Failure as failure:
-            self.report.add("FAIL", subject, name, str(failure))
+            notes = [note for note in getattr(failure, "__notes__", []) if note]
+            self.report.add("FAIL", subject, name, "\n".join([str(failure), *notes]))
         except Exception:
-            self.report.add("FAIL", subject, name, traceback.format_exc() + "\n".join(broker_errors()))
+            self.report.add("FAIL", subject, name, traceback.format_exc())
         else:
             took = time.monotonic() - started
             self.report.add("pass", subject, f"{name} ({took:.1f} s)" if took >= 1 else name)

@@ -1,5 +1,6 @@
 """Agents as child processes: a client library behind a JSON line protocol, which `../README.md` describes."""
 
+import collections
 import json
 import queue
 import shlex
@@ -12,6 +13,7 @@ from .values import Failure, short
 ANSWER_SECONDS_MAX = 30
 AGENT_VERSION = 1
 KEPT_LINES_MAX = 200
+SHOWN_LINES_MAX = 20
 
 
 class Agent:
@@ -19,7 +21,7 @@ class Agent:
 
     def __init__(self, name, command_line):
         self.name = name
-        self.errors = []
+        self.errors = collections.deque(maxlen=KEPT_LINES_MAX)
         self.last_id = 0
         self.process = subprocess.Popen(
             shlex.split(command_line),
@@ -49,8 +51,7 @@ class Agent:
 
     def read_errors(self):
         for line in self.process.stderr:
-            if len(self.errors) < KEPT_LINES_MAX:
-                self.errors.append(line.rstrip("\n"))
+            self.errors.append(line.rstrip("\n"))
 
     def ask(self, command):
         """Sends a command and returns the answer, which may be an error of the library's."""
@@ -75,6 +76,12 @@ class Agent:
         if answer.get("error") == "agent":
             raise Failure(f"the agent failed at {short(line)}: {answer.get('text')}")
         return answer
+
+    def last_words(self):
+        """How it ended if it did, and the last of what it wrote to stderr."""
+        status = self.process.poll()
+        ended = [] if status is None else [f"the agent ended with {status}"]
+        return "\n".join(ended + [f"agent: {line}" for line in list(self.errors)[-SHOWN_LINES_MAX:]])
 
     def kill(self):
         self.process.kill()

@@ -1,5 +1,6 @@
 """Real brokers as child processes: `sapwood serve` on free ports of the loopback address."""
 
+import collections
 import os
 import queue
 import signal
@@ -14,6 +15,7 @@ from .values import Failure
 START_SECONDS_MAX = 20
 END_SECONDS_MAX = 10
 KEPT_LINES_MAX = 200
+SHOWN_LINES_MAX = 20
 
 
 def drain(stream, keep):
@@ -43,7 +45,7 @@ class Broker:
             text=True,
             errors="replace",
         )
-        self.errors = []
+        self.errors = collections.deque(maxlen=KEPT_LINES_MAX)
         self.lines = queue.Queue()
         pipes = [(self.process.stdout, self.lines.put), (self.process.stderr, self.keep_error)]
         self.readers = [threading.Thread(target=drain, args=pipe, daemon=True) for pipe in pipes]
@@ -56,7 +58,7 @@ class Broker:
             raise
 
     def keep_error(self, line):
-        if line is not None and len(self.errors) < KEPT_LINES_MAX:
+        if line is not None:
             self.errors.append(line)
 
     def read_ports(self, wanted):
@@ -93,6 +95,12 @@ class Broker:
             raise Failure(f"the broker did not end within {END_SECONDS_MAX} s") from None
         if status != 0:
             raise Failure(f"the broker ended with {status}, not with 0")
+
+    def last_words(self):
+        """How it ended if it did, and the last of what it wrote to stderr."""
+        status = self.process.poll()
+        ended = [] if status is None else [f"the broker ended with {status}"]
+        return "\n".join(ended + [f"broker: {line}" for line in list(self.errors)[-SHOWN_LINES_MAX:]])
 
     def kill(self):
         self.process.kill()

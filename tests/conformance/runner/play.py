@@ -169,16 +169,16 @@ class Play:
         self.wire(step).expect({"kind": "MESSAGE"} | self.message_fields(step))
 
     def wire_series(self, step):
-        """Publishes numbered messages. With a `count`, each is acknowledged with it."""
-        wire = self.wire(step)
+        """Publishes numbered messages without waiting between them. With a `count`, each is acknowledged with it."""
+        wire, frames = self.wire(step), []
         for number in range(step["events"]):
             message = native.Message(data(step["topic"]), numbered(number, step.get("bytes", 0)))
-            if "count" not in step:
-                wire.send([native.encode(native.Event(message))])
-                continue
-            request = number + 1
-            wire.send([native.encode(native.Publish(request, native.When.ALWAYS, message))])
-            wire.expect({"kind": "ACK", "request": request, "count": step["count"]})
+            confirmed = native.Publish(number + 1, native.When.ALWAYS, message)
+            frames.append(native.encode(confirmed if "count" in step else native.Event(message)))
+        wire.send(frames)
+        if "count" in step:
+            for number in range(step["events"]):
+                wire.expect({"kind": "ACK", "request": number + 1, "count": step["count"]})
 
     def wire_numbers(self, step):
         """Reads numbered messages, of which none may be missing."""
