@@ -232,75 +232,77 @@ fn wrong_flag_and_wrong_variable_are_refused_by_name() {
     }
 }
 
+/// Wrong lines of a configuration file, and what is said about each.
+const WRONG_LINES: &[(&str, &str)] = &[
+    (
+        "redis = \"127.0.0.1\"",
+        "redis: \"127.0.0.1\" has no port; write 127.0.0.1:7463",
+    ),
+    (
+        "redis = true",
+        "redis: true or false does not fit here; write \"127.0.0.1:7463\"",
+    ),
+    (
+        "reddis = 7463",
+        "reddis: there is no such key; did you mean \"redis\"?",
+    ),
+    (
+        "password-file = \"x\"",
+        "password-file: there is no such key; did you mean \"password_file\"?",
+    ),
+    (
+        "colour = 1",
+        "colour: there is no such key; the keys here are: redis, redis_policy, native",
+    ),
+    (
+        "native = \"127.0.0.1\"",
+        "native: \"127.0.0.1\" has no port",
+    ),
+    (
+        "native_policy = \"keep\"",
+        "native_policy: \"keep\" is no policy for slow readers",
+    ),
+    ("http = \"127.0.0.1:7480\"", "http: not yet: "),
+    ("nats = 7422", "nats: not yet: "),
+    ("data = \"data\"", "data: not yet: "),
+    ("shards = 0", "shards: \"0\" is not a whole number from 1"),
+    (
+        "shards = 1.5",
+        "shards: a number with a fraction does not fit here",
+    ),
+    (
+        "cpus = [0, \"1\"]",
+        "cpus: a list does not fit here; write \"0-3,6\" or [0, 1",
+    ),
+    (
+        "cpus = [0, 0]",
+        "cpus: \"0,0\" is not a list of CPUs: 0 is there twice",
+    ),
+    (
+        "log_format = \"xml\"",
+        "log_format: \"xml\" is not one of: text, json",
+    ),
+    ("password_file = \"nowhere\"", "password_file: cannot read "),
+    (
+        "limits = 1",
+        "limits: an integer does not fit here; write a table: [limits]",
+    ),
+    (
+        "limit.x = 1",
+        "limit: there is no such key; did you mean [limits]?",
+    ),
+    (
+        "limits.colour = 1",
+        "limits.colour: there is no such key; the keys here are: ",
+    ),
+    ("redis = ", "this is not TOML: "),
+    ("redis = 1\nredis = 2", "this is not TOML: "),
+];
+
 #[test]
 fn wrong_line_of_the_file_is_refused_with_file_line_and_key() {
-    let lines = [
-        (
-            "redis = \"127.0.0.1\"",
-            "redis: \"127.0.0.1\" has no port; write 127.0.0.1:7463",
-        ),
-        (
-            "redis = true",
-            "redis: true or false does not fit here; write \"127.0.0.1:7463\"",
-        ),
-        (
-            "reddis = 7463",
-            "reddis: there is no such key; did you mean \"redis\"?",
-        ),
-        (
-            "password-file = \"x\"",
-            "password-file: there is no such key; did you mean \"password_file\"?",
-        ),
-        (
-            "colour = 1",
-            "colour: there is no such key; the keys here are: redis, redis_policy, native",
-        ),
-        (
-            "native = \"127.0.0.1\"",
-            "native: \"127.0.0.1\" has no port",
-        ),
-        (
-            "native_policy = \"keep\"",
-            "native_policy: \"keep\" is no policy for slow readers",
-        ),
-        ("http = \"127.0.0.1:7480\"", "http: not yet: "),
-        ("nats = 7422", "nats: not yet: "),
-        ("data = \"data\"", "data: not yet: "),
-        ("shards = 0", "shards: \"0\" is not a whole number from 1"),
-        (
-            "shards = 1.5",
-            "shards: a number with a fraction does not fit here",
-        ),
-        (
-            "cpus = [0, \"1\"]",
-            "cpus: a list does not fit here; write \"0-3,6\" or [0, 1",
-        ),
-        (
-            "cpus = [0, 0]",
-            "cpus: \"0,0\" is not a list of CPUs: 0 is there twice",
-        ),
-        (
-            "log_format = \"xml\"",
-            "log_format: \"xml\" is not one of: text, json",
-        ),
-        ("password_file = \"nowhere\"", "password_file: cannot read "),
-        (
-            "limits = 1",
-            "limits: an integer does not fit here; write a table: [limits]",
-        ),
-        (
-            "limit.x = 1",
-            "limit: there is no such key; did you mean [limits]?",
-        ),
-        (
-            "limits.colour = 1",
-            "limits.colour: there is no such key; the keys here are: ",
-        ),
-        ("redis = ", "this is not TOML: "),
-        ("redis = 1\nredis = 2", "this is not TOML: "),
-    ];
     let directory = Directory::new();
-    for (line, part) in lines {
+    for (line, part) in WRONG_LINES {
         let path = directory.file("wrong.toml", &format!("# first\n\n{line}\n"));
         // A doubled key is wrong where it stands for the second time.
         let number = 2 + line.lines().count();

@@ -487,6 +487,26 @@ mod tests {
     /// What is read of one record: flags, attributes, payload, plain, groups.
     type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>);
 
+    /// What is read of what was pushed: more groups than a record holds take another, for groups only.
+    fn expected_of(pushed: &Pushed<'_>) -> Vec<Read> {
+        let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
+        let read = |plain, groups: &[&[u8]]| {
+            (
+                space,
+                topic.to_vec(),
+                flags,
+                attributes.to_vec(),
+                payload.to_vec(),
+                plain,
+                groups.iter().map(|name| name.to_vec()).collect(),
+            )
+        };
+        match groups.split_at_checked(RECORD_GROUPS_MAX) {
+            Some((some, rest)) if !rest.is_empty() => vec![read(false, some), read(plain, rest)],
+            _ => vec![read(plain, groups)],
+        }
+    }
+
     #[test]
     fn events_are_read_back_as_they_were_pushed() {
         let mut hand_overs = hand_overs(1 << 20, 1 << 20);
@@ -543,28 +563,7 @@ mod tests {
             // Reading on from a saved place gives the same as reading through.
             records = Records::new(&batch, records.place);
         }
-        let mut expected: Vec<Read> = Vec::new();
-        for (space, topic, flags, attributes, payload, plain, groups) in pushed {
-            let mut add = |plain, groups: &[&[u8]]| {
-                expected.push((
-                    space,
-                    topic.to_vec(),
-                    flags,
-                    attributes.to_vec(),
-                    payload.to_vec(),
-                    plain,
-                    groups.iter().map(|name| name.to_vec()).collect(),
-                ));
-            };
-            // More groups than a record holds take another, for groups only.
-            match groups.split_at_checked(RECORD_GROUPS_MAX) {
-                Some((some, rest)) if !rest.is_empty() => {
-                    add(false, some);
-                    add(plain, rest);
-                }
-                _ => add(plain, groups),
-            }
-        }
+        let expected: Vec<Read> = pushed.iter().flat_map(expected_of).collect();
         assert_eq!(read, expected);
     }
 

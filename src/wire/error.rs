@@ -70,7 +70,7 @@ codes! {
     PayloadTooLong = 202 "payload_too_long"
         "the payload is longer than `payload_max`",
     HeadersInvalid = 203 "headers_invalid"
-        "a header's name or value holds a byte that it must not hold",
+        "a header's name is empty, or its name or value holds a byte that it must not hold",
     SubscriptionsFull = 204 "subscriptions_full"
         "the connection has as many subscriptions as it may",
     FiltersFull = 205 "filters_full"

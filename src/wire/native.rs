@@ -11,6 +11,13 @@ use crate::error::ErrorCode;
 use crate::limits::NATIVE_FRAME_BYTES_MAX;
 use std::fmt;
 
+mod write;
+pub use write::{
+    GAP_BYTES, Parts, PartsError, write_ack, write_draining, write_error, write_frame, write_gap,
+    write_hello, write_message, write_publish, write_request, write_subscription, write_text16,
+    write_turn, write_welcome,
+};
+
 /// The version that this code speaks.
 pub const VERSION: u8 = 1;
 
@@ -81,12 +88,19 @@ pub enum FrameError {
     Empty,
     /// A kind that this side must not be sent.
     UnknownKind(u8),
-    /// The fields of a frame of this kind do not fit its length.
+    /// The frame ends within a field, or a part of it does.
     Truncated {
         /// The kind.
         kind: u8,
         /// The field that could not be read.
         field: &'static str,
+    },
+    /// The frame goes on behind its last field.
+    Trailing {
+        /// The kind.
+        kind: u8,
+        /// So many bytes are too many.
+        bytes: usize,
     },
     /// A field has a value that it must not have.
     Value {
@@ -105,9 +119,10 @@ impl FrameError {
         match self {
             FrameError::TooLong { .. } => ErrorCode::FrameTooLong,
             FrameError::UnknownKind(_) => ErrorCode::UnknownKind,
-            FrameError::Empty | FrameError::Truncated { .. } | FrameError::Value { .. } => {
-                ErrorCode::Malformed
-            }
+            FrameError::Empty
+            | FrameError::Truncated { .. }
+            | FrameError::Trailing { .. }
+            | FrameError::Value { .. } => ErrorCode::Malformed,
         }
     }
 }
@@ -118,7 +133,7 @@ impl fmt::Display for FrameError {
             FrameError::TooLong { length, cap } => {
                 write!(
                     f,
-                    "a frame says that {length} bytes follow, at most {cap} may"
+                    "a frame says that {length} bytes follow, at most {cap} may; is this the native protocol?"
                 )
             }
             FrameError::Empty => write!(f, "a frame of length 0 has no kind"),
@@ -128,7 +143,11 @@ impl fmt::Display for FrameError {
             ),
             FrameError::Truncated { kind, field } => write!(
                 f,
-                "a frame of kind 0x{kind:02x} is too short or too long for its field {field}"
+                "a frame of kind 0x{kind:02x} is too short for its field {field}"
+            ),
+            FrameError::Trailing { kind, bytes } => write!(
+                f,
+                "a frame of kind 0x{kind:02x} is longer than its fields by {bytes} bytes"
             ),
             FrameError::Value {
                 kind,
@@ -187,8 +206,11 @@ pub fn attributes_reply(flags: u8, attributes: &[u8]) -> Option<&[u8]> {
 /// The headers among the attributes of a message with these flags.
 pub fn attributes_headers(flags: u8, attributes: &[u8]) -> Headers<'_> {
     let mut reader = Reader::new(kind::MESSAGE, attributes);
-    if flags & flag::REPLY != 0 && reader.text16("reply").is_err() || flags & flag::HEADERS == 0 {
-        return Headers(&[]);
+    if flags & flag::REPLY != 0 && reader.text16("reply").is_err() {
+        return Headers::default();
+    }
+    if flags & flag::HEADERS == 0 {
+        return Headers::default();
     }
     Headers(reader.text16("headers").unwrap_or_default())
 }
@@ -483,7 +505,7 @@ pub fn parse_from_broker(input: &[u8]) -> Result<Parsed<BrokerFrame<'_>>, FrameE
 fn split_frame(input: &[u8], cap: usize) -> Result<Parsed<&[u8]>, FrameError> {
     let Some((field, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else {
         return Ok(Parsed::Incomplete {
-            needed: LENGTH_BYTES + 1,
+            needed: LENGTH_BYTES,
         });
     };
     let length = u32::from_le_bytes(*field) as usize;
@@ -581,7 +603,10 @@ impl<'a> Reader<'a> {
     fn end(&self) -> Result<(), FrameError> {
         match self.bytes {
             [] => Ok(()),
-            _ => Err(self.truncated("its last")),
+            _ => Err(FrameError::Trailing {
+                kind: self.kind,
+                bytes: self.bytes.len(),
+            }),
         }
     }
 
@@ -638,18 +663,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The next option and its value.
-    fn option(&mut self, seen: &mut u64) -> Result<Option<(u8, &'a [u8])>, FrameError> {
+    /// The next option and its value, if it is not among those that were seen.
+    fn option(&mut self, seen: &mut [bool; 256]) -> Result<Option<(u8, &'a [u8])>, FrameError> {
         if self.bytes.is_empty() {
             return Ok(None);
         }
         let id = self.u8("options")?;
         let value = self.text16("options")?;
-        let bit = 1u64.checked_shl(u32::from(id)).unwrap_or(0);
-        if *seen & bit != 0 {
+        if std::mem::replace(&mut seen[usize::from(id)], true) {
             return Err(self.value("options", "without one that stands twice"));
         }
-        *seen |= bit;
         Ok(Some((id, value)))
     }
 
@@ -658,6 +681,15 @@ impl<'a> Reader<'a> {
         let text = std::str::from_utf8(value).ok();
         text.filter(|text| text.len() <= usize::from(u8::MAX))
             .ok_or(self.value("options", expected))
+    }
+
+    fn sized<const N: usize>(
+        &self,
+        value: &[u8],
+        expected: &'static str,
+    ) -> Result<[u8; N], FrameError> {
+        let array = value.try_into();
+        array.map_err(|_| self.value("options", expected))
     }
 
     fn hello(&mut self) -> Result<Hello<'a>, FrameError> {
@@ -669,7 +701,7 @@ impl<'a> Reader<'a> {
             versions,
             ..Hello::default()
         };
-        let mut seen = 0;
+        let mut seen = [false; 256];
         while let Some((id, value)) = self.option(&mut seen)? {
             match id {
                 1 => hello.user = Some(value),
@@ -693,260 +725,25 @@ impl<'a> Reader<'a> {
             version: self.u8("version")?,
             ..Welcome::default()
         };
-        let mut seen = 0;
+        let mut seen = [false; 256];
         while let Some((id, value)) = self.option(&mut seen)? {
-            let mut fields = Reader::new(self.kind, value);
             match id {
-                1 => welcome.broker = self.utf8("options", fields.rest())?,
-                2 => welcome.client = fields.u64("options")?,
-                3 => welcome.run = self.utf8("options", fields.rest())?,
-                4 => welcome.payload_max = fields.u32("options")?,
-                _ => {
-                    fields.rest();
+                1 => welcome.broker = self.utf8("options", value)?,
+                2 => {
+                    welcome.client = u64::from_le_bytes(self.sized(value, "8 bytes in its client")?)
                 }
+                3 => welcome.run = self.utf8("options", value)?,
+                4 => {
+                    let payload_max = self.sized(value, "4 bytes in its payload_max")?;
+                    welcome.payload_max = u32::from_le_bytes(payload_max);
+                }
+                _ => {}
             }
-            fields.end()?;
         }
         Ok(welcome)
     }
 }
 
-/// The parts of a message that is to be written. What they hold is the caller's to check: topics
-/// by [`crate::topic::check_name`], header names and values by [`is_header_name`] and
-/// [`is_header_value`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Parts<'a> {
-    /// What it is published to, at most 1,024 bytes.
-    pub topic: &'a [u8],
-    /// Where replies go.
-    pub reply: Option<&'a [u8]>,
-    /// Names and values; with their lengths at most 65,535 bytes together.
-    pub headers: &'a [(&'a [u8], &'a [u8])],
-    /// Whether it is the last of several replies.
-    pub is_end: bool,
-    /// What it carries.
-    pub payload: &'a [u8],
-}
-
-/// Why parts make no message. Nothing was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartsError {
-    /// The topic or reply topic is longer than its length field can say.
-    Topic(usize),
-    /// A header's name or value holds what it must not, or is too long.
-    Header,
-    /// The headers together are longer than 65,535 bytes.
-    Headers(usize),
-    /// The payload is longer than `PAYLOAD_BYTES_MAX`.
-    Payload(usize),
-}
-
-impl fmt::Display for PartsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PartsError::Topic(length) => write!(f, "a topic of {length} bytes is too long"),
-            PartsError::Header => write!(
-                f,
-                "a header's name is 1 to 255 bytes from '!' to '~' without ':', its value at most 65,535 bytes without CR, LF and NUL"
-            ),
-            PartsError::Headers(length) => write!(
-                f,
-                "the headers take {length} bytes together, at most 65,535 may"
-            ),
-            PartsError::Payload(length) => write!(f, "a payload of {length} bytes is too long"),
-        }
-    }
-}
-
-impl std::error::Error for PartsError {}
-
-impl Parts<'_> {
-    /// Appends the message alone, without a frame around it. All or nothing.
-    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), PartsError> {
-        for name in [Some(self.topic), self.reply].into_iter().flatten() {
-            if name.len() > usize::from(u16::MAX) {
-                return Err(PartsError::Topic(name.len()));
-            }
-        }
-        if self.payload.len() > crate::limits::PAYLOAD_BYTES_MAX {
-            return Err(PartsError::Payload(self.payload.len()));
-        }
-        let mut headers_length = 0;
-        for (name, value) in self.headers {
-            if !is_header_name(name) || !is_header_value(value) {
-                return Err(PartsError::Header);
-            }
-            headers_length += 1 + name.len() + 2 + value.len();
-        }
-        if headers_length > usize::from(u16::MAX) {
-            return Err(PartsError::Headers(headers_length));
-        }
-        let mut flags = 0;
-        flags |= self.reply.map_or(0, |_| flag::REPLY);
-        flags |= if self.headers.is_empty() {
-            0
-        } else {
-            flag::HEADERS
-        };
-        flags |= if self.is_end { flag::END } else { 0 };
-        out.reserve(8 + self.topic.len() + headers_length + self.payload.len());
-        out.push(flags);
-        write_text16(out, self.topic);
-        if let Some(reply) = self.reply {
-            write_text16(out, reply);
-        }
-        if !self.headers.is_empty() {
-            out.extend_from_slice(&(headers_length as u16).to_le_bytes());
-            for (name, value) in self.headers {
-                out.push(name.len() as u8);
-                out.extend_from_slice(name);
-                write_text16(out, value);
-            }
-        }
-        out.extend_from_slice(self.payload);
-        Ok(())
-    }
-}
-
-/// Appends a frame of this kind, whose fields `write` appends.
-pub fn write_frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&[0; LENGTH_BYTES]);
-    out.push(kind);
-    write(out);
-    let length = (out.len() - start - LENGTH_BYTES) as u32;
-    out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-}
-
-/// Appends a length of two bytes and the text, at most 65,535 bytes.
-pub fn write_text16(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text);
-}
-
-fn write_option(out: &mut Vec<u8>, id: u8, value: &[u8]) {
-    out.push(id);
-    write_text16(out, value);
-}
-
-/// Appends a HELLO. Its texts must keep the lengths that NATIVE.md states.
-pub fn write_hello(out: &mut Vec<u8>, hello: &Hello<'_>) {
-    write_frame(out, kind::HELLO, |out| {
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[hello.versions.0, hello.versions.1]);
-        if let Some(user) = hello.user {
-            write_option(out, 1, user);
-        }
-        if let Some(password) = hello.password {
-            write_option(out, 2, password);
-        }
-        if !hello.name.is_empty() {
-            write_option(out, 3, hello.name.as_bytes());
-        }
-        if !hello.library.is_empty() {
-            write_option(out, 4, hello.library.as_bytes());
-        }
-        if let Some(policy) = hello.policy {
-            write_option(out, 5, &[policy.number()]);
-        }
-    });
-}
-
-/// Appends a WELCOME.
-pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
-    write_frame(out, kind::WELCOME, |out| {
-        out.push(welcome.version);
-        if !welcome.broker.is_empty() {
-            write_option(out, 1, welcome.broker.as_bytes());
-        }
-        write_option(out, 2, &welcome.client.to_le_bytes());
-        if !welcome.run.is_empty() {
-            write_option(out, 3, welcome.run.as_bytes());
-        }
-        if welcome.payload_max > 0 {
-            write_option(out, 4, &welcome.payload_max.to_le_bytes());
-        }
-    });
-}
-
-/// Appends a PUBLISH around a message that was written before.
-pub fn write_publish(out: &mut Vec<u8>, request: u32, when: When, message: &[u8]) {
-    write_frame(out, kind::PUBLISH, |out| {
-        out.extend_from_slice(&request.to_le_bytes());
-        out.push(match when {
-            When::Always => 1,
-            When::Unheard => 2,
-        });
-        out.extend_from_slice(message);
-    });
-}
-
-/// Appends a MESSAGE around a message that was written before.
-pub fn write_message(out: &mut Vec<u8>, message: &[u8]) {
-    write_frame(out, kind::MESSAGE, |out| out.extend_from_slice(message));
-}
-
-/// Appends a SUBSCRIBE or, by its kind, an UNSUBSCRIBE. The group is at most 255 bytes long.
-pub fn write_subscription(
-    out: &mut Vec<u8>,
-    kind: u8,
-    request: u32,
-    subscription: &Subscription<'_>,
-) {
-    write_frame(out, kind, |out| {
-        out.extend_from_slice(&request.to_le_bytes());
-        out.extend_from_slice(&subscription.member.to_le_bytes());
-        out.push(subscription.group.len() as u8);
-        out.extend_from_slice(subscription.group);
-        out.extend_from_slice(subscription.filter);
-    });
-}
-
-/// Appends a PING or, by its kind, a DRAIN.
-pub fn write_request(out: &mut Vec<u8>, kind: u8, request: u32) {
-    write_frame(out, kind, |out| {
-        out.extend_from_slice(&request.to_le_bytes());
-    });
-}
-
-/// Appends an ACK.
-pub fn write_ack(out: &mut Vec<u8>, request: u32, count: u32) {
-    write_frame(out, kind::ACK, |out| {
-        out.extend_from_slice(&request.to_le_bytes());
-        out.extend_from_slice(&count.to_le_bytes());
-    });
-}
-
-/// Appends an ERROR; request 0 is the connection or a MESSAGE.
-pub fn write_error(out: &mut Vec<u8>, request: u32, code: ErrorCode, text: &str) {
-    write_frame(out, kind::ERROR, |out| {
-        out.extend_from_slice(&request.to_le_bytes());
-        out.extend_from_slice(&code.number().to_le_bytes());
-        out.extend_from_slice(text.as_bytes());
-    });
-}
-
-/// Appends a TURN around a message that was written before.
-pub fn write_turn(out: &mut Vec<u8>, member: u32, message: &[u8]) {
-    write_frame(out, kind::TURN, |out| {
-        out.extend_from_slice(&member.to_le_bytes());
-        out.extend_from_slice(message);
-    });
-}
-
-/// Bytes of a GAP frame.
-pub const GAP_BYTES: usize = LENGTH_BYTES + 1 + 8;
-
-/// Appends a GAP.
-pub fn write_gap(out: &mut Vec<u8>, events: u64) {
-    write_frame(out, kind::GAP, |out| {
-        out.extend_from_slice(&events.to_le_bytes());
-    });
-}
-
-/// Appends a DRAINING.
-pub fn write_draining(out: &mut Vec<u8>, milliseconds: u32) {
-    write_frame(out, kind::DRAINING, |out| {
-        out.extend_from_slice(&milliseconds.to_le_bytes());
-    });
-}
+#[cfg(test)]
+#[path = "native_tests.rs"]
+mod tests;

@@ -263,6 +263,40 @@ mod tests {
     }
 
     #[test]
+    fn filters_are_wildcards_by_whole_tokens() {
+        let cases: &[(&str, bool)] = &[
+            ("", false),
+            ("a", false),
+            ("a.b", false),
+            ("*", true),
+            (">", true),
+            ("*.a", true),
+            ("a.*", true),
+            ("a.*.b", true),
+            ("a.>", true),
+            (".*", true),
+            ("*.", true),
+            ("..>", true),
+            ("$kv.*", true),
+            ("a*", false),
+            ("*a", false),
+            ("**", false),
+            (">>", false),
+            ("*>", false),
+            ("a>", false),
+            ("a.b*.c", false),
+            ("a.>b", false),
+            ("?", false),
+            ("[a]", false),
+            // Refused by `check_wildcard`, which must be asked and so must see it.
+            (">.a", true),
+        ];
+        for &(filter, expected) in cases {
+            assert_eq!(is_wildcard(filter.as_bytes()), expected, "{filter:?}");
+        }
+    }
+
+    #[test]
     fn names_are_capped() {
         assert_eq!(check_name(&[b'a'; TOPIC_BYTES_MAX]), Ok(()));
         let long = vec![b'a'; TOPIC_BYTES_MAX + 1];
@@ -317,6 +351,23 @@ mod tests {
         #[test]
         fn glob_never_panics(pattern: Vec<u8>, topic: Vec<u8>) {
             glob_matches(&pattern, &topic);
+        }
+
+        #[test]
+        fn only_wildcards_match_more_than_themselves(filter in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}", topic in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}") {
+            let (filter, topic) = (filter.as_bytes(), topic.as_bytes());
+            if !is_wildcard(filter) {
+                prop_assert_eq!(check_wildcard(filter), Ok(()));
+                prop_assert_eq!(wildcard_matches(filter, topic), filter == topic);
+            } else if check_wildcard(filter).is_ok() {
+                let tokens = filter.split(|&byte| byte == b'.');
+                let filled: Vec<&[u8]> = tokens
+                    .map(|token| if matches!(token, b"*" | b">") { b"x" } else { token })
+                    .collect();
+                let filled = filled.join(&b'.');
+                prop_assert_ne!(&filled, filter);
+                prop_assert!(wildcard_matches(filter, &filled));
+            }
         }
 
         #[test]

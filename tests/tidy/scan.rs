@@ -49,9 +49,10 @@ impl Source {
             path: path.to_string(),
             lines: split(text),
         };
-        let whole = path
-            .split('/')
-            .any(|part| matches!(part, "tests" | "benches" | "fuzz" | "tests.rs"));
+        let whole = path.ends_with("_tests.rs")
+            || path
+                .split('/')
+                .any(|part| matches!(part, "tests" | "benches" | "fuzz" | "tests.rs"));
         for line in &mut source.lines {
             line.is_test = whole;
         }
@@ -322,6 +323,8 @@ mod tests {
             is_test,
             [false, true, true, false, true, true, true, true, false]
         );
-        assert!(Source::parse("tests/x.rs", "fn a() {}").lines[0].is_test);
+        let is_test = |path| Source::parse(path, "fn a() {}").lines[0].is_test;
+        assert!(is_test("tests/x.rs") && is_test("src/x_tests.rs") && is_test("src/x/tests.rs"));
+        assert!(!is_test("src/tests_x.rs") && !is_test("src/contests.rs"));
     }
 }

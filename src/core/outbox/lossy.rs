@@ -486,3 +486,7 @@ impl Pieces {
         (self.kept, owned)
     }
 }
+
+#[cfg(test)]
+#[path = "lossy_tests.rs"]
+mod tests;
