@@ -422,7 +422,7 @@ def check_subscription(subscription: Subscribing) -> None:
 
 def check_hello(hello: Hello) -> None:
     if hello.oldest > hello.newest:
-        raise malformed(f"versions {hello.oldest} to {hello.newest}")
+        raise ProtocolError(Code.VERSION, f"no version is from {hello.oldest} to {hello.newest}")
     for label in (hello.name, hello.library):
         if label is not None and len(label.encode()) > LABEL_BYTES_MAX:
             raise malformed(f"a name of {len(label.encode())} bytes")

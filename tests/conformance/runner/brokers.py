@@ -25,13 +25,14 @@ def drain(stream, keep):
 
 
 class Broker:
-    """One running broker. `profile` is a table of `[brokers]`: a password, and limits of its configuration file."""
+    """One running broker. `profile` is a table of `[brokers]`: a password, and what its configuration file holds."""
 
     def __init__(self, program, shards, profile):
         self.directory = tempfile.TemporaryDirectory(prefix="sapwood-conformance-")
         config = Path(self.directory.name, "sapwood.toml")
+        settings = [f"{key} = {value!r}" for key, value in profile.get("settings", {}).items()]
         limits = [f"{key} = {value!r}" for key, value in profile.get("limits", {}).items()]
-        config.write_text("\n".join(["[limits]", *limits, ""]))
+        config.write_text("\n".join([*settings, "[limits]", *limits, ""]))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SAPWOOD_")}
         if "password" in profile:
             environment["SAPWOOD_PASSWORD"] = profile["password"]

@@ -147,6 +147,15 @@ class Play:
         fields = {name: step[name] for name in ("filter", "group", "member") if name in step}
         self.answer(step, {"kind": "UNSUBSCRIBE"} | fields, step.get("count"))
 
+    def wire_ends(self, step):
+        """Unsubscribes, and reads the events that come before the answer."""
+        wire = self.wire(step)
+        fields = {name: step[name] for name in ("filter", "group", "member") if name in step}
+        wire.send([values.frame_bytes({"kind": "UNSUBSCRIBE", "request": 1} | fields)])
+        while isinstance(came := wire.next_frame(), (native.Event, native.Turn)):
+            pass
+        equal(came, native.Ack(1, 0), "the answer to UNSUBSCRIBE")
+
     def wire_ping(self, step):
         self.answer(step, {"kind": "PING"}, None)
 
@@ -171,8 +180,10 @@ class Play:
     def wire_series(self, step):
         """Publishes numbered messages without waiting between them. With a `count`, each is acknowledged with it."""
         wire, frames = self.wire(step), []
+        topics = step["topics"] if "topics" in step else [step["topic"]]
         for number in range(step["events"]):
-            message = native.Message(data(step["topic"]), numbered(number, step.get("bytes", 0)))
+            topic = topics[number % len(topics)]
+            message = native.Message(data(topic), numbered(number, step.get("bytes", 0)))
             confirmed = native.Publish(number + 1, native.When.ALWAYS, message)
             frames.append(native.encode(confirmed if "count" in step else native.Event(message)))
         wire.send(frames)
@@ -188,7 +199,7 @@ class Play:
                 raise Failure(f"wanted number {number}\n  got {short(came)}")
 
     def wire_gaps(self, step):
-        wire = self.wire(step)
+        wire, answers = self.wire(step), list(step.get("answers", []))
 
         def events():
             while True:
@@ -198,10 +209,37 @@ class Play:
                         yield frame
                     case native.Event(message=message):
                         yield message
+                    case native.Ack() if answers and values.is_as_described(answers[0], frame):
+                        answers.pop(0)
                     case _:
-                        raise Failure(f"wanted MESSAGE or GAP\n  got {short(frame)}")
+                        raise Failure(f"wanted MESSAGE, GAP or one of {short(answers)}\n  got {short(frame)}")
 
         check_gaps(events(), step["events"])
+        for table in answers:
+            wire.expect(table)
+
+    def wire_losses(self, step):
+        """Reads a series on several topics: with the gaps it is whole, and the newest of each topic is there."""
+        received, lost, newest = 0, 0, {}
+        while received + lost < step["events"]:
+            frame = self.wire(step).next_frame()
+            match frame:
+                case native.Gap(events=events):
+                    lost += events
+                case native.Event(message=message):
+                    received += 1
+                    number = number_of(message.payload)
+                    if number <= newest.get(message.topic, -1):
+                        raise Failure(f"number {number} of {message.topic} came behind {newest[message.topic]}")
+                    newest[message.topic] = number
+                case _:
+                    raise Failure(f"wanted MESSAGE or GAP\n  got {short(frame)}")
+        equal(received + lost, step["events"], "messages and lost ones")
+        topics = [data(topic) for topic in step["topics"]]
+        firsts = range(step["events"] - len(topics), step["events"])
+        equal(newest, {topics[number % len(topics)]: number for number in firsts}, "the newest of each topic")
+        if lost == 0:
+            raise Failure(f"nothing was lost of {step['events']} events, so the gap was not tried")
 
     def all_turns(self, step):
         """Reads the TURNs of several connections. `members` says how many come for each `connection/member`."""
