@@ -6,7 +6,7 @@
 //! listened when it was published. Start at [`Delivery::publish`].
 
 use crate::broker::{Broker, Route};
-use crate::command::{ConnId, Event, Form, Member, Space};
+use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
 use crate::handover::{Addressees, Batch, HandOvers, Record};
 use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::outbox::{Offer, Outboxes, Pending};
@@ -51,6 +51,8 @@ pub(crate) struct Delivery {
     run_events: u64,
     /// Where the last frame of each run begins.
     run_last: [usize; Form::COUNT],
+    /// For each group of the route, the shard whose turn an event is.
+    turns: Vec<ShardId>,
     /// For the frame of a member's turn.
     turn: Vec<u8>,
     /// What is the same for all turns of a member on one topic.
@@ -85,12 +87,9 @@ impl Delivery {
         let is_shared = event.payload.len() >= SHARED_BODY_BYTES_MIN && shares > 1;
         let body = is_shared.then(|| ways.outboxes.gauge().share(event.payload));
         if self.route.groups.is_empty() {
-            let all = Addressees {
-                plain: true,
-                ..Addressees::default()
-            };
             for &shard in &self.route.remote {
-                ways.hand_overs.push(shard, all, event, body.as_ref());
+                ways.hand_overs
+                    .push(shard, Addressees::all(), event, body.as_ref());
             }
         } else {
             self.take_turns(ways, event, body.as_ref());
@@ -102,30 +101,31 @@ impl Delivery {
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
     /// the shards that it is for.
     fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
-        let groups = self.route.groups.iter();
-        let turns: Vec<_> = groups
-            .map(|group| ways.broker.take_shard_turn(group))
-            .collect();
+        let mut turns = std::mem::take(&mut self.turns);
+        turns.clear();
+        for group in &self.route.groups {
+            turns.push(ways.broker.take_shard_turn(group));
+        }
         for &shard in &self.route.targets {
+            let plain = self.route.remote.contains(&shard);
+            if !plain && !turns.contains(&shard) {
+                continue;
+            }
             let groups = self.route.groups.iter().zip(&turns);
-            let names: Vec<&[u8]> = groups
-                .filter(|&(_, &turn)| turn == shard)
-                .map(|(group, _)| ways.broker.group_name(group))
-                .collect();
+            let groups = groups.filter(|&(_, &turn)| turn == shard);
             let addressees = Addressees {
-                plain: self.route.remote.contains(&shard),
-                groups: &names,
+                plain,
+                groups: groups.map(|(group, _)| ways.broker.group_name(group)),
                 is_second_try: false,
             };
-            if addressees.plain || !names.is_empty() {
-                ways.hand_overs.push(shard, addressees, event, body);
-            }
+            ways.hand_overs.push(shard, addressees, event, body);
         }
         for (place, &turn) in turns.iter().enumerate() {
             if turn == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, body);
             }
         }
+        self.turns = turns;
     }
 
     /// Delivers an event that another shard handed over. It never goes further; the groups that
@@ -174,7 +174,7 @@ impl Delivery {
             // More than the backlog allows, but no more than came back.
             let addressees = Addressees {
                 plain: false,
-                groups: &[name],
+                groups: std::iter::once(name),
                 is_second_try: true,
             };
             ways.hand_overs.push(shard, addressees, event, record.body);

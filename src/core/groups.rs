@@ -83,35 +83,31 @@ impl Groups {
             return *only;
         }
         let credits = &mut self.groups[id.0 as usize].credits;
-        let weight_of = |place: usize| i64::from(weights[place].1);
-        let place = next_turn(weights.len(), weight_of, |place, added| {
-            let credit = &mut credits[weights[place].0.index()];
-            *credit += added;
-            *credit
+        let (place, total) = next_turn(weights.len(), |place| {
+            let (shard, weight) = weights[place];
+            let credit = &mut credits[shard.index()];
+            *credit += i64::from(weight);
+            (i64::from(weight), *credit)
         });
-        weights[place].0
+        let shard = weights[place].0;
+        credits[shard.index()] -= total;
+        shard
     }
 }
 
-/// One step of smooth weighted round robin among `count` candidates, at least one: each is owed its
-/// weight, who is owed most goes, and pays for all. `add` adds to the credit of a candidate and
-/// gives what it then is. Credits stay within the sum of the weights.
-pub(crate) fn next_turn(
-    count: usize,
-    weight_of: impl Fn(usize) -> i64,
-    mut add: impl FnMut(usize, i64) -> i64,
-) -> usize {
+/// Half a step of smooth weighted round robin among `count` candidates, at least one. `owe` adds a
+/// candidate's weight to its credit, and gives both. The candidate who is owed most goes, and has to
+/// pay for all: its place and the sum of the weights come back. Credits stay within that sum.
+pub(crate) fn next_turn(count: usize, mut owe: impl FnMut(usize) -> (i64, i64)) -> (usize, i64) {
     let (mut best, mut most, mut total) = (0, i64::MIN, 0);
     for place in 0..count {
-        let weight = weight_of(place);
-        let credit = add(place, weight);
+        let (weight, credit) = owe(place);
         total += weight;
         if credit > most {
             (best, most) = (place, credit);
         }
     }
-    add(best, -total);
-    best
+    (best, total)
 }
 
 #[cfg(test)]

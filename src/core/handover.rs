@@ -106,7 +106,7 @@ pub(crate) struct Unheard {
 
 /// A record's head: payload length (4 bytes), topic length (2), space (1), form (1). Behind it
 /// stand, as the form says: the topic; flags (1), length (4) and bytes of the attributes; the
-/// number of groups (1), and for each the length of its name (1) and the name; the payload.
+/// length of the groups' names (4), and for each its length (1) and the name; the payload.
 const RECORD_HEAD_BYTES: usize = 8;
 /// The topic is that of the record before.
 const SAME_TOPIC: u8 = 1;
@@ -121,18 +121,26 @@ const NO_PLAIN: u8 = 16;
 /// Another shard had no member left: it does not come back again.
 const SECOND_TRY: u8 = 32;
 
-/// Most groups of one record: what its count can say.
-const RECORD_GROUPS_MAX: usize = 255;
-
 /// For whom on the receiving shard an event is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Addressees<'a> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addressees<G> {
     /// Whether it is for everyone who gets every event.
     pub plain: bool,
-    /// The groups whose turn is the shard's.
-    pub groups: &'a [&'a [u8]],
+    /// The names of the groups whose turn is the shard's, each at most 255 bytes long.
+    pub groups: G,
     /// Whether a turn that nobody can take is lost rather than sent back.
     pub is_second_try: bool,
+}
+
+impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
+    /// Everyone who gets every event, and no group.
+    pub(crate) fn all() -> Addressees<std::iter::Empty<&'a [u8]>> {
+        Addressees {
+            plain: true,
+            groups: std::iter::empty(),
+            is_second_try: false,
+        }
+    }
 }
 
 /// One event of a batch.
@@ -210,13 +218,10 @@ impl<'a> Records<'a> {
         }
         let mut groups = &[][..];
         if form & GROUPS != 0 {
-            let start = at + 1;
-            let count = records[at];
-            at = start;
-            for _ in 0..count {
-                at += 1 + usize::from(records[at]);
-            }
-            groups = &records[start..at];
+            let length = &records[at..at + 4];
+            let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            groups = &records[at + 4..at + 4 + length];
+            at += 4 + length;
         }
         let (payload, body) = if form & SHARED_BODY == 0 {
             let payload = &records[at..at + payload_length];
@@ -299,35 +304,14 @@ impl HandOvers {
     }
 
     /// Adds an event. The caller has asked [`has_room`](HandOvers::has_room) before.
-    pub(crate) fn push(
+    pub(crate) fn push<'a>(
         &mut self,
         to: ShardId,
-        addressees: Addressees<'_>,
+        addressees: Addressees<impl Iterator<Item = &'a [u8]>>,
         event: Event<'_>,
         body: Option<&Bytes>,
     ) {
-        let mut addressees = addressees;
-        // Ends because each round takes groups away.
-        while addressees.groups.len() > RECORD_GROUPS_MAX {
-            let (some, rest) = addressees.groups.split_at(RECORD_GROUPS_MAX);
-            let for_some = Addressees {
-                plain: false,
-                groups: some,
-                ..addressees
-            };
-            self.push_record(to, for_some, event, body);
-            addressees.groups = rest;
-        }
-        self.push_record(to, addressees, event, body);
-    }
-
-    fn push_record(
-        &mut self,
-        to: ShardId,
-        addressees: Addressees<'_>,
-        event: Event<'_>,
-        body: Option<&Bytes>,
-    ) {
+        let mut groups = addressees.groups.peekable();
         let peer = &mut self.peers[to.index()];
         let batch = &mut peer.pending;
         let is_same = peer.last_topic.is_some_and(|(start, end, last_space)| {
@@ -338,7 +322,7 @@ impl HandOvers {
             (is_same, SAME_TOPIC),
             (body.is_some(), SHARED_BODY),
             (has_attributes, ATTRIBUTES),
-            (!addressees.groups.is_empty(), GROUPS),
+            (groups.peek().is_some(), GROUPS),
             (!addressees.plain, NO_PLAIN),
             (addressees.is_second_try, SECOND_TRY),
         ];
@@ -361,12 +345,15 @@ impl HandOvers {
             records.extend_from_slice(&(event.attributes.len() as u32).to_le_bytes());
             records.extend_from_slice(event.attributes);
         }
-        if !addressees.groups.is_empty() {
-            records.push(addressees.groups.len() as u8);
-            for name in addressees.groups {
+        if groups.peek().is_some() {
+            let start = records.len() + 4;
+            records.extend_from_slice(&[0; 4]);
+            for name in groups {
                 records.push(name.len() as u8);
                 records.extend_from_slice(name);
             }
+            let length = (records.len() - start) as u32;
+            records[start - 4..start].copy_from_slice(&length.to_le_bytes());
         }
         match body {
             None => records.extend_from_slice(event.payload),
@@ -465,12 +452,8 @@ mod tests {
 
     /// An event for everyone.
     fn push(hand_overs: &mut HandOvers, topic: &[u8], payload: &[u8]) {
-        let all = Addressees {
-            plain: true,
-            ..Addressees::default()
-        };
         let event = Event::plain(Space::Topic, topic, payload);
-        hand_overs.push(ShardId(1), all, event, None);
+        hand_overs.push(ShardId(1), Addressees::all(), event, None);
     }
 
     /// What is pushed: space, topic, flags, attributes, payload, plain, groups.
@@ -487,24 +470,18 @@ mod tests {
     /// What is read of one record: flags, attributes, payload, plain, groups.
     type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>);
 
-    /// What is read of what was pushed: more groups than a record holds take another, for groups only.
-    fn expected_of(pushed: &Pushed<'_>) -> Vec<Read> {
+    /// What is read of what was pushed.
+    fn expected_of(pushed: &Pushed<'_>) -> Read {
         let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
-        let read = |plain, groups: &[&[u8]]| {
-            (
-                space,
-                topic.to_vec(),
-                flags,
-                attributes.to_vec(),
-                payload.to_vec(),
-                plain,
-                groups.iter().map(|name| name.to_vec()).collect(),
-            )
-        };
-        match groups.split_at_checked(RECORD_GROUPS_MAX) {
-            Some((some, rest)) if !rest.is_empty() => vec![read(false, some), read(plain, rest)],
-            _ => vec![read(plain, groups)],
-        }
+        (
+            space,
+            topic.to_vec(),
+            flags,
+            attributes.to_vec(),
+            payload.to_vec(),
+            plain,
+            groups.iter().map(|name| name.to_vec()).collect(),
+        )
     }
 
     #[test]
@@ -540,7 +517,7 @@ mod tests {
             };
             let addressees = Addressees {
                 plain,
-                groups,
+                groups: groups.iter().copied(),
                 is_second_try: false,
             };
             let body = (payload.len() == large.len()).then_some(&large);
@@ -563,7 +540,7 @@ mod tests {
             // Reading on from a saved place gives the same as reading through.
             records = Records::new(&batch, records.place);
         }
-        let expected: Vec<Read> = pushed.iter().flat_map(expected_of).collect();
+        let expected: Vec<Read> = pushed.iter().map(expected_of).collect();
         assert_eq!(read, expected);
     }
 

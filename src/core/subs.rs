@@ -245,20 +245,13 @@ impl Filters {
         let id = match entries {
             [only] => *only,
             _ => {
-                let index = &mut self.entries;
-                let weights: Vec<i64> = entries
-                    .iter()
-                    .map(|id| index[id.key()].members.len() as i64)
-                    .collect();
-                let place = next_turn(
-                    entries.len(),
-                    |place| weights[place],
-                    |place, added| {
-                        let entry = &mut index[entries[place].key()];
-                        entry.credit += added;
-                        entry.credit
-                    },
-                );
+                let (place, total) = next_turn(entries.len(), |place| {
+                    let entry = &mut self.entries[entries[place].key()];
+                    let weight = entry.members.len() as i64;
+                    entry.credit += weight;
+                    (weight, entry.credit)
+                });
+                self.entries[entries[place].key()].credit -= total;
                 entries[place]
             }
         };
