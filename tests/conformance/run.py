@@ -244,7 +244,7 @@ class Runner:
             return
         for shards in [shards for shards in shards_list if shards in scenario.get("shards", shards_list)]:
             # The kernel chooses the shard of each connection, so another round is likely another placement.
-            rounds = 1 if shards == 1 else self.given.rounds
+            rounds = 1 if shards == 1 else max(self.given.rounds, scenario.get("rounds", 1))
             self.attempt(
                 f"{subject}, {shards} shard{'s' * (shards > 1)}",
                 scenario["name"],

@@ -109,6 +109,11 @@ class Message:
     headers: tuple[tuple[bytes, bytes], ...] | None = None
     last: bool = False
 
+    def header(self, name: bytes) -> bytes | None:
+        """The value of the first header with this name, in upper or lower case."""
+        named = (value for known, value in self.headers or () if known.lower() == name.lower())
+        return next(named, None)
+
 
 @dataclass(frozen=True)
 class Subscribing:
@@ -259,9 +264,7 @@ def matches(filter: bytes, topic: bytes) -> bool:
 
 def check_headers(headers: tuple[tuple[bytes, bytes], ...]) -> None:
     for name, value in headers:
-        if not 1 <= len(name) <= 255:
-            raise malformed(f"a header's name has {len(name)} bytes, not 1 to 255")
-        if any(not 0x21 <= byte <= 0x7E or byte == 0x3A for byte in name):
+        if not name or any(not 0x21 <= byte <= 0x7E or byte == 0x3A for byte in name):
             raise ProtocolError(Code.HEADERS_INVALID, f"the name {name!r}")
         if any(byte in b"\r\n\0" for byte in value):
             raise ProtocolError(Code.HEADERS_INVALID, f"the value of {name!r}")

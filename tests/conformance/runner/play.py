@@ -157,7 +157,7 @@ class Play:
         equal(came, native.Ack(1, 0), "the answer to UNSUBSCRIBE")
 
     def wire_ping(self, step):
-        self.answer(step, {"kind": "PING"}, None)
+        self.answer(step, {"kind": "PING"}, 0)
 
     def wire_drain(self, step):
         self.answer(step, {"kind": "DRAIN"}, step["count"])
