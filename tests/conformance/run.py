@@ -75,8 +75,7 @@ def refusal_steps(row):
         {"wire": "a", "do": "send", "frames": [frame]},
     ]
     if values.code(row["code"]) < 200:
-        # The page does not say whether such an ERROR carries the request's number.
-        steps.append({"wire": "a", "do": "expect", "frames": [error]})
+        steps.append({"wire": "a", "do": "expect", "frames": [error | {"request": 0}]})
         steps.append({"wire": "a", "do": "expect_end"})
     else:
         steps.append({"wire": "a", "do": "expect", "frames": [error | {"request": frame.get("request", 0)}]})
