@@ -195,6 +195,8 @@ class Runner:
                 except (Failure, OSError, native.ProtocolError) as failure:
                     raise Failure(f"step {number}: {failure or repr(failure)}") from failure
             play.finish()
+            if broker is not None:
+                broker.check_healthy()
         except BaseException as error:
             for process in (agent, broker):
                 if process is not None:

@@ -13,7 +13,7 @@ import sapwood_native as native
 from sapwood_client import Client, Closed, NoResponders, Timeout
 from sapwood_native import Gap, Message, ProtocolError
 
-FEATURES = ["codec", "draining", "headers", "matches", "refused"]
+FEATURES = ["codec", "draining", "headers", "matches", "payload_max", "refused"]
 
 
 def to_text(data):

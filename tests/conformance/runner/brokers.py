@@ -97,6 +97,11 @@ class Broker:
         if status != 0:
             raise Failure(f"the broker ended with {status}, not with 0")
 
+    def check_healthy(self):
+        """A broker that broke down may go on for a while, and would then fail a later scenario."""
+        if self.process.poll() not in (None, 0) or any("panicked" in line for line in list(self.errors)):
+            raise Failure("the broker broke down")
+
     def last_words(self):
         """How it ended if it did, and the last of what it wrote to stderr."""
         status = self.process.poll()
