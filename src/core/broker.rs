@@ -26,6 +26,8 @@ struct Membership {
     globs: u32,
     shard_channels: u32,
     wildcards: u32,
+    /// The other shards are being told that these subscriptions are gone.
+    leaving: bool,
 }
 
 impl Membership {
@@ -228,13 +230,37 @@ impl Broker {
 
     /// Takes all subscriptions of a connection away.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
+        // One after the other, because taking one away may move another of the same connection.
+        while let Some(membership) = self.memberships.get_mut(conn.slot())
+            && let Some(((id, number), place)) = membership.places.pop()
+        {
+            let entry = self.filters.entry_mut(id);
+            entry.leaving -= u32::from(membership.leaving);
+            self.take_from_filter(Member { conn, number }, form, id, place);
+        }
+        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+            *membership = Membership::default();
+        }
+    }
+
+    /// Begins to take all subscriptions of a connection away: those in groups at once, because the
+    /// others of the group take their turns. Of the rest the other shards are told that they are
+    /// gone, and what is on its way still arrives until [`leave`](Broker::leave).
+    pub(crate) fn begin_to_leave(&mut self, conn: ConnId, form: Form) {
         let Some(membership) = self.memberships.get_mut(conn.slot()) else {
             return;
         };
-        let places = std::mem::take(membership).places;
-        for (&(id, number), &place) in &places {
-            self.take_from_filter(Member { conn, number }, form, id, place);
+        let keys: Vec<Key> = membership.places.keys().copied().collect();
+        for &(id, number) in &keys {
+            if self.filters.entry(id).group.is_some() {
+                self.remove_member(Member { conn, number }, form, id);
+            } else {
+                self.filters.entry_mut(id).leaving += 1;
+                self.note_change(id);
+            }
         }
+        let membership = &mut self.memberships[conn.slot()];
+        membership.leaving = !membership.places.is_empty();
     }
 
     /// Takes note that a connection takes events in another form from now on.
@@ -305,7 +331,7 @@ impl Broker {
         for id in std::mem::take(&mut self.changed) {
             let entry = self.filters.entry_mut(id);
             entry.changed = false;
-            let listeners = entry.members.len() as u32;
+            let listeners = entry.members.len() as u32 - entry.leaving;
             if listeners != entry.announced {
                 entry.announced = listeners;
                 let entry = self.filters.entry(id);

@@ -25,8 +25,6 @@ pub enum Control {
         /// What changed.
         changes: Arc<[Change]>,
     },
-    /// The sender knows of the receiver's changes up to this number.
-    InterestKnown(u64),
     /// A question; `number` comes back with the answer.
     Ask {
         /// The asker's number for it.
@@ -48,6 +46,9 @@ pub enum Control {
 pub struct Batch {
     /// To be dealt with before the events.
     pub(crate) control: Vec<Control>,
+    /// The sender knows of the receiver's changes up to this number, and has sent all events from
+    /// before: to be dealt with behind those of this batch. 0 says nothing.
+    pub(crate) known: u64,
     /// Events, each behind a head of `RECORD_HEAD_BYTES`.
     records: Vec<u8>,
     /// Payloads that are shared rather than copied, in the order of their records.
@@ -74,12 +75,13 @@ impl Batch {
     }
 
     fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.records.is_empty()
+        self.control.is_empty() && self.records.is_empty() && self.known == 0
     }
 
     /// Drops the contents, keeps the memory for the sender's next batch.
     fn clear(&mut self) {
         self.control.clear();
+        self.known = 0;
         self.records.clear();
         self.bodies.clear();
         self.body_bytes = 0;
@@ -368,17 +370,13 @@ impl HandOvers {
 
     /// Adds a control message.
     pub(crate) fn push_control(&mut self, to: ShardId, control: Control) {
-        let pending = &mut self.peers[to.index()].pending;
+        self.peers[to.index()].pending.control.push(control);
+    }
+
+    /// Tells a shard that its changes are known up to this number, behind all events so far.
+    pub(crate) fn acknowledge(&mut self, to: ShardId, number: u64) {
         // Acknowledgements are cumulative: the newest says it all.
-        if let Control::InterestKnown(known) = control {
-            for other in &mut pending.control {
-                if let Control::InterestKnown(earlier) = other {
-                    *earlier = known;
-                    return;
-                }
-            }
-        }
-        pending.control.push(control);
+        self.peers[to.index()].pending.known = number;
     }
 
     /// The next batch for a shard, if there is something and credit allows it.
@@ -395,8 +393,11 @@ impl HandOvers {
             std::mem::swap(&mut batch, &mut peer.pending);
             peer.last_topic = None;
             batch.cost = cost;
-        } else if !peer.pending.control.is_empty() {
+        } else if !peer.pending.control.is_empty() || peer.pending.records.is_empty() {
             std::mem::swap(&mut batch.control, &mut peer.pending.control);
+            if peer.pending.records.is_empty() {
+                batch.known = std::mem::take(&mut peer.pending.known);
+            }
             batch.cost = HANDOVER_COST_MIN;
         } else {
             peer.spare.push(batch);
@@ -553,14 +554,18 @@ mod tests {
         push(&mut hand_overs, b"a", &[0; 100]);
         assert!(hand_overs.take(to).is_none(), "the window is used up");
         assert!(!hand_overs.has_room(to), "the backlog is full");
-        hand_overs.push_control(to, Control::InterestKnown(1));
-        hand_overs.push_control(to, Control::InterestKnown(2));
+        hand_overs.acknowledge(to, 1);
+        assert!(hand_overs.take(to).is_none(), "it stands behind the event");
+        hand_overs.acknowledge(to, 2);
+        let query = Query::Counters;
+        hand_overs.push_control(to, Control::Ask { number: 1, query });
         let control = hand_overs.take(to).expect("control goes");
-        assert_eq!((control.control.len(), control.events), (1, 0));
+        let carried = (control.control.len(), control.events, control.known);
+        assert_eq!(carried, (1, 0, 0));
         hand_overs.returned(to, control);
         hand_overs.returned(to, first);
         let second = hand_overs.take(to).expect("credit came back");
-        assert_eq!(second.events, 1);
+        assert_eq!((second.events, second.known), (1, 2));
         assert!(hand_overs.has_room(to));
         hand_overs.returned(to, second);
         assert!(hand_overs.is_idle());

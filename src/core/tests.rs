@@ -1,5 +1,8 @@
 //! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
 
+#[path = "native_tests.rs"]
+mod native;
+
 use super::*;
 
 /// Shards of one node, and what each of them named.
@@ -8,6 +11,8 @@ struct Node {
     outputs: Vec<Outputs>,
     clients: u64,
     now: Now,
+    /// Batches that a test carries later.
+    late: Vec<Batch>,
 }
 
 impl Node {
@@ -34,6 +39,7 @@ impl Node {
                 monotonic_ns: 0,
                 wall_ms: 0,
             },
+            late: Vec::new(),
         }
     }
 
@@ -69,9 +75,14 @@ impl Node {
 
     /// Carries the batch that stands ready, if there is one, and gives it back.
     fn carry(&mut self, from: usize, to: usize) {
-        let Some(mut batch) = self.shards[from].take_handover(ShardId(to as u16)) else {
-            return;
-        };
+        if let Some(batch) = self.shards[from].take_handover(ShardId(to as u16)) {
+            self.deal_with(from, to, batch);
+        }
+    }
+
+    /// Gives a batch to the shard that it is for, and back.
+    fn deal_with(&mut self, from: usize, to: usize, batch: Batch) {
+        let mut batch = batch;
         let input = Input::HandOver {
             from: ShardId(from as u16),
             batch: &mut batch,
