@@ -4,6 +4,7 @@ A step that goes otherwise raises `Failure`. `../README.md` lists the steps; thi
 """
 
 import itertools
+import time
 
 import sapwood_native as native
 
@@ -122,8 +123,18 @@ class Play:
         """Reads to the end of a connection that the broker closed, which may stand within a frame."""
         self.wire(step).read_to_end()
 
-    def wire_finish(self, step):
-        self.wires.pop(step["wire"]).finish()
+    def wire_hang_up(self, step):
+        self.wires.pop(step["wire"]).hang_up()
+
+    def wire_publish_until(self, step):
+        """Publishes again and again, until as many subscriptions match as wanted."""
+        deadline = time.monotonic() + VALUE_SECONDS_MAX
+        while True:
+            answer = self.wire(step).request({"kind": "PUBLISH", "when": 1} | self.message_fields(step))
+            if getattr(answer, "count", None) == step["count"]:
+                return
+            if not isinstance(answer, native.Ack) or time.monotonic() > deadline:
+                raise Failure(f"wanted ACK with count {step['count']} in the end\n  got {short(answer)}")
 
     def wire_split(self, step):
         """Sends a frame in two writes, split at each byte. The first part goes with a PING, whose answer is awaited."""

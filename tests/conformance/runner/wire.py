@@ -96,10 +96,13 @@ class Wire(Stream):
     def __init__(self, port):
         super().__init__(socket.create_connection(("127.0.0.1", port), VALUE_SECONDS_MAX))
         self.last_request = 1_000_000
+        self.is_open = False
 
     def open(self, hello):
         self.send([values.frame_bytes({"kind": "HELLO"} | hello)])
-        return self.expect({"kind": "WELCOME", "version": 1})
+        welcome = self.expect({"kind": "WELCOME", "version": 1})
+        self.is_open = True
+        return welcome
 
     def request(self, table):
         """Sends a request under a number of its own, and returns its answer, which must be the next frame."""
@@ -111,7 +114,17 @@ class Wire(Stream):
         return came
 
     def finish(self):
-        """Ends the connection, and waits until the broker has forgotten it: then it closes its side too."""
+        """Ends the connection. If it was let in, the whole broker has forgotten its subscriptions then."""
+        try:
+            if self.is_open:
+                self.send([native.encode(native.Drain(self.last_request + 1))])
+            self.hang_up()
+        except OSError:
+            # It has ended already.
+            pass
+
+    def hang_up(self):
+        """Ends the connection, and waits until the broker has ended its side too."""
         try:
             self.connection.shutdown(socket.SHUT_WR)
             self.read_to_end()
