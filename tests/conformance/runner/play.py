@@ -425,7 +425,7 @@ class Play:
     def client_match(self, step):
         """Asks the library itself which of a table's filters match which topics."""
         for entry in step["filters"]:
-            for topic in step["topics"]:
+            for topic in step["topics"] + step["reserved"]:
                 filter = entry["filter"]
                 command = {"filter": values.to_base64(data(filter)), "topic": values.to_base64(data(topic))}
                 answer = self.agent.ask({"do": "matches"} | command)
