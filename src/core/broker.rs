@@ -228,12 +228,15 @@ impl Broker {
 
     /// Takes all subscriptions of a connection away.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
-        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
-            return;
-        };
-        let places = std::mem::take(membership).places;
-        for (&(id, number), &place) in &places {
+        // One after the other, because those still here may move within a group's members as the
+        // others go. Ends because each round takes one away.
+        while let Some(membership) = self.memberships.get_mut(conn.slot())
+            && let Some(((id, number), place)) = membership.places.pop()
+        {
             self.take_from_filter(Member { conn, number }, form, id, place);
+        }
+        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+            *membership = Membership::default();
         }
     }
 
@@ -451,5 +454,44 @@ impl Broker {
     pub(crate) fn active_globs(&self) -> usize {
         let globs = self.filters.globs();
         globs.filter(|entry| entry.listeners() > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_members_of_a_group_leave_with_their_connection() {
+        let mut broker = Broker::new((ShardId(0), 1), 1, &Limits::default());
+        let filter = Filter {
+            kind: FilterKind::Topic,
+            name: b"jobs",
+            group: b"g",
+        };
+        let member = |conn, number| Member {
+            conn: ConnId(conn),
+            number,
+        };
+        // Each that goes gives its place to the last: that is one of its own connection, or not.
+        let joining = [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)];
+        for (conn, number) in joining {
+            let joined = broker.subscribe(member(conn, number), Form::Native, filter);
+            assert_eq!(joined, Ok(true));
+        }
+        broker.leave(ConnId(0), Form::Native);
+        assert_eq!(
+            (broker.count_all(ConnId(0)), broker.subscriptions()),
+            (0, 2)
+        );
+        let mut route = Route::default();
+        broker.route(Space::Topic, b"jobs", &mut route);
+        let mut turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        turns.sort_unstable_by_key(|member| member.map(|member| member.number));
+        let expected = [1, 1, 2, 2].map(|number| Some(member(1, number)));
+        assert_eq!(turns, expected);
+        assert!(broker.unsubscribe(member(1, 1), Form::Native, filter));
+        assert!(broker.unsubscribe(member(1, 2), Form::Native, filter));
+        assert_eq!(broker.subscriptions(), 0);
     }
 }
