@@ -412,6 +412,28 @@ impl Broker {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
+    /// The same for an event that `tries` shards, `by` the last of them, had no member left for: not
+    /// by that shard, if there is another. From the second time on it stays here if it can, where
+    /// who is there is known for sure.
+    pub(crate) fn take_turn_again(
+        &mut self,
+        route: &GroupRoute,
+        by: ShardId,
+        tries: u8,
+    ) -> ShardId {
+        if tries > 1 && !route.entries.is_empty() {
+            return self.me;
+        }
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(shard, _)| shard != by).collect();
+        let weights = if others.is_empty() {
+            &route.weights
+        } else {
+            &others
+        };
+        self.filters.groups.take_turn(route.group, weights)
+    }
+
     /// Takes a group's turn among this shard's members; `None` if there are none.
     pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
         match &route.entries[..] {
