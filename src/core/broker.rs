@@ -435,6 +435,28 @@ impl Broker {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
+    /// The same for an event that `tries` shards, `by` the last of them, had no member left for: not
+    /// by that shard, if there is another. From the second time on it stays here if it can, where
+    /// who is there is known for sure.
+    pub(crate) fn take_turn_again(
+        &mut self,
+        route: &GroupRoute,
+        by: ShardId,
+        tries: u8,
+    ) -> ShardId {
+        if tries > 1 && !route.entries.is_empty() {
+            return self.me;
+        }
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(shard, _)| shard != by).collect();
+        let weights = if others.is_empty() {
+            &route.weights
+        } else {
+            &others
+        };
+        self.filters.groups.take_turn(route.group, weights)
+    }
+
     /// Takes a group's turn among this shard's members; `None` if there are none.
     pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
         match &route.entries[..] {
@@ -477,5 +499,44 @@ impl Broker {
     pub(crate) fn active_globs(&self) -> usize {
         let globs = self.filters.globs();
         globs.filter(|entry| entry.listeners() > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_members_of_a_group_leave_with_their_connection() {
+        let mut broker = Broker::new((ShardId(0), 1), 1, &Limits::default());
+        let filter = Filter {
+            kind: FilterKind::Topic,
+            name: b"jobs",
+            group: b"g",
+        };
+        let member = |conn, number| Member {
+            conn: ConnId(conn),
+            number,
+        };
+        // Each that goes gives its place to the last: that is one of its own connection, or not.
+        let joining = [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)];
+        for (conn, number) in joining {
+            let joined = broker.subscribe(member(conn, number), Form::Native, filter);
+            assert_eq!(joined, Ok(true));
+        }
+        broker.leave(ConnId(0), Form::Native);
+        assert_eq!(
+            (broker.count_all(ConnId(0)), broker.subscriptions()),
+            (0, 2)
+        );
+        let mut route = Route::default();
+        broker.route(Space::Topic, b"jobs", &mut route);
+        let mut turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        turns.sort_unstable_by_key(|member| member.map(|member| member.number));
+        let expected = [1, 1, 2, 2].map(|number| Some(member(1, number)));
+        assert_eq!(turns, expected);
+        assert!(broker.unsubscribe(member(1, 1), Form::Native, filter));
+        assert!(broker.unsubscribe(member(1, 2), Form::Native, filter));
+        assert_eq!(broker.subscriptions(), 0);
     }
 }

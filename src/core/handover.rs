@@ -6,7 +6,8 @@
 //! Invariants: data on the way to a shard stays within the window (one larger event is let
 //! through when nothing else is on the way); dealing with a batch never needs room for another,
 //! so full queues cannot deadlock. An event whose group has just lost its last member at the
-//! receiver comes back with its batch, to be handed to another shard once. Start at
+//! receiver comes back with its batch, to be handed to another shard, at most
+//! [`TURN_TRIES_MAX`] times in all. Start at
 //! [`HandOvers::push`] and [`Records::next`].
 
 use crate::command::{Answer, Event, Query, ShardId, Space};
@@ -120,8 +121,12 @@ const ATTRIBUTES: u8 = 4;
 const GROUPS: u8 = 8;
 /// It is for groups only.
 const NO_PLAIN: u8 = 16;
-/// Another shard had no member left: it does not come back again.
-const SECOND_TRY: u8 = 32;
+/// How many shards had no member left before: two bits, from this one on.
+const TRIES: u8 = 32;
+
+/// To how many shards a turn is handed before it is given up. The second may have lost its last
+/// member as well, without having been able to say so; four in a row are not met with.
+pub(crate) const TURN_TRIES_MAX: u8 = 4;
 
 /// For whom on the receiving shard an event is.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +135,8 @@ pub(crate) struct Addressees<G> {
     pub plain: bool,
     /// The names of the groups whose turn is the shard's, each at most 255 bytes long.
     pub groups: G,
-    /// Whether a turn that nobody can take is lost rather than sent back.
-    pub is_second_try: bool,
+    /// How many shards had no member left before, below `TURN_TRIES_MAX`.
+    pub tries: u8,
 }
 
 impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
@@ -140,7 +145,7 @@ impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
         Addressees {
             plain: true,
             groups: std::iter::empty(),
-            is_second_try: false,
+            tries: 0,
         }
     }
 }
@@ -154,7 +159,8 @@ pub(crate) struct Record<'a> {
     pub plain: bool,
     /// The groups whose turn it is here.
     pub groups: GroupNames<'a>,
-    pub is_second_try: bool,
+    /// How many shards had no member left for these before.
+    pub tries: u8,
 }
 
 /// Names of groups in a record.
@@ -246,7 +252,7 @@ impl<'a> Records<'a> {
             body,
             plain: form & NO_PLAIN == 0,
             groups: GroupNames(groups),
-            is_second_try: form & SECOND_TRY != 0,
+            tries: form / TRIES % TURN_TRIES_MAX,
         })
     }
 }
@@ -326,12 +332,12 @@ impl HandOvers {
             (has_attributes, ATTRIBUTES),
             (groups.peek().is_some(), GROUPS),
             (!addressees.plain, NO_PLAIN),
-            (addressees.is_second_try, SECOND_TRY),
         ];
-        let form = bits
+        let bits = bits
             .iter()
-            .map(|&(is_set, bit)| if is_set { bit } else { 0 })
-            .sum();
+            .map(|&(is_set, bit)| if is_set { bit } else { 0 });
+        assert!(addressees.tries < TURN_TRIES_MAX, "too many tries");
+        let form = bits.sum::<u8>() + addressees.tries * TRIES;
         let topic_length = if is_same { 0 } else { event.topic.len() as u16 };
         let records = &mut batch.records;
         records.extend_from_slice(&(event.payload.len() as u32).to_le_bytes());
@@ -468,11 +474,11 @@ mod tests {
         &'a [&'a [u8]],
     );
 
-    /// What is read of one record: flags, attributes, payload, plain, groups.
-    type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>);
+    /// What is read of one record: space, topic, flags, attributes, payload, plain, groups, tries.
+    type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>, u8);
 
     /// What is read of what was pushed.
-    fn expected_of(pushed: &Pushed<'_>) -> Read {
+    fn expected_of((pushed, tries): (&Pushed<'_>, u8)) -> Read {
         let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
         (
             space,
@@ -482,6 +488,7 @@ mod tests {
             payload.to_vec(),
             plain,
             groups.iter().map(|name| name.to_vec()).collect(),
+            tries,
         )
     }
 
@@ -508,7 +515,9 @@ mod tests {
             (Space::Topic, b"b", 1, b"x", &large, false, &[b"g"]),
             (Space::Topic, b"b", 0, b"", b"four", true, &names),
         ];
-        for &(space, topic, flags, attributes, payload, plain, groups) in &pushed {
+        let tries = (0..TURN_TRIES_MAX).cycle();
+        for (pushed, tries) in pushed.iter().zip(tries.clone()) {
+            let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
             let event = Event {
                 space,
                 topic,
@@ -519,7 +528,7 @@ mod tests {
             let addressees = Addressees {
                 plain,
                 groups: groups.iter().copied(),
-                is_second_try: false,
+                tries,
             };
             let body = (payload.len() == large.len()).then_some(&large);
             hand_overs.push(ShardId(1), addressees, event, body);
@@ -537,11 +546,12 @@ mod tests {
                 event.payload.to_vec(),
                 record.plain,
                 record.groups.map(<[u8]>::to_vec).collect(),
+                record.tries,
             ));
             // Reading on from a saved place gives the same as reading through.
             records = Records::new(&batch, records.place);
         }
-        let expected: Vec<Read> = pushed.iter().map(expected_of).collect();
+        let expected: Vec<Read> = pushed.iter().zip(tries).map(expected_of).collect();
         assert_eq!(read, expected);
     }
 
