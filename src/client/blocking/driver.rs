@@ -1,0 +1,246 @@
+//! The two threads that move bytes between a socket and the machine.
+//!
+//! Owns the socket. Must not know what the bytes mean. One thread connects, writes and keeps time; for each connection
+//! another one reads. Invariants: the reader ends before its connection does; a write gives up now and then, so that
+//! deadlines are kept while the socket takes nothing; the hub's lock is never held across a system call.
+
+use super::park;
+use crate::error::{CloseReason, Disconnect};
+use crate::hub::{Busy, Hub, Wait};
+use crate::limits::READ_BYTES;
+use crate::machine::{Action, Transmit};
+use bytes::BytesMut;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a write may block before the thread looks at its deadlines. These are seconds.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What the reader shares with the writer.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The writer wants the reader to end.
+    is_over: AtomicBool,
+    /// The reader has ended, and why.
+    reason: Mutex<Option<Disconnect>>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    ending: Arc<Ending>,
+    reader: JoinHandle<()>,
+}
+
+/// See the module.
+pub(super) struct Driver {
+    hub: Arc<Hub>,
+    addresses: Vec<String>,
+    connect_timeout: Duration,
+    connection: Option<Connection>,
+    transmit: Transmit,
+}
+
+impl Driver {
+    pub(super) fn new(hub: Arc<Hub>) -> Driver {
+        let (addresses, connect_timeout) = hub.machine(|machine| {
+            let config = machine.config();
+            (config.addresses.clone(), config.connect_timeout)
+        });
+        Driver {
+            hub,
+            addresses,
+            connect_timeout,
+            connection: None,
+            transmit: Transmit::default(),
+        }
+    }
+
+    /// Runs until the client is closed.
+    pub(super) fn run(mut self) {
+        // Ends when the client is closed, which its last handle does at the latest.
+        loop {
+            let order = self.hub.drive(&mut self.transmit);
+            if order.is_closed {
+                return;
+            }
+            if let Some(action) = order.action {
+                self.act(action);
+            } else if let Some(reason) = self.reader_ended() {
+                self.end(reason);
+            } else if self.connection.is_some() && !self.transmit.is_written() {
+                self.write();
+            } else {
+                self.park();
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect { address } => {
+                let connected = connect(&self.addresses[address], self.connect_timeout)
+                    .and_then(|stream| self.begin(stream));
+                match connected {
+                    Ok(connection) => {
+                        self.connection = Some(connection);
+                        self.hub.handle_connected();
+                    }
+                    Err(error) => self.end(error.into()),
+                }
+            }
+            Action::Disconnect => self.end(Disconnect::Closed),
+        }
+    }
+
+    /// Starts the reader of a connection.
+    fn begin(&self, stream: TcpStream) -> io::Result<Connection> {
+        // Frames are written together already; waiting for more would only delay them.
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let ending = Arc::new(Ending::default());
+        let reader = Reader {
+            hub: self.hub.clone(),
+            stream: stream.try_clone()?,
+            ending: ending.clone(),
+            writer: park::thread_waker(),
+        };
+        let reader = thread::Builder::new()
+            .name("sapwood-read".to_string())
+            .spawn(move || reader.run())?;
+        Ok(Connection {
+            stream,
+            ending,
+            reader,
+        })
+    }
+
+    fn reader_ended(&self) -> Option<Disconnect> {
+        let ending = &self.connection.as_ref()?.ending;
+        ending
+            .reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// The connection is gone.
+    fn end(&mut self, reason: Disconnect) {
+        if let Some(connection) = self.connection.take() {
+            connection.ending.is_over.store(true, Ordering::Release);
+            // It fails when the other side has ended it, which is as good.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+            connection.reader.thread().unpark();
+            // It fails when the reader panicked, which its own message has told.
+            let _ = connection.reader.join();
+        }
+        self.hub.handle_disconnected(&mut self.transmit, reason);
+    }
+
+    fn write(&mut self) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        match connection.stream.write(self.transmit.bytes()) {
+            Ok(written) => self.transmit.advance(written),
+            Err(error) if is_patient(error.kind()) => {}
+            Err(error) => self.end(error.into()),
+        }
+    }
+
+    fn park(&mut self) {
+        let parked = self.hub.park(&park::thread_waker(), Wait::default());
+        match parked {
+            Err(Busy) => {}
+            Ok(None) => thread::park(),
+            Ok(Some(deadline)) => {
+                let left = deadline.saturating_sub(self.hub.now());
+                thread::park_timeout(left);
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.hub
+            .machine(|machine| machine.close(CloseReason::Closed));
+        self.end(Disconnect::Closed);
+    }
+}
+
+/// Whether a read or write failed only because it should be tried again.
+fn is_patient(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Connects to the first address of a name that accepts.
+fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + timeout;
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+struct Reader {
+    hub: Arc<Hub>,
+    stream: TcpStream,
+    ending: Arc<Ending>,
+    writer: Waker,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let reason = self.read();
+        *self
+            .ending
+            .reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        self.writer.wake_by_ref();
+    }
+
+    fn is_over(&self) -> bool {
+        self.ending.is_over.load(Ordering::Acquire)
+    }
+
+    fn read(&mut self) -> Disconnect {
+        let mut read = vec![0; READ_BYTES];
+        let mut input = BytesMut::new();
+        // Ends with the connection, on either side.
+        loop {
+            park::wait(|cx| match self.is_over() {
+                true => Poll::Ready(()),
+                false => self.hub.poll_reads(cx),
+            });
+            if self.is_over() {
+                return Disconnect::Closed;
+            }
+            match self.stream.read(&mut read) {
+                Ok(0) => return Disconnect::ClosedByBroker,
+                Ok(length) => {
+                    input.extend_from_slice(&read[..length]);
+                    self.hub.handle_bytes(&mut input);
+                }
+                Err(error) if is_patient(error.kind()) => {}
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! What can go wrong, one enum for each operation. Each says what was wrong and, by its text, what to do.
+//!
+//! Two words recur. *Refused*: the broker said no, and nothing has changed. *Unknown*: it was written to a
+//! connection that ended before the answer, so it may or may not have been done; the client never does it again
+//! by itself.
+
+use crate::config::ConfigError;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::native::{FrameError, PartsError};
+use sapwood_wire::topic::TopicError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// An ERROR of the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its number; a newer broker may have more than [`ErrorCode`] knows.
+    pub number: u16,
+    /// What the broker says about it, for people.
+    pub text: String,
+}
+
+impl Refusal {
+    /// The code, if this version knows it.
+    pub fn code(&self) -> Option<ErrorCode> {
+        ErrorCode::from_number(self.number)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.text)?;
+        match self.code() {
+            Some(code) => write!(f, "{code})"),
+            None => write!(f, "code {})", self.number),
+        }
+    }
+}
+
+/// Why a connection ended, or why it could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disconnect {
+    /// Connecting, reading or writing failed.
+    Io {
+        /// The kind of the failure.
+        kind: io::ErrorKind,
+        /// What the operating system says.
+        text: String,
+    },
+    /// Neither a connection nor a WELCOME within `connect_timeout`.
+    ConnectTimedOut,
+    /// The broker closed the connection.
+    ClosedByBroker,
+    /// The broker closed it and said why.
+    Rejected(Refusal),
+    /// The broker did not answer a PING in time.
+    Silent,
+    /// The broker is about to stop; everything in flight was answered before.
+    Draining,
+    /// What came is not the native protocol, or breaks its rules.
+    Protocol(ProtocolError),
+    /// This side closed the connection.
+    Closed,
+}
+
+impl From<io::Error> for Disconnect {
+    fn from(error: io::Error) -> Self {
+        Disconnect::Io {
+            kind: error.kind(),
+            text: error.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disconnect::Io { text, .. } => write!(f, "{text}"),
+            Disconnect::ConnectTimedOut => {
+                write!(
+                    f,
+                    "there was no WELCOME in time; is this a Sapwood broker's native port?"
+                )
+            }
+            Disconnect::ClosedByBroker => write!(f, "the broker closed the connection"),
+            Disconnect::Rejected(refusal) => {
+                write!(f, "the broker closed the connection: {refusal}")
+            }
+            Disconnect::Silent => write!(f, "the broker did not answer a PING in time"),
+            Disconnect::Draining => write!(f, "the broker is stopping"),
+            Disconnect::Protocol(error) => write!(f, "{error}"),
+            Disconnect::Closed => write!(f, "the client closed the connection"),
+        }
+    }
+}
+
+/// What a broker must not send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// Bytes that are no frame.
+    Frame(FrameError),
+    /// An answer to nothing that was asked, or out of order; holds its request.
+    Answer(u32),
+    /// A frame that must not stand there; holds its name.
+    Misplaced(&'static str),
+    /// A WELCOME that chose a version that the client did not offer.
+    Version(u8),
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the broker broke the protocol: ")?;
+        match self {
+            ProtocolError::Frame(error) => write!(f, "{error}"),
+            ProtocolError::Answer(request) => {
+                write!(f, "it answered request {request}, which was not its turn")
+            }
+            ProtocolError::Misplaced(frame) => write!(f, "{frame} must not stand here"),
+            ProtocolError::Version(version) => {
+                write!(f, "it chose version {version}, which was not offered")
+            }
+        }
+    }
+}
+
+/// Why a client is closed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// `close` was called, or its driver ended.
+    Closed,
+    /// It was drained.
+    Drained,
+    /// The broker will not let it in, and trying again would not help.
+    Rejected(Refusal),
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Closed => write!(f, "the client is closed"),
+            CloseReason::Drained => write!(f, "the client was drained"),
+            CloseReason::Rejected(refusal) => {
+                write!(f, "the broker does not let this client in: {refusal}")
+            }
+        }
+    }
+}
+
+/// Why it is not known whether something was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// The connection ended before the answer came.
+    Disconnected(Disconnect),
+    /// No answer came within `answer_timeout`.
+    TimedOut,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is not known whether this was done: ")?;
+        match self {
+            Doubt::Disconnected(reason) => write!(f, "{reason}"),
+            Doubt::TimedOut => write!(f, "no answer came in time"),
+        }
+    }
+}
+
+/// Why a client could not be connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The settings cannot work.
+    Config(ConfigError),
+    /// No address led to a broker; holds the last address and its reason.
+    Unreachable {
+        /// The address that was tried last.
+        address: String,
+        /// Why it failed.
+        reason: Disconnect,
+    },
+    /// The broker will not let this client in: another user, password or version is needed.
+    Rejected(Refusal),
+    /// The client was closed while it connected.
+    Closed,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Config(error) => write!(f, "{error}"),
+            ConnectError::Unreachable { address, reason } => {
+                write!(f, "no broker at {address}: {reason}")
+            }
+            ConnectError::Rejected(refusal) => CloseReason::Rejected(refusal.clone()).fmt(f),
+            ConnectError::Closed => CloseReason::Closed.fmt(f),
+        }
+    }
+}
+
+/// Why something is no message that could be published. Nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The topic is not one.
+    Topic(TopicError),
+    /// The topic starts with `$`: those are the broker's to publish.
+    Reserved,
+    /// The reply topic is not one.
+    Reply(TopicError),
+    /// There is no topic to reply to.
+    NoReply,
+    /// A header, or the headers together, or the payload.
+    Parts(PartsError),
+    /// The payload is longer than this broker takes.
+    PayloadTooLong {
+        /// Its length.
+        length: usize,
+        /// What the broker takes.
+        max: usize,
+    },
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MessageError::Topic(error) => write!(f, "this is no topic: {error}"),
+            MessageError::Reserved => {
+                write!(f, "topics that start with '$' are the broker's to publish")
+            }
+            MessageError::Reply(error) => write!(f, "this is no reply topic: {error}"),
+            MessageError::NoReply => {
+                write!(f, "the message asks for no reply: it has no reply topic")
+            }
+            MessageError::Parts(error) => write!(f, "{error}"),
+            MessageError::PayloadTooLong { length, max } => {
+                write!(
+                    f,
+                    "a payload of {length} bytes is too long: this broker takes {max}"
+                )
+            }
+        }
+    }
+}
+
+/// Why a publish did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// It is no message. Nothing was sent.
+    Invalid(MessageError),
+    /// The window is full. Nothing was sent; only the `try_` forms say this, the others wait.
+    Full,
+    /// The broker refused it. Nothing was published.
+    Refused(Refusal),
+    /// It may or may not have been published.
+    Unknown(Doubt),
+    /// The client is closed. Nothing was sent.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::Invalid(error) => write!(f, "{error}"),
+            PublishError::Full => write!(
+                f,
+                "the window is full; try again later, or use a form that waits"
+            ),
+            PublishError::Refused(refusal) => write!(f, "the broker refused it: {refusal}"),
+            PublishError::Unknown(doubt) => write!(f, "{doubt}"),
+            PublishError::Closed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+/// Why a subscription could not be made. There is none then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The filter is not one.
+    Filter(TopicError),
+    /// The group's name is longer than 255 bytes; holds its length.
+    GroupTooLong(usize),
+    /// The broker refused it.
+    Refused(Refusal),
+    /// No answer came within `answer_timeout`.
+    TimedOut,
+    /// The client is closed or draining.
+    Closed(CloseReason),
+    /// The window is full. The drivers wait instead.
+    Full,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SubscribeError::Filter(error) => write!(f, "this is no filter: {error}"),
+            SubscribeError::GroupTooLong(bytes) => {
+                write!(f, "a group's name has at most 255 bytes, not {bytes}")
+            }
+            SubscribeError::Refused(refusal) => write!(f, "the broker refused it: {refusal}"),
+            SubscribeError::TimedOut => write!(f, "the subscription was not confirmed in time"),
+            SubscribeError::Closed(reason) => write!(f, "{reason}"),
+            SubscribeError::Full => write!(f, "the window is full; try again later"),
+        }
+    }
+}
+
+/// Why a request got no reply, or no further one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// It is no message. Nothing was sent.
+    Invalid(MessageError),
+    /// The window is full. Nothing was sent; the drivers wait instead.
+    Full,
+    /// Nobody listens on the topic. The broker says so at once.
+    NoResponders,
+    /// No reply came within so long. Whether the responder did its work is not known.
+    TimedOut(Duration),
+    /// The broker refused it. Nothing was published.
+    Refused(Refusal),
+    /// The connection ended. Whether the responder did its work is not known.
+    Unknown(Doubt),
+    /// Up to so many replies may be missing here; more may follow. See
+    /// [`Event::Gap`](crate::Event::Gap).
+    Gap {
+        /// Events of the whole connection.
+        events: u64,
+    },
+    /// The client is closed or draining.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::Invalid(error) => write!(f, "{error}"),
+            RequestError::Full => write!(f, "the window is full; try again later"),
+            RequestError::NoResponders => {
+                write!(f, "nobody listens on this topic; is the service running?")
+            }
+            RequestError::TimedOut(after) => write!(f, "no reply came within {after:?}"),
+            RequestError::Refused(refusal) => write!(f, "the broker refused it: {refusal}"),
+            RequestError::Unknown(doubt) => write!(f, "{doubt}"),
+            RequestError::Gap { events } => {
+                write!(
+                    f,
+                    "up to {events} replies may be missing here, because they were read too slowly"
+                )
+            }
+            RequestError::Closed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+/// Why a ping or flush was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PingError {
+    /// The window is full. The drivers wait instead.
+    Full,
+    /// The connection ended or was silent: what was published before may or may not have arrived.
+    Unknown(Doubt),
+    /// The client is closed.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for PingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PingError::Full => write!(f, "the window is full; try again later"),
+            PingError::Unknown(doubt) => write!(f, "{doubt}"),
+            PingError::Closed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+/// Why a drain did not finish its work. The client is closed all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// It took longer than `drain_timeout`: the broker was away, a request stayed open, or a subscription
+    /// was neither read to its end nor dropped. What was still queued was not sent.
+    TimedOut,
+    /// The client was closed before.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DrainError::TimedOut => write!(
+                f,
+                "draining took too long; read every subscription to its end, or drop it"
+            ),
+            DrainError::Closed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+macro_rules! errors {
+    ($($error:ty),*) => { $(impl std::error::Error for $error {})* };
+}
+
+errors!(
+    Refusal,
+    Disconnect,
+    ProtocolError,
+    CloseReason,
+    Doubt,
+    ConnectError,
+    MessageError,
+    PublishError,
+    SubscribeError,
+    RequestError,
+    PingError,
+    DrainError
+);

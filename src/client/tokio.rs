@@ -1,0 +1,407 @@
+//! The client for async programs, on the tokio runtime.
+//!
+//! Owns the handles: [`Client`], [`Subscription`], [`Replies`], [`Events`]. Must not know the protocol: every call goes to
+//! the machine behind the hub, and one task of its own (`driver.rs`) moves the bytes. Handles wait by wakers, so
+//! no call costs a task or a channel. The blocking client has the same calls. Start at [`Client`].
+
+mod driver;
+
+use crate::builder::Builder;
+use crate::config::{ConfigError, Overflow};
+use crate::error::{
+    ConnectError, DrainError, MessageError, PingError, PublishError, RequestError, SubscribeError,
+};
+use crate::hub::{self, Handles, Hub};
+use crate::machine::{CallId, ConnectionEvent, Filter, Machine, Statistics, SubscriptionId, Token};
+use crate::message::{Batch, Event, Message, Outgoing};
+use driver::Driver;
+use futures_core::Stream;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// A connection to a broker, made again when it breaks. Cheap to clone; all clones share it. When the last clone
+/// and the last subscription are gone, what was published is still written, then the client ends: a
+/// program that exits right after publishing should [`flush`](Client::flush) or [`drain`](Client::drain) first.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handles: Arc<Handles>,
+}
+
+impl Builder<Client> {
+    /// Connects, and fails if no address leads to a broker or the broker does not let the client in. Needs a
+    /// tokio runtime with I/O and time.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let client = self.start().map_err(ConnectError::Config)?;
+        poll_fn(|cx| client.hub().poll_connected(cx)).await?;
+        Ok(client)
+    }
+
+    /// Makes a client that connects in the background, and goes on trying. What is published before waits in the window.
+    pub fn start(self) -> Result<Client, ConfigError> {
+        let hub = Arc::new(Hub::new(self.config)?);
+        tokio::spawn(Driver::new(hub.clone()));
+        let handles = Arc::new(Handles { hub });
+        Ok(Client { handles })
+    }
+}
+
+impl Client {
+    /// Connects to one broker with the default settings.
+    pub async fn connect(address: impl Into<String>) -> Result<Client, ConnectError> {
+        Client::builder().address(address).connect().await
+    }
+
+    /// For settings.
+    pub fn builder() -> Builder<Client> {
+        Builder::default()
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.handles.hub
+    }
+
+    /// Publishes, and waits only while the window is full. That it returned says that it is queued, not that
+    /// it arrived: for that see [`publish_confirmed`](Client::publish_confirmed), [`flush`](Client::flush) and
+    /// [`ConnectionEvent::Unconfirmed`].
+    pub async fn publish(
+        &self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), PublishError> {
+        self.publish_message(&Outgoing::new(&topic, &payload)).await
+    }
+
+    /// Publishes a message with headers or a reply topic, as [`publish`](Client::publish) does.
+    pub async fn publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
+        let parts = message.parts();
+        poll_fn(|cx| self.hub().poll_room(cx, |machine| machine.publish(&parts))).await
+    }
+
+    /// Publishes, or says [`PublishError::Full`] at once.
+    pub fn try_publish(
+        &self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), PublishError> {
+        self.try_publish_message(&Outgoing::new(&topic, &payload))
+    }
+
+    /// Publishes a message with headers or a reply topic, as [`try_publish`](Client::try_publish) does.
+    pub fn try_publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
+        self.hub()
+            .machine(|machine| machine.publish(&message.parts()))
+    }
+
+    /// Publishes, and waits for the broker's answer: how many subscriptions the event was put on its way to. If the
+    /// connection breaks first, the error is [`PublishError::Unknown`].
+    pub async fn publish_confirmed(
+        &self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<u32, PublishError> {
+        let message = Outgoing::new(&topic, &payload);
+        self.publish_message_confirmed(&message).await
+    }
+
+    /// Publishes a message with headers or a reply topic, as [`publish_confirmed`](Client::publish_confirmed) does.
+    pub async fn publish_message_confirmed(
+        &self,
+        message: &Outgoing<'_>,
+    ) -> Result<u32, PublishError> {
+        let parts = message.parts();
+        let start =
+            |machine: &mut Machine, now, token| machine.publish_confirmed(now, token, &parts);
+        let ((), operation) = poll_fn(|cx| self.hub().poll_start(cx, start)).await?;
+        hub::published(poll_fn(|cx| operation.poll_outcome(cx)).await)
+    }
+
+    /// Subscribes to a topic, or to the topics that a wildcard matches. From the return on, no event is missed.
+    pub async fn subscribe(
+        &self,
+        filter: impl AsRef<[u8]>,
+    ) -> Result<Subscription, SubscribeError> {
+        self.subscription(filter.as_ref()).subscribe().await
+    }
+
+    /// For a subscription in a group, or with a queue of its own kind.
+    pub fn subscription<'a>(
+        &'a self,
+        filter: &'a (impl AsRef<[u8]> + ?Sized),
+    ) -> SubscriptionBuilder<'a> {
+        SubscriptionBuilder {
+            client: self,
+            filter: Filter {
+                filter: filter.as_ref(),
+                group: b"",
+                queue_bytes: None,
+                overflow: Overflow::Wait,
+            },
+        }
+    }
+
+    /// Publishes a request, and waits for the first reply. If nobody listens, the error comes in one round trip.
+    pub async fn request(
+        &self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<Message, RequestError> {
+        let message = Outgoing::new(&topic, &payload);
+        self.request_message(&message, None).await
+    }
+
+    /// Publishes a request with headers, or a time-out of its own, as [`request`](Client::request) does.
+    pub async fn request_message(
+        &self,
+        message: &Outgoing<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<Message, RequestError> {
+        let mut replies = self.request_message_many(message, timeout).await?;
+        // Ends because the stream ends; a gap is not the reply, which may still come.
+        loop {
+            match replies.next().await {
+                Some(Err(RequestError::Gap { .. })) => {}
+                Some(result) => return result,
+                None => return Err(RequestError::NoResponders),
+            }
+        }
+    }
+
+    /// Publishes a request, and gives the replies as they come, up to the one with the end mark.
+    pub async fn request_many(
+        &self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<Replies, RequestError> {
+        let message = Outgoing::new(&topic, &payload);
+        self.request_message_many(&message, None).await
+    }
+
+    /// Publishes a request with headers, or a time-out of its own, as [`request_many`](Client::request_many) does.
+    pub async fn request_message_many(
+        &self,
+        message: &Outgoing<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<Replies, RequestError> {
+        let parts = message.parts();
+        let hub = self.hub();
+        let id = poll_fn(|cx| {
+            let now = hub.now();
+            hub.poll_room(cx, |machine| {
+                let timeout = timeout.unwrap_or(machine.config().request_timeout);
+                machine.request(now, &parts, timeout)
+            })
+        })
+        .await?;
+        Ok(Replies {
+            id,
+            batch: Batch::default(),
+            handles: self.handles.clone(),
+        })
+    }
+
+    /// Sends the one reply to a request, or the last of several.
+    pub async fn reply(
+        &self,
+        request: &Message,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), PublishError> {
+        let topic = reply_topic(request)?;
+        let message = Outgoing::new(topic, &payload).end();
+        self.publish_message(&message).await
+    }
+
+    /// Sends one of several replies to a request; the last one is sent by [`reply`](Client::reply).
+    pub async fn reply_part(
+        &self,
+        request: &Message,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), PublishError> {
+        let topic = reply_topic(request)?;
+        self.publish_message(&Outgoing::new(topic, &payload)).await
+    }
+
+    /// Asks the broker for a sign of life, and says how long that took.
+    pub async fn ping(&self) -> Result<Duration, PingError> {
+        let since = self.hub().now();
+        let start = |machine: &mut Machine, now, token: Token| machine.ping(now, token);
+        let ((), operation) = poll_fn(|cx| self.hub().poll_start(cx, start)).await?;
+        hub::ponged(poll_fn(|cx| operation.poll_outcome(cx)).await)?;
+        Ok(self.hub().now().saturating_sub(since))
+    }
+
+    /// Waits until the broker has received everything that was published before.
+    pub async fn flush(&self) -> Result<(), PingError> {
+        self.ping().await.map(|_| ())
+    }
+
+    /// Ends the client without losing anything: subscriptions get what is on its way, then end; when each was read to its
+    /// end or dropped, what was published is flushed, and the client closes. Do not await it in the task that has to read
+    /// a subscription.
+    pub async fn drain(&self) -> Result<(), DrainError> {
+        let operation = self.hub().drain();
+        hub::drained(poll_fn(|cx| operation.poll_outcome(cx)).await)
+    }
+
+    /// Ends the client at once. What is queued is not sent.
+    pub fn close(&self) {
+        self.hub().close();
+    }
+
+    /// What happens to the connection from now on.
+    pub fn events(&self) -> Events {
+        Events {
+            position: self.hub().event_position(),
+            hub: self.hub().clone(),
+        }
+    }
+
+    /// Sums since the start.
+    pub fn statistics(&self) -> Statistics {
+        self.hub().statistics()
+    }
+}
+
+/// Where the replies to a request go.
+fn reply_topic(request: &Message) -> Result<&[u8], PublishError> {
+    request
+        .reply()
+        .ok_or(PublishError::Invalid(MessageError::NoReply))
+}
+
+/// A subscription that is about to be made.
+#[derive(Clone, Debug)]
+pub struct SubscriptionBuilder<'a> {
+    client: &'a Client,
+    filter: Filter<'a>,
+}
+
+impl<'a> SubscriptionBuilder<'a> {
+    /// Joins a group: each event goes to one of its members.
+    pub fn group(mut self, group: &'a (impl AsRef<[u8]> + ?Sized)) -> SubscriptionBuilder<'a> {
+        self.filter.group = group.as_ref();
+        self
+    }
+
+    /// Sets how many bytes may wait in its queue.
+    pub fn queue_bytes(mut self, bytes: usize) -> SubscriptionBuilder<'a> {
+        self.filter.queue_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets what happens when its queue is full.
+    pub fn overflow(mut self, overflow: Overflow) -> SubscriptionBuilder<'a> {
+        self.filter.overflow = overflow;
+        self
+    }
+
+    /// Makes it.
+    pub async fn subscribe(self) -> Result<Subscription, SubscribeError> {
+        let (hub, filter) = (self.client.hub(), self.filter);
+        let start = |machine: &mut Machine, now, token| machine.subscribe(now, token, &filter);
+        let (id, operation) = poll_fn(|cx| hub.poll_start(cx, start)).await?;
+        // From here on, dropping this future unsubscribes.
+        let subscription = Subscription {
+            id,
+            batch: Batch::default(),
+            handles: self.client.handles.clone(),
+        };
+        hub::subscribed(poll_fn(|cx| operation.poll_outcome(cx)).await)?;
+        Ok(subscription)
+    }
+}
+
+/// The events of one subscription, in order. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Subscription {
+    id: SubscriptionId,
+    batch: Batch,
+    handles: Arc<Handles>,
+}
+
+impl Subscription {
+    /// The next event; `None` once the client is drained or closed. Can be cancelled without losing an event.
+    pub async fn next(&mut self) -> Option<Event> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.handles.hub.poll_event(cx, self.id, &mut self.batch)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.poll_event(cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.handles.hub.unsubscribe(self.id);
+    }
+}
+
+/// The replies to one request, in order. Dropping it forgets the request.
+#[derive(Debug)]
+pub struct Replies {
+    id: CallId,
+    batch: Batch,
+    handles: Arc<Handles>,
+}
+
+impl Replies {
+    /// The next reply; the last one says [`is_end`](Message::is_end). `None` behind it and behind an error, but for
+    /// [`RequestError::Gap`], which more may follow.
+    pub async fn next(&mut self) -> Option<Result<Message, RequestError>> {
+        poll_fn(|cx| self.poll_reply(cx)).await
+    }
+
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, RequestError>>> {
+        self.handles.hub.poll_reply(cx, self.id, &mut self.batch)
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<Message, RequestError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_reply(cx)
+    }
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.handles.hub.forget_call(self.id);
+    }
+}
+
+/// What happens to the connection, in order. Does not keep the client alive.
+#[derive(Debug)]
+pub struct Events {
+    position: u64,
+    hub: Arc<Hub>,
+}
+
+impl Events {
+    /// The next event; `None` once the client is closed.
+    pub async fn next(&mut self) -> Option<ConnectionEvent> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
+        self.hub.poll_connection_event(cx, &mut self.position)
+    }
+}
+
+impl Stream for Events {
+    type Item = ConnectionEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
+        self.poll_event(cx)
+    }
+}
