@@ -612,6 +612,7 @@ pub(crate) fn drained(outcome: Outcome) -> Result<(), crate::error::DrainError> 
     match outcome {
         Outcome::Acknowledged(_) => Ok(()),
         Outcome::Closed(reason) => Err(DrainError::Closed(reason)),
-        Outcome::Refused(_) | Outcome::Unknown(_) | Outcome::TimedOut => Err(DrainError::TimedOut),
+        Outcome::Unknown(doubt) => Err(DrainError::Unknown(doubt)),
+        Outcome::Refused(_) | Outcome::TimedOut => Err(DrainError::TimedOut),
     }
 }

@@ -402,12 +402,13 @@ impl Machine {
     /// Reports what the connection took with it.
     fn settle_remains(&mut self, transmit: &mut Transmit, reason: &Disconnect) {
         let remains = self.outgoing.break_off(transmit);
+        let doubt = Doubt::Disconnected(reason.clone());
         if remains.unconfirmed > 0 {
+            self.doubt_drain(&doubt);
             let publishes = remains.unconfirmed;
             self.statistics.unconfirmed_publishes += publishes;
             self.tell(ConnectionEvent::Unconfirmed { publishes });
         }
-        let doubt = Doubt::Disconnected(reason.clone());
         for Pending { ask, .. } in remains.touched {
             if let Ask::Publish(Some(token)) | Ask::Ping(Some(token)) = ask {
                 self.complete(token, Outcome::Unknown(doubt.clone()));

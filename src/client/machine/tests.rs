@@ -225,6 +225,25 @@ fn publishes_that_no_answer_proved_are_counted() {
 }
 
 #[test]
+fn what_a_kept_request_proves_is_counted_on_its_new_connection() {
+    let mut rig = Rig::open(config());
+    for _ in 0..5 {
+        rig.publish("lost").unwrap();
+    }
+    rig.write(usize::MAX);
+    rig.publish_confirmed("kept").unwrap();
+    rig.cut(Disconnect::ClosedByBroker);
+    assert_eq!(unconfirmed(&rig), 5);
+    rig.settle();
+    for _ in 0..3 {
+        rig.publish("lost again").unwrap();
+    }
+    rig.write(usize::MAX);
+    rig.cut(Disconnect::ClosedByBroker);
+    assert_eq!(unconfirmed(&rig), 5 + 3);
+}
+
+#[test]
 fn silent_connection_is_asked_then_given_up() {
     let mut rig = Rig::open(config());
     let pings = |rig: &Rig| {
@@ -296,6 +315,22 @@ fn replies_come_in_order_up_to_the_end_mark() {
     rig.peer.send(&topic, "too late", false);
     rig.settle();
     assert_eq!(rig.replies(call), ["0", "1", "2", "ended"]);
+}
+
+#[test]
+fn replies_reach_a_subscription_that_matches_them_too() {
+    let mut rig = Rig::open(config());
+    let all = rig.subscribe(">", "");
+    rig.settle();
+    let call = rig.request("?").unwrap();
+    rig.settle();
+    let topic = rig.peer.reply_topics.pop_back().unwrap();
+    for number in 0..3 {
+        rig.peer.send(&topic, &number.to_string(), number == 2);
+    }
+    rig.settle();
+    assert_eq!(rig.replies(call), ["0", "1", "2", "ended"]);
+    assert_eq!(rig.told(all), ["?", "0", "1", "2"]);
 }
 
 #[test]
@@ -499,6 +534,7 @@ fn draining_broker_is_left_without_losing_an_answer() {
     native::write_draining(&mut rig.peer.output, 2_000);
     rig.read(usize::MAX);
     let after = rig.publish_confirmed("3").unwrap();
+    while rig.write(usize::MAX) {}
     rig.settle();
     assert_eq!(disconnects(&rig), [&Disconnect::Draining]);
     assert_eq!(unconfirmed(&rig), 0);
@@ -575,6 +611,42 @@ fn drain_goes_on_over_a_break_and_sends_what_was_not_sent() {
     rig.settle();
     assert_eq!(rig.outcome(token.0), Some(&Outcome::Acknowledged(0)));
     assert_eq!(rig.peer.received, ["1"]);
+}
+
+#[test]
+fn last_flush_of_a_drain_is_begun_again_after_a_break() {
+    let mut rig = Rig::open(config());
+    for number in 0..4 {
+        rig.publish(&number.to_string()).unwrap();
+    }
+    let token = rig.token();
+    rig.machine.drain(rig.now, Some(token));
+    rig.write(usize::MAX);
+    rig.read(usize::MAX);
+    rig.cut(Disconnect::ClosedByBroker);
+    rig.settle();
+    // All had been proved by the answer to DRAIN.
+    assert_eq!(rig.outcome(token.0), Some(&Outcome::Acknowledged(0)));
+
+    let mut rig = Rig::open(config());
+    let id = rig.subscribe("t", "");
+    rig.settle();
+    let token = rig.token();
+    rig.machine.drain(rig.now, Some(token));
+    while rig.write(usize::MAX) {}
+    rig.read(usize::MAX);
+    for number in 0..4 {
+        rig.publish(&number.to_string()).unwrap();
+    }
+    assert_eq!(rig.told(id), ["ended"]);
+    // A MESSAGE takes 10 bytes: one whole, and a part of the next.
+    rig.write(12);
+    rig.cut(Disconnect::ClosedByBroker);
+    rig.settle();
+    assert_eq!(rig.peer.received, ["0", "2", "3"]);
+    let doubt = Doubt::Disconnected(Disconnect::ClosedByBroker);
+    assert_eq!(rig.outcome(token.0), Some(&Outcome::Unknown(doubt)));
+    assert_eq!(unconfirmed(&rig), 2);
 }
 
 #[test]
