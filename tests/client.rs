@@ -4,10 +4,12 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Broker, VALUE_SECONDS_MAX};
+use rustix::process::{Pid, Signal, kill_process};
 use sapwood_client::error::{ConnectError, Disconnect, PublishError, RequestError};
 use sapwood_client::{
     Client, ConnectionEvent, ErrorCode, Event, Message, Outgoing, Overflow, Policy, Subscription,
@@ -474,5 +476,64 @@ fn close_ends_subscriptions_and_events() {
         assert!(matches!(last, Some(ConnectionEvent::Closed(_))), "{last:?}");
         assert!(client.publish("t", "").await.is_err());
         assert!(client.ping().await.is_err());
+    });
+}
+
+#[test]
+fn stopping_broker_is_left_with_nothing_unknown() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut broker = Broker::start_restartable(2, None);
+        let builder = Client::builder()
+            .address(address(&broker))
+            .backoff(Duration::from_millis(1), Duration::from_millis(20));
+        let client = builder.connect().await.unwrap();
+        let mut events = client.events();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut publishers = Vec::new();
+        for _ in 0..16 {
+            let (client, is_over) = (client.clone(), is_over.clone());
+            publishers.push(tokio::spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    client.publish("quiet", "").await.unwrap();
+                    // Unknown would be an error.
+                    client.publish_confirmed("t", "").await.unwrap();
+                }
+            }));
+        }
+        for _ in 0..100 {
+            client.publish_confirmed("t", "").await.unwrap();
+        }
+        let pid = i32::try_from(broker.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::TERM).unwrap();
+        let mut told = Vec::new();
+        loop {
+            let event = soon("the end of the connection", events.next()).await;
+            let event = event.expect("the client is not closed");
+            let is_end = matches!(event, ConnectionEvent::Disconnected { .. });
+            told.push(event);
+            if is_end {
+                break;
+            }
+        }
+        assert!(
+            matches!(told[0], ConnectionEvent::Draining { .. }),
+            "{told:?}"
+        );
+        let reason = Disconnect::Draining;
+        assert_eq!(told.last(), Some(&ConnectionEvent::Disconnected { reason }));
+        broker.restart();
+        soon("an answer", client.publish_confirmed("t", ""))
+            .await
+            .unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        for publisher in publishers {
+            soon("an answer", publisher).await.unwrap();
+        }
+        assert_eq!(client.statistics().unconfirmed_publishes, 0);
     });
 }
