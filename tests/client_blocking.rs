@@ -40,7 +40,7 @@ fn what_is_published_is_heard_by_who_subscribed() {
         let mut exact = one.subscribe("news.art").unwrap();
         let mut wild = other.subscribe("news.>").unwrap();
         assert_eq!(other.publish_confirmed("news.art", "hello"), Ok(2));
-        one.publish("news.art", "again").unwrap();
+        other.publish("news.art", "again").unwrap();
         for subscription in [&mut exact, &mut wild] {
             assert_eq!(message(subscription).text(), "hello");
             assert_eq!(message(subscription).text(), "again");
