@@ -115,9 +115,8 @@ fn a_native_flood_between_shards_ends_with_every_event_and_every_turn_taken() {
     }
 }
 
-fn flood(shards: usize, time: Duration, limits: &str) {
-    let (broker, _config) = broker_with_limits(shards, limits);
-    let connect = |place| NativeClient::connect_to_shard(&broker, place % shards, Policy::Close);
+/// Plain subscribers and members of both groups.
+fn gather(connect: &impl Fn(usize) -> NativeClient) -> Crowd<Reader> {
     let mut crowd = Crowd::new();
     for place in 0..PLAIN + MEMBERS * GROUPS.len() {
         let mut client = connect(place);
@@ -137,6 +136,13 @@ fn flood(shards: usize, time: Duration, limits: &str) {
         };
         crowd.add(client.stream().try_clone().unwrap(), reader);
     }
+    crowd
+}
+
+fn flood(shards: usize, time: Duration, limits: &str) {
+    let (broker, _config) = broker_with_limits(shards, limits);
+    let connect = |place| NativeClient::connect_to_shard(&broker, place % shards, Policy::Close);
+    let mut crowd = gather(&connect);
     let stop = Arc::new(AtomicBool::new(false));
     let progress: [Progress; PUBLISHERS] = Default::default();
     let clients: Vec<NativeClient> = (0..PUBLISHERS).map(connect).collect();

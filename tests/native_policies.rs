@@ -43,7 +43,7 @@ impl Volume {
                 }
             }
             Err(_) => Volume {
-                bytes: 64 * MIB,
+                bytes: 40 * MIB,
                 outbox_bytes: 8 * MIB,
                 config: Some(File::new("[limits]\noutbox_bytes_max = \"8MiB\"\n")),
             },
@@ -84,7 +84,7 @@ impl Stream {
 
     fn events(&self, volume: &Volume) -> u64 {
         // What surrounds a small event costs more than it.
-        volume.bytes / (self.size as u64).max(64)
+        volume.bytes / (self.size as u64).max(128)
     }
 
     fn topic(&self, number: u64) -> String {
