@@ -17,6 +17,7 @@ use crate::machine::{
 };
 use crate::message::{Batch, Event, Message};
 use bytes::BytesMut;
+use sapwood_wire::native::Parts;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
@@ -216,6 +217,33 @@ impl Hub {
 
     pub(crate) fn machine<R>(&self, use_it: impl FnOnce(&mut Machine) -> R) -> R {
         self.with(|state| use_it(&mut state.machine))
+    }
+
+    /// Publishes without an answer, the busiest call of all: it has no outputs and moves no deadline, so
+    /// all that can follow is that the driver has something to write.
+    pub(crate) fn publish(&self, parts: &Parts<'_>) -> Result<(), PublishError> {
+        let mut state = self.lock();
+        let result = state.machine.publish(parts);
+        let wants_to_know = state.driver.as_ref().is_some_and(|it| !it.wait.is_writing);
+        if wants_to_know && state.machine.has_transmit() {
+            let driver = state.driver.take();
+            drop(state);
+            driver.into_iter().for_each(|it| it.waker.wake());
+        }
+        result
+    }
+
+    /// The same, waiting for room.
+    pub(crate) fn poll_publish(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &Parts<'_>,
+    ) -> Poll<Result<(), PublishError>> {
+        match self.publish(parts) {
+            // It may have found room meanwhile, so it is tried again under the lock that keeps the waker.
+            Err(PublishError::Full) => self.poll_room(cx, |machine| machine.publish(parts)),
+            result => Poll::Ready(result),
+        }
     }
 
     /// Tries something that the window may have no room for, and waits for room.
