@@ -228,12 +228,15 @@ impl Broker {
 
     /// Takes all subscriptions of a connection away.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
-        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
-            return;
-        };
-        let places = std::mem::take(membership).places;
-        for (&(id, number), &place) in &places {
+        // One after the other, because taking one away may move another member of this connection
+        // to another place in the same filter. Ends because each round takes one.
+        while let Some(membership) = self.memberships.get_mut(conn.slot())
+            && let Some(((id, number), place)) = membership.places.pop()
+        {
             self.take_from_filter(Member { conn, number }, form, id, place);
+        }
+        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+            *membership = Membership::default();
         }
     }
 

@@ -1,6 +1,8 @@
 //! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
 
 use super::*;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::native;
 
 /// Shards of one node, and what each of them named.
 struct Node {
@@ -307,4 +309,116 @@ fn an_end_is_not_released_by_an_earlier_barrier() {
         assert!(!node.shards[0].has_output(ConnId(0)));
         assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
     }
+}
+
+impl Node {
+    /// A native client that was let in.
+    fn open_native(&mut self, shard: usize, conn: u32) {
+        self.clients += 1;
+        let input = Input::Opened {
+            conn: ConnId(conn),
+            client: ClientId(self.clients),
+            protocol: Protocol::Native,
+            policy: Policy::Close,
+            peer: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], 2).into(),
+        };
+        self.handle(shard, input);
+        let mut hello = Vec::new();
+        native::write_hello(&mut hello, &native::Hello::default());
+        self.give(shard, conn, &hello);
+        self.frames(shard, conn);
+    }
+
+    /// What stands for a native client, which takes it all: the kind of each frame, and its number if
+    /// it has one.
+    fn frames(&mut self, shard: usize, conn: u32) -> Vec<(u8, u32)> {
+        let conn = ConnId(conn);
+        let pieces: Vec<&[u8]> = self.shards[shard].output(conn).collect();
+        let bytes = pieces.concat();
+        self.shards[shard].sent(conn, bytes.len(), false, &mut self.outputs[shard]);
+        let (mut frames, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            let Ok(native::Parsed::Frame { frame, length }) =
+                native::parse_from_broker(&bytes[at..])
+            else {
+                panic!("no whole frame");
+            };
+            at += length;
+            frames.push(match frame {
+                native::BrokerFrame::Ack { count, .. } => (native::kind::ACK, count),
+                native::BrokerFrame::Error { code, .. } => (native::kind::ERROR, u32::from(code)),
+                native::BrokerFrame::Turn { member, .. } => (native::kind::TURN, member),
+                native::BrokerFrame::Message(_) => (native::kind::MESSAGE, 0),
+                native::BrokerFrame::Welcome(_) => (native::kind::WELCOME, 0),
+                other => panic!("{other:?}"),
+            });
+        }
+        frames
+    }
+
+    /// Joins a group as this member.
+    fn join(&mut self, shard: usize, conn: u32, member: u32) {
+        let mut bytes = Vec::new();
+        let subscription = native::Subscription {
+            member,
+            group: b"g",
+            filter: b"t",
+        };
+        native::write_subscription(&mut bytes, native::kind::SUBSCRIBE, 1, &subscription);
+        self.give(shard, conn, &bytes);
+    }
+}
+
+#[test]
+fn a_connection_with_several_members_of_a_filter_leaves_as_a_whole() {
+    for members in [2, 3, 5] {
+        let mut node = Node::new(1, None, Limits::default());
+        node.open_native(0, 0);
+        node.open_native(0, 1);
+        for member in 0..members {
+            node.join(0, 0, member);
+            node.join(0, 1, member);
+        }
+        let mut drain = Vec::new();
+        native::write_request(&mut drain, native::kind::DRAIN, 2);
+        node.give(0, 0, &drain);
+        let drained = (native::kind::ACK, members);
+        assert_eq!(node.frames(0, 0).last(), Some(&drained));
+        assert_eq!(node.shards[0].counters().subscriptions, u64::from(members));
+        // Nothing of it is left: it can join again, and counts anew.
+        node.join(0, 0, 7);
+        assert_eq!(node.frames(0, 0), [(native::kind::ACK, 1)]);
+        node.handle(0, Input::Closed { conn: ConnId(0) });
+        node.handle(0, Input::Closed { conn: ConnId(1) });
+        node.end_turn(0);
+        let counters = node.shards[0].counters();
+        assert_eq!((counters.subscriptions, counters.filters), (0, 0));
+    }
+}
+
+#[test]
+fn a_native_guest_that_is_being_closed_is_told_one_reason() {
+    let mut node = Node::new(1, None, Limits::default());
+    node.clients += 1;
+    node.handle(
+        0,
+        Input::Opened {
+            conn: ConnId(0),
+            client: ClientId(1),
+            protocol: Protocol::Native,
+            policy: Policy::Close,
+            peer: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], 2).into(),
+        },
+    );
+    let mut ping = Vec::new();
+    native::write_request(&mut ping, native::kind::PING, 1);
+    node.give(0, 0, &ping);
+    // It reads slowly, and the time for its HELLO ends meanwhile.
+    node.now.monotonic_ns = node.shards[0].next_deadline().expect("a guest");
+    node.handle(0, Input::Tick);
+    let expected = ErrorCode::HelloExpected;
+    let frames = node.frames(0, 0);
+    assert_eq!(frames, [(native::kind::ERROR, u32::from(expected.number()))]);
 }
