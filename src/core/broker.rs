@@ -412,6 +412,18 @@ impl Broker {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
+    /// Takes a group's turn for an event that `by` gave back. What it told of its members may be
+    /// older than that, so it has the turn again only if nobody else does.
+    pub(crate) fn take_turn_elsewhere(&mut self, route: &GroupRoute, by: ShardId) -> ShardId {
+        let weights = route.weights.iter().copied();
+        let others: Vec<(ShardId, u32)> = weights.filter(|&(shard, _)| shard != by).collect();
+        let weights = match &others[..] {
+            [] => &route.weights[..],
+            others => others,
+        };
+        self.filters.groups.take_turn(route.group, weights)
+    }
+
     /// Takes a group's turn among this shard's members; `None` if there are none.
     pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
         match &route.entries[..] {

@@ -12,6 +12,7 @@ use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
 use bytes::Bytes;
+use sapwood_wire::native::kind;
 
 /// Frames' heads that are kept from topic to topic, for the next one's filters.
 const HEADS_KEPT: usize = 64;
@@ -154,7 +155,7 @@ impl Delivery {
 
     /// Gives the turns of a batch that came back, and that nobody could take where it went, to
     /// members elsewhere.
-    pub(crate) fn retry(&mut self, ways: &mut Ways<'_>, batch: &Batch) {
+    pub(crate) fn retry(&mut self, ways: &mut Ways<'_>, by: ShardId, batch: &Batch) {
         for unheard in &batch.unheard {
             let Some((record, name)) = batch.event_of(unheard) else {
                 continue;
@@ -166,7 +167,9 @@ impl Delivery {
                 continue;
             };
             self.turns_retried += 1;
-            let shard = ways.broker.take_shard_turn(&self.route.groups[place]);
+            let shard = ways
+                .broker
+                .take_turn_elsewhere(&self.route.groups[place], by);
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, record.body);
                 continue;
@@ -213,6 +216,8 @@ impl Delivery {
         self.turn.clear();
         form::encode_turn_before_payload(number, event, &mut self.turn);
         self.turn_key.clear();
+        // First what no head of a message begins with: the number is the client's choice.
+        self.turn_key.push(kind::TURN);
         self.turn_key.extend_from_slice(&number.to_le_bytes());
         self.turn_key.extend_from_slice(event.topic);
         let key = &self.turn_key;

@@ -278,7 +278,7 @@ impl Shard {
             }
             Input::Returned { by, batch } => {
                 if !batch.unheard.is_empty() {
-                    self.retry_turns(&batch);
+                    self.retry_turns(by, &batch);
                 }
                 self.hand_overs.returned(by, batch);
                 Handled::DONE
@@ -604,13 +604,13 @@ impl Shard {
     }
 
     /// Gives the turns that found no member where they went to members elsewhere.
-    fn retry_turns(&mut self, batch: &Batch) {
+    fn retry_turns(&mut self, by: ShardId, batch: &Batch) {
         let mut ways = Ways {
             broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
         };
-        self.delivery.retry(&mut ways, batch);
+        self.delivery.retry(&mut ways, by, batch);
         self.delivery.settle(&self.broker, &mut self.outboxes);
     }
 

@@ -312,21 +312,30 @@ fn an_end_is_not_released_by_an_earlier_barrier() {
 }
 
 impl Node {
-    /// A native client that was let in.
-    fn open_native(&mut self, shard: usize, conn: u32) {
+    /// A native client that has said nothing yet.
+    fn accept_native(&mut self, shard: usize, conn: u32, policy: Policy) {
         self.clients += 1;
         let input = Input::Opened {
             conn: ConnId(conn),
             client: ClientId(self.clients),
             protocol: Protocol::Native,
-            policy: Policy::Close,
+            policy,
             peer: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], 2).into(),
         };
         self.handle(shard, input);
-        let mut hello = Vec::new();
-        native::write_hello(&mut hello, &native::Hello::default());
-        self.give(shard, conn, &hello);
+    }
+
+    fn hello(&mut self, shard: usize, conn: u32, hello: &native::Hello<'_>) {
+        let mut bytes = Vec::new();
+        native::write_hello(&mut bytes, hello);
+        self.give(shard, conn, &bytes);
+    }
+
+    /// A native client that was let in.
+    fn open_native(&mut self, shard: usize, conn: u32, policy: Policy) {
+        self.accept_native(shard, conn, policy);
+        self.hello(shard, conn, &native::Hello::default());
         self.frames(shard, conn);
     }
 
@@ -350,6 +359,7 @@ impl Node {
                 native::BrokerFrame::Error { code, .. } => (native::kind::ERROR, u32::from(code)),
                 native::BrokerFrame::Turn { member, .. } => (native::kind::TURN, member),
                 native::BrokerFrame::Message(_) => (native::kind::MESSAGE, 0),
+                native::BrokerFrame::Gap { events } => (native::kind::GAP, events as u32),
                 native::BrokerFrame::Welcome(_) => (native::kind::WELCOME, 0),
                 other => panic!("{other:?}"),
             });
@@ -359,10 +369,14 @@ impl Node {
 
     /// Joins a group as this member.
     fn join(&mut self, shard: usize, conn: u32, member: u32) {
+        self.subscribe(shard, conn, (b"g", member));
+    }
+
+    fn subscribe(&mut self, shard: usize, conn: u32, (group, member): (&[u8], u32)) {
         let mut bytes = Vec::new();
         let subscription = native::Subscription {
             member,
-            group: b"g",
+            group,
             filter: b"t",
         };
         native::write_subscription(&mut bytes, native::kind::SUBSCRIBE, 1, &subscription);
@@ -374,8 +388,8 @@ impl Node {
 fn a_connection_with_several_members_of_a_filter_leaves_as_a_whole() {
     for members in [2, 3, 5] {
         let mut node = Node::new(1, None, Limits::default());
-        node.open_native(0, 0);
-        node.open_native(0, 1);
+        node.open_native(0, 0, Policy::Close);
+        node.open_native(0, 1, Policy::Close);
         for member in 0..members {
             node.join(0, 0, member);
             node.join(0, 1, member);
@@ -400,18 +414,7 @@ fn a_connection_with_several_members_of_a_filter_leaves_as_a_whole() {
 #[test]
 fn a_native_guest_that_is_being_closed_is_told_one_reason() {
     let mut node = Node::new(1, None, Limits::default());
-    node.clients += 1;
-    node.handle(
-        0,
-        Input::Opened {
-            conn: ConnId(0),
-            client: ClientId(1),
-            protocol: Protocol::Native,
-            policy: Policy::Close,
-            peer: ([127, 0, 0, 1], 1).into(),
-            local: ([127, 0, 0, 1], 2).into(),
-        },
-    );
+    node.accept_native(0, 0, Policy::Close);
     let mut ping = Vec::new();
     native::write_request(&mut ping, native::kind::PING, 1);
     node.give(0, 0, &ping);
@@ -420,5 +423,102 @@ fn a_native_guest_that_is_being_closed_is_told_one_reason() {
     node.handle(0, Input::Tick);
     let expected = ErrorCode::HelloExpected;
     let frames = node.frames(0, 0);
-    assert_eq!(frames, [(native::kind::ERROR, u32::from(expected.number()))]);
+    assert_eq!(
+        frames,
+        [(native::kind::ERROR, u32::from(expected.number()))]
+    );
+}
+
+#[test]
+fn a_native_password_that_is_wrong_is_counted() {
+    let mut node = Node::new(1, Some(b"secret"), Limits::default());
+    for (conn, password) in [None, Some(&b"guess"[..]), Some(b"secret")]
+        .into_iter()
+        .enumerate()
+    {
+        node.accept_native(0, conn as u32, Policy::Close);
+        let hello = native::Hello {
+            password,
+            ..native::Hello::default()
+        };
+        node.hello(0, conn as u32, &hello);
+    }
+    assert_eq!(node.shards[0].counters().wrong_passwords, 1);
+}
+
+#[test]
+fn a_turn_that_comes_back_goes_to_another_shard() {
+    let mut node = Node::new(3, None, Limits::default());
+    node.open(0, 0);
+    node.open_native(1, 0, Policy::Close);
+    node.open_native(2, 0, Policy::Close);
+    (0..5).for_each(|member| node.join(1, 0, member));
+    node.join(2, 0, 9);
+    node.settle();
+    // The turn is that of the shard with most members, and so would be the next.
+    node.give(0, 0, b"PUBLISH t event\r\n");
+    node.handle(1, Input::Closed { conn: ConnId(0) });
+    node.settle();
+    let turns = node
+        .frames(2, 0)
+        .into_iter()
+        .filter(|(kind, _)| *kind == native::kind::TURN);
+    assert_eq!(turns.collect::<Vec<_>>(), [(native::kind::TURN, 9)]);
+    let counters = node.shards[0].counters();
+    assert_eq!((counters.turns_retried, counters.turns_unheard), (1, 0));
+}
+
+/// A client that reads nothing from now on, but for one event that waits already.
+fn stalled(policy: Policy, subscriptions: &[(&[u8], u32)]) -> Node {
+    let limits = Limits {
+        outbox_bytes_max: 4_000,
+        ..Limits::default()
+    };
+    let mut node = Node::new(1, None, limits);
+    node.open(0, 0);
+    node.open_native(0, 1, policy);
+    for &subscription in subscriptions {
+        node.subscribe(0, 1, subscription);
+    }
+    node.frames(0, 1);
+    node.publish(900);
+    node.shards[0].sent(ConnId(1), 0, true, &mut node.outputs[0]);
+    node
+}
+
+impl Node {
+    fn publish(&mut self, bytes: usize) {
+        let publish = format!("PUBLISH t {}\r\n", "f".repeat(bytes));
+        self.give(0, 0, publish.as_bytes());
+        self.read(0, 0);
+    }
+}
+
+#[test]
+fn a_turn_never_takes_the_place_of_an_event_for_all() {
+    // This member's number looks like what a message on `t` begins with.
+    let member = u32::from_le_bytes([native::kind::MESSAGE, 0, 1, 0]);
+    let mut node = stalled(Policy::Latest, &[(b"", 0), (b"g", member)]);
+    (0..10).for_each(|_| node.publish(900));
+    let kinds: Vec<u8> = std::iter::repeat_with(|| node.frames(0, 1))
+        .take_while(|frames| !frames.is_empty())
+        .flatten()
+        .map(|(kind, _)| kind)
+        .collect();
+    let newest = [native::kind::TURN, native::kind::MESSAGE];
+    assert!(
+        kinds.contains(&native::kind::GAP) && kinds.ends_with(&newest),
+        "{kinds:?}"
+    );
+}
+
+#[test]
+fn an_event_that_never_fits_drops_no_other() {
+    let mut node = stalled(Policy::DropOldest, &[(b"", 0)]);
+    (0..2).for_each(|_| node.publish(900));
+    node.publish(5_000);
+    assert_eq!(node.shards[0].counters().events_lost_drop_oldest, 1);
+    let message = (native::kind::MESSAGE, 0);
+    assert_eq!(node.frames(0, 1), [message; 3]);
+    assert_eq!(node.frames(0, 1), [(native::kind::GAP, 1)]);
 }

@@ -157,6 +157,7 @@ impl NativeSession {
                 None => false,
             };
             if !is_let_in {
+                cx.counters.wrong_passwords += u64::from(hello.password.is_some());
                 let text = match hello.password {
                     Some(_) => "the user or the password is wrong",
                     None => "this broker wants a password, give it in HELLO",
