@@ -100,6 +100,8 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Option<Action>,
+    /// The blocking driver's reader asks `poll_reads` instead.
+    #[cfg(feature = "tokio")]
     pub(crate) reads: bool,
     pub(crate) is_closed: bool,
 }
@@ -131,6 +133,7 @@ impl Hub {
     }
 
     /// The moment that a machine's time stands for.
+    #[cfg(feature = "tokio")]
     pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
         self.start.checked_add(time)
     }
@@ -165,6 +168,7 @@ impl Hub {
             machine.poll_transmit(transmit);
             Order {
                 action,
+                #[cfg(feature = "tokio")]
                 reads: machine.wants_read(),
                 is_closed: machine.closed().is_some(),
             }
@@ -204,6 +208,7 @@ impl Hub {
     }
 
     /// Waits until the machine wants to read, for a driver whose reader is a thread of its own.
+    #[cfg(feature = "blocking")]
     pub(crate) fn poll_reads(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if state.machine.wants_read() {

@@ -216,8 +216,7 @@ impl Delivery {
         self.turn.clear();
         form::encode_turn_before_payload(number, event, &mut self.turn);
         self.turn_key.clear();
-        self.turn_key.extend_from_slice(&number.to_le_bytes());
-        self.turn_key.extend_from_slice(event.topic);
+        form::encode_turn_key(number, event.topic, &mut self.turn_key);
         let key = &self.turn_key;
         match body {
             Some(body) => ways.outboxes.offer_shared(conn, &self.turn, body, b"", key),

@@ -8,20 +8,15 @@ use sapwood_wire::native::{
 impl Node {
     /// A native connection that was let in.
     fn open_native(&mut self, shard: usize, conn: u32) {
-        self.clients += 1;
-        let input = Input::Opened {
-            conn: ConnId(conn),
-            client: ClientId(self.clients),
-            protocol: Protocol::Native,
-            policy: Policy::Close,
-            peer: ([127, 0, 0, 1], 1).into(),
-            local: ([127, 0, 0, 1], 2).into(),
-        };
-        self.handle(shard, input);
-        let mut hello = Vec::new();
-        native::write_hello(&mut hello, &Hello::default());
-        self.give(shard, conn, &hello);
+        self.open_by(Protocol::Native, shard, conn);
+        self.hello(shard, conn, &Hello::default());
         assert_eq!(self.frames(shard, conn), ["welcome"]);
+    }
+
+    fn hello(&mut self, shard: usize, conn: u32, hello: &Hello<'_>) {
+        let mut bytes = Vec::new();
+        native::write_hello(&mut bytes, hello);
+        self.give(shard, conn, &bytes);
     }
 
     fn subscribe(&mut self, shard: usize, conn: u32, member: u32, group: &str, filter: &str) {
@@ -226,4 +221,87 @@ fn a_turn_that_finds_no_member_goes_to_another_shard_once() {
         assert_eq!(counted, (others, 1 - others));
         assert_eq!(node.frames(1, 0), ["ack 1 0"]);
     }
+}
+
+#[test]
+fn a_guest_that_is_being_closed_is_told_one_reason() {
+    let mut node = Node::new(1, None, Limits::default());
+    node.open_by(Protocol::Native, 0, 0);
+    node.give(0, 0, &request(kind::PING));
+    // It reads slowly, and the time for its HELLO ends meanwhile.
+    node.now.monotonic_ns = node.shards[0].next_deadline().expect("a guest");
+    node.handle(0, Input::Tick);
+    let frames = node.frames(0, 0);
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    assert!(frames[0].contains("code: 104"), "{frames:?}");
+}
+
+#[test]
+fn a_wrong_password_is_counted_and_a_missing_one_is_not() {
+    let mut node = Node::new(1, Some(b"secret"), Limits::default());
+    let passwords = [None, Some(&b"guess"[..]), Some(b"secret")];
+    for (conn, password) in passwords.into_iter().enumerate() {
+        node.open_by(Protocol::Native, 0, conn as u32);
+        let hello = Hello {
+            password,
+            ..Hello::default()
+        };
+        node.hello(0, conn as u32, &hello);
+    }
+    assert_eq!(node.shards[0].counters().wrong_passwords, 1);
+}
+
+/// A native client at place 1 that reads nothing from now on, but for one event that waits already,
+/// and a publisher at place 0.
+fn stalled(policy: Policy, subscriptions: &[(u32, &str)]) -> Node {
+    let limits = Limits {
+        outbox_bytes_max: 4_000,
+        ..Limits::default()
+    };
+    let mut node = Node::new(1, None, limits);
+    node.open_native(0, 0);
+    node.open_by(Protocol::Native, 0, 1);
+    let hello = Hello {
+        policy: Some(policy),
+        ..Hello::default()
+    };
+    node.hello(0, 1, &hello);
+    for &(member, group) in subscriptions {
+        node.subscribe(0, 1, member, group, "t");
+    }
+    node.frames(0, 1);
+    node.give(0, 0, &publish("t", "event", 900));
+    node.shards[0].sent(ConnId(1), 0, true, &mut node.outputs[0]);
+    node
+}
+
+#[test]
+fn a_turn_never_takes_the_place_of_an_event_for_all() {
+    // This member's number looks like what a message on `t` begins with.
+    let member = u32::from_le_bytes([kind::MESSAGE, 0, 1, 0]);
+    let mut node = stalled(Policy::Latest, &[(0, ""), (member, "g")]);
+    for _ in 0..10 {
+        node.give(0, 0, &publish("t", "event", 900));
+    }
+    let mut frames = Vec::new();
+    while node.shards[0].has_output(ConnId(1)) {
+        frames.extend(node.frames(0, 1));
+    }
+    let newest = [format!("{member}: event   "), "event   ".to_string()];
+    assert!(frames.ends_with(&newest), "{frames:?}");
+    assert!(
+        frames.iter().any(|frame| frame.starts_with("Gap")),
+        "{frames:?}"
+    );
+}
+
+#[test]
+fn an_event_that_never_fits_drops_no_other() {
+    let mut node = stalled(Policy::DropOldest, &[(0, "")]);
+    for length in [900, 900, 5_000] {
+        node.give(0, 0, &publish("t", "event", length));
+    }
+    assert_eq!(node.shards[0].counters().events_lost_drop_oldest, 1);
+    assert_eq!(node.frames(0, 1), ["event   "; 3]);
+    assert_eq!(node.frames(0, 1), ["Gap { events: 1 }"]);
 }

@@ -150,6 +150,10 @@ impl Decoder {
     }
 }
 
+fn keep(frames: &mut VecDeque<Frame>, frame: BrokerFrame<'_>) {
+    frames.push_back(Frame::of(&frame));
+}
+
 /// A connection of its own.
 pub struct NativeClient {
     stream: TcpStream,
@@ -351,7 +355,7 @@ impl NativeClient {
                 return frame;
             }
             let is_open = self
-                .fill(deadline)
+                .fill(deadline, keep)
                 .unwrap_or_else(|error| panic!("{error}"));
             assert!(
                 is_open,
@@ -361,11 +365,24 @@ impl NativeClient {
         }
     }
 
+    /// Reads once and gives each frame that is whole to `each`, without a copy; false once the peer has closed.
+    pub fn read_each(&mut self, mut each: impl FnMut(BrokerFrame<'_>)) -> bool {
+        assert!(self.frames.is_empty(), "frames were read and not taken");
+        let deadline = Instant::now() + VALUE_SECONDS_MAX;
+        let is_open = self.fill(deadline, |_, frame| each(frame));
+        is_open.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Whether all that came so far was whole frames.
+    pub fn is_between_frames(&self) -> bool {
+        self.decoder.is_between_frames()
+    }
+
     /// Waits until the peer closes, and gives the whole frames before that.
     pub fn rest(&mut self) -> Vec<Frame> {
         let deadline = Instant::now() + VALUE_SECONDS_MAX;
         while self
-            .fill(deadline)
+            .fill(deadline, keep)
             .unwrap_or_else(|error| panic!("{error}"))
         {}
         std::mem::take(&mut self.frames).into()
@@ -378,8 +395,12 @@ impl NativeClient {
         assert!(self.decoder.is_between_frames(), "a cut frame");
     }
 
-    /// Waits for bytes; false once the peer has closed.
-    fn fill(&mut self, deadline: Instant) -> Result<bool, String> {
+    /// Waits for bytes; false once the peer has closed. `take` gets each frame that is whole.
+    fn fill(
+        &mut self,
+        deadline: Instant,
+        mut take: impl FnMut(&mut VecDeque<Frame>, BrokerFrame<'_>),
+    ) -> Result<bool, String> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err("no whole frame in time".to_string());
@@ -395,9 +416,7 @@ impl NativeClient {
                 let NativeClient {
                     decoder, frames, ..
                 } = self;
-                decoder.feed(&chunk[..length], |frame| {
-                    frames.push_back(Frame::of(&frame));
-                });
+                decoder.feed(&chunk[..length], |frame| take(frames, frame));
                 Ok(true)
             }
             Err(error) => match error.kind() {

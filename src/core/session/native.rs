@@ -168,7 +168,10 @@ impl NativeSession {
             };
             if !is_let_in {
                 let text = match hello.password {
-                    Some(_) => "the user or the password is wrong",
+                    Some(_) => {
+                        cx.counters.wrong_passwords += 1;
+                        "the user or the password is wrong"
+                    }
                     None => "this broker wants a password, give it in HELLO",
                 };
                 return close_with(cx, ErrorCode::Authentication, text);
