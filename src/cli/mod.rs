@@ -5,12 +5,22 @@
 //! of `sapwood-server`.
 
 mod config;
+mod connect;
 mod file;
 mod info;
 mod limits;
 mod logs;
+mod output;
+mod payload;
 mod problem;
+mod publish;
+mod quantity;
+mod render;
 mod serve;
+mod stop;
+mod subscribe;
+mod text;
+mod trouble;
 mod value;
 
 use std::fmt;
@@ -21,12 +31,19 @@ use clap::{Args, Parser, Subcommand};
 use sapwood_server::StartError;
 
 use problem::Problem;
+use trouble::Trouble;
 
 /// The exit code of a run that failed for another reason than its configuration.
 const EXIT_RUNTIME: u8 = 1;
 
 /// The exit code of a wrong command line or configuration, which is also clap's.
 const EXIT_USAGE: u8 = 2;
+
+/// The exit code of a publish or request that nobody listens to.
+const EXIT_NOBODY_LISTENS: u8 = 3;
+
+/// The exit code of a command that waited, and nothing came in time.
+const EXIT_NO_ANSWER: u8 = 4;
 
 const ROOT_HELP: &str = "\
 Examples:
@@ -87,6 +104,12 @@ enum Command {
     /// Run the broker until it is told to end.
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
+    /// Publish events: an argument, a file, or what stdin holds.
+    #[command(after_help = publish::HELP)]
+    Pub(publish::PublishArgs),
+    /// Print events as they are published.
+    #[command(after_help = subscribe::HELP)]
+    Sub(subscribe::SubscribeArgs),
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
@@ -168,6 +191,8 @@ enum Failure {
     System(&'static str, std::io::Error),
     /// `sapwood info` got no answer it could print.
     Info(info::InfoError),
+    /// A command that is a client did not do what it should.
+    Client(Trouble),
 }
 
 impl Failure {
@@ -177,6 +202,7 @@ impl Failure {
             // Only the server knows the machine's CPUs, but what was asked of it is configuration.
             Failure::Start(StartError::Plan(_)) => ExitCode::from(EXIT_USAGE),
             Failure::Info(error) if error.is_usage() => ExitCode::from(EXIT_USAGE),
+            Failure::Client(trouble) => ExitCode::from(trouble.exit_code()),
             _ => ExitCode::from(EXIT_RUNTIME),
         }
     }
@@ -202,6 +228,7 @@ impl fmt::Display for Failure {
             Failure::Serve(error) => write!(out, "{error}"),
             Failure::System(what, error) => write!(out, "cannot {what}: {error}."),
             Failure::Info(error) => write!(out, "{error}"),
+            Failure::Client(trouble) => write!(out, "{trouble}"),
         }
     }
 }
@@ -214,6 +241,8 @@ pub fn run() -> ExitCode {
     let environment = config::Environment::of_process();
     let outcome = match &cli.command {
         Command::Serve(args) => serve::run(args, &environment),
+        Command::Pub(args) => publish::run(args, &environment),
+        Command::Sub(args) => subscribe::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
     };
     match outcome {
