@@ -8,14 +8,18 @@ mod config;
 mod connect;
 mod file;
 mod info;
+mod latency;
 mod limits;
 mod logs;
 mod output;
 mod payload;
+mod ping;
 mod problem;
 mod publish;
 mod quantity;
 mod render;
+mod reply;
+mod request;
 mod serve;
 mod stop;
 mod subscribe;
@@ -110,6 +114,15 @@ enum Command {
     /// Print events as they are published.
     #[command(after_help = subscribe::HELP)]
     Sub(subscribe::SubscribeArgs),
+    /// Ask a question, and print the replies.
+    #[command(after_help = request::HELP)]
+    Request(request::RequestArgs),
+    /// Answer questions: with a text, with themselves, or with what a command prints.
+    #[command(after_help = reply::HELP)]
+    Reply(reply::ReplyArgs),
+    /// Measure round trips to the broker.
+    #[command(after_help = ping::HELP)]
+    Ping(ping::PingArgs),
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
@@ -243,6 +256,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args, &environment),
         Command::Pub(args) => publish::run(args, &environment),
         Command::Sub(args) => subscribe::run(args, &environment),
+        Command::Request(args) => request::run(args, &environment),
+        Command::Reply(args) => reply::run(args, &environment),
+        Command::Ping(args) => ping::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
     };
     match outcome {

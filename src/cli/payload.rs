@@ -31,8 +31,8 @@ pub struct PayloadArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "message")]
     file: Option<PathBuf>,
     /// Add a header; can be given again
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = quantity::flag(quantity::parse_header))]
-    headers: Vec<Header>,
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = quantity::flag(quantity::parse_header))]
+    header: Vec<Header>,
 }
 
 impl PayloadArgs {
@@ -43,7 +43,7 @@ impl PayloadArgs {
 
     /// A message to this topic with the headers that were given.
     pub fn outgoing<'a>(&'a self, topic: &'a str, payload: &'a [u8]) -> Outgoing<'a> {
-        with_headers(Outgoing::new(topic, payload), &self.headers)
+        with_headers(Outgoing::new(topic, payload), &self.header)
     }
 
     /// Reads the whole payload.

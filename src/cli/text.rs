@@ -4,8 +4,9 @@
 //! or answer for its user, and the marks that change the direction of writing, with which a text can look like another one.
 //! Invariant: what is escaped can be told from what was there before, so nothing is lost.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::str;
+use std::os::unix::ffi::OsStrExt;
 
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -34,6 +35,11 @@ pub fn printable(bytes: &[u8]) -> String {
     let mut out = Vec::new();
     push_printable(&mut out, bytes);
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Bytes as the environment of a command can have them, unchanged.
+pub fn os_string(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
 }
 
 /// Appends a JSON string (RFC 8259, section 7), quotes included, that has no character which would harm a terminal.
