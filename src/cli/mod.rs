@@ -1,9 +1,11 @@
 //! The command line: which commands there are, and what their exit codes mean.
 //!
-//! Owns the words a user types and reads. What a setting's value may be stands in [`value`], where values come from and
-//! which one wins in [`config`]; a command's work stands in the file of its name. Knows the server only by the interface
-//! of `sapwood-server`.
+//! Owns the list of commands and what their exit codes mean. What a setting's value may be stands in [`value`], where values
+//! come from and which one wins in [`config`]; a command's flags, help and work stand in the file of its name ([`publish`]
+//! is `pub`, [`subscribe`] is `sub`). Knows the server only by the interface of `sapwood-server`, and other brokers only by
+//! that of `sapwood-client`; [`connect`] is where the commands that are clients begin.
 
+mod bench;
 mod config;
 mod connect;
 mod file;
@@ -11,6 +13,7 @@ mod info;
 mod latency;
 mod limits;
 mod logs;
+mod manual;
 mod output;
 mod payload;
 mod ping;
@@ -51,12 +54,18 @@ const EXIT_NO_ANSWER: u8 = 4;
 
 const ROOT_HELP: &str = "\
 Examples:
-  sapwood serve                           listen for Redis clients on 127.0.0.1:7463, for native ones on 7400
-  redis-cli -p 7463 subscribe news        hear a channel, in another terminal
-  redis-cli -p 7463 publish news hello    and say something on it
-  sapwood info                            read every counter of the running broker
+  sapwood serve                         run a broker, here: ports 7400 and 7463 (Redis)
+  sapwood sub 'news.>'                  in another terminal: print what comes to news
+  sapwood pub news.art 'hello there'    in a third: publish something
+  sapwood reply time.now --command date
+  sapwood request time.now ''           ask, and print the answer
+  sapwood bench pub                     measure
+  sapwood info                          read every counter of the running broker
 
-`sapwood serve --help` lists every setting.";
+`sapwood COMMAND --help` has examples of each command. Redis clients can use the same broker: \
+redis-cli -p 7463 subscribe news.art
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nobody listens, 4 no answer or event in time.";
 
 const SERVE_HELP: &str = "\
 Examples:
@@ -95,7 +104,7 @@ Examples:
 A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
 the environment.";
 
-/// A real-time data broker: one shard a core, io_uring, and Redis clients unmodified.
+/// A real-time data broker: one shard a core, io_uring, its own clients and unmodified Redis clients.
 #[derive(Debug, Parser)]
 #[command(name = "sapwood", version, after_help = ROOT_HELP, max_term_width = 110)]
 struct Cli {
@@ -123,9 +132,18 @@ enum Command {
     /// Measure round trips to the broker.
     #[command(after_help = ping::HELP)]
     Ping(ping::PingArgs),
+    /// Measure how many events a broker moves, and how long each takes.
+    #[command(after_help = bench::HELP)]
+    Bench(bench::BenchArgs),
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
+    /// Print what a shell needs to complete commands and flags.
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(manual::CompletionArgs),
+    /// Print a manual page, or write all of them.
+    #[command(after_help = manual::MAN_HELP)]
+    Man(manual::ManArgs),
 }
 
 /// The flags of `sapwood serve`. Values stay text here, so that flag, environment and file are judged by one rule.
@@ -248,7 +266,8 @@ impl fmt::Display for Failure {
 
 /// Reads the process's arguments, runs the command they name, and says on stderr why it failed if it did.
 ///
-/// Exit codes: 0 done, 1 failed while running, 2 wrong command line or configuration.
+/// Exit codes: 0 done, 1 failed while running, 2 wrong command line or configuration, 3 nobody listens, 4 nothing came in
+/// time.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let environment = config::Environment::of_process();
@@ -259,7 +278,10 @@ pub fn run() -> ExitCode {
         Command::Request(args) => request::run(args, &environment),
         Command::Reply(args) => reply::run(args, &environment),
         Command::Ping(args) => ping::run(args, &environment),
+        Command::Bench(args) => bench::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
+        Command::Completion(args) => manual::completion(args),
+        Command::Man(args) => manual::man(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,11 +36,6 @@ pub struct PayloadArgs {
 }
 
 impl PayloadArgs {
-    /// Whether the payload stands on the command line.
-    pub fn has_message(&self) -> bool {
-        self.message.is_some()
-    }
-
     /// A message to this topic with the headers that were given.
     pub fn outgoing<'a>(&'a self, topic: &'a str, payload: &'a [u8]) -> Outgoing<'a> {
         with_headers(Outgoing::new(topic, payload), &self.header)

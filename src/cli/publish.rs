@@ -33,8 +33,8 @@ Examples:
   sapwood pub news.art hi --confirm           print how many subscriptions it reached
   sapwood pub news.art hi --require-listeners || echo 'nobody heard it'
 
-A payload is published byte for byte, also a newline at its end; --lines takes one '\\n' off each line.
-Without --confirm, the command ends when the broker has received everything. A group of subscribers
+A payload is published byte for byte, also a newline at its end; --lines takes one '\\n' off each line. \
+Without --confirm, the command ends when the broker has received everything. A group of subscribers \
 counts as one subscription.
 
 Exit codes: 0 published, 1 failed, 2 wrong usage, 3 nobody listens (with --require-listeners).";

@@ -41,12 +41,12 @@ Examples:
   sapwood reply time.now --command date                 what a command prints
   sapwood reply upper --command 'tr a-z A-Z' --group g  one of several that share the work
 
-A command is run by sh for each request: the payload is its stdin, what it writes to stdout is the
-answer, and SAPWOOD_TOPIC and SAPWOOD_REPLY in its environment say where the request and its answer go.
-If it fails, the answer carries a header `error` that says how. Events that ask for no reply are
+A command is run by sh for each request: the payload is its stdin, what it writes to stdout is the \
+answer, and SAPWOOD_TOPIC and SAPWOOD_REPLY in its environment say where the request and its answer go. \
+If it fails, the answer carries a header `error` that says how. Events that ask for no reply are \
 skipped.
 
-Exit codes: 0 ended by --count, SIGINT or SIGTERM, after what was begun was answered; 1 failed, or not
+Exit codes: 0 ended by --count, SIGINT or SIGTERM, after what was begun was answered; 1 failed, or not \
 every request could be answered; 2 wrong usage.";
 
 /// The flags of `sapwood reply`.

@@ -31,7 +31,7 @@ Examples:
 
 `sapwood reply` answers requests. The time-out is for the first reply and then for each further one.
 
-Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 nobody listens, which is known at once,
+Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 nobody listens, which is known at once, \
 4 no reply in time.";
 
 /// How many replies a request wants.

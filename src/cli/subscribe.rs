@@ -44,17 +44,17 @@ Examples:
   sapwood sub 'news.>' --json | jq -r .data
   sapwood sub backup --raw --count 1 > backup.tar
 
-A topic is a name with dots, such as news.art. In a subscription, * stands for any one part of it, and
+A topic is a name with dots, such as news.art. In a subscription, * stands for any one part of it, and \
 a > at the end for one part or more. Quote them, or the shell takes them for file names.
 
-A line is the topic and the payload, with \\n, \\x1b and the like for what is not printable and \\\\ for
-a backslash; --raw and --json keep every byte. An event that several of the topics match is printed
+A line is the topic and the payload, with \\n, \\x1b and the like for what is not printable and \\\\ for \
+a backslash; --raw and --json keep every byte. An event that several of the topics match is printed \
 for each of them. In a group, events that are under way when it ends are lost with it.
 
-Lost connections are made again for ever. Notices on stderr say where events may be missing; with
+Lost connections are made again for ever. Notices on stderr say where events may be missing; with \
 --json they are objects.
 
-Exit codes: 0 ended by --count, SIGINT, SIGTERM or the reader of its output, 1 failed, 2 wrong usage,
+Exit codes: 0 ended by --count, SIGINT, SIGTERM or the reader of its output, 1 failed, 2 wrong usage, \
 4 no event came in time (with --timeout).";
 
 /// The flags of `sapwood sub`.

@@ -77,8 +77,10 @@ pub enum Trouble {
     },
     /// A benchmark found that not all came, or not as it was sent.
     NotIntact,
-    /// A benchmark cannot be run like this.
+    /// A command cannot be run like this; holds what would be right.
     Plan(String),
+    /// A file cannot be written.
+    File(PathBuf, io::Error),
 }
 
 impl Trouble {
@@ -167,6 +169,7 @@ impl fmt::Display for Trouble {
                 "what was published did not arrive whole and in order; the table says what is missing."
             ),
             Trouble::Plan(what) => write!(out, "{what}"),
+            Trouble::File(path, error) => write!(out, "cannot write {}: {error}.", path.display()),
         }
     }
 }
