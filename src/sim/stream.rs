@@ -255,10 +255,16 @@ impl Stream {
             }
         }
         let bytes: usize = std::mem::take(&mut self.keys).values().sum();
+        // Events without payload cannot be told apart: which of them came is not known.
+        let before = self.owed.range(..place);
+        let events = before.clone().filter_map(Owed::event);
+        let empty = events.filter(|event| event.payload.is_empty());
+        let empty: Vec<&[u8]> = empty.map(|event| event.topic).collect();
         let is_missing = |owed: &&Owed| {
-            owed.left(turns).0 > 0 && owed.event().is_some_and(|event| !event.payload.is_empty())
+            let event = owed.event();
+            owed.left(turns).0 > 0 && event.is_some_and(|event| !empty.contains(&event.topic))
         };
-        let missing = self.owed.range(..place).find(is_missing);
+        let missing = before.clone().find(is_missing);
         match missing {
             Some(owed) if bytes <= self.aside_max => {
                 let text = format!("{owed:?}").chars().take(300).collect::<String>();
