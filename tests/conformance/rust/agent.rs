@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use json::{Bytes, ClientCommand, Command, Connect, Failure, For, Headers, Message};
-use sapwood_client::error::{ConnectError, PublishError, RequestError};
+use sapwood_client::error::{PublishError, RequestError};
 use sapwood_client::{Client, ConnectionEvent, Event, Events, Outgoing, Replies, Subscription};
 use sapwood_wire::topic;
 use serde_json::{Value, json};
@@ -150,7 +150,7 @@ impl Connected {
         if let Some(policy) = given.policy {
             builder = builder.policy(policy);
         }
-        let client = builder.start().map_err(ConnectError::Config)?;
+        let client = builder.start()?;
         let mut events = client.events();
         // Ends because the one address leads to a broker or does not.
         loop {
@@ -329,10 +329,11 @@ impl Connected {
         let request = listener.last_message.as_ref();
         let request = request.ok_or_else(|| Failure::agent("there is nothing to respond to"))?;
         if headers.is_empty() {
-            return Ok(match last {
+            match last {
                 true => self.client.reply(request, &payload.0).await?,
                 false => self.client.reply_part(request, &payload.0).await?,
-            });
+            }
+            return Ok(());
         }
         let topic = request.reply();
         let topic = topic.ok_or_else(|| Failure::agent("no reply is asked for"))?;

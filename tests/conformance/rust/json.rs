@@ -8,9 +8,10 @@ use std::fmt;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sapwood_client::ErrorCode;
+use sapwood_client::config::ConfigError;
 use sapwood_client::error::{
-    CloseReason, ConnectError, Disconnect, Doubt, DrainError, MessageError, PingError,
-    PublishError, Refusal, RequestError, SubscribeError,
+    CloseReason, Disconnect, Doubt, DrainError, MessageError, PingError, PublishError, Refusal,
+    RequestError, SubscribeError,
 };
 use sapwood_client::{Outgoing, Policy};
 use sapwood_wire::native::PartsError;
@@ -321,18 +322,9 @@ impl From<MessageError> for Failure {
     }
 }
 
-impl From<ConnectError> for Failure {
-    fn from(error: ConnectError) -> Failure {
-        match error {
-            ConnectError::Unreachable { ref reason, .. } => {
-                Failure::new("closed", disconnect_code(reason), error)
-            }
-            ConnectError::Rejected(ref refusal) => {
-                Failure::new("closed", Some(refusal.number), error)
-            }
-            ConnectError::Closed => Failure::closed(error),
-            _ => Failure::new("refused", None, error),
-        }
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::new("refused", None, error)
     }
 }
 
