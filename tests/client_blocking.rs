@@ -123,6 +123,20 @@ fn unheard_request_and_silent_responder_are_told_apart() {
 }
 
 #[test]
+fn reply_that_was_not_in_time_comes_later() {
+    on_shards(|broker| {
+        let (server, client) = (connect(broker), connect(broker));
+        let mut requests = server.subscribe("svc").unwrap();
+        let mut replies = client.request_many("svc", "?").unwrap();
+        assert_eq!(replies.next_timeout(Duration::ZERO), Err(TimedOut));
+        server.reply(&message(&mut requests), "!").unwrap();
+        let reply = replies.next_timeout(VALUE_SECONDS_MAX).unwrap();
+        assert_eq!(reply.expect("a reply").unwrap().text(), "!");
+        assert_eq!(replies.next_timeout(VALUE_SECONDS_MAX), Ok(None));
+    });
+}
+
+#[test]
 fn full_window_is_waited_for_and_full_queue_stops_the_stream() {
     on_shards(|broker| {
         let builder = Client::builder().address(address(broker)).window(10_000, 8);

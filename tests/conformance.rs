@@ -17,12 +17,19 @@ use common::capture;
 /// The suite takes about 15 s with one agent and 5 s more with each other one; a stuck one is not waited for for ever.
 const SUITE_SECONDS_MAX: Duration = Duration::from_secs(600);
 
+/// The example of this package that is the Rust client's agent.
+const RUST_AGENT: &str = "conformance_agent";
+
 /// Each client library: its name in the table, and what starts its agent.
 fn agents() -> Vec<(&'static str, String)> {
-    vec![(
-        "python",
-        format!("python3 -B -X dev '{}'", suite("python/agent.py").display()),
-    )]
+    let python = suite("python/agent.py");
+    vec![
+        (
+            "python",
+            format!("python3 -B -X dev '{}'", python.display()),
+        ),
+        ("rust", format!("'{}'", rust_agent().display())),
+    ]
 }
 
 #[test]
@@ -48,6 +55,33 @@ fn suite_fails_against_what_is_no_broker() {
         .args(["--broker", "false", "--only", "PING with request 0"]);
     let (success, said) = run(&mut command);
     assert!(!success && said.contains("FAIL"), "{said}");
+}
+
+/// Builds the agent of the Rust client, and says where it is. A test of all targets has built it already; but one of this
+/// file alone has not, and would find none, or one of yesterday's library.
+fn rust_agent() -> PathBuf {
+    let broker = Path::new(env!("CARGO_BIN_EXE_sapwood"));
+    let (profile, target) = match broker.ancestors().skip(1).take(2).collect::<Vec<_>>()[..] {
+        [profile, target] => (profile.file_name().expect("it has a name"), target),
+        _ => panic!("{} is in no target directory", broker.display()),
+    };
+    // The directory of the profile `dev` has another name.
+    let profile = if profile == "debug" {
+        "dev".as_ref()
+    } else {
+        profile
+    };
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--locked", "--offline", "--quiet", "--workspace"])
+        .args(["--example", RUST_AGENT, "--profile"])
+        .arg(profile)
+        .arg("--target-dir")
+        .arg(target);
+    let (success, said) = run(&mut build);
+    assert!(success, "{build:?}:\n{said}");
+    broker.with_file_name("examples").join(RUST_AGENT)
 }
 
 fn suite(file: &str) -> PathBuf {

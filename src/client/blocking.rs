@@ -348,13 +348,28 @@ pub struct Replies {
     handles: Arc<Handles>,
 }
 
+impl Replies {
+    /// The next reply, waiting for it at most so long; what an iterator would say, or [`TimedOut`]. The request itself goes
+    /// on until its own time-out.
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<Result<Message, RequestError>>, TimedOut> {
+        wait_until(Instant::now() + timeout, |cx| self.poll_reply(cx)).ok_or(TimedOut)
+    }
+
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, RequestError>>> {
+        self.handles.hub.poll_reply(cx, self.id, &mut self.batch)
+    }
+}
+
 /// Waits for each reply; the last one says [`is_end`](Message::is_end). Ends behind it and behind an error, but for
 /// [`RequestError::Gap`], which more may follow.
 impl Iterator for Replies {
     type Item = Result<Message, RequestError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        wait(|cx| self.handles.hub.poll_reply(cx, self.id, &mut self.batch))
+        wait(|cx| self.poll_reply(cx))
     }
 }
 

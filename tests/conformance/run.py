@@ -2,7 +2,7 @@
 """Runs the conformance suite: scenarios against a real broker, and against client libraries through their agents.
 
     run.py --broker target/release/sapwood
-    run.py --broker target/release/sapwood --agent "rust=target/release/examples/agent" --only group
+    run.py --broker target/release/sapwood --agent "rust=target/release/examples/conformance_agent" --only group
 
 `README.md` beside this file says what scenarios and agents are. Exit code: 0 when everything passed, 1 when something
 failed, 2 when it could not be run.
