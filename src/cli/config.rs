@@ -301,33 +301,50 @@ impl Settings {
     }
 }
 
+/// What a client of the broker has to know.
+#[derive(Debug)]
+pub struct ClientSettings {
+    /// `HOST:PORT` of each broker, to be tried in turn; at least one.
+    pub brokers: Vec<String>,
+    /// What the client shows to be let in.
+    pub password: Option<Password>,
+    /// What the user should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// As [`resolve`], for the commands that connect to a broker's native listener: where they connect is where a broker with
+/// the same environment and file listens. Settings that only a broker has are not judged.
+pub fn resolve_client(
+    flags: Flags,
+    environment: &Environment,
+) -> Result<ClientSettings, Vec<Problem>> {
+    let (mut sources, _) = sources(flags, environment);
+    let brokers = sources.choose(Key::Native, value::parse_brokers);
+    let brokers = match brokers {
+        Some(Sourced { source, value }) if value.is_empty() => {
+            let wrong = Wrong::NoAddressToAsk("--native", NATIVE_DEFAULT);
+            sources.problems.push(Problem { source, wrong });
+            value
+        }
+        Some(brokers) => brokers.value,
+        None => vec![NATIVE_DEFAULT.to_string()],
+    };
+    let mut warnings = Vec::new();
+    let password = sources.choose_password(&mut warnings);
+    sources.finish()?;
+    Ok(ClientSettings {
+        brokers,
+        password,
+        warnings,
+    })
+}
+
 /// Reads flags, environment and file, and lets the first of them that gives a setting decide it.
 ///
 /// A value that another one overrides is judged all the same: it would be wrong on the day the other one goes.
 /// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let path = flags
-        .config
-        .map(|path| (Source::Flag("--config".to_string()), path));
-    let path = path.or_else(|| match environment.given("SAPWOOD_CONFIG")? {
-        Ok(given) => Some((given.source, given.text)),
-        Err(problem) => {
-            problems.push(problem);
-            None
-        }
-    });
-    let file = match path {
-        Some((source, path)) => file::read(Path::new(&path), source, &mut problems),
-        None => file::Settings::default(),
-    };
-    let limits = file.limits;
-    let mut sources = Sources {
-        flags: flags.given,
-        environment,
-        file: file.given,
-        problems,
-    };
+    let (mut sources, limits) = sources(flags, environment);
     let settings = Settings {
         redis: sources
             .choose(Key::Redis, value::parse_listen)
@@ -357,14 +374,34 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
     };
     let mut settings = settings;
     settings.password = sources.choose_password(&mut settings.warnings);
-    let mut problems = sources.problems;
-    match problems.is_empty() {
-        true => Ok(settings),
-        false => {
-            problems.sort_by_key(|problem| problem.source.line());
-            Err(problems)
+    sources.finish()?;
+    Ok(settings)
+}
+
+/// Everything that gives settings, not judged yet but for the file's form, and the limits, which only the file gives.
+fn sources(flags: Flags, environment: &Environment) -> (Sources<'_>, Limits) {
+    let mut problems = Vec::new();
+    let path = flags
+        .config
+        .map(|path| (Source::Flag("--config".to_string()), path));
+    let path = path.or_else(|| match environment.given("SAPWOOD_CONFIG")? {
+        Ok(given) => Some((given.source, given.text)),
+        Err(problem) => {
+            problems.push(problem);
+            None
         }
-    }
+    });
+    let file = match path {
+        Some((source, path)) => file::read(Path::new(&path), source, &mut problems),
+        None => file::Settings::default(),
+    };
+    let sources = Sources {
+        flags: flags.given,
+        environment,
+        file: file.given,
+        problems,
+    };
+    (sources, file.limits)
 }
 
 struct Sources<'a> {
@@ -464,6 +501,15 @@ impl Sources<'_> {
             });
         }
         asked
+    }
+
+    /// What is wrong, if anything is: flags and environment first, then the file by line.
+    fn finish(mut self) -> Result<(), Vec<Problem>> {
+        self.problems.sort_by_key(|problem| problem.source.line());
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => Err(self.problems),
+        }
     }
 
     fn choose_password(&mut self, warnings: &mut Vec<Warning>) -> Option<Password> {
@@ -649,6 +695,24 @@ mod tests {
                 "{messages:?}"
             );
         }
+    }
+
+    #[test]
+    fn client_connects_where_the_broker_listens_unless_told_otherwise() {
+        let brokers = |given: &[(Key, &str)], environment: Environment| {
+            let settings = resolve_client(flags(given), &environment);
+            settings.map(|settings| settings.brokers)
+        };
+        let nothing = || Environment::of(&[]);
+        assert_eq!(brokers(&[], nothing()).unwrap(), ["127.0.0.1:7400"]);
+        let everywhere = || Environment::of(&[("SAPWOOD_NATIVE", "0.0.0.0:7400,b:1")]);
+        let expected = ["127.0.0.1:7400", "b:1"];
+        assert_eq!(brokers(&[], everywhere()).unwrap(), expected);
+        let given = [(Key::Native, "1,2")];
+        let expected = ["127.0.0.1:1", "127.0.0.1:2"];
+        assert_eq!(brokers(&given, everywhere()).unwrap(), expected);
+        let off = messages(brokers(&[(Key::Native, "off")], nothing()).unwrap_err());
+        assert!(off[0].contains("--native 127.0.0.1:7400"), "{off:?}");
     }
 
     #[test]

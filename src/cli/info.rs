@@ -124,7 +124,7 @@ pub fn run(args: &InfoArgs, environment: &Environment) -> Result<(), Failure> {
         _ => {
             let problem = Problem {
                 source: settings.redis.source,
-                wrong: Wrong::NoAddressToAsk,
+                wrong: Wrong::NoAddressToAsk("--redis", config::REDIS_DEFAULT),
             };
             return Err(Failure::Config(vec![problem]));
         }

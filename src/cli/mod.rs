@@ -1,16 +1,33 @@
 //! The command line: which commands there are, and what their exit codes mean.
 //!
-//! Owns the words a user types and reads. What a setting's value may be stands in [`value`], where values come from and
-//! which one wins in [`config`]; a command's work stands in the file of its name. Knows the server only by the interface
-//! of `sapwood-server`.
+//! Owns the list of commands and what their exit codes mean. What a setting's value may be stands in [`value`], where values
+//! come from and which one wins in [`config`]; a command's flags, help and work stand in the file of its name ([`publish`]
+//! is `pub`, [`subscribe`] is `sub`). Knows the server only by the interface of `sapwood-server`, and other brokers only by
+//! that of `sapwood-client`; [`connect`] is where the commands that are clients begin.
 
+mod bench;
 mod config;
+mod connect;
 mod file;
 mod info;
+mod latency;
 mod limits;
 mod logs;
+mod manual;
+mod output;
+mod payload;
+mod ping;
 mod problem;
+mod publish;
+mod quantity;
+mod render;
+mod reply;
+mod request;
 mod serve;
+mod stop;
+mod subscribe;
+mod text;
+mod trouble;
 mod value;
 
 use std::fmt;
@@ -21,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 use sapwood_server::StartError;
 
 use problem::Problem;
+use trouble::Trouble;
 
 /// The exit code of a run that failed for another reason than its configuration.
 const EXIT_RUNTIME: u8 = 1;
@@ -28,14 +46,26 @@ const EXIT_RUNTIME: u8 = 1;
 /// The exit code of a wrong command line or configuration, which is also clap's.
 const EXIT_USAGE: u8 = 2;
 
+/// The exit code of a publish or request that nobody listens to.
+const EXIT_NOBODY_LISTENS: u8 = 3;
+
+/// The exit code of a command that waited, and nothing came in time.
+const EXIT_NO_ANSWER: u8 = 4;
+
 const ROOT_HELP: &str = "\
 Examples:
-  sapwood serve                           listen for Redis clients on 127.0.0.1:7463, for native ones on 7400
-  redis-cli -p 7463 subscribe news        hear a channel, in another terminal
-  redis-cli -p 7463 publish news hello    and say something on it
-  sapwood info                            read every counter of the running broker
+  sapwood serve                         run a broker, here: ports 7400 and 7463 (Redis)
+  sapwood sub 'news.>'                  in another terminal: print what comes to news
+  sapwood pub news.art 'hello there'    in a third: publish something
+  sapwood reply time.now --command date
+  sapwood request time.now ''           ask, and print the answer
+  sapwood bench pub                     measure
+  sapwood info                          read every counter of the running broker
 
-`sapwood serve --help` lists every setting.";
+`sapwood COMMAND --help` has examples of each command. Redis clients can use the same broker: \
+redis-cli -p 7463 subscribe news.art
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nobody listens, 4 no answer or event in time.";
 
 const SERVE_HELP: &str = "\
 Examples:
@@ -74,7 +104,7 @@ Examples:
 A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
 the environment.";
 
-/// A real-time data broker: one shard a core, io_uring, and Redis clients unmodified.
+/// A real-time data broker: one shard a core, io_uring, its own clients and unmodified Redis clients.
 #[derive(Debug, Parser)]
 #[command(name = "sapwood", version, after_help = ROOT_HELP, max_term_width = 110)]
 struct Cli {
@@ -87,9 +117,33 @@ enum Command {
     /// Run the broker until it is told to end.
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
+    /// Publish events: an argument, a file, or what stdin holds.
+    #[command(after_help = publish::HELP)]
+    Pub(publish::PublishArgs),
+    /// Print events as they are published.
+    #[command(after_help = subscribe::HELP)]
+    Sub(subscribe::SubscribeArgs),
+    /// Ask a question, and print the replies.
+    #[command(after_help = request::HELP)]
+    Request(request::RequestArgs),
+    /// Answer questions: with a text, with themselves, or with what a command prints.
+    #[command(after_help = reply::HELP)]
+    Reply(reply::ReplyArgs),
+    /// Measure round trips to the broker.
+    #[command(after_help = ping::HELP)]
+    Ping(ping::PingArgs),
+    /// Measure how many events a broker moves, and how long each takes.
+    #[command(after_help = bench::HELP)]
+    Bench(bench::BenchArgs),
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
+    /// Print what a shell needs to complete commands and flags.
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(manual::CompletionArgs),
+    /// Print a manual page, or write all of them.
+    #[command(after_help = manual::MAN_HELP)]
+    Man(manual::ManArgs),
 }
 
 /// The flags of `sapwood serve`. Values stay text here, so that flag, environment and file are judged by one rule.
@@ -168,6 +222,8 @@ enum Failure {
     System(&'static str, std::io::Error),
     /// `sapwood info` got no answer it could print.
     Info(info::InfoError),
+    /// A command that is a client did not do what it should.
+    Client(Trouble),
 }
 
 impl Failure {
@@ -177,6 +233,7 @@ impl Failure {
             // Only the server knows the machine's CPUs, but what was asked of it is configuration.
             Failure::Start(StartError::Plan(_)) => ExitCode::from(EXIT_USAGE),
             Failure::Info(error) if error.is_usage() => ExitCode::from(EXIT_USAGE),
+            Failure::Client(trouble) => ExitCode::from(trouble.exit_code()),
             _ => ExitCode::from(EXIT_RUNTIME),
         }
     }
@@ -202,19 +259,29 @@ impl fmt::Display for Failure {
             Failure::Serve(error) => write!(out, "{error}"),
             Failure::System(what, error) => write!(out, "cannot {what}: {error}."),
             Failure::Info(error) => write!(out, "{error}"),
+            Failure::Client(trouble) => write!(out, "{trouble}"),
         }
     }
 }
 
 /// Reads the process's arguments, runs the command they name, and says on stderr why it failed if it did.
 ///
-/// Exit codes: 0 done, 1 failed while running, 2 wrong command line or configuration.
+/// Exit codes: 0 done, 1 failed while running, 2 wrong command line or configuration, 3 nobody listens, 4 nothing came in
+/// time.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let environment = config::Environment::of_process();
     let outcome = match &cli.command {
         Command::Serve(args) => serve::run(args, &environment),
+        Command::Pub(args) => publish::run(args, &environment),
+        Command::Sub(args) => subscribe::run(args, &environment),
+        Command::Request(args) => request::run(args, &environment),
+        Command::Reply(args) => reply::run(args, &environment),
+        Command::Ping(args) => ping::run(args, &environment),
+        Command::Bench(args) => bench::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
+        Command::Completion(args) => manual::completion(args),
+        Command::Man(args) => manual::man(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The place a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,13 @@ pub enum Wrong {
         /// Why it cannot be read.
         reason: AddressReason,
     },
+    /// The address of a broker to connect to that cannot be read.
+    Broker {
+        /// What was given.
+        given: String,
+        /// Why it cannot be read.
+        reason: AddressReason,
+    },
     /// A number that is none, or is out of its range.
     Number {
         /// What was given.
@@ -161,8 +169,22 @@ pub enum Wrong {
     OpenToAll(&'static str, SocketAddr),
     /// Every listener is off.
     NothingListens,
-    /// `info` needs a broker to ask, but the address is `off` or has port 0.
-    NoAddressToAsk,
+    /// A command needs a broker to connect to, but the address is `off` or has port 0; holds the flag that names one and
+    /// its usual value.
+    NoAddressToAsk(&'static str, SocketAddr),
+    /// A time that cannot be read, or is out of range.
+    Time {
+        /// What was given.
+        given: String,
+        /// The longest that is right.
+        max: Duration,
+    },
+    /// A rate that cannot be read.
+    Rate(String),
+    /// A header that is none; holds what was given, and why.
+    Header(String, HeaderReason),
+    /// A backslash in a separator that means nothing; holds what follows it.
+    Escape(String),
     /// The log filter cannot be read; holds the parser's reason.
     Filter(String),
 }
@@ -186,6 +208,17 @@ pub enum AddressReason {
     UnknownName(io::Error),
 }
 
+/// Why a header cannot be read.
+#[derive(Debug)]
+pub enum HeaderReason {
+    /// No colon ends the name.
+    NoColon,
+    /// The name is empty, longer than 255 bytes, or holds a byte that it must not hold.
+    BadName,
+    /// The value holds a line break or a NUL.
+    BadValue,
+}
+
 /// Why a list of CPUs cannot be read.
 #[derive(Debug)]
 pub enum CpuReason {
@@ -205,7 +238,10 @@ impl fmt::Display for Wrong {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wrong::NotUtf8 => write!(out, "the value is not UTF-8 text."),
-            Wrong::Address { given, reason } => write_address(out, given, reason),
+            Wrong::Address { given, reason } => {
+                write_address(out, given, reason, (7463, ", or off"))
+            }
+            Wrong::Broker { given, reason } => write_address(out, given, reason, (7400, "")),
             Wrong::Number {
                 given,
                 min,
@@ -259,9 +295,23 @@ impl fmt::Display for Wrong {
                     "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463, or --native one."
                 )
             }
-            Wrong::NoAddressToAsk => write!(
+            Wrong::NoAddressToAsk(flag, usual) => write!(
                 out,
-                "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as --redis 127.0.0.1:7463."
+                "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as {flag} {usual}."
+            ),
+            Wrong::Time { given, max } => write!(
+                out,
+                "{given:?} is not a time above zero and up to {} h; write 2s, 500ms, 250us, 5m or 1h.",
+                max.as_secs() / 3_600
+            ),
+            Wrong::Rate(given) => write!(
+                out,
+                "{given:?} is not a rate; write events for each second such as 1000, or 1000/s, 90/m or 5/h."
+            ),
+            Wrong::Header(given, reason) => write_header(out, given, reason),
+            Wrong::Escape(after) => write!(
+                out,
+                "\\{after} means nothing here; write \\n, \\r, \\t, \\0, \\\\ or \\x and two hexadecimal digits."
             ),
             Wrong::Filter(reason) => write!(
                 out,
@@ -307,7 +357,13 @@ fn write_open_to_all(out: &mut fmt::Formatter<'_>, flag: &str, address: SocketAd
     )
 }
 
-fn write_address(out: &mut fmt::Formatter<'_>, given: &str, reason: &AddressReason) -> fmt::Result {
+/// Says what is wrong with an address. The last of the arguments is the port in what would be right, and what else would be.
+fn write_address(
+    out: &mut fmt::Formatter<'_>,
+    given: &str,
+    reason: &AddressReason,
+    (port, or_off): (u16, &str),
+) -> fmt::Result {
     match reason {
         AddressReason::Empty => write!(out, "the address is empty")?,
         AddressReason::NoHost(port) => {
@@ -321,11 +377,11 @@ fn write_address(out: &mut fmt::Formatter<'_>, given: &str, reason: &AddressReas
             return write!(
                 out,
                 "{given:?} has no port; write {}.",
-                SocketAddr::new(*ip, 7463)
+                SocketAddr::new(*ip, port)
             );
         }
         AddressReason::NamedWithoutPort => {
-            return write!(out, "{given:?} has no port; write {given}:7463, or off.");
+            return write!(out, "{given:?} has no port; write {given}:{port}{or_off}.");
         }
         AddressReason::BadPort => {
             write!(out, "{given:?} does not end in a port from 0 to 65535")?;
@@ -334,14 +390,28 @@ fn write_address(out: &mut fmt::Formatter<'_>, given: &str, reason: &AddressReas
         AddressReason::UnknownName(error) => {
             return write!(
                 out,
-                "the name in {given:?} has no address here ({error}); write the address itself, such as 127.0.0.1:7463."
+                "the name in {given:?} has no address here ({error}); write the address itself, such as 127.0.0.1:{port}."
             );
         }
     }
     write!(
         out,
-        "; write HOST:PORT such as 127.0.0.1:7463 or [::1]:7463, a port such as 7463, or off."
+        "; write HOST:PORT such as 127.0.0.1:{port} or [::1]:{port}, a port such as {port}{or_off}."
     )
+}
+
+fn write_header(out: &mut fmt::Formatter<'_>, given: &str, reason: &HeaderReason) -> fmt::Result {
+    match reason {
+        HeaderReason::NoColon => write!(out, "{given:?} has no colon")?,
+        HeaderReason::BadName => write!(
+            out,
+            "the name in {given:?} is not 1 to 255 printable ASCII characters without spaces"
+        )?,
+        HeaderReason::BadValue => {
+            write!(out, "the value in {given:?} holds a line break or a NUL")?
+        }
+    }
+    write!(out, "; write a header as 'name: value'.")
 }
 
 fn write_cpu_list(out: &mut fmt::Formatter<'_>, given: &str, reason: &CpuReason) -> fmt::Result {

@@ -105,7 +105,7 @@ fn drain_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
 }
 
 /// Ends the process as the signal would have without a handler, so that whoever started it sees why.
-fn end_by(signal: i32) {
+pub fn end_by(signal: i32) {
     if low_level::emulate_default_handler(signal).is_err() {
         low_level::exit(super::EXIT_RUNTIME.into());
     }

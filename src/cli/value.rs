@@ -45,26 +45,66 @@ pub fn parse_listen(text: &str) -> Result<Listen, Wrong> {
     if text == "off" {
         return Ok(Listen::Off);
     }
-    parse_address(text)
-        .map(Listen::At)
-        .map_err(|reason| Wrong::Address {
-            given: text.to_string(),
-            reason,
-        })
+    let address = parse_address(text).and_then(|address| match address {
+        Address::Numeric(address) => Ok(address),
+        Address::Named(host, port) => look_up(host, port),
+    });
+    address.map(Listen::At).map_err(|reason| Wrong::Address {
+        given: text.to_string(),
+        reason,
+    })
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, AddressReason> {
+/// Reads the brokers that a client may connect to, with commas between them, each `HOST:PORT`, `[V6]:PORT` or a bare port
+/// of 127.0.0.1. Names stay names: what they stand for may change between one connection and the next. Empty where
+/// there is none to connect to: one is `off`, or has port 0.
+pub fn parse_brokers(text: &str) -> Result<Vec<String>, Wrong> {
+    let mut brokers = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        if part == "off" {
+            return Ok(Vec::new());
+        }
+        let address = parse_address(part).map_err(|reason| Wrong::Broker {
+            given: part.to_string(),
+            reason,
+        })?;
+        let port = match address {
+            Address::Numeric(address) => {
+                brokers.push(reachable(address).to_string());
+                address.port()
+            }
+            Address::Named(host, port) => {
+                brokers.push(format!("{host}:{port}"));
+                port
+            }
+        };
+        if port == 0 {
+            return Ok(Vec::new());
+        }
+    }
+    Ok(brokers)
+}
+
+/// An address as text has it.
+enum Address<'a> {
+    Numeric(SocketAddr),
+    /// A host's name, not looked up, and a port.
+    Named(&'a str, u16),
+}
+
+fn parse_address(text: &str) -> Result<Address<'_>, AddressReason> {
     if text.is_empty() {
         return Err(AddressReason::Empty);
     }
     if is_digits(text) {
-        return Ok(SocketAddr::new(
+        let port = parse_port(text)?;
+        return Ok(Address::Numeric(SocketAddr::new(
             Ipv4Addr::LOCALHOST.into(),
-            parse_port(text)?,
-        ));
+            port,
+        )));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
+        return Ok(Address::Numeric(address));
     }
     let unbracketed = text
         .strip_prefix('[')
@@ -81,8 +121,11 @@ fn parse_address(text: &str) -> Result<SocketAddr, AddressReason> {
     let port = parse_port(port)?;
     match host {
         "" | "*" => Err(AddressReason::NoHost(port)),
-        "localhost" => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
-        _ if is_host_name(host) => look_up(host, port),
+        "localhost" => Ok(Address::Numeric(SocketAddr::new(
+            Ipv4Addr::LOCALHOST.into(),
+            port,
+        ))),
+        _ if is_host_name(host) => Ok(Address::Named(host, port)),
         _ => Err(AddressReason::BadHost),
     }
 }
@@ -276,6 +319,35 @@ mod tests {
             ("no-such-name.invalid:7463", "has no address here"),
         ] {
             let message = parse_listen(text).unwrap_err().to_string();
+            assert!(message.contains(advice), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn brokers_are_read_one_or_several_and_names_stay_names() {
+        for (text, brokers) in [
+            ("7400", &["127.0.0.1:7400"][..]),
+            ("0.0.0.0:7400", &["127.0.0.1:7400"]),
+            ("[::]:1, 2", &["[::1]:1", "127.0.0.1:2"]),
+            ("no-such-name.invalid:7400", &["no-such-name.invalid:7400"]),
+            ("off", &[]),
+            ("127.0.0.1:0", &[]),
+        ] {
+            assert_eq!(parse_brokers(text).unwrap(), brokers, "{text}");
+        }
+        for (text, advice) in [
+            (
+                "",
+                "such as 127.0.0.1:7400 or [::1]:7400, a port such as 7400.",
+            ),
+            ("1,", "the address is empty"),
+            ("broker", "has no port; write broker:7400."),
+            (
+                "1,127.0.0.1",
+                "\"127.0.0.1\" has no port; write 127.0.0.1:7400.",
+            ),
+        ] {
+            let message = parse_brokers(text).unwrap_err().to_string();
             assert!(message.contains(advice), "{text}: {message}");
         }
     }
