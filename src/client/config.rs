@@ -1,6 +1,6 @@
 //! What a client can be told: whom to connect to, as whom, and its limits.
 //!
-//! The numbers' reasons stand in [`limits`](crate::limits).
+//! The numbers' reasons stand in [`limits`].
 
 use crate::limits;
 use sapwood_wire::limits::NATIVE_HELLO_BYTES_MAX;

@@ -109,22 +109,24 @@ fn waits_begin_anew_only_after_a_connection_that_stood() {
 }
 
 #[test]
-fn wrong_password_is_final() {
-    let mut rig = Rig::new(config());
-    rig.peer.is_mute = true;
-    rig.act();
-    native::write_error(&mut rig.peer.output, 0, ErrorCode::Authentication, "no");
-    let token = rig.publish_confirmed("x").unwrap();
-    rig.settle();
-    let reason = CloseReason::Rejected(Refusal {
-        number: 105,
-        text: "no".to_string(),
-    });
-    assert_eq!(rig.machine.closed(), Some(&reason));
-    assert_eq!(rig.outcome(token), Some(&Outcome::Closed(reason.clone())));
-    assert_eq!(rig.publish("y"), Err(PublishError::Closed(reason)));
-    assert_eq!(rig.connects.len(), 1);
-    assert_eq!(rig.machine.next_deadline(), None);
+fn wrong_password_and_unknown_version_are_final() {
+    for code in [ErrorCode::Authentication, ErrorCode::Version] {
+        let mut rig = Rig::new(config());
+        rig.peer.is_mute = true;
+        rig.act();
+        native::write_error(&mut rig.peer.output, 0, code, "no");
+        let token = rig.publish_confirmed("x").unwrap();
+        rig.settle();
+        let reason = CloseReason::Rejected(Refusal {
+            number: code.number(),
+            text: "no".to_string(),
+        });
+        assert_eq!(rig.machine.closed(), Some(&reason));
+        assert_eq!(rig.outcome(token), Some(&Outcome::Closed(reason.clone())));
+        assert_eq!(rig.publish("y"), Err(PublishError::Closed(reason)));
+        assert_eq!(rig.connects.len(), 1);
+        assert_eq!(rig.machine.next_deadline(), None);
+    }
 }
 
 #[test]
