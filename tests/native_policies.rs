@@ -9,6 +9,7 @@ mod common;
 mod load;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use load::{
     Crowd, File, MIB, Progress, STUCK_AFTER, alone, baseline_kib, check_peak, connect_to_shard,
     counter, memory_cap_kib,
 };
+use rustix::net::sockopt;
 use sapwood_wire::native::{self, BrokerFrame, Policy, kind};
 
 /// Fewer than a megabyte of answers, which count like all that waits.
@@ -43,9 +45,9 @@ impl Volume {
                 }
             }
             Err(_) => Volume {
-                bytes: 40 * MIB,
-                outbox_bytes: 8 * MIB,
-                config: Some(File::new("[limits]\noutbox_bytes_max = \"8MiB\"\n")),
+                bytes: 32 * MIB,
+                outbox_bytes: 6 * MIB,
+                config: Some(File::new("[limits]\noutbox_bytes_max = \"6MiB\"\n")),
             },
         }
     }
@@ -84,7 +86,7 @@ impl Stream {
 
     fn events(&self, volume: &Volume) -> u64 {
         // What surrounds a small event costs more than it.
-        volume.bytes / (self.size as u64).max(128)
+        volume.bytes / (self.size as u64).max(64)
     }
 
     fn topic(&self, number: u64) -> String {
@@ -373,6 +375,11 @@ impl Found {
     }
 }
 
+/// Makes the kernel keep little of what one that stalls does not read.
+fn read_little(stream: &TcpStream) {
+    sockopt::set_socket_recv_buffer_size(stream, 64 * 1024).unwrap();
+}
+
 /// One that subscribes, sends PINGs, and does not read.
 struct Stalled {
     client: NativeClient,
@@ -383,6 +390,7 @@ struct Stalled {
 impl Stalled {
     fn new(broker: &Broker, shard: usize, policy: Policy, filters: &[&str]) -> Stalled {
         let mut client = NativeClient::connect_to_shard(broker, shard, policy);
+        read_little(client.stream());
         for filter in filters.iter().chain(&["end"]) {
             client.subscribe(filter);
         }
@@ -518,6 +526,7 @@ fn a_listener_s_policy_holds_for_who_says_nothing_and_hello_has_the_last_word() 
     let mut scene = Scene::new(&volume, stream, 1, &arguments);
     let mut quiet = NativeClient::connect(scene.broker.native_port());
     let mut choosing = Stalled::new(&scene.broker, 0, Policy::Latest, &["p.*"]);
+    read_little(quiet.stream());
     quiet.subscribe("p.*");
     scene.pass(|| {});
     let lost = |client: &NativeClient, asker: &mut RawClient| {
@@ -544,7 +553,7 @@ fn a_stalled_redis_reader_loses_whole_events_which_are_counted() {
             for stream in [
                 Stream::new(100, 4),
                 Stream::new(20_000, 4),
-                Stream::new(1 << 20, 2),
+                Stream::new(1 << 19, 2),
             ] {
                 stall_redis(&volume, shards, stream, policy);
             }
@@ -556,6 +565,7 @@ fn stall_redis(volume: &Volume, shards: usize, stream: Stream, policy: Policy) {
     let arguments = ["--redis-policy", policy.name()];
     let mut scene = Scene::new(volume, stream, shards, &arguments);
     let mut stalled = connect_to_shard(scene.broker.port(), shards - 1);
+    read_little(stalled.stream());
     let Value::Integer(id) = stalled.call(&["CLIENT", "ID"]) else {
         panic!("CLIENT ID gives no number");
     };
