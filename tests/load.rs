@@ -15,47 +15,10 @@ use std::time::{Duration, Instant};
 use common::Broker;
 use common::resp::{RawClient, Value, request};
 use load::{
-    Crowd, Expected, Progress, Publisher, Publishing, STUCK_AFTER, alone, broker_with_limits,
-    connect_to_shard, counter, event, numbers, payload, peak_kib, reset_peak, subscribed,
-    wait_until, want_descriptors,
+    Crowd, Expected, MIB, Progress, Publisher, Publishing, STUCK_AFTER, alone, baseline_kib,
+    broker_with_limits, check_peak, connect_to_shard, counter, event, memory_cap_kib, numbers,
+    payload, subscribed, wait_until, want_descriptors,
 };
-
-const MIB: u64 = 1024 * 1024;
-
-/// What a node may keep beyond what it had when idle, in KiB, derived from `limits.rs`:
-///
-/// - for each shard its receive buffers (64 of 64 KiB), its spare output buffers (`SPARE_BYTES_MAX`), and the output
-///   that gathers within a turn (`UNFLUSHED_BYTES_MAX`, or `UNFLUSHED_BYTES_EACH` for each receiver);
-/// - for each pair of shards what is on the way and what waits (`HANDOVER_WINDOW_BYTES`, `HANDOVER_BACKLOG_BYTES`);
-/// - `outbox_bytes`, what the outboxes of all shards together may hold in the test.
-///
-/// All of it twice, because a vector that grows by doubling is at worst half empty.
-fn memory_cap_kib(shards: usize, receivers: u64, outbox_bytes: u64) -> u64 {
-    let shards = shards as u64;
-    let receive_buffers = 64 * 64 * 1024;
-    let spare = 8 * MIB;
-    let unflushed = shards * MIB + receivers * 4 * 1024;
-    let hand_overs = shards * (shards - 1) * 2 * MIB;
-    2 * (shards * (receive_buffers + spare) + unflushed + hand_overs + outbox_bytes) / 1024
-}
-
-/// Checks the peak since the baseline was taken.
-fn check_peak(what: &str, broker: &Broker, baseline_kib: u64, cap_kib: u64) {
-    let growth = peak_kib(broker) - baseline_kib;
-    let shards = broker.shards();
-    println!(
-        "{what}, {shards} shards: resident {baseline_kib} KiB idle, at most {growth} KiB more; the cap is {cap_kib} KiB"
-    );
-    assert!(
-        growth <= cap_kib,
-        "{what}: {growth} KiB more than when idle; the cap is {cap_kib} KiB"
-    );
-}
-
-fn baseline_kib(broker: &Broker) -> u64 {
-    reset_peak(broker);
-    broker.resident_kib()
-}
 
 fn publish_request(topic: &str, payload: &[u8]) -> Vec<u8> {
     request(&[b"PUBLISH", topic.as_bytes(), payload])

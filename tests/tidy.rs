@@ -32,7 +32,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("sapwood-server", &["sapwood-core", "sapwood-wire"]),
     ("sapwood-sim", &["sapwood-core", "sapwood-wire"]),
     ("sapwood-wasi", &["sapwood-core", "sapwood-wire"]),
-    ("sapwood-fuzz", &["sapwood-core", "sapwood-wire"]),
+    (
+        "sapwood-fuzz",
+        &["sapwood-client", "sapwood-core", "sapwood-wire"],
+    ),
     ("sapwood-client", &["sapwood-wire"]),
     ("sapwood", &["sapwood-client", "sapwood-server"]),
 ];

@@ -39,11 +39,13 @@ has() {
 }
 
 wasm_target=wasm32-wasip1
+# Where programs that use the client run, besides Linux. They are checked, not linked: that would take each one's linker.
+client_targets=(x86_64-pc-windows-msvc aarch64-apple-darwin aarch64-linux-android)
 
-# Whether a toolchain (as "+1.90.0", or empty for the active one) can build for WASI.
-builds_wasm() {
-    local sysroot
-    sysroot=$(rustc ${1:+"$1"} --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/$wasm_target" ]
+# Whether a toolchain (as "+1.90.0", or empty for the active one) can build for a target.
+builds_for() {
+    local target=$1 toolchain=$2 sysroot
+    sysroot=$(rustc ${toolchain:+"$toolchain"} --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/$target" ]
 }
 
 # The active toolchain under its exact version, which rustup also knows where "stable" cannot be changed.

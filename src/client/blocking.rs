@@ -83,7 +83,7 @@ impl Client {
     /// Publishes a message with headers or a reply topic, as [`publish`](Client::publish) does.
     pub fn publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
         let parts = message.parts();
-        wait(|cx| self.hub().poll_room(cx, |machine| machine.publish(&parts)))
+        wait(|cx| self.hub().poll_publish(cx, &parts))
     }
 
     /// Publishes, or says [`PublishError::Full`] at once.
@@ -97,8 +97,7 @@ impl Client {
 
     /// Publishes a message with headers or a reply topic, as [`try_publish`](Client::try_publish) does.
     pub fn try_publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
-        self.hub()
-            .machine(|machine| machine.publish(&message.parts()))
+        self.hub().publish(&message.parts())
     }
 
     /// Publishes, and waits for the broker's answer: how many subscriptions the event was put on its way to. If the

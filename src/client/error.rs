@@ -388,6 +388,9 @@ pub enum DrainError {
     /// It took longer than `drain_timeout`: the broker was away, a request stayed open, or a subscription
     /// was neither read to its end nor dropped. What was still queued was not sent.
     TimedOut,
+    /// A connection broke meanwhile, and what was published shortly before may or may not have arrived;
+    /// [`ConnectionEvent::Unconfirmed`](crate::ConnectionEvent::Unconfirmed) says how much.
+    Unknown(Doubt),
     /// The client was closed before.
     Closed(CloseReason),
 }
@@ -399,6 +402,7 @@ impl fmt::Display for DrainError {
                 f,
                 "draining took too long; read every subscription to its end, or drop it"
             ),
+            DrainError::Unknown(doubt) => write!(f, "{doubt}"),
             DrainError::Closed(reason) => write!(f, "{reason}"),
         }
     }

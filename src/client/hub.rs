@@ -17,6 +17,7 @@ use crate::machine::{
 };
 use crate::message::{Batch, Event, Message};
 use bytes::BytesMut;
+use sapwood_wire::native::Parts;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
@@ -99,6 +100,8 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Option<Action>,
+    /// The blocking driver's reader asks `poll_reads` instead.
+    #[cfg(feature = "tokio")]
     pub(crate) reads: bool,
     pub(crate) is_closed: bool,
 }
@@ -130,6 +133,7 @@ impl Hub {
     }
 
     /// The moment that a machine's time stands for.
+    #[cfg(feature = "tokio")]
     pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
         self.start.checked_add(time)
     }
@@ -164,6 +168,7 @@ impl Hub {
             machine.poll_transmit(transmit);
             Order {
                 action,
+                #[cfg(feature = "tokio")]
                 reads: machine.wants_read(),
                 is_closed: machine.closed().is_some(),
             }
@@ -203,6 +208,7 @@ impl Hub {
     }
 
     /// Waits until the machine wants to read, for a driver whose reader is a thread of its own.
+    #[cfg(feature = "blocking")]
     pub(crate) fn poll_reads(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if state.machine.wants_read() {
@@ -216,6 +222,33 @@ impl Hub {
 
     pub(crate) fn machine<R>(&self, use_it: impl FnOnce(&mut Machine) -> R) -> R {
         self.with(|state| use_it(&mut state.machine))
+    }
+
+    /// Publishes without an answer, the busiest call of all: it has no outputs and moves no deadline, so
+    /// all that can follow is that the driver has something to write.
+    pub(crate) fn publish(&self, parts: &Parts<'_>) -> Result<(), PublishError> {
+        let mut state = self.lock();
+        let result = state.machine.publish(parts);
+        let wants_to_know = state.driver.as_ref().is_some_and(|it| !it.wait.is_writing);
+        if wants_to_know && state.machine.has_transmit() {
+            let driver = state.driver.take();
+            drop(state);
+            driver.into_iter().for_each(|it| it.waker.wake());
+        }
+        result
+    }
+
+    /// The same, waiting for room.
+    pub(crate) fn poll_publish(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &Parts<'_>,
+    ) -> Poll<Result<(), PublishError>> {
+        match self.publish(parts) {
+            // It may have found room meanwhile, so it is tried again under the lock that keeps the waker.
+            Err(PublishError::Full) => self.poll_room(cx, |machine| machine.publish(parts)),
+            result => Poll::Ready(result),
+        }
     }
 
     /// Tries something that the window may have no room for, and waits for room.
@@ -584,6 +617,7 @@ pub(crate) fn drained(outcome: Outcome) -> Result<(), crate::error::DrainError> 
     match outcome {
         Outcome::Acknowledged(_) => Ok(()),
         Outcome::Closed(reason) => Err(DrainError::Closed(reason)),
-        Outcome::Refused(_) | Outcome::Unknown(_) | Outcome::TimedOut => Err(DrainError::TimedOut),
+        Outcome::Unknown(doubt) => Err(DrainError::Unknown(doubt)),
+        Outcome::Refused(_) | Outcome::TimedOut => Err(DrainError::TimedOut),
     }
 }

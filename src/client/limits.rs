@@ -1,4 +1,4 @@
-//! The client's defaults and caps, with their reasons. All but the last five are fields of
+//! The client's defaults and caps, with their reasons. All but the last six are fields of
 //! [`Config`](crate::Config).
 
 use std::time::Duration;
@@ -60,6 +60,9 @@ pub const SEGMENTS_SPARE_MAX: usize = 8;
 /// Bytes that are asked for in one read: 64 KiB measured 3 times better than 8 KiB, and more does
 /// not measure better.
 pub const READ_BYTES: usize = 64 * 1024;
+
+/// Largest read buffer that is kept after the long message that made it so large. Worst memory: this, for each connection.
+pub const READ_BYTES_KEPT_MAX: usize = 4 * READ_BYTES;
 
 /// Shortest run of events that a queue holds as a view of the read buffer; shorter ones are copied.
 /// A view keeps the whole buffer alive, so this bounds what a queue can keep alive to four times what

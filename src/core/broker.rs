@@ -26,6 +26,8 @@ struct Membership {
     globs: u32,
     shard_channels: u32,
     wildcards: u32,
+    /// The other shards are being told that these subscriptions are gone.
+    leaving: bool,
 }
 
 impl Membership {
@@ -228,13 +230,37 @@ impl Broker {
 
     /// Takes all subscriptions of a connection away.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
+        // One after the other, because taking one away may move another of the same connection.
+        while let Some(membership) = self.memberships.get_mut(conn.slot())
+            && let Some(((id, number), place)) = membership.places.pop()
+        {
+            let entry = self.filters.entry_mut(id);
+            entry.leaving -= u32::from(membership.leaving);
+            self.take_from_filter(Member { conn, number }, form, id, place);
+        }
+        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+            *membership = Membership::default();
+        }
+    }
+
+    /// Begins to take all subscriptions of a connection away: those in groups at once, because the
+    /// others of the group take their turns. Of the rest the other shards are told that they are
+    /// gone, and what is on its way still arrives until [`leave`](Broker::leave).
+    pub(crate) fn begin_to_leave(&mut self, conn: ConnId, form: Form) {
         let Some(membership) = self.memberships.get_mut(conn.slot()) else {
             return;
         };
-        let places = std::mem::take(membership).places;
-        for (&(id, number), &place) in &places {
-            self.take_from_filter(Member { conn, number }, form, id, place);
+        let keys: Vec<Key> = membership.places.keys().copied().collect();
+        for &(id, number) in &keys {
+            if self.filters.entry(id).group.is_some() {
+                self.remove_member(Member { conn, number }, form, id);
+            } else {
+                self.filters.entry_mut(id).leaving += 1;
+                self.note_change(id);
+            }
         }
+        let membership = &mut self.memberships[conn.slot()];
+        membership.leaving = !membership.places.is_empty();
     }
 
     /// Takes note that a connection takes events in another form from now on.
@@ -305,7 +331,7 @@ impl Broker {
         for id in std::mem::take(&mut self.changed) {
             let entry = self.filters.entry_mut(id);
             entry.changed = false;
-            let listeners = entry.members.len() as u32;
+            let listeners = entry.members.len() as u32 - entry.leaving;
             if listeners != entry.announced {
                 entry.announced = listeners;
                 let entry = self.filters.entry(id);
@@ -409,6 +435,28 @@ impl Broker {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
+    /// The same for an event that `tries` shards, `by` the last of them, had no member left for: not
+    /// by that shard, if there is another. From the second time on it stays here if it can, where
+    /// who is there is known for sure.
+    pub(crate) fn take_turn_again(
+        &mut self,
+        route: &GroupRoute,
+        by: ShardId,
+        tries: u8,
+    ) -> ShardId {
+        if tries > 1 && !route.entries.is_empty() {
+            return self.me;
+        }
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(shard, _)| shard != by).collect();
+        let weights = if others.is_empty() {
+            &route.weights
+        } else {
+            &others
+        };
+        self.filters.groups.take_turn(route.group, weights)
+    }
+
     /// Takes a group's turn among this shard's members; `None` if there are none.
     pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
         match &route.entries[..] {
@@ -451,5 +499,44 @@ impl Broker {
     pub(crate) fn active_globs(&self) -> usize {
         let globs = self.filters.globs();
         globs.filter(|entry| entry.listeners() > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_members_of_a_group_leave_with_their_connection() {
+        let mut broker = Broker::new((ShardId(0), 1), 1, &Limits::default());
+        let filter = Filter {
+            kind: FilterKind::Topic,
+            name: b"jobs",
+            group: b"g",
+        };
+        let member = |conn, number| Member {
+            conn: ConnId(conn),
+            number,
+        };
+        // Each that goes gives its place to the last: that is one of its own connection, or not.
+        let joining = [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)];
+        for (conn, number) in joining {
+            let joined = broker.subscribe(member(conn, number), Form::Native, filter);
+            assert_eq!(joined, Ok(true));
+        }
+        broker.leave(ConnId(0), Form::Native);
+        assert_eq!(
+            (broker.count_all(ConnId(0)), broker.subscriptions()),
+            (0, 2)
+        );
+        let mut route = Route::default();
+        broker.route(Space::Topic, b"jobs", &mut route);
+        let mut turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        turns.sort_unstable_by_key(|member| member.map(|member| member.number));
+        let expected = [1, 1, 2, 2].map(|number| Some(member(1, number)));
+        assert_eq!(turns, expected);
+        assert!(broker.unsubscribe(member(1, 1), Form::Native, filter));
+        assert!(broker.unsubscribe(member(1, 2), Form::Native, filter));
+        assert_eq!(broker.subscriptions(), 0);
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::broker::{Broker, Route};
 use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
-use crate::handover::{Addressees, Batch, HandOvers, Record};
+use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
 use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
@@ -116,7 +116,7 @@ impl Delivery {
             let addressees = Addressees {
                 plain,
                 groups: groups.map(|(group, _)| ways.broker.group_name(group)),
-                is_second_try: false,
+                tries: 0,
             };
             ways.hand_overs.push(shard, addressees, event, body);
         }
@@ -142,9 +142,9 @@ impl Delivery {
             if self.deliver_to_group(ways, name, event, record.body) {
                 continue;
             }
-            match record.is_second_try {
-                false => unheard(number),
-                true => self.turns_unheard += 1,
+            match record.tries + 1 < TURN_TRIES_MAX {
+                true => unheard(number),
+                false => self.turns_unheard += 1,
             }
         }
         if record.plain {
@@ -153,8 +153,9 @@ impl Delivery {
     }
 
     /// Gives the turns of a batch that came back, and that nobody could take where it went, to
-    /// members elsewhere.
-    pub(crate) fn retry(&mut self, ways: &mut Ways<'_>, batch: &Batch) {
+    /// members elsewhere. That those there are gone may not have been told yet, because batches come
+    /// back at once and changes are told at the end of a turn.
+    pub(crate) fn retry(&mut self, ways: &mut Ways<'_>, by: ShardId, batch: &Batch) {
         for unheard in &batch.unheard {
             let Some((record, name)) = batch.event_of(unheard) else {
                 continue;
@@ -166,7 +167,9 @@ impl Delivery {
                 continue;
             };
             self.turns_retried += 1;
-            let shard = ways.broker.take_shard_turn(&self.route.groups[place]);
+            let tries = record.tries + 1;
+            let group = &self.route.groups[place];
+            let shard = ways.broker.take_turn_again(group, by, tries);
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, record.body);
                 continue;
@@ -175,7 +178,7 @@ impl Delivery {
             let addressees = Addressees {
                 plain: false,
                 groups: std::iter::once(name),
-                is_second_try: true,
+                tries,
             };
             ways.hand_overs.push(shard, addressees, event, record.body);
         }
@@ -213,8 +216,7 @@ impl Delivery {
         self.turn.clear();
         form::encode_turn_before_payload(number, event, &mut self.turn);
         self.turn_key.clear();
-        self.turn_key.extend_from_slice(&number.to_le_bytes());
-        self.turn_key.extend_from_slice(event.topic);
+        form::encode_turn_key(number, event.topic, &mut self.turn_key);
         let key = &self.turn_key;
         match body {
             Some(body) => ways.outboxes.offer_shared(conn, &self.turn, body, b"", key),

@@ -52,7 +52,8 @@ impl Shard {
             };
             connection.guest_listed = false;
             let until_ns = connection.guest_until_ns;
-            if !connection.session.is_guest() {
+            // Who is being closed was told why, and reads nothing more behind that.
+            if !connection.session.is_guest() || connection.closing {
                 continue;
             }
             if until_ns <= now.monotonic_ns {

@@ -6,7 +6,8 @@
 //! Invariants: data on the way to a shard stays within the window (one larger event is let
 //! through when nothing else is on the way); dealing with a batch never needs room for another,
 //! so full queues cannot deadlock. An event whose group has just lost its last member at the
-//! receiver comes back with its batch, to be handed to another shard once. Start at
+//! receiver comes back with its batch, to be handed to another shard, at most
+//! [`TURN_TRIES_MAX`] times in all. Start at
 //! [`HandOvers::push`] and [`Records::next`].
 
 use crate::command::{Answer, Event, Query, ShardId, Space};
@@ -25,8 +26,6 @@ pub enum Control {
         /// What changed.
         changes: Arc<[Change]>,
     },
-    /// The sender knows of the receiver's changes up to this number.
-    InterestKnown(u64),
     /// A question; `number` comes back with the answer.
     Ask {
         /// The asker's number for it.
@@ -48,6 +47,9 @@ pub enum Control {
 pub struct Batch {
     /// To be dealt with before the events.
     pub(crate) control: Vec<Control>,
+    /// The sender knows of the receiver's changes up to this number, and has sent all events from
+    /// before: to be dealt with behind those of this batch. 0 says nothing.
+    pub(crate) known: u64,
     /// Events, each behind a head of `RECORD_HEAD_BYTES`.
     records: Vec<u8>,
     /// Payloads that are shared rather than copied, in the order of their records.
@@ -74,12 +76,13 @@ impl Batch {
     }
 
     fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.records.is_empty()
+        self.control.is_empty() && self.records.is_empty() && self.known == 0
     }
 
     /// Drops the contents, keeps the memory for the sender's next batch.
     fn clear(&mut self) {
         self.control.clear();
+        self.known = 0;
         self.records.clear();
         self.bodies.clear();
         self.body_bytes = 0;
@@ -118,8 +121,12 @@ const ATTRIBUTES: u8 = 4;
 const GROUPS: u8 = 8;
 /// It is for groups only.
 const NO_PLAIN: u8 = 16;
-/// Another shard had no member left: it does not come back again.
-const SECOND_TRY: u8 = 32;
+/// How many shards had no member left before: two bits, from this one on.
+const TRIES: u8 = 32;
+
+/// To how many shards a turn is handed before it is given up. The second may have lost its last
+/// member as well, without having been able to say so; four in a row are not met with.
+pub(crate) const TURN_TRIES_MAX: u8 = 4;
 
 /// For whom on the receiving shard an event is.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +135,8 @@ pub(crate) struct Addressees<G> {
     pub plain: bool,
     /// The names of the groups whose turn is the shard's, each at most 255 bytes long.
     pub groups: G,
-    /// Whether a turn that nobody can take is lost rather than sent back.
-    pub is_second_try: bool,
+    /// How many shards had no member left before, below `TURN_TRIES_MAX`.
+    pub tries: u8,
 }
 
 impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
@@ -138,7 +145,7 @@ impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
         Addressees {
             plain: true,
             groups: std::iter::empty(),
-            is_second_try: false,
+            tries: 0,
         }
     }
 }
@@ -152,7 +159,8 @@ pub(crate) struct Record<'a> {
     pub plain: bool,
     /// The groups whose turn it is here.
     pub groups: GroupNames<'a>,
-    pub is_second_try: bool,
+    /// How many shards had no member left for these before.
+    pub tries: u8,
 }
 
 /// Names of groups in a record.
@@ -244,7 +252,7 @@ impl<'a> Records<'a> {
             body,
             plain: form & NO_PLAIN == 0,
             groups: GroupNames(groups),
-            is_second_try: form & SECOND_TRY != 0,
+            tries: form / TRIES % TURN_TRIES_MAX,
         })
     }
 }
@@ -324,12 +332,12 @@ impl HandOvers {
             (has_attributes, ATTRIBUTES),
             (groups.peek().is_some(), GROUPS),
             (!addressees.plain, NO_PLAIN),
-            (addressees.is_second_try, SECOND_TRY),
         ];
-        let form = bits
+        let bits = bits
             .iter()
-            .map(|&(is_set, bit)| if is_set { bit } else { 0 })
-            .sum();
+            .map(|&(is_set, bit)| if is_set { bit } else { 0 });
+        assert!(addressees.tries < TURN_TRIES_MAX, "too many tries");
+        let form = bits.sum::<u8>() + addressees.tries * TRIES;
         let topic_length = if is_same { 0 } else { event.topic.len() as u16 };
         let records = &mut batch.records;
         records.extend_from_slice(&(event.payload.len() as u32).to_le_bytes());
@@ -368,17 +376,13 @@ impl HandOvers {
 
     /// Adds a control message.
     pub(crate) fn push_control(&mut self, to: ShardId, control: Control) {
-        let pending = &mut self.peers[to.index()].pending;
+        self.peers[to.index()].pending.control.push(control);
+    }
+
+    /// Tells a shard that its changes are known up to this number, behind all events so far.
+    pub(crate) fn acknowledge(&mut self, to: ShardId, number: u64) {
         // Acknowledgements are cumulative: the newest says it all.
-        if let Control::InterestKnown(known) = control {
-            for other in &mut pending.control {
-                if let Control::InterestKnown(earlier) = other {
-                    *earlier = known;
-                    return;
-                }
-            }
-        }
-        pending.control.push(control);
+        self.peers[to.index()].pending.known = number;
     }
 
     /// The next batch for a shard, if there is something and credit allows it.
@@ -395,8 +399,11 @@ impl HandOvers {
             std::mem::swap(&mut batch, &mut peer.pending);
             peer.last_topic = None;
             batch.cost = cost;
-        } else if !peer.pending.control.is_empty() {
+        } else if !peer.pending.control.is_empty() || peer.pending.records.is_empty() {
             std::mem::swap(&mut batch.control, &mut peer.pending.control);
+            if peer.pending.records.is_empty() {
+                batch.known = std::mem::take(&mut peer.pending.known);
+            }
             batch.cost = HANDOVER_COST_MIN;
         } else {
             peer.spare.push(batch);
@@ -467,11 +474,11 @@ mod tests {
         &'a [&'a [u8]],
     );
 
-    /// What is read of one record: flags, attributes, payload, plain, groups.
-    type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>);
+    /// What is read of one record: space, topic, flags, attributes, payload, plain, groups, tries.
+    type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>, u8);
 
     /// What is read of what was pushed.
-    fn expected_of(pushed: &Pushed<'_>) -> Read {
+    fn expected_of((pushed, tries): (&Pushed<'_>, u8)) -> Read {
         let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
         (
             space,
@@ -481,6 +488,7 @@ mod tests {
             payload.to_vec(),
             plain,
             groups.iter().map(|name| name.to_vec()).collect(),
+            tries,
         )
     }
 
@@ -507,7 +515,9 @@ mod tests {
             (Space::Topic, b"b", 1, b"x", &large, false, &[b"g"]),
             (Space::Topic, b"b", 0, b"", b"four", true, &names),
         ];
-        for &(space, topic, flags, attributes, payload, plain, groups) in &pushed {
+        let tries = (0..TURN_TRIES_MAX).cycle();
+        for (pushed, tries) in pushed.iter().zip(tries.clone()) {
+            let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
             let event = Event {
                 space,
                 topic,
@@ -518,7 +528,7 @@ mod tests {
             let addressees = Addressees {
                 plain,
                 groups: groups.iter().copied(),
-                is_second_try: false,
+                tries,
             };
             let body = (payload.len() == large.len()).then_some(&large);
             hand_overs.push(ShardId(1), addressees, event, body);
@@ -536,11 +546,12 @@ mod tests {
                 event.payload.to_vec(),
                 record.plain,
                 record.groups.map(<[u8]>::to_vec).collect(),
+                record.tries,
             ));
             // Reading on from a saved place gives the same as reading through.
             records = Records::new(&batch, records.place);
         }
-        let expected: Vec<Read> = pushed.iter().map(expected_of).collect();
+        let expected: Vec<Read> = pushed.iter().zip(tries).map(expected_of).collect();
         assert_eq!(read, expected);
     }
 
@@ -553,14 +564,18 @@ mod tests {
         push(&mut hand_overs, b"a", &[0; 100]);
         assert!(hand_overs.take(to).is_none(), "the window is used up");
         assert!(!hand_overs.has_room(to), "the backlog is full");
-        hand_overs.push_control(to, Control::InterestKnown(1));
-        hand_overs.push_control(to, Control::InterestKnown(2));
+        hand_overs.acknowledge(to, 1);
+        assert!(hand_overs.take(to).is_none(), "it stands behind the event");
+        hand_overs.acknowledge(to, 2);
+        let query = Query::Counters;
+        hand_overs.push_control(to, Control::Ask { number: 1, query });
         let control = hand_overs.take(to).expect("control goes");
-        assert_eq!((control.control.len(), control.events), (1, 0));
+        let carried = (control.control.len(), control.events, control.known);
+        assert_eq!(carried, (1, 0, 0));
         hand_overs.returned(to, control);
         hand_overs.returned(to, first);
         let second = hand_overs.take(to).expect("credit came back");
-        assert_eq!(second.events, 1);
+        assert_eq!((second.events, second.known), (1, 2));
         assert!(hand_overs.has_room(to));
         hand_overs.returned(to, second);
         assert!(hand_overs.is_idle());

@@ -2,8 +2,9 @@
 //!
 //! A shard tells the others how many members each of its filters has, by numbered changes; the
 //! numbers they know stand in the filters' entries. Owns the numbering, the acknowledgements and
-//! the connections that wait for them. Must not know protocols. Invariants: changes are numbered
-//! without gaps; a connection that waits for number n is released once every other shard has
+//! the connections that wait for them. An acknowledgement stands behind the events that were sent
+//! before it, so that who waits has got those too. Must not know protocols. Invariants: changes are
+//! numbered without gaps; a connection that waits for number n is released once every other shard has
 //! acknowledged n, in the order they began to wait. Start at [`Interest::wait`].
 
 use crate::command::{ClientId, ConnId, FilterKind, ShardId};
@@ -59,9 +60,12 @@ impl Interest {
         self.told
     }
 
-    /// Lets a connection wait until all shards know the changes of this turn.
-    pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) {
-        self.waiting.push_back((self.next_number(), conn, client));
+    /// Lets a connection wait until all shards know the changes of this turn; gives their number,
+    /// which its release will name. It may wait for several.
+    pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) -> u64 {
+        let number = self.next_number();
+        self.waiting.push_back((number, conn, client));
+        number
     }
 
     /// Whether somebody waits for changes that were not told yet.
@@ -71,12 +75,13 @@ impl Interest {
             .is_some_and(|&(number, ..)| number > self.told)
     }
 
-    /// Takes an acknowledgement; `release` gets each connection that need not wait any more.
+    /// Takes an acknowledgement; `release` gets each connection that need not wait any more for the
+    /// changes of this number.
     pub(crate) fn acknowledged(
         &mut self,
         by: ShardId,
         number: u64,
-        mut release: impl FnMut(ConnId, ClientId),
+        mut release: impl FnMut(u64, ConnId, ClientId),
     ) {
         assert!(
             number <= self.told,
@@ -97,7 +102,7 @@ impl Interest {
                 break;
             }
             self.waiting.pop_front();
-            release(conn, client);
+            release(number, conn, client);
         }
     }
 }
@@ -116,11 +121,11 @@ mod tests {
         assert_eq!(interest.tell(), 2);
         assert!(!interest.is_awaited());
         let mut released = Vec::new();
-        interest.acknowledged(ShardId(0), 2, |conn, _| released.push(conn));
+        interest.acknowledged(ShardId(0), 2, |_, conn, _| released.push(conn));
         assert!(released.is_empty(), "shard 2 does not know yet");
-        interest.acknowledged(ShardId(2), 1, |conn, _| released.push(conn));
+        interest.acknowledged(ShardId(2), 1, |_, conn, _| released.push(conn));
         assert_eq!(released, [ConnId(5)]);
-        interest.acknowledged(ShardId(2), 2, |conn, _| released.push(conn));
+        interest.acknowledged(ShardId(2), 2, |_, conn, _| released.push(conn));
         assert_eq!(released, [ConnId(5), ConnId(6)]);
     }
 }

@@ -193,8 +193,6 @@ struct Connection {
     guest_listed: bool,
     /// Named in `closing`: nothing of it is handled any more.
     closing: bool,
-    /// It waits for the other shards a second time, for its end: the first release is not it.
-    waits_twice: bool,
     /// It killed itself: closed once that is answered.
     kills_itself: bool,
 }
@@ -278,7 +276,7 @@ impl Shard {
             }
             Input::Returned { by, batch } => {
                 if !batch.unheard.is_empty() {
-                    self.retry_turns(&batch);
+                    self.retry_turns(by, &batch);
                 }
                 self.hand_overs.returned(by, batch);
                 Handled::DONE
@@ -440,7 +438,6 @@ impl Shard {
             guest_until_ns: 0,
             guest_listed: false,
             closing: is_full,
-            waits_twice: false,
             kills_itself: false,
         });
         if is_guest {
@@ -538,7 +535,7 @@ impl Shard {
             true => self.outboxes.defer(conn),
             false => self.outboxes.append_deferred(conn),
         }
-        if connection.holds.barrier {
+        if connection.holds.barrier.is_some() {
             self.outboxes.hold(conn);
         }
     }
@@ -600,17 +597,20 @@ impl Shard {
         *place = records.place;
         self.delivery.settle(&self.broker, &mut self.outboxes);
         batch.unheard.extend(unheard);
+        if next == Next::Done && batch.known > 0 {
+            self.release_barriers(from, batch.known, outputs);
+        }
         Handled { consumed: 0, next }
     }
 
     /// Gives the turns that found no member where they went to members elsewhere.
-    fn retry_turns(&mut self, batch: &Batch) {
+    fn retry_turns(&mut self, by: ShardId, batch: &Batch) {
         let mut ways = Ways {
             broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
         };
-        self.delivery.retry(&mut ways, batch);
+        self.delivery.retry(&mut ways, by, batch);
         self.delivery.settle(&self.broker, &mut self.outboxes);
     }
 
@@ -618,10 +618,8 @@ impl Shard {
         match control {
             Control::Interest { sequence, changes } => {
                 self.broker.apply_changes(from, &changes);
-                self.hand_overs
-                    .push_control(from, Control::InterestKnown(sequence));
+                self.hand_overs.acknowledge(from, sequence);
             }
-            Control::InterestKnown(number) => self.release_barriers(from, number, outputs),
             Control::Ask { number, query } => {
                 let answer = self.answer(&query, None, now, outputs);
                 self.hand_overs
@@ -652,15 +650,15 @@ impl Shard {
             outboxes,
             ..
         } = self;
-        interest.acknowledged(by, number, |conn, client| {
+        interest.acknowledged(by, number, |number, conn, client| {
             let Some(Some(connection)) = connections.get_mut(conn.slot()) else {
                 return;
             };
-            let is_it = connection.client == client;
-            if !is_it || std::mem::take(&mut connection.waits_twice) {
+            // Who waits for a later change too is not released by this one.
+            if connection.client != client || connection.holds.barrier != Some(number) {
                 return;
             }
-            connection.holds.barrier = false;
+            connection.holds.barrier = None;
             outboxes.release(conn);
             resume_if_free(connection, conn, outputs);
         });
@@ -680,7 +678,6 @@ impl Shard {
         let reason = given_up.map_or(reason, |&(_, reason)| reason);
         connection.closing = true;
         let listens = self.broker.listens(conn) && !self.interest.is_alone();
-        connection.waits_twice = listens && connection.holds.barrier;
         let client = connection.client;
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
         let is_replying = connection.session.is_replying();
@@ -706,7 +703,7 @@ impl Shard {
         if listens {
             // Whoever sees the connection end may count on its subscriptions having ended too.
             self.outboxes.hold(conn);
-            self.interest.wait(conn, client);
+            connection.holds.barrier = Some(self.interest.wait(conn, client));
         }
         self.broker.leave(conn, self.outboxes.outbox(conn).form);
         outputs.closing.push((conn, reason));

@@ -273,6 +273,8 @@ impl Outboxes {
             dead: true,
             dirty: outbox.dirty,
             form: outbox.form,
+            // Another of its filters may match the event that it died of: counted once.
+            last_event: outbox.last_event,
             ..Outbox::default()
         };
     }

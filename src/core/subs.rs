@@ -38,6 +38,8 @@ pub(crate) struct Entry {
     pub group_entries: Vec<FilterId>,
     /// This shard's subscribers.
     pub members: Vec<Member>,
+    /// How many of them are about to leave: they still get what is on its way.
+    pub leaving: u32,
     /// How many of them take each form.
     pub forms: [u32; Form::COUNT],
     /// Listeners of the other shards that have any.
@@ -58,7 +60,7 @@ impl Entry {
     /// Members on all shards of the node.
     pub(crate) fn listeners(&self) -> u64 {
         let remote: u64 = self.remote.iter().map(|&(_, count)| u64::from(count)).sum();
-        self.members.len() as u64 + remote
+        self.members.len() as u64 - u64::from(self.leaving) + remote
     }
 
     fn is_needless(&self) -> bool {
@@ -175,6 +177,7 @@ impl Filters {
             group,
             group_entries: Vec::new(),
             members: Vec::new(),
+            leaving: 0,
             forms: [0; Form::COUNT],
             remote: Vec::new(),
             announced: 0,

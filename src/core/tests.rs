@@ -1,6 +1,10 @@
 //! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
 
+#[path = "native_tests.rs"]
+mod native_shards;
+
 use super::*;
+use sapwood_wire::native;
 
 /// Shards of one node, and what each of them named.
 struct Node {
@@ -8,6 +12,8 @@ struct Node {
     outputs: Vec<Outputs>,
     clients: u64,
     now: Now,
+    /// Batches that a test carries later.
+    late: Vec<Batch>,
 }
 
 impl Node {
@@ -34,6 +40,7 @@ impl Node {
                 monotonic_ns: 0,
                 wall_ms: 0,
             },
+            late: Vec::new(),
         }
     }
 
@@ -42,11 +49,15 @@ impl Node {
     }
 
     fn open(&mut self, shard: usize, conn: u32) {
+        self.open_by(Protocol::Redis, shard, conn);
+    }
+
+    fn open_by(&mut self, protocol: Protocol, shard: usize, conn: u32) {
         self.clients += 1;
         let input = Input::Opened {
             conn: ConnId(conn),
             client: ClientId(self.clients),
-            protocol: Protocol::Redis,
+            protocol,
             policy: Policy::Close,
             peer: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], 2).into(),
@@ -69,9 +80,14 @@ impl Node {
 
     /// Carries the batch that stands ready, if there is one, and gives it back.
     fn carry(&mut self, from: usize, to: usize) {
-        let Some(mut batch) = self.shards[from].take_handover(ShardId(to as u16)) else {
-            return;
-        };
+        if let Some(batch) = self.shards[from].take_handover(ShardId(to as u16)) {
+            self.deal_with(from, to, batch);
+        }
+    }
+
+    /// Gives a batch to the shard that it is for, and back.
+    fn deal_with(&mut self, from: usize, to: usize, batch: Batch) {
+        let mut batch = batch;
         let input = Input::HandOver {
             from: ShardId(from as u16),
             batch: &mut batch,
@@ -96,12 +112,61 @@ impl Node {
     }
 
     /// What stands for a connection, which takes it all.
-    fn read(&mut self, shard: usize, conn: u32) -> String {
+    fn take(&mut self, shard: usize, conn: u32) -> Vec<u8> {
         let conn = ConnId(conn);
         let pieces: Vec<&[u8]> = self.shards[shard].output(conn).collect();
         let bytes = pieces.concat();
         self.shards[shard].sent(conn, bytes.len(), false, &mut self.outputs[shard]);
-        String::from_utf8(bytes).expect("text")
+        bytes
+    }
+
+    fn read(&mut self, shard: usize, conn: u32) -> String {
+        String::from_utf8(self.take(shard, conn)).expect("text")
+    }
+
+    /// A client of the native protocol at place 0 of each shard, in the group `g` for `jobs` where
+    /// it is one of the `members`.
+    fn with_group(members: &[usize], shards: u16) -> Node {
+        let mut node = Node::new(shards, None, Limits::default());
+        for shard in 0..usize::from(shards) {
+            node.open_by(Protocol::Native, shard, 0);
+            let mut bytes = Vec::new();
+            native::write_hello(&mut bytes, &native::Hello::default());
+            node.give(shard, 0, &bytes);
+        }
+        for &shard in members {
+            node.change_membership(shard, native::kind::SUBSCRIBE);
+        }
+        node.settle();
+        for shard in 0..usize::from(shards) {
+            node.take(shard, 0);
+        }
+        node
+    }
+
+    fn change_membership(&mut self, shard: usize, kind: u8) {
+        let subscription = native::Subscription {
+            member: 1,
+            group: b"g",
+            filter: b"jobs",
+        };
+        let mut bytes = Vec::new();
+        native::write_subscription(&mut bytes, kind, 1, &subscription);
+        self.give(shard, 0, &bytes);
+    }
+
+    /// Reads what stands for a shard's native client; counts the turns in it.
+    fn take_turns(&mut self, shard: usize) -> usize {
+        let bytes = self.take(shard, 0);
+        let (mut at, mut turns) = (0, 0);
+        while let Ok(native::Parsed::Frame { frame, length }) =
+            native::parse_from_broker(&bytes[at..])
+        {
+            turns += usize::from(matches!(frame, native::BrokerFrame::Turn { .. }));
+            at += length;
+        }
+        assert_eq!(at, bytes.len(), "a broken frame");
+        turns
     }
 
     /// A subscriber of `t` at place 0 of shard 0, whose EXEC of `commands` waits for shard 1, and a
@@ -307,4 +372,76 @@ fn an_end_is_not_released_by_an_earlier_barrier() {
         assert!(!node.shards[0].has_output(ConnId(0)));
         assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
     }
+}
+
+/// A shard gives a batch back at once and tells its changes at the end of its turn, so that who
+/// gives a turn to another shard does not know yet that the members are gone.
+#[test]
+fn a_turn_whose_member_has_just_left_goes_to_one_who_is_there() {
+    // Who is in the group, and who of them leaves; shard 0 publishes.
+    let cases: &[(u16, &[usize], &[usize])] = &[
+        (2, &[0, 1], &[1]),
+        (3, &[1, 2], &[1]),
+        (3, &[1, 2], &[2]),
+        (3, &[0, 1, 2], &[1, 2]),
+        (4, &[1, 2, 3], &[1, 2]),
+        (4, &[1, 2, 3], &[1, 3]),
+    ];
+    for &(shards, members, leaving) in cases {
+        let mut node = Node::with_group(members, shards);
+        const EVENTS: usize = 12;
+        let mut message = Vec::new();
+        let parts = native::Parts {
+            topic: b"jobs",
+            ..native::Parts::default()
+        };
+        parts.write(&mut message).expect("a legal message");
+        let mut bytes = Vec::new();
+        for _ in 0..EVENTS {
+            native::write_message(&mut bytes, &message);
+        }
+        node.give(0, 0, &bytes);
+        for &shard in leaving {
+            node.change_membership(shard, native::kind::UNSUBSCRIBE);
+        }
+        for _ in 0..6 {
+            node.end_turn(0);
+            (1..usize::from(shards)).for_each(|to| node.carry(0, to));
+            // What they gave back is dealt with by now; only what they say next tells of the change.
+            for from in 1..usize::from(shards) {
+                node.end_turn(from);
+                node.carry(from, 0);
+            }
+        }
+        let turns: Vec<usize> = (0..usize::from(shards))
+            .map(|shard| node.take_turns(shard))
+            .collect();
+        assert_eq!(
+            turns.iter().sum::<usize>(),
+            EVENTS,
+            "{members:?} but {leaving:?}: {turns:?}"
+        );
+        assert!(leaving.iter().all(|&shard| turns[shard] == 0));
+    }
+}
+
+#[test]
+fn a_turn_that_nobody_can_take_is_given_up_and_counted() {
+    let mut node = Node::with_group(&[1], 2);
+    let mut bytes = Vec::new();
+    // No flags, topic, no payload.
+    native::write_message(&mut bytes, b"\0\x04\0jobs");
+    node.give(0, 0, &bytes);
+    node.change_membership(1, native::kind::UNSUBSCRIBE);
+    // As often as it is tried, and once more, when nothing may be left to carry.
+    for _ in 0..=handover::TURN_TRIES_MAX {
+        node.end_turn(0);
+        node.carry(0, 1);
+    }
+    assert_eq!(
+        node.shards[0].counters().handovers,
+        1 + u64::from(handover::TURN_TRIES_MAX)
+    );
+    assert_eq!(node.shards[1].counters().turns_unheard, 1);
+    assert_eq!(node.take_turns(1), 0);
 }

@@ -4,29 +4,48 @@
 
 use crate::command::KillForm;
 use crate::driver::Phase;
-use crate::expect::{Match, Owed, What};
-use crate::model::Conn;
-use crate::reader::Value;
+use crate::expect::{Owed, What};
+use crate::finale;
+use crate::model::{Conn, HandedOver};
+use crate::reader::{Frame, Value};
 use crate::world::World;
-use crate::{Failure, fail};
+use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{CloseReason, ConnId, FilterKind};
+use sapwood_core::{Policy, Protocol};
+use sapwood_wire::native::flag;
 use std::collections::BTreeSet;
 
 /// The largest event that clients publish, as a frame: payload, topic, glob and heads.
-const FRAME_BYTES_MAX: usize = 41_500;
+pub(crate) const FRAME_BYTES_MAX: usize = 41_500;
 
 /// Output that may gather before the shard writes, as the limits say.
-const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
 
 impl World {
     /// Compares what a client has read with what it is owed.
     pub(crate) fn check_read(&mut self, key: usize) -> Result<(), Failure> {
+        if self.clients[key].protocol == Protocol::Native {
+            self.check_frames(key)?;
+        } else {
+            self.check_values(key)?;
+        }
+        self.note_caught_up(key)
+    }
+
+    fn check_values(&mut self, key: usize) -> Result<(), Failure> {
         loop {
             let conn = self.model.conn(key);
-            let is_head = conn
-                .owed
-                .front()
-                .is_some_and(|owed| matches!(owed.what, What::ExecHead(_)));
+            let may_lose = conn.stream.policy != Policy::Close;
+            // What stands before it may be lost.
+            let mut owed = conn.stream.owed.iter();
+            let next = owed.find(|owed| !(may_lose && owed.is_event()));
+            let mut is_head = next.is_some_and(|owed| matches!(owed.what, What::ExecHead(_)));
+            if is_head && may_lose {
+                match self.clients[key].reader.is_event_next() {
+                    None => return Ok(()),
+                    Some(is_event) => is_head = !is_event,
+                }
+            }
             let reader = &mut self.clients[key].reader;
             let read = if is_head {
                 reader.next_head()
@@ -42,41 +61,110 @@ impl World {
         }
     }
 
-    fn take_value(&mut self, key: usize, value: &Value) -> Result<(), Failure> {
-        let conn = self.model.conn(key);
-        let mut place = 0;
-        let mut found = Match::No;
-        let mut copy = None;
-        if let Some(owed) = conn.owed.front_mut() {
-            copy = Some(owed.clone());
-            found = owed.take(value);
-            let floats = owed.floats && !owed.inside;
-            if found == Match::No
-                && floats
-                && let Some(owed) = conn.owed.get_mut(1)
-            {
-                // The answer of all shards may come later, but only events before it.
-                if matches!(owed.what, What::Event(..)) {
-                    copy = Some(owed.clone());
-                    found = owed.take(value);
-                    place = 1;
-                }
+    fn check_frames(&mut self, key: usize) -> Result<(), Failure> {
+        let mut frames = Vec::new();
+        loop {
+            match self.clients[key].reader.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(text) => return fail("protocol", format!("client {key}: {text}")),
             }
         }
-        let Some(owed) = copy.filter(|_| found != Match::No) else {
-            let owed = conn.owed.front().map(|owed| shown(&format!("{owed:?}")));
-            let text = format!(
-                "client {key} of shard {} read {}, owed is {owed:?}",
-                conn.shard,
-                shown(&format!("{value:?}"))
-            );
-            return fail("stream", text);
-        };
-        if found == Match::Whole {
-            conn.owed.remove(place);
+        self.sabotage_frames(&mut frames);
+        frames
+            .iter()
+            .try_for_each(|frame| self.take_value(key, frame))
+    }
+
+    /// Spoils what a client reads as a fault of the broker would.
+    fn sabotage_frames(&mut self, frames: &mut Vec<Value>) {
+        let is_turn = |value: &Value| matches!(value, Value::Frame(Frame::Turn(..)));
+        let is_gap = |value: &Value| matches!(value, Value::Frame(Frame::Gap(_)));
+        let is_event = |value: &Value| matches!(value, Value::Frame(Frame::Message(_)));
+        for at in 0..frames.len() {
+            let is_pair =
+                frames[at..].len() > 1 && is_turn(&frames[at]) && is_turn(&frames[at + 1]);
+            if is_pair && self.sabotage(Sabotage::SwapTurns) {
+                frames.swap(at, at + 1);
+            }
+            if is_turn(&frames[at]) && self.sabotage(Sabotage::DoubleTurn) {
+                return frames.insert(at, frames[at].clone());
+            }
+            let loses_turn = is_turn(&frames[at]) && self.sabotage(Sabotage::LoseTurn);
+            let loses_gap = is_gap(&frames[at]) && self.sabotage(Sabotage::LoseGap);
+            let loses_event = is_event(&frames[at]) && self.sabotage(Sabotage::LoseEvent);
+            if loses_turn || loses_gap || loses_event {
+                frames.remove(at);
+                return;
+            }
         }
-        self.note_exec(key, &owed)?;
-        self.taken(key, &owed, value)
+    }
+
+    /// A client that has read all there is, and for whom nothing waits: what it is still owed is
+    /// lost, and nothing is lost from now on until it is behind again.
+    fn note_caught_up(&mut self, key: usize) -> Result<(), Failure> {
+        let Some(Some(conn)) = self.model.conns.get_mut(key) else {
+            return Ok(());
+        };
+        let client = &self.clients[key];
+        let is_read = client.link.down.is_empty() && !client.reader.is_inside();
+        let has_answers = conn.stream.owed.iter().any(|owed| !owed.is_event());
+        let node = &self.nodes[conn.shard];
+        let is_between = !conn.executing.is_empty() || has_answers || node.unfinished.is_some();
+        if !conn.stream.was_behind || !conn.open || !is_read || is_between {
+            return Ok(());
+        }
+        let mut sockets = node.sockets.iter().enumerate();
+        let found = sockets.find(|(_, socket)| {
+            let socket = socket.as_ref();
+            socket.is_some_and(|socket| socket.client == key)
+        });
+        let Some((slot, Some(socket))) = found else {
+            return Ok(());
+        };
+        if socket.told_blocked || socket.held || node.core.has_output(ConnId(slot as u32)) {
+            return Ok(());
+        }
+        let ended = conn.stream.end(&self.model.turns);
+        ended.map_err(|failure| Failure {
+            text: format!("client {key}, who has caught up: {}", failure.text),
+            ..failure
+        })?;
+        conn.stream.was_behind = false;
+        Ok(())
+    }
+
+    fn take_value(&mut self, key: usize, value: &Value) -> Result<(), Failure> {
+        // invariant: only clients that were accepted read.
+        let conn = self.model.conns[key].as_mut().expect("an accepted client");
+        let losses = conn.stream.lost;
+        let taken = conn.stream.take(value, &mut self.model.turns);
+        let (shard, is_latest) = (conn.shard, conn.stream.policy == Policy::Latest);
+        let grew = conn.stream.lost > losses;
+        let taken = taken.map_err(|failure| Failure {
+            text: format!(
+                "client {key} of shard {shard} read {}: {}",
+                shown(&format!("{value:?}")),
+                failure.text
+            ),
+            ..failure
+        })?;
+        if grew {
+            self.coverage.hit(match is_latest {
+                true => "lost by latest",
+                false => "lost by drop-oldest",
+            });
+        }
+        match taken {
+            Some(owed) => {
+                self.note_exec(key, &owed)?;
+                self.taken(key, &owed, value)
+            }
+            None => {
+                self.coverage.hit("gap read");
+                Ok(())
+            }
+        }
     }
 
     /// Between the elements of an EXEC's reply stand events of its own only.
@@ -98,6 +186,34 @@ impl World {
     fn taken(&mut self, key: usize, owed: &Owed, value: &Value) -> Result<(), Failure> {
         match &owed.what {
             What::Event(..) => self.coverage.hit("events read"),
+            What::Native { event, turns, .. } => {
+                self.coverage.hit("native events read");
+                if let (Value::Frame(Frame::Turn(number, _)), Some((id, _))) =
+                    (value, turns.first())
+                {
+                    let shard = self.model.conn(key).shard;
+                    self.model.shards[shard].turns_taken += 1;
+                    self.coverage.hit("turns read");
+                    if self.model.turns.origin(*id) != shard {
+                        self.coverage.hit("turns across shards");
+                    }
+                    if event.topic == finale::TOPIC {
+                        *self.fair_turns.entry((key, *number)).or_default() += 1;
+                    }
+                }
+                if event.flags & flag::HEADERS != 0 {
+                    self.coverage.hit("headers read");
+                }
+            }
+            What::Ack {
+                subscription: Some(id),
+                ..
+            } => self.model.confirmed(key, *id),
+            What::Refused { code, .. } => self.coverage.hit(match code.is_fatal() {
+                true => "native closings explained",
+                false => "native requests refused",
+            }),
+            What::Draining(_) => self.coverage.hit("draining read"),
             What::Confirm(confirm) => {
                 if let Some(id) = confirm.subscription {
                     self.model.confirmed(key, id);
@@ -138,9 +254,12 @@ impl World {
     }
 
     /// CLIENT LIST names everybody who was there all the while, and nobody who was not.
-    fn check_clients(&self, key: usize, asked: u64, text: &[u8]) -> Result<(), Failure> {
+    fn check_clients(&mut self, key: usize, asked: u64, text: &[u8]) -> Result<(), Failure> {
         let text = String::from_utf8_lossy(text);
         let text = text.strip_prefix("txt:").unwrap_or(&text);
+        for line in text.lines() {
+            self.check_record(key, line)?;
+        }
         let ids = text.lines().map(|line| {
             let id = line.strip_prefix("id=")?.split(' ').next()?;
             id.parse::<usize>().ok()?.checked_sub(1)
@@ -217,15 +336,16 @@ impl World {
         let now_ns = self.now.monotonic_ns;
         let guest_ns = self.limits.guest_ms_max * 1_000_000;
         let conn = self.model.conn(key);
+        let closes = conn.stream.policy == Policy::Close;
         let (name, is_right) = match reason {
             CloseReason::Quit => ("closed: quit", conn.reason == Some(CloseReason::Quit)),
-            CloseReason::Protocol => ("closed: protocol", conn.garbage),
+            CloseReason::Protocol => ("closed: protocol", conn.garbage.is_some()),
             CloseReason::GuestTimeout => {
                 let is_late = now_ns >= conn.guest_ns + guest_ns;
                 ("closed: guest timeout", is_late && !conn.authenticated)
             }
-            CloseReason::OutboxFull => ("closed: outbox full", blocked),
-            CloseReason::OutboxesFull => ("closed: outboxes full", blocked),
+            CloseReason::OutboxFull => ("closed: outbox full", blocked && closes),
+            CloseReason::OutboxesFull => ("closed: outboxes full", blocked && closes),
             CloseReason::InputsFull => ("closed: inputs full", true),
             CloseReason::Killed => ("closed: killed", true),
             CloseReason::TooManyConnections => ("closed: too many", true),
@@ -234,13 +354,12 @@ impl World {
         if !is_right {
             return fail("closing", format!("client {key} was closed: {reason:?}"));
         }
+        self.model.owe_reason(key, reason);
         match reason {
-            CloseReason::Protocol => self.model.broke_protocol(key),
             CloseReason::TooManyConnections => {
                 let conn = self.model.conn(key);
                 let shard = conn.shard;
                 let count = self.model.shards[shard].open.len();
-                self.model.refused(key);
                 if count <= self.limits.connections_max {
                     // Those that are being closed count too, until they are gone.
                     let taken = self.nodes[shard].sockets.iter().flatten().count();
@@ -318,11 +437,15 @@ impl World {
 
     /// The other caps, after a turn.
     pub(crate) fn check_caps(&mut self, shard: usize) -> Result<(), Failure> {
+        self.check_memory(shard)?;
         let node = &self.nodes[shard];
         let counters = node.core.counters();
         // Before a backlog is full, one event may go in, whatever its size; a head has 8 bytes.
         let backlog =
             (self.nodes.len() - 1) * (self.limits.handover_backlog_bytes + FRAME_BYTES_MAX);
+        // Beside what came back.
+        let pending = self.model.shards[shard].pending.iter().flatten();
+        let backlog = backlog + pending.map(HandedOver::bytes_again).sum::<usize>();
         if counters.handover_backlog_bytes > backlog as u64 {
             let text = format!(
                 "{} bytes wait for other shards, {backlog} may",
@@ -346,8 +469,7 @@ impl World {
         if counters.shared_body_bytes > 0 {
             self.coverage.hit("shared bodies");
         }
-        // The longest reply, CLIENT LIST, goes over the cap as a whole: about 250 bytes a client.
-        let reply_max = 2_000 + 300 * self.clients.len();
+        let reply_max = self.reply_max();
         let cap = self.limits.outbox_bytes_max;
         let mut blocked_bytes = 0;
         for (slot, socket) in node.sockets.iter().enumerate() {
@@ -364,7 +486,13 @@ impl World {
             };
             blocked_bytes += bytes;
             // Who was not behind may have gathered what was not flushed; who is, keeps to the cap.
-            if bytes > cap.max(before) + reply_max
+            let conn = self.model.conns[socket.client].as_ref();
+            let aside = match conn.map(|conn| conn.stream.policy) {
+                // What waits aside follows before an answer, or once most was sent.
+                Some(Policy::Latest) => FRAME_BYTES_MAX.max(cap / 2),
+                _ => 0,
+            };
+            if bytes > cap.max(before) + aside + reply_max
                 || before > cap + UNFLUSHED_BYTES_MAX + 64 * FRAME_BYTES_MAX
             {
                 return fail(
@@ -390,9 +518,17 @@ impl World {
     /// After the drain: nothing is owed, and the counters are those of the model.
     pub(crate) fn check_rest(&mut self) -> Result<(), Failure> {
         for (key, client) in self.clients.iter().enumerate() {
-            let Some(Some(conn)) = self.model.conns.get(key) else {
+            let Some(Some(conn)) = self.model.conns.get_mut(key) else {
                 continue;
             };
+            let is_alive = client.link.end == crate::client::End::Open && conn.open;
+            if is_alive && !self.cut[key] {
+                let ended = conn.stream.end(&self.model.turns);
+                ended.map_err(|failure| Failure {
+                    text: format!("client {key}, at rest: {}", failure.text),
+                    ..failure
+                })?;
+            }
             if client.link.end != crate::client::End::Open {
                 continue;
             }
@@ -409,22 +545,30 @@ impl World {
             let was_killed =
                 conn.reason == Some(CloseReason::Killed) && self.model.hunted.contains(&key);
             let is_unanswered = |owed: &Owed| owed.floats && was_killed;
-            // Nor of what was to follow the array that the answer belongs to.
-            let mut owed = conn.owed.iter();
+            // Nor of what was to follow the array that the answer belongs to. What a policy may
+            // drop and who else may have had a turn is seen to elsewhere.
+            let may_lose = conn.stream.policy != Policy::Close;
+            let is_certain = |owed: &&Owed| {
+                let is_lost = owed.is_event() && may_lose;
+                !is_lost && owed.left(&self.model.turns).0 > 0
+            };
+            let mut owed = conn.stream.owed.iter().filter(is_certain);
             let mut owed = owed
                 .by_ref()
                 .take_while(|owed| !(is_unanswered(owed) && owed.inside));
             if !owed.all(is_unanswered) && !self.cut[key] {
-                let owed = shown(&format!("{:?}", conn.owed[0]));
+                let owed = shown(&format!("{:?}", conn.stream.owed[0]));
                 let text = format!(
                     "client {key} of shard {}, {:?}, never read {} things, first {owed}",
                     conn.shard,
                     conn.reason,
-                    conn.owed.len()
+                    conn.stream.owed.len()
                 );
                 return fail("lost", text);
             }
         }
+        self.check_turns()?;
+        self.check_losses()?;
         self.check_counters()
     }
 
@@ -432,12 +576,13 @@ impl World {
         for (shard, node) in self.nodes.iter().enumerate() {
             let counters = node.core.counters();
             let model = &self.model.shards[shard];
-            let delivered_is_right = match model.inexact {
-                true => counters.events_delivered <= model.delivered,
-                false => counters.events_delivered == model.delivered,
-            };
+            let delivered = model.delivered + model.turns_taken;
+            // A turn that nobody has read may have been given to somebody here.
+            let unread = self.model.turns.untaken().count() as u64;
+            let is_least = model.inexact || counters.events_delivered >= delivered;
+            let delivered_is_right = is_least && counters.events_delivered <= delivered + unread;
             let subscriptions: u64 = model.table.values().sum();
-            let filters = self.model.active(shard).len() as u64;
+            let filters = self.model.known_filters(shard);
             let pairs = [
                 (
                     "events_published",
@@ -466,8 +611,8 @@ impl World {
                 return fail(
                     "counters",
                     format!(
-                        "shard {shard}: {} delivered, not {}",
-                        counters.events_delivered, model.delivered
+                        "shard {shard}: {} delivered, not {delivered}, {unread} turns unread",
+                        counters.events_delivered
                     ),
                 );
             }
@@ -529,6 +674,14 @@ impl World {
         self.check_counters()?;
         self.coverage
             .count("events kept for exec", self.model.kept_for_exec);
+        for conn in self.model.conns.iter().flatten() {
+            let seen = conn.stream.seen;
+            self.coverage
+                .count("gap between kept events", seen.gaps_between);
+            self.coverage
+                .count("gap behind an answer", seen.gaps_behind_answers);
+            self.coverage.count("shared bodies lost", seen.shared_lost);
+        }
         for shard in 0..self.nodes.len() {
             let counters = self.nodes[shard].core.counters();
             let left = [

@@ -3,10 +3,15 @@
 //! A client does not wait for replies unless its socket is full: it pipelines, stalls, reads a
 //! little at a time or vanishes. Must not know shards or the model.
 
-use crate::command::{Command, Event, GARBAGE, GLOBS, KillForm, Name, SHARD_CHANNELS, TOPICS};
+use crate::command::{
+    Command, Event, GARBAGE, GLOBS, KillForm, Name, Order, SHARD_CHANNELS, TOPICS,
+};
+use crate::native::{Speaker, may_be_turn};
 use crate::reader::Reader;
 use crate::rng::Rng;
 use sapwood_core::command::{FilterKind, Space};
+use sapwood_core::{Policy, Protocol};
+use sapwood_wire::error::ErrorCode;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -59,9 +64,26 @@ pub(crate) struct Link {
     pub closed: bool,
 }
 
+impl Link {
+    /// Takes whatever comes.
+    pub(crate) fn wide() -> Link {
+        Link {
+            up: VecDeque::new(),
+            up_max: usize::MAX,
+            down: VecDeque::new(),
+            down_max: usize::MAX,
+            end: End::Open,
+            closed: false,
+        }
+    }
+}
+
 /// One client of the simulation.
 #[derive(Debug)]
 pub(crate) struct Client {
+    pub protocol: Protocol,
+    /// What its listener does with those who read too slowly.
+    pub policy: Policy,
     pub role: Role,
     pub reading: Reading,
     pub link: Link,
@@ -75,16 +97,18 @@ pub(crate) struct Client {
     pub silent: bool,
     /// Elements of an EXEC's reply that are still to be read.
     pub exec_left: usize,
-    published: u64,
+    pub published: u64,
+    pub native: Speaker,
     authenticated: bool,
     resp3: bool,
     queueing: bool,
 }
 
-/// What a client says: a command, or bytes that are none.
+/// What a client says: an order, or bytes that are none and close the connection. Natively a code
+/// says why.
 pub(crate) enum Said {
-    Command(Command, Vec<u8>),
-    Garbage(Vec<u8>),
+    Order(Order, Vec<u8>),
+    Garbage(Vec<u8>, ErrorCode),
     Nothing,
 }
 
@@ -103,16 +127,21 @@ impl Client {
             70..85 => Reading::Slowly(rng.pick(&[1, 20, 500, 4000])),
             _ => Reading::Not(0),
         };
+        let protocol = rng.pick(&[Protocol::Redis, Protocol::Native]);
+        let policy = match rng.below(100) {
+            0..70 => Policy::Close,
+            70..85 => Policy::DropOldest,
+            _ => Policy::Latest,
+        };
         Client {
+            protocol,
+            policy,
             role,
             reading,
             link: Link {
-                up: VecDeque::new(),
                 up_max: rng.pick(&[200, 8_000, 64_000, 2_000_000]),
-                down: VecDeque::new(),
                 down_max: rng.pick(&[50, 1_000, 20_000, 200_000]),
-                end: End::Open,
-                closed: false,
+                ..Link::wide()
             },
             reader: Reader::default(),
             outgoing: VecDeque::new(),
@@ -121,6 +150,7 @@ impl Client {
             silent: false,
             exec_left: 0,
             published: 0,
+            native: Speaker::default(),
             authenticated: false,
             resp3: false,
             queueing: false,
@@ -144,9 +174,15 @@ impl Client {
         others: usize,
         rng: &mut Rng,
     ) -> Said {
+        if self.protocol == Protocol::Native {
+            let numbering = (key, &mut self.published);
+            let said = self.native.speak(numbering, self.role, has_password, rng);
+            self.silent |= matches!(said, Said::Garbage(..));
+            return said;
+        }
         if rng.below(1000) < 2 {
             self.silent = true;
-            return Said::Garbage(rng.pick(GARBAGE).to_vec());
+            return Said::Garbage(rng.pick(GARBAGE).to_vec(), ErrorCode::Malformed);
         }
         let command = if self.role == Role::Guest && has_password {
             match rng.below(20) {
@@ -163,7 +199,7 @@ impl Client {
         };
         self.note(&command, has_password);
         let bytes = command.encode(rng.percent(20));
-        Said::Command(command, bytes)
+        Said::Order(Order::Redis(command), bytes)
     }
 
     fn log_in(&mut self, rng: &mut Rng) -> Command {
@@ -273,19 +309,7 @@ impl Client {
 
     fn publish(&mut self, key: usize, rng: &mut Rng) -> Command {
         self.published += 1;
-        let size = match self.role {
-            Role::Flooder if rng.percent(60) => rng.within(14_000..40_960),
-            _ => match rng.below(100) {
-                0..3 => 0,
-                3..65 => rng.within(12..80),
-                65..90 => rng.within(80..1_500),
-                90..97 => rng.within(1_500..16_000),
-                _ => rng.within(16_000..40_961),
-            },
-        };
-        let mut payload = format!("{key}:{}:", self.published).into_bytes();
-        let filler = b'a' + (self.published % 26) as u8;
-        payload.resize(size, filler);
+        let mut payload = payload((key, self.published), self.role, rng);
         let space = match rng.percent(15) {
             true => Space::ShardChannel,
             false => Space::Topic,
@@ -295,12 +319,34 @@ impl Client {
             Space::Topic if rng.percent(40) => TOPICS[0],
             Space::Topic => rng.pick(TOPICS),
         };
+        if rng.percent(3) && !may_be_turn(topic) {
+            payload.clear();
+        }
         Command::Publish(Rc::new(Event {
             space,
             topic,
+            flags: 0,
+            attributes: Vec::new(),
             payload,
         }))
     }
+}
+
+/// A payload that no other event has: that of event `number` of client `key`.
+pub(crate) fn payload((key, number): (usize, u64), role: Role, rng: &mut Rng) -> Vec<u8> {
+    let size = match role {
+        Role::Flooder if rng.percent(60) => rng.within(14_000..40_960),
+        _ => match rng.below(100) {
+            0..65 => rng.within(12..80),
+            65..90 => rng.within(80..1_500),
+            90..97 => rng.within(1_500..16_000),
+            _ => rng.within(16_000..40_961),
+        },
+    };
+    let mut payload = format!("{key}:{number}:").into_bytes();
+    let filler = b'a' + (number % 26) as u8;
+    payload.resize(size, filler);
+    payload
 }
 
 /// Some names, at least so many; now and then one twice.

@@ -1,16 +1,28 @@
-//! What simulated clients say: commands, and their bytes.
+//! What simulated clients of the Redis protocol say, and the words that all clients share.
 //!
 //! Names come from small fixed sets, so that clients meet. Must not know shards or what a command
 //! is answered with.
 
+use crate::native::Request;
 use sapwood_core::command::{FilterKind, Space};
+use std::fmt;
 use std::rc::Rc;
 
-/// A topic, shard channel or glob.
+/// A topic, shard channel, pattern or group.
 pub(crate) type Name = &'static [u8];
 
-/// What a subscription asks for.
-pub(crate) type Filter = (FilterKind, Name);
+/// What a subscription asks for, and the group that it is of; empty for none.
+pub(crate) type Filter = (FilterKind, Name, Name);
+
+/// The group of who gets every event.
+pub(crate) const NO_GROUP: Name = b"";
+
+/// One thing that a client asks for, by its protocol.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Redis(Command),
+    Native(Request),
+}
 
 /// Topics that are published; the first is hot.
 pub(crate) const TOPICS: &[Name] = &[
@@ -38,11 +50,49 @@ pub(crate) const SHARD_CHANNELS: &[Name] = &[b"shard.1", b"shard.2", b"hot"];
 pub(crate) const PASSWORD: &[u8] = b"correct horse";
 
 /// One event as it was published.
-#[derive(Debug)]
 pub(crate) struct Event {
     pub space: Space,
     pub topic: Name,
+    /// The flags, and what stands between topic and payload; none where the publisher's protocol
+    /// has neither.
+    pub flags: u8,
+    pub attributes: Vec<u8>,
     pub payload: Vec<u8>,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "Event {} {:?} of {} bytes: {}",
+            shown(self.topic),
+            self.attributes,
+            self.payload.len(),
+            shown(&self.payload[..self.payload.len().min(12)])
+        )
+    }
+}
+
+/// Bytes for people to read.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes.escape_ascii())
+}
+
+impl Event {
+    /// The native message: what every native subscriber must read, byte for byte.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        let mut bytes = vec![self.flags];
+        sapwood_wire::native::write_text16(&mut bytes, self.topic);
+        bytes.extend_from_slice(&self.attributes);
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// Whether these bytes are that message.
+    pub(crate) fn is_message(&self, bytes: &[u8]) -> bool {
+        let length = 3 + self.topic.len() + self.attributes.len() + self.payload.len();
+        length == bytes.len() && bytes.ends_with(&self.payload) && bytes == self.message()
+    }
 }
 
 /// How CLIENT KILL says whom it means.

@@ -5,13 +5,14 @@
 //! model what went in and out. Start at [`World::turn`].
 
 use crate::client::End;
-use crate::command::{Event, peer};
-use crate::model::Table;
+use crate::command::peer;
+use crate::model::{HandedOver, Retries, Table};
+use crate::turns::TurnId;
 use crate::world::World;
 use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
 use sapwood_core::handover::{Batch, Place};
-use sapwood_core::{Input, Next, Outputs, Policy, Protocol, Shard};
+use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -51,7 +52,9 @@ pub(crate) struct Socket {
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub batch: Batch,
-    pub events: Vec<Rc<Event>>,
+    pub events: Vec<HandedOver>,
+    /// Turns that perhaps nobody on the receiving shard could take.
+    unheard: Vec<TurnId>,
     pub told: Rc<Table>,
     pub place: Place,
     pub begun: bool,
@@ -69,7 +72,7 @@ pub(crate) struct Node {
     /// By sender: when each batch arrives.
     pub inbox: Vec<VecDeque<(u64, Envelope)>>,
     /// By who gives back.
-    pub returns: Vec<VecDeque<(u64, Batch)>>,
+    pub returns: Vec<VecDeque<(u64, Batch, Vec<TurnId>)>>,
     /// Bytes on the way to each shard.
     pub in_flight: Vec<VecDeque<usize>>,
     pub unfinished: Option<(usize, Envelope)>,
@@ -144,20 +147,37 @@ impl World {
                 blocked: None,
                 told_blocked: false,
             });
+            let client = &mut self.clients[key];
+            let port = match client.protocol {
+                Protocol::Redis => 7463,
+                Protocol::Native => 7400,
+            };
             let input = Input::Opened {
                 conn: ConnId(slot as u32),
                 client: ClientId(key as u64 + 1),
-                protocol: Protocol::Redis,
-                policy: Policy::Close,
+                protocol: client.protocol,
+                policy: client.policy,
                 peer: peer(key),
-                local: ([127, 0, 0, 1], 7463).into(),
+                local: ([127, 0, 0, 1], port).into(),
             };
             node.core.handle(input, self.now, &mut node.outputs);
-            self.clients[key].accepted = true;
-            self.model.opened(key, shard);
+            client.accepted = true;
+            self.model.opened(key, client, shard);
             self.note_outputs(shard)?;
+            self.greet(key);
         }
         Ok(())
+    }
+
+    /// A shard is told that the node ends; here it does not.
+    pub(crate) fn announce_end(&mut self, shard: usize) -> Result<(), Failure> {
+        let milliseconds = self.rng.below(5_000) as u32;
+        let node = &mut self.nodes[shard];
+        let input = Input::Ending { milliseconds };
+        node.core.handle(input, self.now, &mut node.outputs);
+        let told = self.model.announced(shard, milliseconds);
+        self.coverage.count("told to end", told);
+        self.note_outputs(shard)
     }
 
     /// Reads at most once from each connection that is ready, and writes where there is room.
@@ -221,6 +241,13 @@ impl World {
             return Ok(());
         };
         socket.held = next == Next::Hold;
+        let key = socket.client;
+        if next == Next::Hold {
+            self.model.conn(key).stream.was_behind = true;
+        }
+        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
+            return Ok(());
+        };
         match next {
             Next::Hold if loses_input => {}
             Next::Read { needed } => {
@@ -286,6 +313,8 @@ impl World {
 
     fn note_suspended(&mut self, key: usize, next: Next) {
         let conn = self.model.conn(key);
+        // What a barrier or an unfinished EXEC holds back is behind.
+        conn.stream.was_behind |= next == Next::Hold || !conn.executing.is_empty();
         if next == Next::Hold && !conn.executing.is_empty() {
             self.coverage.hit("exec suspended");
         }
@@ -334,11 +363,11 @@ impl World {
     /// Deals with what other shards sent or gave back.
     fn exchange(&mut self, shard: usize) -> Result<(), Failure> {
         for by in 0..self.nodes.len() {
-            while let Some(&(due, _)) = self.nodes[shard].returns[by].front()
+            while let Some(&(due, ..)) = self.nodes[shard].returns[by].front()
                 && due <= self.step
             {
                 let node = &mut self.nodes[shard];
-                let Some((_, batch)) = node.returns[by].pop_front() else {
+                let Some((_, batch, unheard)) = node.returns[by].pop_front() else {
                     break;
                 };
                 if self.sabotage(Sabotage::LoseReturn) {
@@ -347,8 +376,17 @@ impl World {
                 let node = &mut self.nodes[shard];
                 node.in_flight[by].pop_front();
                 let by = ShardId(by as u16);
+                let before = node.core.counters();
                 let input = Input::Returned { by, batch };
                 node.core.handle(input, self.now, &mut node.outputs);
+                let after = node.core.counters();
+                let counted = Retries {
+                    retried: after.turns_retried - before.turns_retried,
+                    unheard: after.turns_unheard - before.turns_unheard,
+                };
+                self.coverage.count("turn retried", counted.retried);
+                self.coverage.count("turn unheard", counted.unheard);
+                self.model.came_back(shard, &unheard, counted)?;
                 self.note_outputs(shard)?;
             }
         }
@@ -388,7 +426,7 @@ impl World {
         mut envelope: Envelope,
     ) -> Result<(), Failure> {
         if self.sabotage(Sabotage::DropBatch) {
-            return self.give_back(shard, from, envelope.batch);
+            return self.give_back(shard, from, envelope);
         }
         let doubles =
             !envelope.begun && envelope.batch.events() > 0 && self.sabotage(Sabotage::DoubleBatch);
@@ -403,19 +441,24 @@ impl World {
             batch: &mut envelope.batch,
             place: &mut envelope.place,
         };
+        let before = node.core.counters().turns_unheard;
         let handled = node.core.handle(input, self.now, &mut node.outputs);
+        let unheard = node.core.counters().turns_unheard - before;
         self.model.tick += 1;
         if !envelope.begun {
             envelope.begun = true;
             self.model.shards[shard].known[from] = Rc::clone(&envelope.told);
             self.note_killed(shard)?;
-            let events = std::mem::take(&mut envelope.events);
-            self.coverage
-                .count("events across shards", events.len() as u64);
-            events
-                .iter()
-                .for_each(|event| self.model.deliver(shard, event, None));
+            self.deliver_batch(shard, &mut envelope);
         }
+        if handled.next == Next::Flush {
+            // Who may take the rest can have left before it is read.
+            let turns = envelope.events.iter().filter(|event| !event.is_second_try);
+            envelope.unheard = turns
+                .flat_map(|event| event.turns.iter().copied())
+                .collect();
+        }
+        self.check_unheard(shard, &envelope, unheard)?;
         if handled.next == Next::Flush && !self.nodes[shard].outputs.closing.is_empty() {
             self.model.shards[shard].inexact = true;
         }
@@ -432,7 +475,41 @@ impl World {
             envelope.place = Place::default();
             return self.take_batch(shard, from, envelope);
         }
-        self.give_back(shard, from, envelope.batch)
+        self.give_back(shard, from, envelope)
+    }
+
+    /// The model delivers a batch's events, and notes the turns that nobody here can take.
+    fn deliver_batch(&mut self, shard: usize, envelope: &mut Envelope) {
+        let events = &envelope.events;
+        self.coverage
+            .count("events across shards", events.len() as u64);
+        for handed in events {
+            let HandedOver {
+                event,
+                plain,
+                turns,
+                is_second_try,
+            } = handed;
+            let unheard = self.model.deliver(shard, event, (None, *plain), turns);
+            if !is_second_try {
+                envelope.unheard.extend(unheard);
+            }
+        }
+    }
+
+    /// Only turns that come for the second time are lost where they find no member.
+    fn check_unheard(
+        &mut self,
+        shard: usize,
+        envelope: &Envelope,
+        unheard: u64,
+    ) -> Result<(), Failure> {
+        self.coverage.count("turn unheard", unheard);
+        let seconds = envelope.events.iter().filter(|event| event.is_second_try);
+        match unheard <= seconds.map(HandedOver::records).sum::<usize>() as u64 {
+            true => Ok(()),
+            false => fail("turns", format!("shard {shard} loses {unheard} turns")),
+        }
     }
 
     /// Those whom another shard killed heard nothing of the events in the same batch.
@@ -446,11 +523,11 @@ impl World {
         Ok(())
     }
 
-    fn give_back(&mut self, shard: usize, to: usize, batch: Batch) -> Result<(), Failure> {
+    fn give_back(&mut self, shard: usize, to: usize, envelope: Envelope) -> Result<(), Failure> {
         let due = self.due(to, shard);
         let returns = &mut self.nodes[to].returns[shard];
-        let due = returns.back().map_or(due, |&(last, _)| last.max(due));
-        returns.push_back((due, batch));
+        let due = returns.back().map_or(due, |&(last, ..)| last.max(due));
+        returns.push_back((due, envelope.batch, envelope.unheard));
         Ok(())
     }
 
@@ -479,23 +556,29 @@ impl World {
 
     fn send_batches(&mut self, shard: usize) -> Result<(), Failure> {
         for to in (0..self.nodes.len()).filter(|&to| to != shard) {
+            let pending = &mut self.model.shards[shard].pending[to];
+            let certain = pending.iter().filter(|event| event.plain).count();
+            let possible: usize = pending.iter().map(HandedOver::records).sum();
             let Some(batch) = self.nodes[shard].core.take_handover(ShardId(to as u16)) else {
-                if !self.model.shards[shard].pending[to].is_empty() {
+                if certain > 0 {
                     self.coverage.hit("credit waits");
                 }
                 continue;
             };
-            let pending = &mut self.model.shards[shard].pending[to];
             let count = batch.events() as usize;
-            if count > pending.len() || (count > 0 && count != pending.len()) {
+            // Either all that waits goes, or control alone. Whether a turn goes there is not known.
+            if count > possible || (count > 0 && count < certain) {
                 let text = format!(
-                    "shard {shard} sends {count} events to {to} of {}",
-                    pending.len()
+                    "shard {shard} sends {count} events to {to} of {certain} to {possible}"
                 );
                 return fail("hand-over", text);
             }
-            let events = pending.drain(..count).collect();
-            self.nodes[shard].in_flight[to].push_back(batch.data_bytes());
+            let all = if count > 0 { pending.len() } else { 0 };
+            let events: Vec<HandedOver> = pending.drain(..all).collect();
+            // What came back goes on whatever the window: no more than came back.
+            let again: usize = events.iter().map(HandedOver::bytes_again).sum();
+            let bytes = batch.data_bytes().saturating_sub(again);
+            self.nodes[shard].in_flight[to].push_back(bytes);
             self.check_window(shard, to)?;
             let due = self.due(shard, to);
             let inbox = &mut self.nodes[to].inbox[shard];
@@ -505,6 +588,7 @@ impl World {
                 Envelope {
                     batch,
                     events,
+                    unheard: Vec::new(),
                     told: Rc::clone(&self.model.shards[shard].told),
                     place: Place::default(),
                     begun: false,
@@ -567,20 +651,25 @@ impl World {
                 let all: usize = node.core.output(conn).map(<[u8]>::len).sum();
                 socket.blocked = Some(all);
                 socket.told_blocked = true;
-                node.core.sent(conn, 0, true, &mut node.outputs);
+                self.model.conn(socket.client).stream.was_behind = true;
+                let said_full = !self.sabotage_for_good(Sabotage::SentUnblocked);
+                let node = &mut self.nodes[shard];
+                node.core.sent(conn, 0, said_full, &mut node.outputs);
                 self.coverage.hit("partial writes");
                 return Ok(());
             }
             let is_full = count < offered;
             socket.told_blocked = is_full;
+            self.model.conn(socket.client).stream.was_behind |= is_full;
             let mut reported = count;
             if is_full && self.sabotage(Sabotage::SentTooMuch) {
                 reported += 1;
             } else if count > 1 && self.sabotage(Sabotage::SentTooLittle) {
                 reported -= 1;
             }
+            let said_full = is_full && !self.sabotage_for_good(Sabotage::SentUnblocked);
             let node = &mut self.nodes[shard];
-            node.core.sent(conn, reported, is_full, &mut node.outputs);
+            node.core.sent(conn, reported, said_full, &mut node.outputs);
         }
         let node = &self.nodes[shard];
         let phase = node.sockets[slot].as_ref().map(|socket| socket.phase);

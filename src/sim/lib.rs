@@ -12,14 +12,19 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod check_losses;
 mod client;
 mod command;
 mod coverage;
 mod driver;
 mod expect;
+mod finale;
 mod model;
+mod native;
 mod reader;
 mod rng;
+mod stream;
+mod turns;
 mod world;
 
 pub use coverage::Coverage;
@@ -82,11 +87,23 @@ pub enum Sabotage {
     ForgetClosed,
     /// A turn's end is not reported, ever again.
     ForgetTurnEnd,
+    /// A write that would have blocked is reported as one that would not.
+    SentUnblocked,
+    /// Two turns of a member's connection come in the wrong order.
+    SwapTurns,
+    /// A turn comes twice.
+    DoubleTurn,
+    /// A turn does not come.
+    LoseTurn,
+    /// A gap does not come.
+    LoseGap,
+    /// An event does not come, and no gap says so.
+    LoseEvent,
 }
 
 impl Sabotage {
     /// Each of them.
-    pub const ALL: [Sabotage; 12] = [
+    pub const ALL: [Sabotage; 18] = [
         Sabotage::DropBatch,
         Sabotage::DoubleBatch,
         Sabotage::SwapBatches,
@@ -99,6 +116,12 @@ impl Sabotage {
         Sabotage::SentTooLittle,
         Sabotage::ForgetClosed,
         Sabotage::ForgetTurnEnd,
+        Sabotage::SentUnblocked,
+        Sabotage::SwapTurns,
+        Sabotage::DoubleTurn,
+        Sabotage::LoseTurn,
+        Sabotage::LoseGap,
+        Sabotage::LoseEvent,
     ];
 }
 

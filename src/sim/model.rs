@@ -9,15 +9,27 @@
 //! was told; who handles a batch knows of the changes before it delivers the batch's events.
 //! Invariant: nothing here depends on the order of a hash table. Start at [`Model::handled`].
 
+mod groups;
+mod native;
+
 use crate::Failure;
-use crate::command::{Command, Event, Filter, KillForm, Name};
+use crate::client::Client;
+use crate::command::{Command, Event, Filter, KillForm, NO_GROUP, Name, Order};
 use crate::expect::{Confirm, Owed, What, subscribe_word, unsubscribe_word};
 use crate::fail;
+use crate::stream::Stream;
+use crate::turns::{TurnId, Turns};
+pub(crate) use groups::Retries;
+use sapwood_core::Protocol;
 use sapwood_core::command::{CloseReason, FilterKind, Space};
 use sapwood_core::limits::Limits;
-use sapwood_wire::topic::glob_matches;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::topic::{glob_matches, wildcard_matches};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+
+/// Bytes of a handed-over event beside its message, at most: head, lengths, and a group's name.
+const HANDED_EXTRA: usize = 64;
 
 /// How many listen to each filter.
 pub(crate) type Table = BTreeMap<Filter, u64>;
@@ -26,6 +38,8 @@ pub(crate) type Table = BTreeMap<Filter, u64>;
 #[derive(Debug)]
 struct Subscription {
     filter: Filter,
+    /// The client's number for it, natively.
+    number: u32,
     id: u64,
     /// The client has read its confirmation.
     confirmed: bool,
@@ -42,6 +56,7 @@ struct Transaction {
 /// One connection, from its acceptance on.
 #[derive(Debug)]
 pub(crate) struct Conn {
+    pub protocol: Protocol,
     pub shard: usize,
     /// Not closed, and not named as closing.
     pub open: bool,
@@ -53,9 +68,9 @@ pub(crate) struct Conn {
     pub version: u8,
     pub authenticated: bool,
     /// Commands that were sent, each with its end in the stream of bytes.
-    sent: VecDeque<(u64, Command)>,
-    /// The client has sent what breaks the protocol.
-    pub garbage: bool,
+    sent: VecDeque<(u64, Order)>,
+    /// The client has sent what breaks the protocol, and why that is so.
+    pub garbage: Option<ErrorCode>,
     pub consumed: u64,
     subscriptions: Vec<Subscription>,
     transaction: Option<Transaction>,
@@ -64,12 +79,12 @@ pub(crate) struct Conn {
     inside: bool,
     /// What others published between two commands of its EXEC: read after the array.
     deferred: VecDeque<(Rc<Event>, Vec<Filter>)>,
-    pub owed: VecDeque<Owed>,
+    pub stream: Stream,
 }
 
 impl Conn {
     fn owe_event(&mut self, event: Rc<Event>, filters: Vec<Filter>, inside: bool) {
-        self.owed.push_back(Owed {
+        self.stream.owed.push_back(Owed {
             version: self.version,
             floats: false,
             inside,
@@ -102,17 +117,49 @@ pub(crate) struct ShardModel {
     /// What it knows of each shard.
     pub known: Vec<Rc<Table>>,
     /// For each shard, events that stand in no batch yet.
-    pub pending: Vec<VecDeque<Rc<Event>>>,
+    pub pending: Vec<VecDeque<HandedOver>>,
     pub published: u64,
+    /// Without turns.
     pub delivered: u64,
+    pub turns_taken: u64,
     /// A connection closed in the middle of a batch: `delivered` may be too high.
     pub inexact: bool,
     pub open: Vec<usize>,
 }
 
+/// An event on its way to another shard, or perhaps on its way: whose turn it is, is not known.
+#[derive(Clone, Debug)]
+pub(crate) struct HandedOver {
+    pub event: Rc<Event>,
+    /// It is for those who get every event, and so certainly on its way.
+    pub plain: bool,
+    pub turns: Vec<TurnId>,
+    /// Another shard had no member left.
+    pub is_second_try: bool,
+}
+
+impl HandedOver {
+    /// The most records that it is in a batch: what comes back goes on turn by turn.
+    pub(crate) fn records(&self) -> usize {
+        match self.is_second_try {
+            true => self.turns.len(),
+            false => 1,
+        }
+    }
+
+    /// Most bytes that it takes in a batch if it goes for the second time, else none.
+    pub(crate) fn bytes_again(&self) -> usize {
+        match self.is_second_try {
+            true => self.records() * (HANDED_EXTRA + self.event.message().len()),
+            false => 0,
+        }
+    }
+}
+
 /// The whole node.
 #[derive(Debug)]
 pub(crate) struct Model {
+    pub turns: Turns,
     pub shards: Vec<ShardModel>,
     /// By client; a client that was not accepted yet has none.
     pub conns: Vec<Option<Conn>>,
@@ -135,12 +182,15 @@ fn matches(filter: Filter, event: &Event) -> bool {
             filter.1 == event.topic
         }
         (FilterKind::Glob, Space::Topic) => glob_matches(filter.1, event.topic),
+        (FilterKind::Wildcard, Space::Topic) => wildcard_matches(filter.1, event.topic),
         _ => false,
     }
 }
 
+/// Subscriptions that get every event.
 fn listeners(table: &Table, event: &Event) -> u64 {
-    let matching = table.iter().filter(|&(&filter, _)| matches(filter, event));
+    let plain = table.iter().filter(|(filter, _)| filter.2 == NO_GROUP);
+    let matching = plain.filter(|&(&filter, _)| matches(filter, event));
     matching.map(|(_, &count)| count).sum()
 }
 
@@ -153,10 +203,12 @@ impl Model {
             pending: vec![VecDeque::new(); shards],
             published: 0,
             delivered: 0,
+            turns_taken: 0,
             inexact: false,
             open: Vec::new(),
         };
         Model {
+            turns: Turns::default(),
             shards: (0..shards).map(shard).collect(),
             conns: Vec::new(),
             tick: 0,
@@ -175,12 +227,21 @@ impl Model {
     }
 
     /// A connection was accepted, or refused because there are too many.
-    pub(crate) fn opened(&mut self, key: usize, shard: usize) {
+    pub(crate) fn opened(&mut self, key: usize, client: &Client, shard: usize) {
+        let Client {
+            protocol, policy, ..
+        } = *client;
         self.tick += 1;
+        // What waits aside is bounded by the cap of all connections too, unless that is far.
+        let aside_max = match self.limits.outboxes_bytes_max >= 1 << 30 {
+            true => self.limits.outbox_bytes_max / 2,
+            false => 0,
+        };
         if self.conns.len() <= key {
             self.conns.resize_with(key + 1, || None);
         }
         self.conns[key] = Some(Conn {
+            protocol,
             shard,
             open: true,
             reason: None,
@@ -188,23 +249,23 @@ impl Model {
             closed: u64::MAX,
             guest_ns: self.now_ns,
             version: 2,
-            authenticated: !self.has_password,
+            authenticated: !self.has_password && protocol == Protocol::Redis,
             sent: VecDeque::new(),
-            garbage: false,
+            garbage: None,
             consumed: 0,
             subscriptions: Vec::new(),
             transaction: None,
             executing: VecDeque::new(),
             inside: false,
             deferred: VecDeque::new(),
-            owed: VecDeque::new(),
+            stream: Stream::new(protocol, policy, aside_max),
         });
         self.shards[shard].open.push(key);
     }
 
-    /// A command was sent, of which the last byte is byte `end` of the client's.
-    pub(crate) fn sent(&mut self, key: usize, end: u64, command: Command) {
-        self.conn(key).sent.push_back((end, command));
+    /// An order was sent, of which the last byte is byte `end` of the client's.
+    pub(crate) fn sent(&mut self, key: usize, end: u64, order: Order) {
+        self.conn(key).sent.push_back((end, order));
     }
 
     /// A shard consumed bytes of a connection and carried out so many commands.
@@ -236,12 +297,18 @@ impl Model {
                 let conn = self.conn(key);
                 conn.inside = false;
                 conn.owe_deferred();
-            } else if has_next && let Some((_, command)) = conn.sent.pop_front() {
-                let counts = u64::from(self.request(key, &command)?);
+            } else if has_next && let Some((_, order)) = conn.sent.pop_front() {
+                let counts = match &order {
+                    Order::Redis(command) => u64::from(self.request(key, command)?),
+                    Order::Native(request) => {
+                        self.native_request(key, request)?;
+                        1
+                    }
+                };
                 if counts > left {
                     return fail(
                         "commands",
-                        format!("client {key}: {command:?} was consumed, not counted"),
+                        format!("client {key}: {order:?} was consumed, not counted"),
                     );
                 }
                 left -= counts;
@@ -265,7 +332,7 @@ impl Model {
         };
         let conn = self.conn(key);
         let version = conn.version;
-        conn.owed.push_back(Owed {
+        conn.stream.owed.push_back(Owed {
             version,
             floats,
             inside: conn.inside,
@@ -340,14 +407,17 @@ impl Model {
             Command::Subscribe(kind, names) => {
                 names
                     .iter()
-                    .for_each(|name| self.subscribe(key, (*kind, name)));
+                    .for_each(|name| self.subscribe(key, (*kind, name, NO_GROUP)));
                 return Ok(());
             }
             Command::Unsubscribe(kind, names) => {
                 self.unsubscribe(key, *kind, names);
                 return Ok(());
             }
-            Command::Publish(event) => return self.publish(key, event),
+            Command::Publish(event) => {
+                let count = self.publish(key, event)?;
+                What::Integer(count)
+            }
             Command::Multi if self.conn(key).transaction.is_some() => {
                 What::Error("ERR MULTI calls")
             }
@@ -373,7 +443,7 @@ impl Model {
             Command::Kill(form, target) => return self.kill(key, *form, *target),
             Command::Numsub(kind, names) => {
                 let shard = self.conn(key).shard;
-                let count = |name: &Name| (*name, self.count(shard, (*kind, name)));
+                let count = |name: &Name| (*name, self.count(shard, *kind, name));
                 What::Numsub(names.iter().map(count).collect())
             }
             Command::Channels(kind, pattern) => self.channels(key, *kind, *pattern),
@@ -448,26 +518,8 @@ impl Model {
     }
 
     fn subscribe(&mut self, key: usize, filter: Filter) {
-        let cap = self.limits.subscriptions_max;
-        let id = self.next_subscription;
-        let conn = self.conn(key);
-        let present = conn.subscriptions.iter().find(|sub| sub.filter == filter);
-        let id = match present {
-            Some(sub) => sub.id,
-            None if conn.subscriptions.len() >= cap => {
-                return self.owe(key, What::Error("ERR this connection has"));
-            }
-            None => {
-                conn.subscriptions.push(Subscription {
-                    filter,
-                    id,
-                    confirmed: false,
-                });
-                let shard = conn.shard;
-                self.next_subscription += 1;
-                *self.shards[shard].table.entry(filter).or_default() += 1;
-                id
-            }
+        let Some(id) = self.add_subscription(key, 0, filter) else {
+            return self.owe(key, What::Error("ERR this connection has"));
         };
         let confirm = Confirm {
             word: subscribe_word(filter.0),
@@ -477,6 +529,31 @@ impl Model {
             subscription: Some(id),
         };
         self.owe(key, What::Confirm(confirm));
+    }
+
+    /// Adds a subscription, if it is not there yet, and gives its number; `None` if the connection
+    /// has as many as it may.
+    fn add_subscription(&mut self, key: usize, number: u32, filter: Filter) -> Option<u64> {
+        let cap = self.limits.subscriptions_max;
+        let id = self.next_subscription;
+        let conn = self.conn(key);
+        let mut all = conn.subscriptions.iter();
+        let present = all.find(|sub| (sub.filter, sub.number) == (filter, number));
+        match present {
+            Some(sub) => return Some(sub.id),
+            None if conn.subscriptions.len() >= cap => return None,
+            None => {}
+        }
+        conn.subscriptions.push(Subscription {
+            filter,
+            number,
+            id,
+            confirmed: false,
+        });
+        let shard = conn.shard;
+        self.next_subscription += 1;
+        *self.shards[shard].table.entry(filter).or_default() += 1;
+        Some(id)
     }
 
     fn unsubscribe(&mut self, key: usize, kind: FilterKind, names: &[Name]) {
@@ -490,7 +567,7 @@ impl Model {
             })
         };
         for name in names {
-            self.drop_subscription(key, (kind, name));
+            self.drop_subscription(key, 0, (kind, name, NO_GROUP));
             let count = self.confirm_count(key, kind);
             self.owe(key, confirm(BTreeSet::from([*name]), count));
         }
@@ -506,18 +583,18 @@ impl Model {
         let count = self.confirm_count(key, kind);
         let first = count.saturating_sub(u64::from(!all.is_empty()));
         for name in &all {
-            self.drop_subscription(key, (kind, name));
+            self.drop_subscription(key, 0, (kind, name, NO_GROUP));
         }
         self.owe(key, confirm(all, first));
     }
 
-    fn drop_subscription(&mut self, key: usize, filter: Filter) {
+    fn drop_subscription(&mut self, key: usize, number: u32, filter: Filter) {
         let conn = self.conn(key);
         let shard = conn.shard;
         let place = conn
             .subscriptions
             .iter()
-            .position(|sub| sub.filter == filter);
+            .position(|sub| (sub.filter, sub.number) == (filter, number));
         if let Some(place) = place {
             conn.subscriptions.remove(place);
             self.forget(shard, filter);
@@ -542,26 +619,6 @@ impl Model {
         }
     }
 
-    fn publish(&mut self, key: usize, event: &Rc<Event>) -> Result<(), Failure> {
-        let shard = self.conn(key).shard;
-        self.shards[shard].published += 1;
-        let mut count = listeners(&self.shards[shard].table, event);
-        for other in 0..self.shards.len() {
-            if other == shard {
-                continue;
-            }
-            self.check_barrier(shard, other, event)?;
-            let known = listeners(&self.shards[shard].known[other], event);
-            if known > 0 {
-                self.shards[shard].pending[other].push_back(Rc::clone(event));
-            }
-            count += known;
-        }
-        self.deliver(shard, event, Some(key));
-        self.owe(key, What::Integer(count));
-        Ok(())
-    }
-
     /// Whoever has read the confirmation of a subscription is known to every shard.
     fn check_barrier(&self, shard: usize, other: usize, event: &Event) -> Result<(), Failure> {
         for &key in &self.shards[other].open {
@@ -582,38 +639,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-
-    /// An event reaches the subscribers of a shard; its publisher's connection if that is here.
-    pub(crate) fn deliver(&mut self, shard: usize, event: &Rc<Event>, publisher: Option<usize>) {
-        let ShardModel {
-            open,
-            table,
-            delivered,
-            ..
-        } = &mut self.shards[shard];
-        if listeners(table, event) == 0 {
-            return;
-        }
-        for &key in open.iter() {
-            let Some(conn) = &mut self.conns[key] else {
-                continue;
-            };
-            let filters = conn.subscriptions.iter().map(|sub| sub.filter);
-            let filters: Vec<Filter> = filters.filter(|&filter| matches(filter, event)).collect();
-            if filters.is_empty() {
-                continue;
-            }
-            *delivered += filters.len() as u64;
-            conn.deferred.push_back((Rc::clone(event), filters));
-            if publisher == Some(key) {
-                // Its own are read where it published them.
-                conn.owe_last_event();
-            } else {
-                conn.owe_deferred();
-                self.kept_for_exec += u64::from(!conn.deferred.is_empty());
-            }
-        }
     }
 
     fn kill(&mut self, key: usize, form: KillForm, target: usize) -> Result<(), Failure> {
@@ -642,12 +667,13 @@ impl Model {
         Ok(())
     }
 
-    /// Listeners of exactly this filter, as a shard knows them.
-    fn count(&self, shard: usize, filter: Filter) -> u64 {
-        let own = self.shards[shard].table.get(&filter);
-        let known = self.shards[shard].known.iter();
-        let known = known.filter_map(|table| table.get(&filter));
-        own.into_iter().chain(known).sum()
+    /// Listeners of exactly this name, in groups too, as a shard knows them.
+    fn count(&self, shard: usize, kind: FilterKind, name: Name) -> u64 {
+        let known = self.shards[shard].known.iter().map(|table| &**table);
+        let tables = std::iter::once(&self.shards[shard].table).chain(known);
+        let entries = tables.flat_map(|table| table.iter());
+        let of_name = entries.filter(|(filter, _)| (filter.0, filter.1) == (kind, name));
+        of_name.map(|(_, &count)| count).sum()
     }
 
     /// Filters that anyone listens to, as a shard knows them.
@@ -657,6 +683,14 @@ impl Model {
         own.chain(known.flat_map(|table| table.keys()))
             .copied()
             .collect()
+    }
+
+    /// Filters that a shard has entries for: that of a group hangs on one of the same name.
+    pub(crate) fn known_filters(&self, shard: usize) -> u64 {
+        let active = self.active(shard);
+        let anchors = active.iter().map(|&(kind, name, _)| (kind, name, NO_GROUP));
+        let all: BTreeSet<Filter> = anchors.chain(active.iter().copied()).collect();
+        all.len() as u64
     }
 
     fn channels(&mut self, key: usize, kind: FilterKind, pattern: Option<Name>) -> What {
@@ -712,31 +746,44 @@ impl Model {
         }
     }
 
-    /// What the broker owes for what broke the protocol.
-    pub(crate) fn broke_protocol(&mut self, key: usize) {
-        self.owe(key, What::Error("ERR Protocol error"));
-    }
-
-    /// What the broker owes to whom it has no place for.
-    pub(crate) fn refused(&mut self, key: usize) {
-        self.owe(key, What::Error("ERR max number of clients reached"));
-        self.close(key, CloseReason::TooManyConnections);
+    /// What the broker says to whom it closes, where the protocol has words for it.
+    pub(crate) fn owe_reason(&mut self, key: usize, reason: CloseReason) {
+        let conn = self.conn(key);
+        let (text, code) = match reason {
+            CloseReason::Protocol => (Some("ERR Protocol error"), conn.garbage),
+            CloseReason::TooManyConnections => (
+                Some("ERR max number of clients reached"),
+                Some(ErrorCode::ConnectionsFull),
+            ),
+            CloseReason::GuestTimeout => (None, Some(ErrorCode::HelloLate)),
+            _ => (None, None),
+        };
+        let what = match conn.protocol {
+            Protocol::Redis => text.map(What::Error),
+            Protocol::Native => code.map(|code| What::Refused { request: 0, code }),
+        };
+        if let Some(what) = what {
+            self.owe(key, what);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     /// A subscriber on shard 1 that has read its confirmation, and a publisher on shard 0.
     #[test]
     fn a_confirmation_that_a_shard_does_not_know_of_is_found() {
         for is_known in [true, false] {
             let mut model = Model::new(2, Limits::default(), false);
-            model.opened(0, 0);
-            model.opened(1, 1);
+            let mut client = Client::new(&mut Rng::new(1));
+            client.protocol = Protocol::Redis;
+            model.opened(0, &client, 0);
+            model.opened(1, &client, 1);
             let subscribe = Command::Subscribe(FilterKind::Topic, vec![b"hot"]);
-            model.sent(1, 10, subscribe);
+            model.sent(1, 10, Order::Redis(subscribe));
             model.handled(1, 10, 1).expect("subscribed");
             model.turn_ended(1);
             model.confirmed(1, 1);
@@ -746,9 +793,11 @@ mod tests {
             let event = Event {
                 space: Space::Topic,
                 topic: b"hot",
+                flags: 0,
+                attributes: Vec::new(),
                 payload: Vec::new(),
             };
-            model.sent(0, 10, Command::Publish(Rc::new(event)));
+            model.sent(0, 10, Order::Redis(Command::Publish(Rc::new(event))));
             let found = model.handled(0, 10, 1).err().map(|failure| failure.check);
             assert_eq!(found, (!is_known).then_some("barrier"));
         }

@@ -1,9 +1,78 @@
-//! Reads what the broker says to a Redis client: replies and pushes of both protocol versions.
+//! Reads what the broker says: to a Redis client replies and pushes of both protocol versions, to a
+//! native client frames.
 //!
 //! Strict where a lenient client would hide a fault: a byte that cannot stand where it stands is
-//! an error. Source: the protocol specification of redis.io ("Redis serialization protocol").
+//! an error. Source: the protocol specification of redis.io ("Redis serialization protocol"), and
+//! NATIVE.md, read by `sapwood_wire`, whose own tests compare it with that page.
 
-/// One value of the protocol.
+use crate::command::shown;
+use sapwood_wire::native::{self, BrokerFrame, Parsed};
+use std::fmt;
+
+/// One frame of the native protocol.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Welcome {
+        version: u8,
+        client: u64,
+        run: String,
+        payload_max: u32,
+        broker: String,
+    },
+    /// Request and count.
+    Ack(u32, u32),
+    /// Request, code and text.
+    Error(u32, u16, String),
+    Message(Vec<u8>),
+    /// Member and message.
+    Turn(u32, Vec<u8>),
+    Gap(u64),
+    Draining(u32),
+    Unknown(u8),
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = |bytes: &[u8]| shown(&bytes[..bytes.len().min(40)]);
+        match self {
+            Frame::Welcome { client, .. } => write!(out, "WELCOME {client}"),
+            Frame::Ack(request, count) => write!(out, "ACK {request} {count}"),
+            Frame::Error(request, code, text) => write!(out, "ERROR {request} {code} {text}"),
+            Frame::Message(bytes) => write!(out, "MESSAGE {}", start(bytes)),
+            Frame::Turn(member, bytes) => write!(out, "TURN {member} {}", start(bytes)),
+            Frame::Gap(events) => write!(out, "GAP {events}"),
+            Frame::Draining(ms) => write!(out, "DRAINING {ms}"),
+            Frame::Unknown(kind) => write!(out, "unknown kind {kind}"),
+        }
+    }
+}
+
+impl Frame {
+    fn of(frame: &BrokerFrame<'_>) -> Frame {
+        match *frame {
+            BrokerFrame::Welcome(welcome) => Frame::Welcome {
+                version: welcome.version,
+                client: welcome.client,
+                run: welcome.run.to_string(),
+                payload_max: welcome.payload_max,
+                broker: welcome.broker.to_string(),
+            },
+            BrokerFrame::Ack { request, count } => Frame::Ack(request, count),
+            BrokerFrame::Error {
+                request,
+                code,
+                text,
+            } => Frame::Error(request, code, text.to_string()),
+            BrokerFrame::Message(message) => Frame::Message(message.bytes.to_vec()),
+            BrokerFrame::Turn { member, message } => Frame::Turn(member, message.bytes.to_vec()),
+            BrokerFrame::Gap { events } => Frame::Gap(events),
+            BrokerFrame::Draining { milliseconds } => Frame::Draining(milliseconds),
+            BrokerFrame::Unknown(kind) => Frame::Unknown(kind),
+        }
+    }
+}
+
+/// One value of either protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     Simple(Vec<u8>),
@@ -19,6 +88,8 @@ pub(crate) enum Value {
     Verbatim(Vec<u8>),
     /// The head of an array whose elements are read one by one: that of EXEC.
     Head(usize),
+    /// What a native client reads.
+    Frame(Frame),
 }
 
 /// The bytes that a client has received and not read yet.
@@ -55,6 +126,44 @@ impl Reader {
             self.at = end;
             value
         }))
+    }
+
+    /// Whether what comes next is an event rather than the array of an EXEC; `None` if too little of
+    /// it is there.
+    pub(crate) fn is_event_next(&self) -> Option<bool> {
+        if self.bytes.get(self.at)? != &b'*' {
+            return Some(true);
+        }
+        let (count, start) = self.number(self.at + 1).ok()??;
+        let words: [&[u8]; 2] = [b"$7\r\nmessage\r\n", b"$8\r\n?message\r\n"];
+        if !(3..=4).contains(&count) {
+            return Some(false);
+        }
+        let next = &self.bytes[start..];
+        let is_like = |word: &[u8]| {
+            let pairs = word.iter().zip(next);
+            pairs
+                .clone()
+                .all(|(&byte, &other)| byte == other || byte == b'?')
+        };
+        let word = words.into_iter().find(|word| is_like(word));
+        match word {
+            Some(word) => (next.len() >= word.len()).then_some(true),
+            None => Some(false),
+        }
+    }
+
+    /// The next native frame, if it is whole.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Value>, String> {
+        match native::parse_from_broker(&self.bytes[self.at..]) {
+            Ok(Parsed::Frame { frame, length }) => {
+                let value = Value::Frame(Frame::of(&frame));
+                self.at += length;
+                Ok(Some(value))
+            }
+            Ok(Parsed::Incomplete { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// The head of an array, whose elements are then read by [`next`](Reader::next).

@@ -13,7 +13,8 @@ use crate::rng::{Rng, Trace};
 use crate::{Failure, Options, Report, Sabotage, fail};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Config, Shard};
+use sapwood_core::{BodyGauge, Config, Protocol, Shard};
+use std::collections::BTreeMap;
 
 /// Turns of all shards within which a node without faults must come to rest.
 const DRAIN_ROUNDS_MAX: u64 = 20_000;
@@ -33,7 +34,11 @@ pub(crate) struct World {
     pub limits: Limits,
     pub coverage: Coverage,
     pub trace: Trace,
-    has_password: bool,
+    pub has_password: bool,
+    /// What CLIENT LIST says of losses must be exact now.
+    pub audits: bool,
+    /// Turns of the fair group, by client and member.
+    pub fair_turns: BTreeMap<(usize, u32), usize>,
     clients_max: usize,
     /// How late batches arrive, by sender and receiver, in steps.
     delays: Vec<Vec<usize>>,
@@ -107,6 +112,8 @@ impl World {
             coverage: Coverage::default(),
             trace: Trace::default(),
             has_password,
+            audits: false,
+            fair_turns: BTreeMap::new(),
             clients_max,
             delays,
             drains: false,
@@ -134,6 +141,7 @@ impl World {
         }
         self.drain()?;
         self.check_rest()?;
+        self.play_finale()?;
         for client in &mut self.clients {
             client.link.end = End::Finished;
         }
@@ -176,6 +184,9 @@ impl World {
             }
         }
         let shard = self.rng.below(self.nodes.len());
+        if self.rng.below(2_000) == 0 {
+            self.announce_end(shard)?;
+        }
         self.turn(shard)
     }
 
@@ -216,17 +227,35 @@ impl World {
         if !client.may_speak() {
             return;
         }
-        match client.speak(key, self.has_password, others, &mut self.rng) {
+        let said = client.speak(key, self.has_password, others, &mut self.rng);
+        self.say(key, said);
+    }
+
+    /// A client says something.
+    pub(crate) fn say(&mut self, key: usize, said: Said) {
+        let client = &mut self.clients[key];
+        match said {
             Said::Nothing => {}
-            Said::Garbage(bytes) => {
+            Said::Garbage(bytes, code) => {
                 client.outgoing.extend(bytes);
-                self.model.conn(key).garbage = true;
+                self.model.conn(key).garbage = Some(code);
             }
-            Said::Command(command, bytes) => {
+            Said::Order(order, bytes) => {
                 client.said += bytes.len() as u64;
                 client.outgoing.extend(bytes);
-                self.model.sent(key, self.clients[key].said, command);
+                self.model.sent(key, self.clients[key].said, order);
             }
+        }
+    }
+
+    /// Most native clients say HELLO at once; the others when they come to it.
+    pub(crate) fn greet(&mut self, key: usize) {
+        let client = &mut self.clients[key];
+        let is_prompt = client.role != Role::Guest && (self.drains || self.rng.percent(85));
+        if client.protocol == Protocol::Native && is_prompt {
+            let said = client.native.greet(self.has_password, &mut self.rng);
+            self.say(key, said);
+            self.push_up(key);
         }
     }
 
@@ -236,7 +265,7 @@ impl World {
         let client = &mut self.clients[key];
         if client.may_speak() {
             let said = client.speak(key, self.has_password, others, &mut self.rng);
-            if let Said::Command(_, bytes) = said {
+            if let Said::Order(_, bytes) = said {
                 // Not all of it, so that it can never be carried out.
                 let part = self.rng.below(bytes.len());
                 client.outgoing.extend(&bytes[..part]);
@@ -290,7 +319,7 @@ impl World {
     }
 
     /// Lifts all faults and waits until nothing moves any more.
-    fn drain(&mut self) -> Result<(), Failure> {
+    pub(crate) fn drain(&mut self) -> Result<(), Failure> {
         self.drains = true;
         for row in &mut self.delays {
             row.iter_mut().for_each(|delay| *delay = (*delay).min(3));

@@ -23,6 +23,8 @@ use rustix::process::{
 use super::common::Broker;
 use super::common::resp::{RawClient, Value, request};
 
+pub const MIB: u64 = 1024 * 1024;
+
 /// When a test that makes no progress is declared stuck: generous, it is no measure of speed.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 
@@ -165,6 +167,41 @@ pub fn peak_kib(broker: &Broker) -> u64 {
 /// Sets the kernel's high-water mark back to what is resident now.
 pub fn reset_peak(broker: &Broker) {
     std::fs::write(format!("/proc/{}/clear_refs", broker.pid()), "5").unwrap();
+}
+
+/// What a node may keep beyond what it had when idle, in KiB, derived from `limits.rs`:
+///
+/// - for each shard its receive buffers (64 of 64 KiB), its spare output buffers (`SPARE_BYTES_MAX`), and the output
+///   that gathers within a turn (`UNFLUSHED_BYTES_MAX`, or `UNFLUSHED_BYTES_EACH` for each receiver);
+/// - for each pair of shards what is on the way and what waits (`HANDOVER_WINDOW_BYTES`, `HANDOVER_BACKLOG_BYTES`);
+/// - `outbox_bytes`, what the outboxes of all shards together may hold in the test.
+///
+/// All of it twice, because a vector that grows by doubling is at worst half empty.
+pub fn memory_cap_kib(shards: usize, receivers: u64, outbox_bytes: u64) -> u64 {
+    let shards = shards as u64;
+    let receive_buffers = 64 * 64 * 1024;
+    let spare = 8 * MIB;
+    let unflushed = shards * MIB + receivers * 4 * 1024;
+    let hand_overs = shards * (shards - 1) * 2 * MIB;
+    2 * (shards * (receive_buffers + spare) + unflushed + hand_overs + outbox_bytes) / 1024
+}
+
+/// Checks the peak since the baseline was taken.
+pub fn check_peak(what: &str, broker: &Broker, baseline_kib: u64, cap_kib: u64) {
+    let growth = peak_kib(broker) - baseline_kib;
+    let shards = broker.shards();
+    println!(
+        "{what}, {shards} shards: resident {baseline_kib} KiB idle, at most {growth} KiB more; the cap is {cap_kib} KiB"
+    );
+    assert!(
+        growth <= cap_kib,
+        "{what}: {growth} KiB more than when idle; the cap is {cap_kib} KiB"
+    );
+}
+
+pub fn baseline_kib(broker: &Broker) -> u64 {
+    reset_peak(broker);
+    broker.resident_kib()
 }
 
 /// A counter of INFO's section of the broker's own, summed over the shards.

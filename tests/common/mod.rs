@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: brokers as child processes, a raw RESP connection, and real
-//! clients' scripts. It knows the Redis protocol's framing only, nothing of what the broker should answer.
+//! What the end-to-end tests share: brokers as child processes, raw connections of both protocols, and real
+//! clients' scripts. It knows the protocols' framing only, nothing of what the broker should answer.
 //!
 //! `Broker::start` runs the `sapwood` binary. With `SAPWOOD_TEST_AGAINST=redis` it runs `redis-server`
 //! instead: a test that fails against the reference is itself wrong.
@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 pub mod cli;
+pub mod native;
 pub mod resp;
 pub mod script;
 

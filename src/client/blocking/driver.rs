@@ -1,13 +1,14 @@
 //! The two threads that move bytes between a socket and the machine.
 //!
 //! Owns the socket. Must not know what the bytes mean. One thread connects, writes and keeps time; for each connection
-//! another one reads. Invariants: the reader ends before its connection does; a write gives up now and then, so that
+//! another one reads. While it resolves a name or connects, which `connect_timeout` and the system's resolver bound, a
+//! `close` has to wait. Invariants: the reader ends before its connection does; a write gives up now and then, so that
 //! deadlines are kept while the socket takes nothing; the hub's lock is never held across a system call.
 
 use super::park;
 use crate::error::{CloseReason, Disconnect};
 use crate::hub::{Busy, Hub, Wait};
-use crate::limits::READ_BYTES;
+use crate::limits::{READ_BYTES, READ_BYTES_KEPT_MAX};
 use crate::machine::{Action, Transmit};
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
@@ -235,6 +236,9 @@ impl Reader {
             match self.stream.read(&mut read) {
                 Ok(0) => return Disconnect::ClosedByBroker,
                 Ok(length) => {
+                    if input.is_empty() && input.capacity() > READ_BYTES_KEPT_MAX {
+                        input = BytesMut::new();
+                    }
                     input.extend_from_slice(&read[..length]);
                     self.hub.handle_bytes(&mut input);
                 }

@@ -44,7 +44,8 @@ pub(super) enum Reply {
 pub(super) struct Calls {
     /// `_INBOX.`, what nobody can guess, and a dot.
     prefix: Vec<u8>,
-    calls: BTreeMap<u64, Call>,
+    /// Boxed, because the map moves its neighbours when one comes or goes.
+    calls: BTreeMap<u64, Box<Call>>,
     deadlines: BTreeSet<(Duration, u64)>,
     last: u64,
 }
@@ -86,7 +87,7 @@ impl Calls {
             deadline,
             end: None,
         };
-        self.calls.insert(self.last, call);
+        self.calls.insert(self.last, Box::new(call));
         CallId(self.last)
     }
 

@@ -9,7 +9,7 @@
 use super::outgoing::{Ask, Pending, Place};
 use super::{ConnectionEvent, End};
 use super::{Link, Machine, Outcome, Output, Reader, Standing, Token, write_drain, write_ping};
-use crate::error::{CloseReason, Disconnect, RequestError};
+use crate::error::{CloseReason, Disconnect, Doubt, RequestError};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct Drain {
     token: Option<Token>,
     pub(super) deadline: Duration,
     step: Step,
+    /// A connection has taken publishes with it that nobody can be sure of.
+    doubt: Option<Doubt>,
 }
 
 impl Drain {
@@ -42,7 +44,8 @@ impl Drain {
 
 impl Machine {
     /// Finishes what is in flight, then closes. The token comes back with `Acknowledged` when everything was
-    /// done, with `TimedOut` after `drain_timeout`, or with `Closed` if the client is closed before. A second
+    /// done, with `Unknown` if a connection broke meanwhile and took fire-and-forget publishes with it, with `TimedOut` after
+    /// `drain_timeout`, or with `Closed` if the client is closed before. A second
     /// drain while one goes on is told `Closed`.
     pub fn drain(&mut self, now: Duration, token: Option<Token>) {
         self.now = self.now.max(now);
@@ -58,6 +61,7 @@ impl Machine {
             token,
             deadline: now.saturating_add(self.config.drain_timeout),
             step: Step::Calls,
+            doubt: None,
         });
         self.advance_drain();
     }
@@ -122,6 +126,13 @@ impl Machine {
         }
     }
 
+    /// Publishes may have been lost, so a drain that goes on cannot say that it lost nothing.
+    pub(super) fn doubt_drain(&mut self, doubt: &Doubt) {
+        if let Some(drain) = &mut self.drain {
+            drain.doubt = Some(doubt.clone());
+        }
+    }
+
     /// The connection ended during a drain: what was asked on it will not be answered.
     pub(super) fn interrupt_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
@@ -136,6 +147,10 @@ impl Machine {
     pub(super) fn finish_drain(&mut self, outcome: Outcome) {
         let Some(drain) = self.drain.take() else {
             return;
+        };
+        let outcome = match (outcome, drain.doubt) {
+            (Outcome::Acknowledged(_), Some(doubt)) => Outcome::Unknown(doubt),
+            (outcome, _) => outcome,
         };
         if let Some(token) = drain.token {
             self.complete(token, outcome);

@@ -257,11 +257,13 @@ impl Machine {
 
     /// Says the last word on a connection that is left, once no reply is awaited or half of the time is gone.
     pub(super) fn advance_leave(&mut self) {
-        let open_calls = self.calls.open();
-        if let Link::Open(open) = &mut self.link
-            && let Leave::Wanted { asking, deadline } = open.leave
-            && (open_calls == 0 || asking <= self.now)
-        {
+        let Link::Open(open) = &mut self.link else {
+            return;
+        };
+        let Leave::Wanted { asking, deadline } = open.leave else {
+            return;
+        };
+        if self.calls.open() <= self.outgoing.unsent_calls() || asking <= self.now {
             open.leave = Leave::Asked { deadline };
             self.outgoing
                 .push_request(Place::Next, self.now, Ask::Leave, write_drain);
@@ -400,12 +402,13 @@ impl Machine {
     /// Reports what the connection took with it.
     fn settle_remains(&mut self, transmit: &mut Transmit, reason: &Disconnect) {
         let remains = self.outgoing.break_off(transmit);
+        let doubt = Doubt::Disconnected(reason.clone());
         if remains.unconfirmed > 0 {
+            self.doubt_drain(&doubt);
             let publishes = remains.unconfirmed;
             self.statistics.unconfirmed_publishes += publishes;
             self.tell(ConnectionEvent::Unconfirmed { publishes });
         }
-        let doubt = Doubt::Disconnected(reason.clone());
         for Pending { ask, .. } in remains.touched {
             if let Ask::Publish(Some(token)) | Ask::Ping(Some(token)) = ask {
                 self.complete(token, Outcome::Unknown(doubt.clone()));

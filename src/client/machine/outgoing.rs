@@ -165,7 +165,9 @@ impl Outgoing {
 
     /// Whether frames wait for the driver. With `Place::Next`, only those that go first.
     pub(super) fn has_frames(&self, place: Place) -> bool {
-        !self.next.bytes.is_empty() || place == Place::Last && !self.queued.is_empty()
+        // A segment without bytes is what a publish that was refused here left behind; it can only be the last.
+        let is_queued = |segment: &Segment| !segment.bytes.is_empty();
+        is_queued(&self.next) || place == Place::Last && self.queued.front().is_some_and(is_queued)
     }
 
     /// Queues a fire-and-forget publish.
@@ -282,7 +284,7 @@ impl Outgoing {
         self.take_back(transmit);
         let segment = if !self.next.bytes.is_empty() {
             std::mem::take(&mut self.next)
-        } else if place == Place::Last {
+        } else if self.has_frames(place) {
             self.queued.pop_front().unwrap_or_default()
         } else {
             Segment::default()
@@ -358,6 +360,12 @@ impl Outgoing {
             Ask::Call(call) => Some(call),
             _ => None,
         })
+    }
+
+    /// Requests for replies that no connection has carried yet.
+    pub(super) fn unsent_calls(&self) -> usize {
+        let unsent = self.pending.iter().skip(self.handed);
+        unsent.filter(|it| matches!(it.ask, Ask::Call(_))).count()
     }
 
     /// Forgets everything, once there is no connection, and names the requests.

@@ -6,7 +6,7 @@
 
 use crate::error::{CloseReason, Disconnect};
 use crate::hub::{Busy, Hub, Order, Wait};
-use crate::limits::READ_BYTES;
+use crate::limits::{READ_BYTES, READ_BYTES_KEPT_MAX};
 use crate::machine::{Action, Transmit};
 use bytes::BytesMut;
 use std::future::Future;
@@ -124,6 +124,9 @@ impl Driver {
         let Socket::Connected(stream) = &mut self.socket else {
             return Progress::None;
         };
+        if self.input.is_empty() && self.input.capacity() > READ_BYTES_KEPT_MAX {
+            self.input = BytesMut::new();
+        }
         if self.input.capacity() - self.input.len() < READ_BYTES / 2 {
             self.input.reserve(READ_BYTES);
         }

@@ -209,6 +209,10 @@ impl Outboxes {
                 if excess == 0 {
                     return Admission::Append;
                 }
+                if length > cap {
+                    // It waits only where nothing else does: dropping what does would not help.
+                    return self.refuse(conn, events);
+                }
                 // More than what is needed, so that the next events find room.
                 self.drop_oldest(conn, excess + cap / 8);
                 if is_over(self, cap) == 0 {
@@ -216,6 +220,11 @@ impl Outboxes {
                 }
             }
         }
+        self.refuse(conn, events)
+    }
+
+    /// The events that are offered are lost.
+    fn refuse(&mut self, conn: ConnId, events: u64) -> Admission {
         self.note_lost(conn, events);
         if let Some(lossy) = &mut self.boxes[conn.slot()].lossy {
             lossy.unsaid += events;

@@ -91,6 +91,14 @@ pub(crate) fn encode_turn_before_payload(number: u32, event: &Event<'_>, out: &m
     out.extend_from_slice(event.attributes);
 }
 
+/// Writes what is the same for all turns of a member on one topic, and differs from the heads of
+/// frames of every other kind.
+pub(crate) fn encode_turn_key(number: u32, topic: &[u8], out: &mut Vec<u8>) {
+    out.push(kind::TURN);
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(topic);
+}
+
 /// Writes that events were lost, in a form that has a frame for it.
 pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     match form {

@@ -63,8 +63,8 @@ pub(crate) struct Settings {
 /// Why a connection is not read on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holds {
-    /// Its changes of interest are not known to all shards yet.
-    pub barrier: bool,
+    /// Its changes of interest are not known to all shards yet: the number of the last.
+    pub barrier: Option<u64>,
     /// Another shard is behind with what it published.
     pub room: bool,
     /// The other shards are being asked for it.
@@ -114,9 +114,9 @@ impl Context<'_> {
 
     /// To be called after they changed: what was answered waits until all shards know.
     pub(crate) fn interest_changed(&mut self) {
-        if !self.interest.is_alone() && !self.holds.barrier {
-            self.holds.barrier = true;
-            self.interest.wait(self.conn, self.client);
+        let is_noted = self.holds.barrier == Some(self.interest.next_number());
+        if !self.interest.is_alone() && !is_noted {
+            self.holds.barrier = Some(self.interest.wait(self.conn, self.client));
             self.counters.barriers += 1;
         }
     }

@@ -28,6 +28,8 @@ const USER: &[u8] = b"default";
 #[derive(Debug)]
 pub(crate) struct NativeSession {
     welcomed: bool,
+    /// A DRAIN under way: its request, and how many subscriptions end.
+    draining: Option<(u32, u32)>,
     last_frame: &'static str,
     name: Box<str>,
     library: Box<str>,
@@ -45,6 +47,7 @@ impl NativeSession {
     pub(crate) fn new() -> NativeSession {
         NativeSession {
             welcomed: false,
+            draining: None,
             last_frame: "none",
             name: Box::default(),
             library: Box::default(),
@@ -65,6 +68,9 @@ impl NativeSession {
     /// Carries out the frames in `input`, as far as the connection may go on.
     pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
         let mut consumed = 0;
+        if cx.holds.barrier.is_none() {
+            self.end_drain(cx);
+        }
         let then = loop {
             let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
             if let Some(then) = cx.must_pause(guest_cap) {
@@ -90,6 +96,10 @@ impl NativeSession {
                 Step::Done => {
                     cx.counters.commands += 1;
                     consumed += length;
+                    if self.draining.is_some() {
+                        // Its answer stands before those to what follows.
+                        break Then::Hold;
+                    }
                 }
                 Step::Hold => break Then::Hold,
                 Step::Close(reason) => {
@@ -136,7 +146,7 @@ impl NativeSession {
                 subscription,
             } => ("unsubscribe", unsubscribe(request, subscription, cx)),
             ClientFrame::Ping { request } => ("ping", ack(cx, request, 0)),
-            ClientFrame::Drain { request } => ("drain", drain(request, cx)),
+            ClientFrame::Drain { request } => ("drain", self.drain(request, cx)),
         };
         self.last_frame = name;
         step
@@ -158,7 +168,10 @@ impl NativeSession {
             };
             if !is_let_in {
                 let text = match hello.password {
-                    Some(_) => "the user or the password is wrong",
+                    Some(_) => {
+                        cx.counters.wrong_passwords += 1;
+                        "the user or the password is wrong"
+                    }
                     None => "this broker wants a password, give it in HELLO",
                 };
                 return close_with(cx, ErrorCode::Authentication, text);
@@ -180,6 +193,30 @@ impl NativeSession {
         cx.outboxes
             .reply(cx.conn, |out| native::write_welcome(out, &welcome));
         Step::Done
+    }
+
+    /// Ends all subscriptions, once all that was on its way to them is there.
+    fn drain(&mut self, request: u32, cx: &mut Context<'_>) -> Step {
+        cx.settle();
+        let count = cx.broker.count_all(cx.conn);
+        if count > 0 {
+            cx.broker.begin_to_leave(cx.conn, Form::Native);
+            cx.interest_changed();
+        }
+        self.draining = Some((request, count as u32));
+        if cx.holds.barrier.is_none() {
+            self.end_drain(cx);
+        }
+        Step::Done
+    }
+
+    /// Answers a DRAIN whose events have all come.
+    fn end_drain(&mut self, cx: &mut Context<'_>) {
+        if let Some((request, count)) = self.draining.take() {
+            cx.settle();
+            cx.broker.leave(cx.conn, Form::Native);
+            ack(cx, request, count);
+        }
     }
 
     /// Says why the connection will be closed.
@@ -212,7 +249,7 @@ fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
 
 /// Publishes a message; `when` is that of a request, and `None` without one.
 fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Context<'_>) -> Step {
-    if cx.holds.barrier {
+    if cx.holds.barrier.is_some() {
         // Who hears this event may answer at once: what this client asked for stands first.
         return Step::Hold;
     }
@@ -297,17 +334,6 @@ fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_
         cx.interest_changed();
     }
     let count = cx.broker.count_all(cx.conn);
-    ack(cx, request, count as u32)
-}
-
-/// Ends all subscriptions.
-fn drain(request: u32, cx: &mut Context<'_>) -> Step {
-    cx.settle();
-    let count = cx.broker.count_all(cx.conn);
-    if count > 0 {
-        cx.broker.leave(cx.conn, Form::Native);
-        cx.interest_changed();
-    }
     ack(cx, request, count as u32)
 }
 

@@ -181,11 +181,7 @@ fn write_record(record: &ClientRecord, out: &mut Vec<u8>) {
         "id={} addr={} laddr={}",
         record.id.0, record.peer, record.local
     );
-    let _ = write!(
-        line,
-        " fd=-1 name={}",
-        String::from_utf8_lossy(&record.name)
-    );
+    let _ = write!(line, " fd=-1 name={}", one_word(&record.name));
     let _ = write!(
         line,
         " age={} idle={} flags={flags}",
@@ -202,18 +198,17 @@ fn write_record(record: &ClientRecord, out: &mut Vec<u8>) {
         record.command
     );
     let _ = write!(line, " redir=-1 resp={}", record.version);
-    let _ = write!(
-        line,
-        " lib-name={}",
-        String::from_utf8_lossy(&record.library.0)
-    );
-    let _ = write!(
-        line,
-        " lib-ver={}",
-        String::from_utf8_lossy(&record.library.1)
-    );
+    let _ = write!(line, " lib-name={}", one_word(&record.library.0));
+    let _ = write!(line, " lib-ver={}", one_word(&record.library.1));
     let _ = writeln!(line, " shard={} lost={}", record.shard.0, record.lost);
     out.extend_from_slice(line.as_bytes());
+}
+
+/// What a client calls itself as one word of the list: clients of other protocols may use spaces and
+/// line ends, by which they could pass for other clients.
+fn one_word(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.replace(|c: char| c.is_whitespace() || c.is_control(), "_")
 }
 
 fn parse_address(text: &[u8]) -> Option<SocketAddr> {

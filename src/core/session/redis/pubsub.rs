@@ -41,7 +41,7 @@ impl RedisSession {
         arguments: Arguments<'_>,
         cx: &mut Context<'_>,
     ) -> Step {
-        if cx.holds.barrier {
+        if cx.holds.barrier.is_some() {
             // Who hears this event may answer at once: what this client asked for stands first.
             return Step::Hold;
         }

@@ -1,0 +1,52 @@
+//! The program in the README is an example of this package, word for word, and does what the README says.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const EXAMPLE: &str = include_str!("../examples/publish_subscribe.rs");
+
+#[test]
+fn program_in_readme_runs_as_it_stands() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let (_, behind) = readme
+        .split_once("```rust\n")
+        .expect("a program in the README");
+    let (program, _) = behind.split_once("```").expect("its end");
+    assert_eq!(program, EXAMPLE);
+
+    let broker = support::Broker::start();
+    let output = Command::new(example())
+        .arg(broker.address())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "news.art: hello\n"
+    );
+}
+
+/// The example as cargo has built it beside the tests: always, unless this test alone was asked for.
+fn example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let built = profile.join("examples/publish_subscribe");
+    if !built.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args([
+            "build",
+            "--package",
+            "sapwood-client",
+            "--example",
+            "publish_subscribe",
+        ]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+    }
+    built
+}
