@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rustix::time::{ClockId, clock_gettime};
-use sapwood_client::Policy;
+use sapwood_client::{Builder, Client, Policy};
 
 use super::config::Environment;
 use super::connect::{self, ConnectArgs, Connector};
@@ -89,9 +89,9 @@ Exit codes: 0 done, 1 failed, or something did not arrive as it was sent, 2 wron
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Each event goes to one subscriber; subscribers share out the topics
+    /// each event goes to one subscriber; subscribers share out the topics
     Pub,
-    /// Each event goes to every subscriber
+    /// each event goes to every subscriber
     Fanout,
     /// Each publisher asks, and one of the subscribers answers
     Request,
@@ -368,6 +368,11 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Client(Trouble::NotIntact)),
     }
+}
+
+/// The settings of every client of a run: a broker that is silent for long has failed.
+fn builder(connector: &Connector) -> Builder<Client> {
+    connector.builder().answer_timeout(STALL_TIME)
 }
 
 /// CPU time of this process so far, in all threads.

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use rustix::process::{Pid, Signal, kill_process_group};
 use sapwood_client::error::{CloseReason, PublishError};
 use sapwood_client::{Client, Event, Message, Outgoing, Subscription};
@@ -51,23 +51,26 @@ every request could be answered; 2 wrong usage.";
 
 /// The flags of `sapwood reply`.
 #[derive(Args, Debug, Default)]
+#[command(
+    group = ArgGroup::new("how").args(["answer", "echo", "command"]).required(true),
+    override_usage = "sapwood reply [OPTIONS] <TOPIC> <ANSWER|--echo|--command COMMAND>"
+)]
 pub struct ReplyArgs {
     /// What to answer: a name, or a wildcard in quotes
     topic: String,
     /// The answer
-    #[arg(required_unless_present_any = ["echo", "command"], conflicts_with_all = ["echo", "command"])]
     answer: Option<std::ffi::OsString>,
     /// Answer with the request itself
-    #[arg(long, conflicts_with = "command")]
+    #[arg(long)]
     echo: bool,
     /// Answer with what this shell command prints
     #[arg(long, value_name = "COMMAND")]
     command: Option<String>,
     /// How many commands may run at a time [default: 4]
-    #[arg(long, value_name = "N", requires = "command", value_parser = parse_parallel)]
+    #[arg(long, value_name = "N", conflicts_with_all = ["answer", "echo"], value_parser = parse_parallel)]
     parallel: Option<u64>,
     /// How long a command may take until it is killed, such as 2s [default: 30s]
-    #[arg(long, value_name = "TIME", requires = "command", value_parser = quantity::flag(quantity::parse_time))]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["answer", "echo"], value_parser = quantity::flag(quantity::parse_time))]
     timeout: Option<Duration>,
     /// Add a header to each answer; can be given again
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = quantity::flag(quantity::parse_header))]

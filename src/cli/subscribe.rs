@@ -41,7 +41,7 @@ Examples:
   sapwood sub '>'                   everything, but for topics of the broker itself
   sapwood sub jobs --group workers  share the events with others who say the same
   sapwood sub news.art --count 1    end after one event
-  sapwood sub 'news.>' --json | jq -r .data
+  sapwood sub 'news.>' --json | jq --unbuffered -r .data
   sapwood sub backup --raw --count 1 > backup.tar
 
 A topic is a name with dots, such as news.art. In a subscription, * stands for any one part of it, and \

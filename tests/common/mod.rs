@@ -7,6 +7,7 @@
 // Each test binary compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+pub mod cli;
 pub mod native;
 pub mod resp;
 pub mod script;

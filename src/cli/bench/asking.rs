@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use super::event::Payload;
 use super::report::ProgressLine;
-use super::{Limit, Outcome, Plan, Progress, STALL_TIME, cpu_time};
+use super::{Limit, Outcome, Plan, Progress, STALL_TIME, builder, cpu_time};
 use crate::cli::Failure;
 use crate::cli::connect::{self, Connector, Threads};
 use crate::cli::latency::Latency;
@@ -100,7 +100,7 @@ pub fn run(plan: &Plan, connector: &Connector, stop: &Stop) -> Result<Outcome, F
 async fn answer(shared: &Shared, connector: &Connector) -> Result<Vec<Client>, Failure> {
     let mut clients = Vec::with_capacity(shared.plan.subscribers);
     for _ in 0..shared.plan.subscribers {
-        let client = connector.connect(connector.builder()).await?;
+        let client = connector.connect(builder(connector)).await?;
         let subscription = client
             .subscription(&shared.topic)
             .group(GROUP)
@@ -156,7 +156,7 @@ fn start_askers<'scope>(
 
 fn connect_one(connector: &Connector) -> Result<(Runtime, Client), Failure> {
     let runtime = connect::runtime(Threads::Here)?;
-    let client = runtime.block_on(connector.connect(connector.builder()))?;
+    let client = runtime.block_on(connector.connect(builder(connector)))?;
     Ok((runtime, client))
 }
 

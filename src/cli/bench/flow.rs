@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::event::{Checker, Findings, Payload, topic_index};
 use super::report::ProgressLine;
-use super::{Limit, Mode, Outcome, Plan, Progress, STALL_TIME, cpu_time};
+use super::{Limit, Mode, Outcome, Plan, Progress, STALL_TIME, builder, cpu_time};
 use crate::cli::Failure;
 use crate::cli::connect::{self, Connector, Threads};
 use crate::cli::latency::Latency;
@@ -178,7 +178,7 @@ pub fn run(plan: &Plan, connector: &Connector, stop: &Stop) -> Result<Outcome, F
 async fn connect_all(count: usize, connector: &Connector) -> Result<Vec<Client>, Failure> {
     let mut clients = Vec::with_capacity(count);
     for _ in 0..count {
-        clients.push(connector.connect(connector.builder()).await?);
+        clients.push(connector.connect(builder(connector)).await?);
     }
     Ok(clients)
 }
@@ -189,7 +189,7 @@ async fn subscribe_all(
 ) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::with_capacity(shared.plan.subscribers);
     for number in 0..shared.plan.subscribers {
-        let client = connector.connect(connector.builder()).await?;
+        let client = connector.connect(builder(connector)).await?;
         let filter = shared.plan.filter(number);
         let subscription = client
             .subscribe(&filter)
