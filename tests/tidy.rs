@@ -30,7 +30,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("sapwood-wire", &[]),
     ("sapwood-core", &["sapwood-wire"]),
     ("sapwood-server", &["sapwood-core", "sapwood-wire"]),
-    ("sapwood-sim", &["sapwood-core", "sapwood-wire"]),
+    (
+        "sapwood-sim",
+        &["sapwood-client", "sapwood-core", "sapwood-wire"],
+    ),
     ("sapwood-wasi", &["sapwood-core", "sapwood-wire"]),
     (
         "sapwood-fuzz",

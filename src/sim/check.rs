@@ -71,9 +71,11 @@ impl World {
             }
         }
         self.sabotage_frames(&mut frames);
-        frames
-            .iter()
-            .try_for_each(|frame| self.take_value(key, frame))
+        for frame in &frames {
+            self.take_value(key, frame)?;
+        }
+        self.frames_read = frames;
+        Ok(())
     }
 
     /// Spoils what a client reads as a fault of the broker would.

@@ -28,6 +28,8 @@ pub(crate) enum Role {
     Admin,
     /// Never gets past the password, if there is one.
     Guest,
+    /// Says what a machine of the client library writes.
+    Driven,
 }
 
 /// How a client takes what is sent to it.

@@ -6,8 +6,7 @@
 
 use crate::client::End;
 use crate::command::peer;
-use crate::model::{HandedOver, Retries, Table};
-use crate::turns::TurnId;
+use crate::model::{HandedOver, Retries, TRIES_MAX, Table, Unheard};
 use crate::world::World;
 use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
@@ -54,7 +53,7 @@ pub(crate) struct Envelope {
     pub batch: Batch,
     pub events: Vec<HandedOver>,
     /// Turns that perhaps nobody on the receiving shard could take.
-    unheard: Vec<TurnId>,
+    unheard: Vec<Unheard>,
     pub told: Rc<Table>,
     pub place: Place,
     pub begun: bool,
@@ -72,7 +71,7 @@ pub(crate) struct Node {
     /// By sender: when each batch arrives.
     pub inbox: Vec<VecDeque<(u64, Envelope)>>,
     /// By who gives back.
-    pub returns: Vec<VecDeque<(u64, Batch, Vec<TurnId>)>>,
+    pub returns: Vec<VecDeque<(u64, Batch, Vec<Unheard>)>>,
     /// Bytes on the way to each shard.
     pub in_flight: Vec<VecDeque<usize>>,
     pub unfinished: Option<(usize, Envelope)>,
@@ -331,6 +330,8 @@ impl World {
             if !socket.held || socket.phase != Phase::Open {
                 continue;
             }
+            let key = socket.client;
+            self.model.conn(key).barrier = false;
             if self.sabotage(Sabotage::ForgetResumed) {
                 continue;
             }
@@ -453,9 +454,10 @@ impl World {
         }
         if handled.next == Next::Flush {
             // Who may take the rest can have left before it is read.
-            let turns = envelope.events.iter().filter(|event| !event.is_second_try);
-            envelope.unheard = turns
-                .flat_map(|event| event.turns.iter().copied())
+            let events = envelope.events.iter();
+            let events = events.filter(|event| event.tries + 1 < TRIES_MAX);
+            envelope.unheard = events
+                .flat_map(|event| event.turns.iter().map(|&id| (id, event.tries)))
                 .collect();
         }
         self.check_unheard(shard, &envelope, unheard)?;
@@ -488,16 +490,18 @@ impl World {
                 event,
                 plain,
                 turns,
-                is_second_try,
+                tries,
             } = handed;
             let unheard = self.model.deliver(shard, event, (None, *plain), turns);
-            if !is_second_try {
-                envelope.unheard.extend(unheard);
+            if tries + 1 < TRIES_MAX {
+                envelope
+                    .unheard
+                    .extend(unheard.into_iter().map(|id| (id, *tries)));
             }
         }
     }
 
-    /// Only turns that come for the second time are lost where they find no member.
+    /// Only turns that come for the last time are lost where they find no member.
     fn check_unheard(
         &mut self,
         shard: usize,
@@ -505,8 +509,9 @@ impl World {
         unheard: u64,
     ) -> Result<(), Failure> {
         self.coverage.count("turn unheard", unheard);
-        let seconds = envelope.events.iter().filter(|event| event.is_second_try);
-        match unheard <= seconds.map(HandedOver::records).sum::<usize>() as u64 {
+        let events = envelope.events.iter();
+        let last = events.filter(|event| event.tries + 1 == TRIES_MAX);
+        match unheard <= last.map(HandedOver::records).sum::<usize>() as u64 {
             true => Ok(()),
             false => fail("turns", format!("shard {shard} loses {unheard} turns")),
         }

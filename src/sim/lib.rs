@@ -19,6 +19,7 @@ mod coverage;
 mod driver;
 mod expect;
 mod finale;
+mod machines;
 mod model;
 mod native;
 mod reader;
@@ -99,11 +100,15 @@ pub enum Sabotage {
     LoseGap,
     /// An event does not come, and no gap says so.
     LoseEvent,
+    /// What a machine's connection brought is kept from the machine.
+    HideEvent,
+    /// What a machine's connection took is not reported, and then the connection breaks.
+    WriteAgain,
 }
 
 impl Sabotage {
     /// Each of them.
-    pub const ALL: [Sabotage; 18] = [
+    pub const ALL: [Sabotage; 20] = [
         Sabotage::DropBatch,
         Sabotage::DoubleBatch,
         Sabotage::SwapBatches,
@@ -122,6 +127,8 @@ impl Sabotage {
         Sabotage::LoseTurn,
         Sabotage::LoseGap,
         Sabotage::LoseEvent,
+        Sabotage::HideEvent,
+        Sabotage::WriteAgain,
     ];
 }
 

@@ -19,7 +19,7 @@ use crate::expect::{Confirm, Owed, What, subscribe_word, unsubscribe_word};
 use crate::fail;
 use crate::stream::Stream;
 use crate::turns::{TurnId, Turns};
-pub(crate) use groups::Retries;
+pub(crate) use groups::{Retries, TRIES_MAX, Unheard};
 use sapwood_core::Protocol;
 use sapwood_core::command::{CloseReason, FilterKind, Space};
 use sapwood_core::limits::Limits;
@@ -73,6 +73,11 @@ pub(crate) struct Conn {
     pub garbage: Option<ErrorCode>,
     pub consumed: u64,
     subscriptions: Vec<Subscription>,
+    /// Its changes of interest are not known to all shards.
+    pub barrier: bool,
+    /// A DRAIN under way: its request, and how many subscriptions end. Those without a group still
+    /// hear what is on its way.
+    draining: Option<(u32, u64)>,
     transaction: Option<Transaction>,
     pub executing: VecDeque<Command>,
     /// What it is owed now stands inside the array of an EXEC.
@@ -112,6 +117,8 @@ impl Conn {
 #[derive(Debug)]
 pub(crate) struct ShardModel {
     pub table: Table,
+    /// Subscriptions that are gone for the others and hear what is on its way to them.
+    leaving: Table,
     /// What it told last, for the next batches.
     pub told: Rc<Table>,
     /// What it knows of each shard.
@@ -134,24 +141,24 @@ pub(crate) struct HandedOver {
     /// It is for those who get every event, and so certainly on its way.
     pub plain: bool,
     pub turns: Vec<TurnId>,
-    /// Another shard had no member left.
-    pub is_second_try: bool,
+    /// So many shards had no member left.
+    pub tries: u8,
 }
 
 impl HandedOver {
     /// The most records that it is in a batch: what comes back goes on turn by turn.
     pub(crate) fn records(&self) -> usize {
-        match self.is_second_try {
-            true => self.turns.len(),
-            false => 1,
+        match self.tries {
+            0 => 1,
+            _ => self.turns.len(),
         }
     }
 
-    /// Most bytes that it takes in a batch if it goes for the second time, else none.
+    /// Most bytes that it takes in a batch if it has come back before, else none.
     pub(crate) fn bytes_again(&self) -> usize {
-        match self.is_second_try {
-            true => self.records() * (HANDED_EXTRA + self.event.message().len()),
-            false => 0,
+        match self.tries {
+            0 => 0,
+            _ => self.records() * (HANDED_EXTRA + self.event.message().len()),
         }
     }
 }
@@ -168,6 +175,9 @@ pub(crate) struct Model {
     pub now_ns: u64,
     /// Clients whose end another one asked for.
     pub hunted: BTreeSet<usize>,
+    /// Clients whose events are noted by their payloads, and how often each was published.
+    pub watched: BTreeSet<usize>,
+    pub reached: BTreeMap<Vec<u8>, u64>,
     /// Events that had to wait for the end of an EXEC.
     pub kept_for_exec: u64,
     limits: Limits,
@@ -194,10 +204,20 @@ fn listeners(table: &Table, event: &Event) -> u64 {
     matching.map(|(_, &count)| count).sum()
 }
 
+fn forget(table: &mut Table, filter: Filter) {
+    // invariant: a subscription stands in one of its shard's tables.
+    let count = table.get_mut(&filter).expect("a filter with a listener");
+    *count -= 1;
+    if *count == 0 {
+        table.remove(&filter);
+    }
+}
+
 impl Model {
     pub(crate) fn new(shards: usize, limits: Limits, has_password: bool) -> Model {
         let shard = |_| ShardModel {
             table: Table::new(),
+            leaving: Table::new(),
             told: Rc::default(),
             known: vec![Rc::default(); shards],
             pending: vec![VecDeque::new(); shards],
@@ -214,6 +234,8 @@ impl Model {
             tick: 0,
             now_ns: 0,
             hunted: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            reached: BTreeMap::new(),
             kept_for_exec: 0,
             limits,
             has_password,
@@ -254,6 +276,8 @@ impl Model {
             garbage: None,
             consumed: 0,
             subscriptions: Vec::new(),
+            barrier: false,
+            draining: None,
             transaction: None,
             executing: VecDeque::new(),
             inside: false,
@@ -271,6 +295,9 @@ impl Model {
     /// A shard consumed bytes of a connection and carried out so many commands.
     pub(crate) fn handled(&mut self, key: usize, consumed: u64, count: u64) -> Result<(), Failure> {
         self.tick += 1;
+        if !self.conn(key).barrier {
+            self.end_drain(key);
+        }
         let mut left = count;
         self.conn(key).consumed += consumed;
         loop {
@@ -535,6 +562,7 @@ impl Model {
     /// has as many as it may.
     fn add_subscription(&mut self, key: usize, number: u32, filter: Filter) -> Option<u64> {
         let cap = self.limits.subscriptions_max;
+        let many = self.shards.len() > 1;
         let id = self.next_subscription;
         let conn = self.conn(key);
         let mut all = conn.subscriptions.iter();
@@ -551,6 +579,7 @@ impl Model {
             confirmed: false,
         });
         let shard = conn.shard;
+        conn.barrier = many;
         self.next_subscription += 1;
         *self.shards[shard].table.entry(filter).or_default() += 1;
         Some(id)
@@ -589,6 +618,7 @@ impl Model {
     }
 
     fn drop_subscription(&mut self, key: usize, number: u32, filter: Filter) {
+        let many = self.shards.len() > 1;
         let conn = self.conn(key);
         let shard = conn.shard;
         let place = conn
@@ -597,25 +627,20 @@ impl Model {
             .position(|sub| (sub.filter, sub.number) == (filter, number));
         if let Some(place) = place {
             conn.subscriptions.remove(place);
-            self.forget(shard, filter);
-        }
-    }
-
-    fn forget(&mut self, shard: usize, filter: Filter) {
-        let table = &mut self.shards[shard].table;
-        // invariant: a subscription stands in its shard's table.
-        let count = table.get_mut(&filter).expect("a filter with a listener");
-        *count -= 1;
-        if *count == 0 {
-            table.remove(&filter);
+            conn.barrier = many;
+            forget(&mut self.shards[shard].table, filter);
         }
     }
 
     fn leave(&mut self, key: usize) {
         let conn = self.conn(key);
         let shard = conn.shard;
+        let is_draining = conn.draining.take().is_some();
         for sub in std::mem::take(&mut conn.subscriptions) {
-            self.forget(shard, sub.filter);
+            match is_draining {
+                true => forget(&mut self.shards[shard].leaving, sub.filter),
+                false => forget(&mut self.shards[shard].table, sub.filter),
+            }
         }
     }
 
@@ -626,6 +651,9 @@ impl Model {
                 continue;
             };
             for sub in &conn.subscriptions {
+                if conn.draining.is_some() {
+                    continue;
+                }
                 let known = || self.shards[shard].known[other].contains_key(&sub.filter);
                 if sub.confirmed && matches(sub.filter, event) && !known() {
                     return fail(

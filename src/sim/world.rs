@@ -8,13 +8,16 @@ use crate::client::{Client, End, Reading, Role, Said};
 use crate::command::PASSWORD;
 use crate::coverage::Coverage;
 use crate::driver::Node;
+use crate::machines::Actor;
 use crate::model::Model;
+use crate::reader::Value;
 use crate::rng::{Rng, Trace};
 use crate::{Failure, Options, Report, Sabotage, fail};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::limits::Limits;
 use sapwood_core::{BodyGauge, Config, Protocol, Shard};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Turns of all shards within which a node without faults must come to rest.
 const DRAIN_ROUNDS_MAX: u64 = 20_000;
@@ -39,10 +42,13 @@ pub(crate) struct World {
     pub audits: bool,
     /// Turns of the fair group, by client and member.
     pub fair_turns: BTreeMap<(usize, u32), usize>,
+    pub machines: Vec<Actor>,
+    /// What a native client has just read.
+    pub frames_read: Vec<Value>,
     clients_max: usize,
     /// How late batches arrive, by sender and receiver, in steps.
     delays: Vec<Vec<usize>>,
-    drains: bool,
+    pub drains: bool,
     sabotaged: bool,
 }
 
@@ -100,6 +106,13 @@ impl World {
         let slowest = rng.pick(&[1, 20, 150]);
         let delays = (0..count).map(|_| (0..count).map(|_| rng.within(0..slowest)).collect());
         let delays = delays.collect();
+        // Where there is always a place for them, since they must all come through in the end.
+        let machines = match is_crowd || limits.connections_max < 64 {
+            true => 0,
+            false => rng.pick(&[0, 0, 1, 2, 4]),
+        };
+        let machines = (0..machines).map(|_| Actor::new(has_password, Duration::ZERO, &mut rng));
+        let machines = machines.collect();
         World {
             options,
             now: Now::default(),
@@ -114,6 +127,8 @@ impl World {
             has_password,
             audits: false,
             fair_turns: BTreeMap::new(),
+            machines,
+            frames_read: Vec::new(),
             clients_max,
             delays,
             drains: false,
@@ -141,7 +156,10 @@ impl World {
         }
         self.drain()?;
         self.check_rest()?;
+        self.check_machines()?;
         self.play_finale()?;
+        self.check_machines()?;
+        self.machines.clear();
         for client in &mut self.clients {
             client.link.end = End::Finished;
         }
@@ -183,6 +201,11 @@ impl World {
                 self.act(key)?;
             }
         }
+        for number in 0..self.machines.len() {
+            if self.rng.percent(30) {
+                self.play_machine(number)?;
+            }
+        }
         let shard = self.rng.below(self.nodes.len());
         if self.rng.below(2_000) == 0 {
             self.announce_end(shard)?;
@@ -200,6 +223,9 @@ impl World {
 
     /// A client does something: says, reads, changes its habits or goes.
     fn act(&mut self, key: usize) -> Result<(), Failure> {
+        if self.clients[key].role == Role::Driven {
+            return Ok(());
+        }
         let roll = self.rng.below(1000);
         match roll {
             0..4 => self.vanish(key),
@@ -251,7 +277,8 @@ impl World {
     /// Most native clients say HELLO at once; the others when they come to it.
     pub(crate) fn greet(&mut self, key: usize) {
         let client = &mut self.clients[key];
-        let is_prompt = client.role != Role::Guest && (self.drains || self.rng.percent(85));
+        let speaks = !matches!(client.role, Role::Guest | Role::Driven);
+        let is_prompt = speaks && (self.drains || self.rng.percent(85));
         if client.protocol == Protocol::Native && is_prompt {
             let said = client.native.greet(self.has_password, &mut self.rng);
             self.say(key, said);
@@ -296,7 +323,7 @@ impl World {
     fn read(&mut self, key: usize) -> Result<(), Failure> {
         let client = &mut self.clients[key];
         let most = match client.reading {
-            _ if client.link.end != End::Open => 0,
+            _ if client.link.end != End::Open || client.role == Role::Driven => 0,
             Reading::Promptly => usize::MAX,
             Reading::Slowly(most) => most,
             Reading::Not(until) if until > self.step => 0,
@@ -337,6 +364,9 @@ impl World {
                 self.push_up(key);
                 self.read(key)?;
             }
+            for number in 0..self.machines.len() {
+                self.drive(number)?;
+            }
             self.all_turn()?;
             still = if self.is_still() { still + 1 } else { 0 };
             // Some rounds more, because a turn reads from a connection only now and then.
@@ -361,7 +391,10 @@ impl World {
                 && (!client.link.down.is_empty()
                     || (!client.link.closed && !client.link.up.is_empty()))
         };
-        nodes && !self.clients.iter().any(unread) && self.open_output().is_none()
+        nodes
+            && self.machines_are_still()
+            && !self.clients.iter().any(unread)
+            && self.open_output().is_none()
     }
 
     /// A connection that has output nobody takes.

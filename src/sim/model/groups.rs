@@ -27,11 +27,20 @@ pub(crate) struct Retries {
     pub unheard: u64,
 }
 
+/// A turn that perhaps nobody could take, and how many shards it had gone to before.
+pub(crate) type Unheard = (TurnId, u8);
+
+/// To how many shards a turn goes at most.
+pub(crate) const TRIES_MAX: u8 = 4;
+
 impl Model {
     /// Publishes an event of a client; gives how many subscriptions it matches.
     pub(super) fn publish(&mut self, key: usize, event: &Rc<Event>) -> Result<u64, Failure> {
         let shard = self.conn(key).shard;
         self.shards[shard].published += 1;
+        if self.watched.contains(&key) {
+            *self.reached.entry(event.payload.clone()).or_default() += 1;
+        }
         let mut count: u64 = self
             .tables_of(shard)
             .map(|table| listeners(table, event))
@@ -53,7 +62,7 @@ impl Model {
                     event: Rc::clone(event),
                     plain,
                     turns,
-                    is_second_try: false,
+                    tries: 0,
                 });
             }
         }
@@ -92,10 +101,15 @@ impl Model {
         let ShardModel {
             open,
             table,
+            leaving,
             delivered,
             ..
         } = &mut self.shards[shard];
-        if !table.keys().any(|&filter| matches(filter, event)) {
+        if !table
+            .keys()
+            .chain(leaving.keys())
+            .any(|&filter| matches(filter, event))
+        {
             return unheard;
         }
         for &key in open.iter() {
@@ -154,17 +168,17 @@ impl Model {
     pub(crate) fn came_back(
         &mut self,
         shard: usize,
-        unheard: &[TurnId],
+        unheard: &[Unheard],
         counted: Retries,
     ) -> Result<(), Failure> {
         let open = unheard.iter().copied();
-        let open: Vec<TurnId> = open.filter(|&id| !self.turns.is_taken(id)).collect();
-        let has_members = |id: &TurnId| {
-            let event = self.turns.event(*id);
+        let open: Vec<Unheard> = open.filter(|&(id, _)| !self.turns.is_taken(id)).collect();
+        let has_members = |&(id, _): &Unheard| {
+            let event = self.turns.event(id);
             let mut tables = self.tables_of(shard);
-            tables.any(|table| !self.turns_for(table, event, &[*id]).is_empty())
+            tables.any(|table| !self.turns_for(table, event, &[id]).is_empty())
         };
-        let (again, lost): (Vec<TurnId>, Vec<TurnId>) = open.into_iter().partition(has_members);
+        let (again, lost): (Vec<Unheard>, Vec<Unheard>) = open.into_iter().partition(has_members);
         if counted.retried > again.len() as u64 || counted.unheard > lost.len() as u64 {
             let text = format!(
                 "shard {shard} counts {counted:?}, and {} with members and {} without may be",
@@ -177,7 +191,7 @@ impl Model {
             return Ok(());
         }
         let is_certain = counted.retried == again.len() as u64;
-        for &id in &again {
+        for &(id, _) in &again {
             if is_certain {
                 // Nobody has had it.
                 self.withdraw(id);
@@ -186,23 +200,28 @@ impl Model {
             }
         }
         // The turns of one event come back together, and go on in any order.
-        let is_one = |&a: &TurnId, &b: &TurnId| self.turns.is_of_same_event(a, b);
-        let runs: Vec<&[TurnId]> = again.chunk_by(is_one).collect();
-        for turns in runs {
+        let is_one = |&(a, tries): &Unheard, &(b, others): &Unheard| {
+            tries == others && self.turns.is_of_same_event(a, b)
+        };
+        let runs = again.chunk_by(is_one);
+        let runs: Vec<(Vec<TurnId>, u8)> = runs
+            .map(|run| (run.iter().map(|&(id, _)| id).collect(), run[0].1))
+            .collect();
+        for (turns, tries) in runs {
             let event = Rc::clone(self.turns.event(turns[0]));
             for other in (0..self.shards.len()).filter(|&other| other != shard) {
                 let known = &self.shards[shard].known[other];
-                let turns = self.turns_for(known, &event, turns);
+                let turns = self.turns_for(known, &event, &turns);
                 if !turns.is_empty() {
                     self.shards[shard].pending[other].push_back(HandedOver {
                         event: Rc::clone(&event),
                         plain: false,
                         turns,
-                        is_second_try: true,
+                        tries: tries + 1,
                     });
                 }
             }
-            self.deliver(shard, &event, (None, false), turns);
+            self.deliver(shard, &event, (None, false), &turns);
         }
         Ok(())
     }
