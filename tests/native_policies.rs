@@ -717,3 +717,57 @@ fn the_newest_message_and_the_newest_turn_of_a_topic_are_both_kept() {
         );
     }
 }
+
+#[test]
+fn the_newest_events_of_very_many_topics_cost_no_more_than_the_cap() {
+    const TOPICS: u32 = 200_000;
+    let _alone = alone();
+    let volume = Volume::chosen();
+    for shards in [1, 2] {
+        let broker = volume.broker(shards, &[]);
+        let connect = |policy| NativeClient::connect_to_shard(&broker, shards - 1, policy);
+        let mut stalled = connect(Policy::Latest);
+        read_little(stalled.stream());
+        stalled.subscribe("t.>");
+        let mut publisher = connect(Policy::Close);
+        let baseline = baseline_kib(&broker);
+        // What fills the stream up to the point from which on only the newest wait.
+        let filler = Event::new("t.filler", vec![b'f'; 10_000]);
+        let mut published = volume.outbox_bytes / 10_000;
+        (0..published).for_each(|_| publisher.publish(&filler));
+        for first in (0..TOPICS).step_by(10_000) {
+            let mut bytes = Vec::new();
+            for topic in first..first + 10_000 {
+                let event = Event::new(&format!("t.{topic}"), "");
+                native::write_message(&mut bytes, &event.message());
+            }
+            publisher.send(&bytes);
+            assert_eq!(publisher.ping(), []);
+        }
+        published += u64::from(TOPICS);
+        let cap = memory_cap_kib(shards, 1, volume.outbox_bytes);
+        // Half of the cap is the stream's; the rest of what a node may keep is not touched here.
+        let cap = cap.min(2 * volume.outbox_bytes / 1024 + 8 * 1024);
+        check_peak("a topic for each event", &broker, baseline, cap);
+        let request = stalled.send_request(kind::PING);
+        let (mut came, mut lost, mut newest) = (0, 0, 0);
+        let mut has_answered = false;
+        while !has_answered {
+            let is_open = stalled.read_each(|frame| match frame {
+                BrokerFrame::Message(message) => {
+                    came += 1;
+                    let topic = std::str::from_utf8(&message.topic[2..]).expect("text");
+                    newest = topic.parse().unwrap_or(newest);
+                }
+                BrokerFrame::Gap { events } => lost += events,
+                BrokerFrame::Ack { request: other, .. } => has_answered = other == request,
+                other => panic!("{other:?}"),
+            });
+            assert!(is_open, "the stalled one was closed");
+        }
+        println!("  {came} came and {lost} were lost");
+        assert_eq!(came + lost, published);
+        assert_eq!(newest, TOPICS - 1);
+        assert!(lost > 0, "nothing was lost: the test shows nothing");
+    }
+}

@@ -19,6 +19,10 @@ use std::collections::VecDeque;
 /// coarser, and a backlog of small events costs little beside its bytes.
 const UNIT_BYTES: usize = 4 * 1024;
 
+/// What an event that waits aside costs beside its bytes: its place in the map, the slack of two
+/// allocations and their heads. Measured: 466,000 of 36 bytes took 98 MB.
+const LATEST_ENTRY_BYTES: usize = 176;
+
 /// What a unit of a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
@@ -45,9 +49,9 @@ struct Latest {
 }
 
 impl Latest {
-    /// Bytes of its own, its key's included.
+    /// Memory of its own, its key's included.
     fn owned(&self, key: &[u8]) -> usize {
-        key.len() + self.frame.len()
+        LATEST_ENTRY_BYTES + key.len() + self.frame.len()
     }
 
     fn shared(&self) -> usize {
@@ -73,7 +77,7 @@ pub(super) struct Lossy {
 }
 
 impl Lossy {
-    /// Bytes of the events that wait aside.
+    /// Memory of the events that wait aside.
     pub(super) fn latest_bytes(&self) -> usize {
         self.latest_owned + self.latest_shared
     }
