@@ -142,7 +142,7 @@ fn examples_that_listen_hear_what_is_published() {
                 .nth(2)
                 .unwrap()
                 .trim_matches('\'');
-            let topic = topic.replace('*', "x").replace('>', "x");
+            let topic = topic.replace(['*', '>'], "x");
             let mut shell = cli.shell(&example);
             // A group of its own, so that all of a pipe can be told to end.
             std::os::unix::process::CommandExt::process_group(&mut shell, 0);
@@ -192,6 +192,70 @@ fn examples_that_measure_are_right() {
             stderr(&output).contains("nothing listens"),
             "{example}: {}",
             stderr(&output)
+        );
+    }
+}
+
+/// The commands of a part of README.md that are shown in a terminal, each with what is printed.
+fn transcripts(section: &str) -> Vec<(String, String)> {
+    let mut transcripts: Vec<(String, String)> = Vec::new();
+    let mut is_inside = false;
+    for line in section.lines() {
+        match (line, line.strip_prefix("$ ")) {
+            ("```console", _) => is_inside = true,
+            ("```", _) => is_inside = false,
+            (_, Some(command)) if is_inside => {
+                transcripts.push((command.to_string(), String::new()));
+            }
+            (printed, None) if is_inside => {
+                let (_, all) = transcripts.last_mut().expect("a command comes first");
+                all.push_str(printed);
+                all.push('\n');
+            }
+            _ => {}
+        }
+    }
+    transcripts
+}
+
+#[test]
+fn readme_shows_what_happens() {
+    let broker = Broker::start(2, &[]);
+    let cli = Cli::of(&broker);
+    let readme = include_str!("../README.md");
+    let section = readme
+        .split("\n## ")
+        .find(|part| part.starts_with("On the command line\n"));
+    let transcripts = transcripts(section.unwrap());
+    let mut listening = Vec::new();
+    let mut count = 0;
+    for (command, printed) in &transcripts {
+        let name = command.split_whitespace().nth(1).unwrap();
+        if ["sub", "reply"].contains(&name) {
+            let mut running = Running::start(cli.shell(&format!("exec {command}")), b"");
+            running.wait_for_stderr(&["listening to", "answering"]);
+            listening.push((command, printed, running));
+            continue;
+        }
+        let output = Running::start(cli.shell(command), b"").end();
+        let shown = [&output.stdout[..], &output.stderr].concat();
+        assert_eq!(&String::from_utf8(shown).unwrap(), printed, "{command}");
+        count += 1;
+    }
+    assert!(count >= 5 && listening.len() >= 2, "{transcripts:?}");
+    for (command, printed, running) in listening {
+        running.signal(Signal::TERM);
+        let output = running.end();
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{command}: {}",
+            stderr(&output)
+        );
+        assert_eq!(
+            &String::from_utf8(output.stdout).unwrap(),
+            printed,
+            "{command}"
         );
     }
 }
@@ -255,8 +319,8 @@ fn manual_pages_are_written_and_render_without_a_warning() {
         let plain = String::from_utf8_lossy(&output.stdout).into_owned();
         let text: String = plain.split('\u{8}').collect::<Vec<_>>().join("");
         for example in examples(&help(&cli, command)) {
-            let words = example.replace('\'', "").replace('-', "");
-            let shown = text.replace(['\'', '\u{2019}', '`'], "").replace('-', "");
+            let words = example.replace(['\'', '-'], "");
+            let shown = text.replace(['\'', '\u{2019}', '`', '-'], "");
             assert!(shown.contains(&words), "{command}: {words}\n{shown}");
         }
     }

@@ -81,7 +81,7 @@ pub fn shown(time: Duration) -> String {
     };
     match number {
         ..10.0 if unit != "ns" => format!("{number:.2} {unit}"),
-        ..100.0 if unit != "ns" => format!("{number:.1} {unit}"),
+        ..99.95 if unit != "ns" => format!("{number:.1} {unit}"),
         _ => format!("{number:.0} {unit}"),
     }
 }

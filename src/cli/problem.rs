@@ -172,19 +172,6 @@ pub enum Wrong {
     /// A command needs a broker to connect to, but the address is `off` or has port 0; holds the flag that names one and
     /// its usual value.
     NoAddressToAsk(&'static str, SocketAddr),
-    /// A time that cannot be read, or is out of range.
-    Time {
-        /// What was given.
-        given: String,
-        /// The longest that is right.
-        max: Duration,
-    },
-    /// A rate that cannot be read.
-    Rate(String),
-    /// A header that is none; holds what was given, and why.
-    Header(String, HeaderReason),
-    /// A backslash in a separator that means nothing; holds what follows it.
-    Escape(String),
     /// The log filter cannot be read; holds the parser's reason.
     Filter(String),
 }
@@ -232,6 +219,24 @@ pub enum CpuReason {
     TooHigh(usize),
     /// A CPU that is there twice.
     Twice(usize),
+}
+
+/// What is wrong with the value of an option that only a flag gives.
+#[derive(Debug)]
+pub enum WrongOption {
+    /// A time that cannot be read, or is out of range.
+    Time {
+        /// What was given.
+        given: String,
+        /// The longest that is right.
+        max: Duration,
+    },
+    /// A rate that cannot be read.
+    Rate(String),
+    /// A header that is none; holds what was given, and why.
+    Header(String, HeaderReason),
+    /// A backslash in a separator that means nothing; holds what follows it.
+    Escape(String),
 }
 
 impl fmt::Display for Wrong {
@@ -298,20 +303,6 @@ impl fmt::Display for Wrong {
             Wrong::NoAddressToAsk(flag, usual) => write!(
                 out,
                 "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as {flag} {usual}."
-            ),
-            Wrong::Time { given, max } => write!(
-                out,
-                "{given:?} is not a time above zero and up to {} h; write 2s, 500ms, 250us, 5m or 1h.",
-                max.as_secs() / 3_600
-            ),
-            Wrong::Rate(given) => write!(
-                out,
-                "{given:?} is not a rate; write events for each second such as 1000, or 1000/s, 90/m or 5/h."
-            ),
-            Wrong::Header(given, reason) => write_header(out, given, reason),
-            Wrong::Escape(after) => write!(
-                out,
-                "\\{after} means nothing here; write \\n, \\r, \\t, \\0, \\\\ or \\x and two hexadecimal digits."
             ),
             Wrong::Filter(reason) => write!(
                 out,
@@ -400,6 +391,39 @@ fn write_address(
     )
 }
 
+fn write_cpu_list(out: &mut fmt::Formatter<'_>, given: &str, reason: &CpuReason) -> fmt::Result {
+    write!(out, "{given:?} is not a list of CPUs: ")?;
+    match reason {
+        CpuReason::Empty => write!(out, "it is empty")?,
+        CpuReason::NotANumber(part) => write!(out, "{part:?} is neither a number nor a range")?,
+        CpuReason::Backwards(first, last) => write!(out, "{first}-{last} runs backwards")?,
+        CpuReason::TooHigh(cpu) => write!(out, "no machine has a CPU {cpu}")?,
+        CpuReason::Twice(cpu) => write!(out, "{cpu} is there twice")?,
+    }
+    write!(out, "; write for example 0-3,6.")
+}
+
+impl fmt::Display for WrongOption {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WrongOption::Time { given, max } => write!(
+                out,
+                "{given:?} is not a time above zero and up to {} h; write 2s, 500ms, 250us, 5m or 1h.",
+                max.as_secs() / 3_600
+            ),
+            WrongOption::Rate(given) => write!(
+                out,
+                "{given:?} is not a rate; write events for each second such as 1000, or 1000/s, 90/m or 5/h."
+            ),
+            WrongOption::Header(given, reason) => write_header(out, given, reason),
+            WrongOption::Escape(after) => write!(
+                out,
+                "\\{after} means nothing here; write \\n, \\r, \\t, \\0, \\\\ or \\x and two hexadecimal digits."
+            ),
+        }
+    }
+}
+
 fn write_header(out: &mut fmt::Formatter<'_>, given: &str, reason: &HeaderReason) -> fmt::Result {
     match reason {
         HeaderReason::NoColon => write!(out, "{given:?} has no colon")?,
@@ -412,16 +436,4 @@ fn write_header(out: &mut fmt::Formatter<'_>, given: &str, reason: &HeaderReason
         }
     }
     write!(out, "; write a header as 'name: value'.")
-}
-
-fn write_cpu_list(out: &mut fmt::Formatter<'_>, given: &str, reason: &CpuReason) -> fmt::Result {
-    write!(out, "{given:?} is not a list of CPUs: ")?;
-    match reason {
-        CpuReason::Empty => write!(out, "it is empty")?,
-        CpuReason::NotANumber(part) => write!(out, "{part:?} is neither a number nor a range")?,
-        CpuReason::Backwards(first, last) => write!(out, "{first}-{last} runs backwards")?,
-        CpuReason::TooHigh(cpu) => write!(out, "no machine has a CPU {cpu}")?,
-        CpuReason::Twice(cpu) => write!(out, "{cpu} is there twice")?,
-    }
-    write!(out, "; write for example 0-3,6.")
 }

@@ -3,9 +3,10 @@
 //! Pure functions from text to value, for options that only a flag gives. [`flag`] makes a parser for the command line of
 //! one of them, so that what is wrong is said in the same words as for a setting.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::problem::{HeaderReason, Wrong};
+use super::problem::{HeaderReason, WrongOption};
 use super::value;
 
 /// The longest time an option can ask for: a day. A longer one is a mistyped unit.
@@ -35,8 +36,8 @@ impl Rate {
 }
 
 /// Makes the parser of an option from a rule about its text.
-pub fn flag<T>(
-    rule: impl Fn(&str) -> Result<T, Wrong> + Clone,
+pub fn flag<T, E: fmt::Display>(
+    rule: impl Fn(&str) -> Result<T, E> + Clone,
 ) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |text| rule(text).map_err(|wrong| wrong.to_string())
 }
@@ -47,7 +48,7 @@ pub fn count(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a time such as `2s`, `1.5s`, `500ms`, `250us`, `5m` or `1h`; a bare number is seconds.
-pub fn parse_time(text: &str) -> Result<Duration, Wrong> {
+pub fn parse_time(text: &str) -> Result<Duration, WrongOption> {
     // `ms` before `s`, which it ends in.
     let units = [
         ("us", 1e-6),
@@ -64,7 +65,7 @@ pub fn parse_time(text: &str) -> Result<Duration, Wrong> {
         .and_then(|number| Duration::try_from_secs_f64(number * seconds).ok());
     match time {
         Some(time) if !time.is_zero() && time <= TIME_MAX => Ok(time),
-        _ => Err(Wrong::Time {
+        _ => Err(WrongOption::Time {
             given: text.to_string(),
             max: TIME_MAX,
         }),
@@ -72,7 +73,7 @@ pub fn parse_time(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// Reads a rate such as `1000`, `1000/s`, `90/m` or `5/h`.
-pub fn parse_rate(text: &str) -> Result<Rate, Wrong> {
+pub fn parse_rate(text: &str) -> Result<Rate, WrongOption> {
     let (number, seconds) = match text.split_once('/') {
         None => (Some(text), 1.0),
         Some((number, "s")) => (Some(number), 1.0),
@@ -84,7 +85,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, Wrong> {
     match rate {
         // The ends keep what is computed from a rate within a day of microseconds.
         Some(rate) if (1e-5..=1e9).contains(&rate) => Ok(Rate(rate)),
-        _ => Err(Wrong::Rate(text.to_string())),
+        _ => Err(WrongOption::Rate(text.to_string())),
     }
 }
 
@@ -99,8 +100,8 @@ fn decimal(text: &str) -> Option<f64> {
 }
 
 /// Reads a header written as `name: value`, by the native protocol's rules (NATIVE.md, "The message").
-pub fn parse_header(text: &str) -> Result<Header, Wrong> {
-    let wrong = |reason| Wrong::Header(text.to_string(), reason);
+pub fn parse_header(text: &str) -> Result<Header, WrongOption> {
+    let wrong = |reason| WrongOption::Header(text.to_string(), reason);
     let (name, value) = text
         .split_once(':')
         .ok_or_else(|| wrong(HeaderReason::NoColon))?;
@@ -122,7 +123,7 @@ pub fn parse_header(text: &str) -> Result<Header, Wrong> {
 pub struct Separator(pub Vec<u8>);
 
 /// Reads a separator, in which `\n`, `\r`, `\t`, `\0`, `\\` and `\x1f` stand for bytes that are hard to type.
-pub fn parse_separator(text: &str) -> Result<Separator, Wrong> {
+pub fn parse_separator(text: &str) -> Result<Separator, WrongOption> {
     let mut bytes = Vec::new();
     let mut rest = text;
     // Ends because each round takes at least one byte off the rest.
@@ -137,7 +138,7 @@ pub fn parse_separator(text: &str) -> Result<Separator, Wrong> {
             Some(b'x') => (after.get(1..3).and_then(hexadecimal), 3),
             _ => (None, 0),
         };
-        bytes.push(byte.ok_or_else(|| Wrong::Escape(after.chars().take(3).collect()))?);
+        bytes.push(byte.ok_or_else(|| WrongOption::Escape(after.chars().take(3).collect()))?);
         rest = &after[length..];
     }
     bytes.extend_from_slice(rest.as_bytes());

@@ -78,7 +78,7 @@ fn plain_bytes(text: &str) -> usize {
     // Nearly all text is plain ASCII, which is settled a byte at a time.
     let ascii = text
         .bytes()
-        .position(|byte| byte < b' ' || byte >= 0x7f || byte == b'\\' || byte == b'"');
+        .position(|byte| !(b' '..0x7f).contains(&byte) || byte == b'\\' || byte == b'"');
     let Some(start) = ascii else {
         return text.len();
     };
