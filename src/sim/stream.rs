@@ -59,7 +59,7 @@ pub(crate) struct Stream {
     pub lost: u64,
     /// Those of them that were turns.
     pub turns_lost: u64,
-    /// A doubtful turn was read: until the client has caught up, what its gaps say cannot be told
+    /// It is not sure which event was read: until the client has caught up, what its gaps say cannot be told
     /// from what it may have lost.
     doubtful: bool,
     /// What gaps said while that was so.
@@ -127,7 +127,12 @@ impl Stream {
                     };
                     let may_lose = self.policy != Policy::Close;
                     let is_turn = matches!(part, Part::Turn(_));
-                    self.doubtful |= may_lose && is_turn && before.is_doubted(turns);
+                    // Two events without payload can be the same, and turns among what was passed
+                    // over leave open which of them this is.
+                    let is_empty = before.event().is_some_and(|event| event.payload.is_empty());
+                    let is_doubtful =
+                        is_turn && before.is_doubted(turns) || is_empty && passed.1 > 0;
+                    self.doubtful |= may_lose && is_doubtful;
                     self.account(place, part, passed, turns)?;
                     return Ok(Some(before));
                 }
@@ -141,7 +146,9 @@ impl Stream {
                 passed = (passed.0 + left.0, passed.1 + left.1);
             }
         }
-        let front = self.owed.front().map(|owed| format!("{owed:?}"));
+        let mut owed = self.owed.iter();
+        let next = owed.find(|owed| !owed.is_event() || owed.left(turns).0 > 0);
+        let front = next.map(|owed| format!("{owed:?}"));
         let front: String = front.unwrap_or_default().chars().take(400).collect();
         let text = format!(
             "by policy {:?}, {} said to be lost, owed is {front}",
