@@ -203,11 +203,15 @@ fn wrong_flag_and_wrong_variable_are_refused_by_name() {
         ("redis", "0.0.0.0:7463", "(--redis 127.0.0.1:7463)"),
         ("native", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
         ("native", "0.0.0.0:7400", "(--native 127.0.0.1:7400)"),
-        ("redis-policy", "drop", "say close, drop-oldest or latest"),
+        (
+            "redis-policy",
+            "drop",
+            "is not one of: close, drop-oldest, latest",
+        ),
         (
             "native-policy",
             "newest",
-            "say close, drop-oldest or latest",
+            "is not one of: close, drop-oldest, latest",
         ),
         ("http", "7480", "not yet: "),
         ("nats", "7422", "not yet: "),
@@ -260,7 +264,7 @@ const WRONG_LINES: &[(&str, &str)] = &[
     ),
     (
         "native_policy = \"keep\"",
-        "native_policy: \"keep\" is no policy for slow readers",
+        "native_policy: \"keep\" is not one of: close",
     ),
     ("http = \"127.0.0.1:7480\"", "http: not yet: "),
     ("nats = 7422", "nats: not yet: "),

@@ -161,8 +161,6 @@ pub enum Wrong {
     EmptyPassword,
     /// `SAPWOOD_PASSWORD` and `SAPWOOD_PASSWORD_FILE` are both set.
     TwoPasswords,
-    /// There is no such policy.
-    Policy(String),
     /// A feature that does not exist yet.
     NotYet(&'static str),
     /// A listener that other machines can reach, without a password; the flag that names it, and where it is.
@@ -288,10 +286,6 @@ impl fmt::Display for Wrong {
                     "SAPWOOD_PASSWORD_FILE is set too, and only one can hold the password; unset one of them."
                 )
             }
-            Wrong::Policy(given) => write!(
-                out,
-                "\"{given}\" is no policy for slow readers; say close, drop-oldest or latest."
-            ),
             Wrong::NotYet(what) => write!(out, "not yet: {what}."),
             Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
             Wrong::NothingListens => {

@@ -36,7 +36,10 @@ pub enum LogFormat {
 
 /// Reads what happens when a client reads too slowly.
 pub fn parse_policy(text: &str) -> Result<Policy, Wrong> {
-    Policy::from_name(text).ok_or_else(|| Wrong::Policy(text.to_string()))
+    Policy::from_name(text).ok_or_else(|| Wrong::Choice {
+        given: text.to_string(),
+        choices: &["close", "drop-oldest", "latest"],
+    })
 }
 
 /// Reads `off`, `HOST:PORT`, `[V6]:PORT` or a bare port, which means 127.0.0.1. A name is looked up, and its first

@@ -437,9 +437,8 @@ impl World {
         Ok(())
     }
 
-    /// The other caps, after a turn.
-    pub(crate) fn check_caps(&mut self, shard: usize) -> Result<(), Failure> {
-        self.check_memory(shard)?;
+    /// The cap on what waits for other shards.
+    fn check_backlog(&self, shard: usize) -> Result<(), Failure> {
         let node = &self.nodes[shard];
         let counters = node.core.counters();
         // Before a backlog is full, one event may go in, whatever its size; a head has 8 bytes.
@@ -455,6 +454,14 @@ impl World {
             );
             return fail("backlog", text);
         }
+        Ok(())
+    }
+
+    /// The other caps, after a turn.
+    pub(crate) fn check_caps(&mut self, shard: usize) -> Result<(), Failure> {
+        self.check_memory(shard)?;
+        self.check_backlog(shard)?;
+        let node = &self.nodes[shard];
         // What the driver keeps must be what core knows of: its cap is for memory that is there.
         let kept: usize = node
             .sockets
@@ -468,7 +475,7 @@ impl World {
                 format!("shard {shard} keeps {kept} bytes of input"),
             );
         }
-        if counters.shared_body_bytes > 0 {
+        if node.core.counters().shared_body_bytes > 0 {
             self.coverage.hit("shared bodies");
         }
         let reply_max = self.reply_max();

@@ -118,10 +118,8 @@ impl Model {
             };
             let matching = conn.subscriptions.iter();
             let matching: Vec<_> = matching.filter(|sub| matches(sub.filter, event)).collect();
-            let filters = matching.iter().map(|sub| sub.filter);
-            let filters: Vec<_> = filters
-                .filter(|filter| filter.2 == NO_GROUP && plain)
-                .collect();
+            let mut filters: Vec<_> = matching.iter().map(|sub| sub.filter).collect();
+            filters.retain(|filter| filter.2 == NO_GROUP && plain);
             if conn.protocol == Protocol::Native {
                 let numbers = |id: TurnId| -> Vec<u32> {
                     let group = self.turns.group(id);
