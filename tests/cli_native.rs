@@ -331,6 +331,60 @@ fn subscriber_goes_on_after_a_restart_and_says_so() {
 }
 
 #[test]
+fn slow_subscriber_is_told_how_many_events_are_missing() {
+    let directory = Directory::new();
+    let limits = b"[limits]\noutbox_bytes_max = \"256 KiB\"\n";
+    let config = directory.file("broker.toml", limits);
+    let payload = directory.file("payload", &[b'x'; 100_000]);
+    let go = directory.path().join("go");
+    let made = std::process::Command::new("mkfifo").arg(&go).status();
+    assert!(made.unwrap().success());
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &["--config", &config]);
+        let cli = Cli::of(&broker);
+        // What reads its output begins only when it is told to.
+        let line = format!(
+            "sapwood sub t --policy drop-oldest --raw | (cat '{}' >&2; cat)",
+            go.display()
+        );
+        let mut shell = cli.shell(&line);
+        std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+        let mut running = Running::start(shell, b"");
+        running.wait_for_stderr(&["listening to"]);
+        // More than sockets, pipe, queue and outbox hold together.
+        let published = cli.text(&[
+            "pub",
+            "t",
+            "--file",
+            &payload,
+            "--count",
+            "400",
+            "--confirm",
+        ]);
+        assert_eq!(published, "1\n".repeat(400));
+        std::fs::write(&go, "go\n").unwrap();
+        cli.text(&["pub", "t", "end"]);
+        let mut printed = 0;
+        while running.line() != "end" {
+            printed += 1;
+        }
+        let group = rustix::process::Pid::from_raw(running.id() as i32).unwrap();
+        rustix::process::kill_process_group(group, Signal::TERM).unwrap();
+        let message = stderr(&running.end());
+        let gaps = message.lines().filter_map(|line| {
+            let rest = line.strip_prefix("sapwood: up to ")?;
+            rest.split_once(" events are missing from t here")?
+                .0
+                .parse::<u64>()
+                .ok()
+        });
+        let missing: u64 = gaps.sum();
+        assert!(missing > 0, "{message}");
+        assert_eq!(printed + missing, 400, "{message}");
+    }
+}
+
+#[test]
 fn publisher_tells_who_was_reached() {
     with_brokers(|cli| {
         assert_eq!(cli.text(&["pub", "t", "x", "--confirm"]), "0\n");

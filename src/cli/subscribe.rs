@@ -51,6 +51,8 @@ A line is the topic and the payload, with \\n, \\x1b and the like for what is no
 a backslash; --raw and --json keep every byte. An event that several of the topics match is printed \
 for each of them. In a group, events that are under way when it ends are lost with it.
 
+Whoever takes events more slowly than they come is in time disconnected by the broker; with \
+--policy drop-oldest, or latest of each topic, it loses events instead, and is told how many. \
 Lost connections are made again for ever. Notices on stderr say where events may be missing; with \
 --json they are objects.
 
