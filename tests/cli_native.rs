@@ -444,7 +444,7 @@ fn wrong_usage_exits_with_2_and_says_what_would_be_right() {
         ),
         (
             &["sub", "a", "--policy", "newest"],
-            "close, drop-oldest or latest",
+            "close, drop-oldest, latest",
         ),
         (
             &["sub", "a", "--native", "127.0.0.1"],
