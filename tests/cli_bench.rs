@@ -161,7 +161,7 @@ fn rate_is_a_schedule_whose_lateness_is_told() {
 fn duration_ends_a_run() {
     with_brokers(|cli| {
         for mode in ["pub", "fanout", "request"] {
-            let result = bench(cli, &[mode, "--duration", "100ms"]);
+            let result = bench(cli, &[mode, "--duration", "500ms"]);
             assert!(
                 result["published"]["events"].as_u64().unwrap() > 0,
                 "{result}"
@@ -224,7 +224,7 @@ fn broker_that_dies_is_a_failure_and_not_a_result() {
     let broker = Broker::start(1, &[]);
     let cli = Cli::of(&broker);
     let mut sub = cli.listen(&["sub", "bench.>", "-n", "1"]);
-    let args = ["bench", "pub", "--duration", "2s", "--json"];
+    let args = ["bench", "pub", "--duration", "1h", "--json"];
     let bench = Running::start(cli.command(&args), b"");
     sub.line();
     drop(broker);
@@ -266,8 +266,8 @@ fn progress_is_shown_on_a_terminal_and_taken_away() {
     assert_eq!(output.status.code(), Some(0));
     let shown = shown.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(shown.contains(" of 100 published, "), "{shown:?}");
-    // A second of a run has four lines, not one for each event.
-    assert!(shown.matches("published").count() <= 10, "{shown:?}");
+    // Four lines a second, not one for each event.
+    assert!(shown.matches("published").count() < 50, "{shown:?}");
     assert!(shown.ends_with("\r\u{1b}[K"), "{shown:?}");
 }
 

@@ -334,6 +334,7 @@ fn start_publishers(
             stop: stop.clone(),
             payload: Payload::new(plan.size, number as u16, plan.run),
             events: 0,
+            room: 0,
             lateness: Latency::new(),
         };
         let spawned = thread::Builder::new()
@@ -355,6 +356,8 @@ struct Publisher {
     stop: Stop,
     payload: Payload,
     events: u64,
+    /// How many events may be published before the subscribers are looked at again.
+    room: u64,
     lateness: Latency,
 }
 
@@ -391,11 +394,16 @@ impl Publisher {
             match self.shared.plan.rate {
                 Some(_) => self.publish_due(now, share, end)?,
                 None => {
-                    let room = self
-                        .shared
-                        .wait_for_room(self.number, self.events, &self.stop);
-                    let Room::Events(room) = room else { break };
-                    let batch = room.min(BATCH_EVENTS).min(share - self.events);
+                    // Looking at every subscriber costs, so it is done once for all the room that there is.
+                    if self.room == 0 {
+                        let waited =
+                            self.shared
+                                .wait_for_room(self.number, self.events, &self.stop);
+                        let Room::Events(room) = waited else { break };
+                        self.room = room;
+                    }
+                    let batch = self.room.min(BATCH_EVENTS).min(share - self.events);
+                    self.room -= batch;
                     let now = self.shared.start().elapsed();
                     for _ in 0..batch {
                         self.publish_one(now)?;
