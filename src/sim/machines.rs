@@ -24,7 +24,7 @@ use sapwood_client::machine::{Action, Filter, Machine, Output, Token, Transmit};
 use sapwood_core::Protocol;
 use sapwood_core::command::Space;
 use sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX;
-use sapwood_wire::native::{ClientFrame, Message, Parsed, Parts, parse_from_client};
+use sapwood_wire::native::{ClientFrame, Message, Parsed, Parts, kind, parse_from_client};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -369,7 +369,6 @@ impl World {
 
     fn write_machine(&mut self, number: usize) -> Result<(), Failure> {
         loop {
-            let writes_again = self.sabotage(Sabotage::WriteAgain);
             let actor = &mut self.machines[number];
             let Some(connection) = actor.connection.as_mut().filter(|there| there.is_told) else {
                 return Ok(());
@@ -387,13 +386,15 @@ impl World {
             let count = bytes.len().min(room).min(most);
             link.up.extend(&bytes[..count]);
             connection.written.extend_from_slice(&bytes[..count]);
-            if writes_again && count > 0 {
-                self.note_written(number);
+            let is_publish = count == bytes.len()
+                && matches!(bytes.get(4), Some(&(kind::PUBLISH | kind::MESSAGE)));
+            self.note_written(number);
+            if is_publish && self.sabotage(Sabotage::WriteAgain) {
                 self.cut_machine(number, End::Finished);
                 return Ok(());
             }
+            let actor = &mut self.machines[number];
             actor.transmit.advance(count);
-            self.note_written(number);
             if count == 0 || !self.machines[number].transmit.is_written() {
                 return Ok(());
             }

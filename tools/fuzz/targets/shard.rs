@@ -1,77 +1,169 @@
-//! Any bytes on several connections of a shard: no panic, and nothing is left when all have gone.
+//! Any bytes on several connections of a shard, of both protocols and with every policy, some of which
+//! read slowly: no panic, whole frames, no output beyond its bound, and nothing is left when all have gone.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::limits::Limits;
 use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Policy, Protocol, Shard};
+use sapwood_wire::native::{self, Hello, Parsed};
 
-const CONNECTIONS: usize = 3;
+/// Redis and native by turns, each pair with another policy.
+const CONNECTIONS: usize = 6;
+
+const OUTBOX_BYTES_MAX: usize = 4096;
+
+fn protocol(place: usize) -> Protocol {
+    [Protocol::Redis, Protocol::Native][place % 2]
+}
 
 fn shard(password: bool) -> Shard {
     Shard::new(Config {
         shard: ShardId(0),
         shards: 1,
         password: password.then(|| b"a".to_vec()),
-        limits: Limits { outbox_bytes_max: 4096, transaction_bytes_max: 4096, ..Limits::default() },
+        limits: Limits {
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
+            transaction_bytes_max: 4096,
+            ..Limits::default()
+        },
         hash_seed: 1,
         body_gauge: BodyGauge::default(),
-        run_id: String::new(),
+        run_id: "0".repeat(40),
         process_id: 1,
         started_wall_ms: 0,
     })
 }
 
-/// Reads everything that waits on every connection.
-fn flush(shard: &mut Shard, outputs: &mut Outputs) {
-    let mut dirty = Vec::new();
-    shard.take_dirty(&mut dirty);
-    for conn in dirty {
-        let length = shard.output(conn).map(<[u8]>::len).sum();
-        shard.sent(conn, length, false, outputs);
+/// The client's end of a connection.
+#[derive(Default)]
+struct Client {
+    /// Input that core has not consumed.
+    kept: Vec<u8>,
+    /// What was read and makes no whole frame yet; of native clients.
+    read: Vec<u8>,
+    /// Reads so many bytes when it is written to, or everything.
+    share: Option<usize>,
+    blocked: bool,
+    /// Not to be read on before core names it.
+    held: bool,
+    closed: bool,
+}
+
+impl Client {
+    fn take(&mut self, bytes: &[u8]) {
+        self.read.extend_from_slice(bytes);
+        let mut at = 0;
+        // Ends because a frame has five bytes at least.
+        while let Parsed::Frame { length, .. } =
+            native::parse_from_broker(&self.read[at..]).expect("a frame of the broker's")
+        {
+            at += length;
+        }
+        self.read.drain(..at);
     }
 }
 
-fuzz_target!(|data: (bool, Vec<(u8, Vec<u8>)>)| {
+/// Writes to everybody who is not blocked, or to all.
+fn flush(shard: &mut Shard, clients: &mut [Client], outputs: &mut Outputs) {
+    let mut dirty = Vec::new();
+    shard.take_dirty(&mut dirty);
+    for conn in dirty {
+        let client = &mut clients[conn.0 as usize];
+        if !client.blocked {
+            write(shard, conn, client, outputs);
+        }
+    }
+}
+
+/// Writes once: what the client reads.
+fn write(shard: &mut Shard, conn: ConnId, client: &mut Client, outputs: &mut Outputs) {
+    let waiting: Vec<u8> = shard.output(conn).collect::<Vec<_>>().concat();
+    let count = client.share.unwrap_or(usize::MAX).min(waiting.len());
+    if protocol(conn.0 as usize) == Protocol::Native {
+        client.take(&waiting[..count]);
+    }
+    client.blocked = count < waiting.len();
+    shard.sent(conn, count, client.blocked, outputs);
+}
+
+/// Gives a connection what stands of its input.
+fn give(shard: &mut Shard, place: usize, fresh: usize, clients: &mut [Client], outputs: &mut Outputs) {
+    let conn = ConnId(place as u32);
+    let mut fresh = fresh;
+    // Ends because each round consumes something, or makes room for it by writing.
+    while !clients[place].closed {
+        let input = Input::Bytes { conn, bytes: &clients[place].kept, fresh };
+        let handled = shard.handle(input, Now::default(), outputs);
+        clients[place].kept.drain(..handled.consumed);
+        fresh = 0;
+        flush(shard, clients, outputs);
+        for (conn, _) in outputs.closing.drain(..) {
+            clients[conn.0 as usize].closed = true;
+            shard.handle(Input::Closed { conn }, Now::default(), &mut Outputs::default());
+        }
+        clients[place].held = handled.next == Next::Hold;
+        if handled.next != Next::Flush {
+            break;
+        }
+    }
+}
+
+/// Native clients mostly say frames with a right length, which is hard to guess.
+fn append(input: &mut Vec<u8>, place: usize, how: u8, bytes: &[u8]) {
+    match bytes {
+        [kind, fields @ ..] if protocol(place) == Protocol::Native && how % 4 != 0 => {
+            native::write_frame(input, *kind, |out| out.extend_from_slice(fields));
+        }
+        _ => input.extend_from_slice(bytes),
+    }
+}
+
+fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
     let (password, pieces) = data;
     let mut shard = shard(password);
     let mut outputs = Outputs::default();
     let now = Now::default();
     let address = "127.0.0.1:1".parse().expect("an address");
-    for place in 0..CONNECTIONS {
-        let (conn, client) = (ConnId(place as u32), ClientId(place as u64 + 1));
-        let input =
-            Input::Opened { conn, client, protocol: Protocol::Redis, policy: Policy::Close, peer: address, local: address };
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::default()).collect();
+    for (place, client) in clients.iter_mut().enumerate() {
+        let (conn, id) = (ConnId(place as u32), ClientId(place as u64 + 1));
+        let policy = Policy::ALL[place / 2];
+        let protocol = protocol(place);
+        let input = Input::Opened { conn, client: id, protocol, policy, peer: address, local: address };
         shard.handle(input, now, &mut outputs);
+        if protocol == Protocol::Native && !password {
+            // Most of what follows is reached only by who was let in.
+            native::write_hello(&mut client.kept, &Hello::default());
+        }
     }
-    let mut kept: Vec<Vec<u8>> = vec![Vec::new(); CONNECTIONS];
-    let mut closed = [false; CONNECTIONS];
-    for (place, bytes) in pieces {
+    for (place, how, bytes) in pieces {
         let place = usize::from(place) % CONNECTIONS;
-        if closed[place] {
+        let conn = ConnId(place as u32);
+        if clients[place].closed {
             continue;
         }
-        let conn = ConnId(place as u32);
-        kept[place].extend_from_slice(&bytes);
-        let mut fresh = bytes.len();
-        loop {
-            let input = Input::Bytes { conn, bytes: &kept[place], fresh };
-            let handled = shard.handle(input, now, &mut outputs);
-            kept[place].drain(..handled.consumed);
-            fresh = 0;
-            flush(&mut shard, &mut outputs);
-            if handled.next != Next::Flush {
-                break;
-            }
+        // Half of the time it reads all, else a few bytes each time.
+        clients[place].share = (how < 128).then_some(usize::from(how));
+        if clients[place].blocked {
+            let client = &mut clients[place];
+            write(&mut shard, conn, client, &mut outputs);
         }
-        for (conn, _) in outputs.closing.drain(..) {
-            closed[conn.0 as usize] = true;
-            shard.handle(Input::Closed { conn }, now, &mut Outputs::default());
+        if !clients[place].held {
+            let before = clients[place].kept.len();
+            append(&mut clients[place].kept, place, how, &bytes);
+            let fresh = clients[place].kept.len() - before;
+            give(&mut shard, place, fresh, &mut clients, &mut outputs);
         }
-        outputs.resumed.clear();
+        for conn in std::mem::take(&mut outputs.resumed) {
+            give(&mut shard, conn.0 as usize, 0, &mut clients, &mut outputs);
+        }
+        // The largest frame here is below 4 KiB, and a cap's half may wait aside.
+        let most = CONNECTIONS * (2 * OUTBOX_BYTES_MAX + 64 * 1024);
+        assert!(shard.counters().outbox_bytes <= most as u64, "output beyond its bound");
     }
-    for (place, closed) in closed.iter().enumerate() {
-        if !closed {
+    for (place, client) in clients.iter().enumerate() {
+        if !client.closed {
             shard.handle(Input::Closed { conn: ConnId(place as u32) }, now, &mut outputs);
         }
     }
