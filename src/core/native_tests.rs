@@ -280,8 +280,9 @@ fn a_turn_never_takes_the_place_of_an_event_for_all() {
     // This member's number looks like what a message on `t` begins with.
     let member = u32::from_le_bytes([kind::MESSAGE, 0, 1, 0]);
     let mut node = stalled(Policy::Latest, &[(0, ""), (member, "g")]);
+    // Half the cap holds the newest of both.
     for _ in 0..10 {
-        node.give(0, 0, &publish("t", "event", 900));
+        node.give(0, 0, &publish("t", "event", 600));
     }
     let mut frames = Vec::new();
     while node.shards[0].has_output(ConnId(1)) {
