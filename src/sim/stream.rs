@@ -14,8 +14,8 @@ use crate::{Failure, fail};
 use sapwood_core::{Policy, Protocol};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most bytes of a native frame beside its message and the names in its key.
-const FRAME_EXTRA: usize = 32;
+/// Most bytes that an event takes while it waits aside, beside its message and the names in its key.
+const FRAME_EXTRA: usize = 256;
 
 /// What is the same for the frames that replace each other by the policy `latest`.
 type Key = (Part, &'static [u8]);
