@@ -14,9 +14,12 @@ fi
 
 # Where tools/setup puts Node when the machine's own is missing or too old.
 node_runtime=$SAPWOOD_CACHE/node-runtime/node-bin
-if [ -x "$node_runtime/node" ]; then
-    export PATH="$node_runtime:$PATH"
-fi
+use_node_runtime() {
+    if [ -x "$node_runtime/node" ]; then
+        export PATH="$node_runtime:$PATH"
+    fi
+}
+use_node_runtime
 
 # To stderr, because stdout belongs to what a tool runs: the broker's table is parsed by scripts.
 say() {
