@@ -1,0 +1,397 @@
+//! Compares Sapwood with redis-server and nats-server, and with a relay as the floor, on this machine:
+//!
+//! ```sh
+//! cargo bench --bench comparison                       # everything: about 20 minutes; then BENCHMARKS.md is written
+//! cargo bench --bench comparison -- --quick            # one run of four workloads, a look and no more
+//! cargo bench --bench comparison -- pipelined fanout   # those whose names contain a word; nothing is written
+//! ```
+//!
+//! Start reading at [`workloads`] (what is compared), [`measure`] (how a run goes), [`script`] (how
+//! deliveries are checked), [`servers`] (what is started) and [`report`] (what is written). The
+//! generator has one thread, epoll and a CPU of its own; it knows nothing of Sapwood but its protocol.
+
+#![forbid(unsafe_code)]
+
+mod dialect;
+mod generator;
+mod measure;
+mod plot;
+mod record;
+mod relay;
+mod report;
+mod script;
+mod servers;
+mod workloads;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::Parser;
+
+use generator::Trouble;
+use measure::Times;
+use record::{Contender, Machine, Record, Run, RunFailure, Who};
+use servers::{Server, Setting};
+use workloads::{Variant, Workload};
+
+/// The CPU of the servers, and the generator's.
+const SERVER_CPU: usize = 0;
+const GENERATOR_CPU: usize = 1;
+
+/// Compares Sapwood with redis-server, nats-server and a relay that only copies bytes.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only workloads whose names contain one of these words; `--list` shows the names.
+    words: Vec<String>,
+    /// One run of four workloads: good for a look, not for a claim.
+    #[arg(long)]
+    quick: bool,
+    /// Runs of each workload and server, interleaved; the report shows medians.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds that each run is measured, after a warm-up of a third.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Only these contenders, by name: redis, nats, sapwood-redis, sapwood-native, relay.
+    #[arg(long, value_delimiter = ',')]
+    who: Vec<String>,
+    /// Shows the workloads and ends.
+    #[arg(long)]
+    list: bool,
+    /// Writes BENCHMARKS.md again from what was recorded, and measures nothing.
+    #[arg(long)]
+    report: bool,
+    /// cargo says this; it means nothing here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some(servers::ON_CPUS) => {
+            eprintln!("{}", servers::exec_on_cpus(&words[1..]));
+            return ExitCode::FAILURE;
+        }
+        Some(servers::RELAY) => {
+            let port = words.get(1).and_then(|port| port.parse().ok()).unwrap_or(0);
+            eprintln!("{:?}", relay::run(port));
+            return ExitCode::FAILURE;
+        }
+        _ => {}
+    }
+    match compare(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(trouble) => {
+            eprintln!("comparison: {trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(arguments: &Arguments) -> Result<ExitCode, Trouble> {
+    if arguments.report {
+        write_report(&read_record()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen = |workload: &Workload| {
+        let is_named = arguments
+            .words
+            .iter()
+            .any(|word| workload.id.contains(word.as_str()));
+        (arguments.words.is_empty() || is_named) && (!arguments.quick || workload.quick)
+    };
+    let workloads: Vec<Workload> = workloads::all().into_iter().filter(chosen).collect();
+    if arguments.list {
+        workloads.iter().for_each(|workload| {
+            println!("{:20} {}: {}", workload.id, workload.title, workload.about)
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
+    if workloads.is_empty() {
+        return Err(Trouble::Wrong(
+            "no workload has such a name; --list shows all".to_string(),
+        ));
+    }
+    let cpus = std::thread::available_parallelism()?.get() as u32;
+    if cpus < 2 {
+        return Err(Trouble::Wrong(
+            "the servers and the generator need a CPU each; this process may use one".to_string(),
+        ));
+    }
+    raise_file_limit()?;
+    servers::pin(&[GENERATOR_CPU])?;
+    let mut record = new_record(arguments, cpus)?;
+    for contender in &record.contenders {
+        match &contender.missing {
+            Some(why) => eprintln!("comparison: without {}: {why}", contender.id.title()),
+            None => eprintln!(
+                "comparison: {}: {}",
+                contender.id.title(),
+                contender.version
+            ),
+        }
+    }
+    let count = workloads.len();
+    for (index, workload) in workloads.iter().enumerate() {
+        eprintln!(
+            "[{}/{count}] {}: {}",
+            index + 1,
+            workload.title,
+            workload.about
+        );
+        let done = run_workload(workload, &record, arguments);
+        print!("{}", summary(&done));
+        record.workloads.push(done);
+    }
+    let has_failed = record
+        .workloads
+        .iter()
+        .any(|workload| !workload.failures.is_empty());
+    if arguments.words.is_empty() && arguments.who.is_empty() && !arguments.quick {
+        std::fs::create_dir_all(results())?;
+        let text = serde_json::to_string(&record).map_err(std::io::Error::other)?;
+        std::fs::write(recorded(), text + "\n")?;
+        write_report(&record)?;
+    }
+    Ok(if has_failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Every contender in every variant, `rounds` times; who begins changes.
+fn run_workload(workload: &Workload, record: &Record, arguments: &Arguments) -> record::Workload {
+    let mut done = record::Workload {
+        id: workload.id.to_string(),
+        title: workload.title.to_string(),
+        about: workload.about.to_string(),
+        kind: workload.work.kind(),
+        runs: Vec::new(),
+        failures: Vec::new(),
+    };
+    let is_here = |who: &&Who| {
+        record
+            .contenders
+            .iter()
+            .any(|one| one.id == **who && one.missing.is_none())
+    };
+    let mut entries: Vec<(Who, &Variant)> = Vec::new();
+    for who in workload.who.iter().filter(is_here) {
+        let is_ours = matches!(who, Who::SapwoodRedis | Who::SapwoodNative);
+        let variants = if is_ours {
+            workload.variants
+        } else {
+            &workload.variants[..1]
+        };
+        entries.extend(variants.iter().map(|variant| (*who, variant)));
+    }
+    for round in 1..=record.rounds {
+        for (who, variant) in &entries {
+            eprint!(
+                "\r\x1b[K  round {round} of {}: {} {}",
+                record.rounds,
+                who.title(),
+                variant.0
+            );
+            match run_once(workload, *who, variant, round, arguments) {
+                Ok(run) => done.runs.push(run),
+                Err(trouble) => {
+                    eprintln!("\r\x1b[K  {} {}: {trouble}", who.title(), variant.0);
+                    done.failures.push(RunFailure {
+                        who: *who,
+                        round,
+                        error: trouble.to_string(),
+                    });
+                }
+            }
+        }
+        entries.rotate_left(1);
+    }
+    eprint!("\r\x1b[K");
+    done
+}
+
+fn run_once(
+    workload: &Workload,
+    who: Who,
+    variant: &Variant,
+    round: u32,
+    arguments: &Arguments,
+) -> Result<Run, Trouble> {
+    let (name, more, cpus) = *variant;
+    let setting = Setting {
+        who,
+        arguments: more.iter().map(|word| word.to_string()).collect(),
+        cpus: (SERVER_CPU..SERVER_CPU + cpus).collect(),
+    };
+    let server = Server::start(&setting)?;
+    let (memory_before, _) = server.memory()?;
+    let times = Times {
+        warm_up: Duration::from_secs_f64(arguments.seconds / 3.0),
+        measured: Duration::from_secs_f64(arguments.seconds),
+    };
+    let (figures, memory) = workload.work.run(&server, who, times)?;
+    let (_, memory_peak) = server.memory()?;
+    let (memory_before, memory_peak) = memory.unwrap_or((memory_before, memory_peak));
+    Ok(Run {
+        who,
+        variant: name.to_string(),
+        round,
+        seconds: figures.seconds,
+        deliveries: figures.deliveries,
+        broker_cpu_seconds: figures.broker_cpu,
+        generator_cpu_seconds: figures.generator_cpu,
+        memory_before,
+        memory_peak,
+        connections: figures.connections,
+        latency: figures.latency,
+    })
+}
+
+/// A line for each contender, medians, while the rest is still being measured.
+fn summary(workload: &record::Workload) -> String {
+    let mut entries: Vec<(Who, &str)> = workload
+        .runs
+        .iter()
+        .map(|run| (run.who, run.variant.as_str()))
+        .collect();
+    entries.sort_unstable();
+    entries.dedup();
+    let mut out = String::new();
+    for (who, variant) in entries {
+        let runs: Vec<&Run> = workload
+            .runs
+            .iter()
+            .filter(|run| run.who == who && run.variant == variant)
+            .collect();
+        let median = |figure: &dyn Fn(&Run) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(|run| figure(run)).collect();
+            values.sort_unstable_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let name = format!("{} {variant}", who.title());
+        if workload.kind == record::Kind::Idle {
+            out += &format!(
+                "  {name:38} {:9.0} bytes each\n",
+                median(&Run::bytes_per_connection)
+            );
+            continue;
+        }
+        out += &format!(
+            "  {name:38} {:9.3} M/s  {:8.4} s/M  generator {:3.0} %",
+            median(&Run::rate) / 1e6,
+            median(&Run::cpu_per_million),
+            median(&Run::generator_load) * 100.0,
+        );
+        if runs[0].latency.is_some() {
+            let at = |of: &dyn Fn(&record::Latency) -> u64| {
+                median(&|run| {
+                    run.latency
+                        .as_ref()
+                        .map_or(0.0, |latency| of(latency) as f64 / 1e3)
+                })
+            };
+            out += &format!(
+                "  p50 {:.1} us  p99 {:.1} us",
+                at(&|latency| latency.p50),
+                at(&|latency| latency.p99)
+            );
+        }
+        out += "\n";
+    }
+    out
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn results() -> PathBuf {
+    root().join("benches/results")
+}
+
+fn recorded() -> PathBuf {
+    results().join("comparison.json")
+}
+
+fn read_record() -> Result<Record, Trouble> {
+    let text = std::fs::read_to_string(recorded())?;
+    Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
+}
+
+fn write_report(record: &Record) -> Result<(), Trouble> {
+    let _ = (record, report::markdown, plot::bars);
+    Ok(())
+}
+
+/// 10,000 connections have an end here and one in the server, which inherits the limit.
+fn raise_file_limit() -> std::io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    const WANTED: u64 = 24_000;
+    let mut limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    limit.current = Some(limit.current.unwrap_or(u64::MAX).max(WANTED.min(hard)));
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// First line that a command prints.
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .output();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).to_string())
+        .unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_string()
+}
+
+fn new_record(arguments: &Arguments, cpus: u32) -> Result<Record, Trouble> {
+    let field = |file: &str, name: &str| -> String {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default();
+        line.trim_matches([':', ' ', '\t']).to_string()
+    };
+    let memory = field("/proc/meminfo", "MemTotal");
+    let is_changed = !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
+    let is_wanted = |who: &&Who| {
+        let name = serde_json::to_string(*who).unwrap_or_default();
+        arguments.who.is_empty()
+            || arguments
+                .who
+                .iter()
+                .any(|wanted| name.trim_matches('"') == wanted)
+    };
+    let contenders: Vec<Contender> = Who::ALL
+        .iter()
+        .filter(is_wanted)
+        .map(|who| servers::find(*who))
+        .collect();
+    if contenders.is_empty() {
+        return Err(Trouble::Wrong(
+            "--who names nobody; --help lists the contenders".to_string(),
+        ));
+    }
+    Ok(Record {
+        quick: arguments.quick,
+        command: "cargo bench --bench comparison".to_string(),
+        date: said("date", &["-u", "+%F"]),
+        commit: said("git", &["rev-parse", "--short", "HEAD"]) + if is_changed { "+" } else { "" },
+        machine: Machine {
+            cpu: field("/proc/cpuinfo", "model name"),
+            cpus,
+            memory: memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024,
+            kernel: said("uname", &["-r"]),
+            rustc: said("rustc", &["--version"]),
+        },
+        rounds: if arguments.quick { 1 } else { arguments.rounds },
+        contenders,
+        workloads: Vec::new(),
+    })
+}
