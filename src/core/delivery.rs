@@ -1,9 +1,10 @@
 //! From an event to the outboxes of its receivers and the hand-overs for other shards.
 //!
-//! Owns the route of the last topic and the run of frames that gathers for it: frames of one
-//! topic are encoded once for each form and copied as one to each receiver. Invariant: whoever
-//! changes who listens settles the run before, so that an event reaches exactly those who
-//! listened when it was published. Start at [`Delivery::publish`].
+//! Owns the routes of topics seen lately, and the run of frames that gathers for the last of them:
+//! frames of one topic are encoded once for each form and copied as one to each receiver. Invariant:
+//! whoever changes who listens settles the run before, so that an event reaches exactly those who
+//! listened when it was published. Start at [`Delivery::publish`], then read
+//! [`Delivery::publish_run`], the way that nearly all events take under load.
 
 use crate::broker::{Broker, Route};
 use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
@@ -12,9 +13,15 @@ use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
 use bytes::Bytes;
+use core::hash::BuildHasher;
+use sapwood_wire::run::{Head, Span};
 
-/// Frames' heads that are kept from topic to topic, for the next one's filters.
-const HEADS_KEPT: usize = 64;
+/// Routes that are kept, each at the place that its topic hashes to: enough that publishers on some
+/// hundred topics in turn find most of theirs. Worst memory: about 40 KiB each, 10 MiB a shard.
+const ROUTES_KEPT: usize = 256;
+
+/// A route to more filters or groups than this is not kept when another topic comes.
+const ROUTE_FILTERS_KEPT: usize = 8;
 
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
@@ -41,11 +48,36 @@ pub(crate) enum Published {
     NoRoom,
 }
 
+/// How a run was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PublishedRun {
+    /// The bytes of its frames.
+    pub bytes: usize,
+    /// How many there were.
+    pub events: usize,
+    /// Matching subscriptions on this node, the same for each.
+    pub subscriptions: u64,
+}
+
+/// A topic's receivers, and what its frames begin with.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+struct Way {
     route: Route,
     /// For each filter of the route and form: the frame up to the payload; empty if not needed yet.
     heads: Vec<[Vec<u8>; Form::COUNT]>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// Each at the place that its topic hashes to.
+    routes: Box<[Way]>,
+    /// The last topic's.
+    way: Way,
+    /// Where that belongs.
+    place: usize,
+    hasher: foldhash::fast::FixedState,
+    /// Where the payloads of the run that is being published stand.
+    payloads: Vec<Span>,
     /// Frames that wait to be copied to the members of the route's only filter.
     run: [Vec<u8>; Form::COUNT],
     run_events: u64,
@@ -68,6 +100,153 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Without routes; the seed decides which topics share a place.
+    pub(crate) fn new(hash_seed: u64) -> Delivery {
+        Delivery {
+            routes: (0..ROUTES_KEPT).map(|_| Way::default()).collect(),
+            way: Way::default(),
+            place: 0,
+            hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+            payloads: Vec::new(),
+            run: Default::default(),
+            run_events: 0,
+            run_last: [0; Form::COUNT],
+            turns: Vec::new(),
+            turn: Vec::new(),
+            turn_key: Vec::new(),
+            event: 0,
+            delivered: 0,
+            turns_retried: 0,
+            turns_unheard: 0,
+        }
+    }
+
+    /// Delivers the events at the start of the input that have this head, as far as they are whole and
+    /// the output that they make may gather. The publisher must not hear itself, and the topic be legal.
+    ///
+    /// `None`, and nothing is done, if they must be published one by one: several filters or groups
+    /// match, a shard is behind, or a payload is long enough to be shared.
+    pub(crate) fn publish_run(
+        &mut self,
+        ways: &mut Ways<'_>,
+        head: &Head<'_>,
+        input: &[u8],
+    ) -> Option<PublishedRun> {
+        self.prepare(ways, Space::Topic, head.topic);
+        let route = &self.way.route;
+        let mut targets = route.targets.iter();
+        if route.filters.len() > 1
+            || !route.groups.is_empty()
+            || targets.any(|&shard| !ways.hand_overs.has_room(shard))
+        {
+            return None;
+        }
+        let shares = route.receivers + route.remote.len();
+        let payload_max = if shares > 1 {
+            SHARED_BODY_BYTES_MIN - 1
+        } else {
+            usize::MAX
+        };
+        // What gathers, or may be dropped, is copied in small pieces; a reader that keeps up gets
+        // all at once.
+        let only = self.only_receiver(ways.broker);
+        let bytes_max = match only {
+            Some(conn) if ways.outboxes.takes_all(conn) => {
+                ways.outboxes.room_to_flush(self.pending())
+            }
+            _ => RUN_BYTES_MAX,
+        };
+        self.payloads.clear();
+        let mut payloads = std::mem::take(&mut self.payloads);
+        let bytes = head.scan(input, bytes_max, payload_max, &mut payloads);
+        self.payloads = payloads;
+        let events = self.payloads.len();
+        if events == 0 {
+            return None;
+        }
+        for &shard in &self.way.route.remote {
+            for &(start, end) in &self.payloads {
+                let payload = &input[start as usize..end as usize];
+                let event = Event::plain(Space::Topic, head.topic, payload);
+                ways.hand_overs.push(shard, Addressees::all(), event, None);
+            }
+        }
+        if !self.way.route.filters.is_empty() {
+            self.deliver_run(ways, head, &input[..bytes], only);
+        }
+        Some(PublishedRun {
+            bytes,
+            events,
+            subscriptions: self.way.route.subscriptions,
+        })
+    }
+
+    fn only_receiver(&self, broker: &Broker) -> Option<ConnId> {
+        let &[filter] = &self.way.route.filters[..] else {
+            return None;
+        };
+        match &broker.filters().entry(filter).members[..] {
+            [member] => Some(member.conn),
+            _ => None,
+        }
+    }
+
+    /// Encodes the frames of a run in each form that the members of the route's only filter take,
+    /// and gives them to the only member, or lets them gather.
+    fn deliver_run(
+        &mut self,
+        ways: &mut Ways<'_>,
+        head: &Head<'_>,
+        frames: &[u8],
+        only: Option<ConnId>,
+    ) {
+        let Delivery {
+            way,
+            payloads,
+            run,
+            run_last,
+            ..
+        } = self;
+        let entry = ways.broker.filters().entry(way.route.filters[0]);
+        for form in Form::ALL {
+            let members = entry.forms[form.index()];
+            if members == 0 {
+                continue;
+            }
+            self.delivered += u64::from(members) * payloads.len() as u64;
+            let event_head = &mut way.heads[0][form.index()];
+            if event_head.is_empty() {
+                form::encode_event_head(form, entry.kind, &entry.name, head.topic, event_head);
+            }
+            let how = form::Run {
+                source: head.source,
+                kind: entry.kind,
+                topic: head.topic,
+                head: event_head,
+                frames,
+                payloads,
+            };
+            match only {
+                Some(conn) if ways.outboxes.takes_all(conn) => {
+                    ways.outboxes.add_run(conn, payloads.len() as u64, |out| {
+                        how.encode(form, out);
+                    });
+                }
+                _ => {
+                    let run = &mut run[form.index()];
+                    run_last[form.index()] = how.encode(form, run);
+                }
+            }
+        }
+        if only.is_some_and(|conn| ways.outboxes.takes_all(conn)) {
+            return;
+        }
+        self.run_events += self.payloads.len() as u64;
+        if only.is_some() || self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX) {
+            self.settle(ways.broker, ways.outboxes);
+        }
+    }
+
     /// Delivers an event here and hands it to the shards that listen.
     ///
     /// Cost: one comparison if the topic is the last one's, else a look-up; then a copy for each
@@ -79,15 +258,16 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(ways, event.space, event.topic);
-        let mut targets = self.route.targets.iter();
+        let mut targets = self.way.route.targets.iter();
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
         }
-        let shares = self.route.receivers + self.route.remote.len() + self.route.groups.len();
+        let shares =
+            self.way.route.receivers + self.way.route.remote.len() + self.way.route.groups.len();
         let is_shared = event.payload.len() >= SHARED_BODY_BYTES_MIN && shares > 1;
         let body = is_shared.then(|| ways.outboxes.gauge().share(event.payload));
-        if self.route.groups.is_empty() {
-            for &shard in &self.route.remote {
+        if self.way.route.groups.is_empty() {
+            for &shard in &self.way.route.remote {
                 ways.hand_overs
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
@@ -95,7 +275,7 @@ impl Delivery {
             self.take_turns(ways, event, body.as_ref());
         }
         self.deliver(ways, gathering, &event, body.as_ref());
-        Published::To(self.route.subscriptions)
+        Published::To(self.way.route.subscriptions)
     }
 
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
@@ -103,15 +283,15 @@ impl Delivery {
     fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
-        for group in &self.route.groups {
+        for group in &self.way.route.groups {
             turns.push(ways.broker.take_shard_turn(group));
         }
-        for &shard in &self.route.targets {
-            let plain = self.route.remote.contains(&shard);
+        for &shard in &self.way.route.targets {
+            let plain = self.way.route.remote.contains(&shard);
             if !plain && !turns.contains(&shard) {
                 continue;
             }
-            let groups = self.route.groups.iter().zip(&turns);
+            let groups = self.way.route.groups.iter().zip(&turns);
             let groups = groups.filter(|&(_, &turn)| turn == shard);
             let addressees = Addressees {
                 plain,
@@ -168,7 +348,7 @@ impl Delivery {
             };
             self.turns_retried += 1;
             let tries = record.tries + 1;
-            let group = &self.route.groups[place];
+            let group = &self.way.route.groups[place];
             let shard = ways.broker.take_turn_again(group, by, tries);
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, record.body);
@@ -185,7 +365,7 @@ impl Delivery {
     }
 
     fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
-        let mut groups = self.route.groups.iter();
+        let mut groups = self.way.route.groups.iter();
         groups.position(|group| broker.group_name(group) == name)
     }
 
@@ -208,7 +388,7 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let Some(member) = ways.broker.take_member_turn(&self.route.groups[place]) else {
+        let Some(member) = ways.broker.take_member_turn(&self.way.route.groups[place]) else {
             return false;
         };
         self.delivered += 1;
@@ -234,7 +414,7 @@ impl Delivery {
 
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
-        let receivers = self.route.receivers;
+        let receivers = self.way.route.receivers;
         match self.run_events {
             0 => Pending::default(),
             _ => Pending {
@@ -244,22 +424,29 @@ impl Delivery {
         }
     }
 
+    /// Makes the topic's route the present one.
     fn prepare(&mut self, ways: &mut Ways<'_>, space: Space, topic: &[u8]) {
-        if self.route.fits(ways.broker, space, topic) {
+        if self.way.route.fits(ways.broker, space, topic) {
             return;
         }
         self.settle(ways.broker, ways.outboxes);
-        ways.broker.route(space, topic, &mut self.route);
-        if self.heads.len() < self.route.filters.len() {
-            self.heads
-                .resize_with(self.route.filters.len(), Default::default);
-        }
         // What one topic with many patterns needed is not kept, nor looked at, for ever.
-        self.heads
-            .truncate(self.route.filters.len().max(HEADS_KEPT));
-        for heads in self.heads.iter_mut().take(self.route.filters.len()) {
-            heads.iter_mut().for_each(Vec::clear);
+        let is_kept = self.way.route.filters.len() <= ROUTE_FILTERS_KEPT
+            && self.way.route.groups.len() <= ROUTE_FILTERS_KEPT;
+        if is_kept {
+            std::mem::swap(&mut self.routes[self.place], &mut self.way);
+        } else {
+            self.way = Way::default();
         }
+        self.place = self.hasher.hash_one((space as u8, topic)) as usize % ROUTES_KEPT;
+        std::mem::swap(&mut self.routes[self.place], &mut self.way);
+        let Way { route, heads } = &mut self.way;
+        if route.fits(ways.broker, space, topic) {
+            return;
+        }
+        ways.broker.route(space, topic, route);
+        heads.resize_with(route.filters.len(), Default::default);
+        heads.iter_mut().flatten().for_each(Vec::clear);
     }
 
     fn deliver(
@@ -271,24 +458,24 @@ impl Delivery {
     ) {
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
-            && self.route.filters.len() == 1
-            && self.route.groups.is_empty()
-            && self.route.receivers > 1;
+            && self.way.route.filters.len() == 1
+            && self.way.route.groups.is_empty()
+            && self.way.route.receivers > 1;
         if !may_gather {
             self.settle(ways.broker, ways.outboxes);
         }
         // A client of the native protocol takes an event once, however many of its filters match.
-        let once = (self.route.filters.len() > 1).then(|| {
+        let once = (self.way.route.filters.len() > 1).then(|| {
             self.event += 1;
             self.event
         });
-        for place in 0..self.route.filters.len() {
-            let entry = ways.broker.filters().entry(self.route.filters[place]);
+        for place in 0..self.way.route.filters.len() {
+            let entry = ways.broker.filters().entry(self.way.route.filters[place]);
             for form in Form::ALL {
                 if entry.forms[form.index()] == 0 {
                     continue;
                 }
-                let head = &mut self.heads[place][form.index()];
+                let head = &mut self.way.heads[place][form.index()];
                 if head.is_empty() {
                     form::encode_event_head(form, entry.kind, &entry.name, event.topic, head);
                 }
@@ -324,13 +511,13 @@ impl Delivery {
         if self.run_events == 0 {
             return;
         }
-        let entry = broker.filters().entry(self.route.filters[0]);
+        let entry = broker.filters().entry(self.way.route.filters[0]);
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
             let offer = Offer {
                 events: self.run_events,
                 last_at: self.run_last[form],
-                key: &self.heads[0][form],
+                key: &self.way.heads[0][form],
             };
             outboxes.offer(member.conn, &self.run[form], offer);
         }

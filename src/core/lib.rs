@@ -242,7 +242,7 @@ impl Shard {
             outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
-            delivery: Delivery::default(),
+            delivery: Delivery::new(config.hash_seed),
             counters: Counters::default(),
             parser: Parser::new(),
             gatherings: Vec::new(),

@@ -297,10 +297,15 @@ impl Outboxes {
 
     /// Whether so much output gathered that it should be written before more is made.
     pub(crate) fn should_flush(&self, pending: Pending) -> bool {
+        self.room_to_flush(pending) == 0
+    }
+
+    /// Bytes that may gather before they should be written.
+    pub(crate) fn room_to_flush(&self, pending: Pending) -> usize {
         // Those for whom a run gathers are not dirty yet, and are as many writes.
         let receivers = self.dirty.len().max(pending.receivers);
         let allowed = UNFLUSHED_BYTES_MAX.max(receivers * UNFLUSHED_BYTES_EACH);
-        self.unflushed + pending.bytes >= allowed
+        allowed.saturating_sub(self.unflushed + pending.bytes)
     }
 
     /// Whether an event that several filters of this connection match is new to it.
@@ -317,6 +322,27 @@ impl Outboxes {
         self.append_with(conn, What::Reply, encode);
     }
 
+    /// Appends the same reply so many times.
+    pub(crate) fn reply_repeated(
+        &mut self,
+        conn: ConnId,
+        times: usize,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.reply(conn, |out| {
+            let start = out.len();
+            encode(out);
+            let length = out.len() - start;
+            let end = start + length * times;
+            out.reserve(end - out.len());
+            // Each round doubles what stands there.
+            while out.len() < end {
+                let more = (out.len() - start).min(end - out.len());
+                out.extend_from_within(start..start + more);
+            }
+        });
+    }
+
     /// Appends whole frames of events. If the connection is behind and a cap is reached, its policy
     /// decides.
     pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8], offer: Offer<'_>) {
@@ -327,6 +353,20 @@ impl Outboxes {
             }),
             Admission::Refuse => {}
         }
+    }
+
+    /// Whether a connection keeps up and loses nothing, so that frames need no decision: they may be
+    /// given to [`add_run`](Outboxes::add_run).
+    pub(crate) fn takes_all(&self, conn: ConnId) -> bool {
+        let outbox = &self.boxes[conn.slot()];
+        let is_behind = outbox.blocked || outbox.held || outbox.deferring;
+        !is_behind && !outbox.dead && outbox.lossy.is_none()
+    }
+
+    /// Appends frames of so many events for a connection that takes all.
+    pub(crate) fn add_run(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+        assert!(self.takes_all(conn), "a decision was due");
+        self.append_with(conn, What::Events(events), encode);
     }
 
     /// Like [`offer`](Outboxes::offer), for one frame of at most `length` bytes that is encoded in

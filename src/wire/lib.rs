@@ -13,4 +13,5 @@ pub mod error;
 pub mod limits;
 pub mod native;
 pub mod resp;
+pub mod run;
 pub mod topic;

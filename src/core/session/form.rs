@@ -3,9 +3,10 @@
 //! A frame is a head, which is the same for all events of one topic that reach a connection by one
 //! filter, and what differs from event to event. Start at [`encode_event`].
 
-use crate::command::{Event, FilterKind, Form};
+use crate::command::{Event, FilterKind, Form, Space};
 use sapwood_wire::native::{self, kind};
 use sapwood_wire::resp::{self, Version};
+use sapwood_wire::run::{Source, Span, turn_into_pushes};
 
 /// Writes what the frames of one topic begin with, to be given to [`encode_event`] with each.
 pub(crate) fn encode_event_head(
@@ -40,6 +41,57 @@ pub(crate) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut
     encode_event_before_payload(form, head, event, out);
     out.extend_from_slice(event.payload);
     out.extend_from_slice(event_end(form));
+}
+
+/// Adjacent publishes of one topic, for the members of one filter.
+pub(crate) struct Run<'a> {
+    pub source: Source,
+    /// The filter's.
+    pub kind: FilterKind,
+    pub topic: &'a [u8],
+    /// What the frames begin with in the form that is wanted.
+    pub head: &'a [u8],
+    /// The frames as they came.
+    pub frames: &'a [u8],
+    /// Where the payloads stand in what `frames` is the start of.
+    pub payloads: &'a [Span],
+}
+
+impl Run<'_> {
+    /// Writes the frames in this form; gives where in `out` the last begins.
+    ///
+    /// Cost: a copy of all at once where the forms allow it, else an encoding for each.
+    pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) -> usize {
+        let start = out.len();
+        let is_topic = self.kind == FilterKind::Topic;
+        match (self.source, form) {
+            (Source::Native, Form::Native) => out.extend_from_slice(self.frames),
+            (Source::Resp, Form::Resp2) if is_topic => self.push(b'*', out),
+            (Source::Resp, Form::Resp3) if is_topic => self.push(b'>', out),
+            _ => {
+                let mut last = start;
+                for &(from, to) in self.payloads {
+                    last = out.len();
+                    let payload = &self.frames[from as usize..to as usize];
+                    let event = Event::plain(Space::Topic, self.topic, payload);
+                    encode_event(form, self.head, &event, out);
+                }
+                return last;
+            }
+        }
+        let last = match self.payloads {
+            [.., (_, end), _] if self.source == Source::Native => *end as usize,
+            [.., (_, end), _] => *end as usize + resp::END.len(),
+            _ => 0,
+        };
+        start + last
+    }
+
+    fn push(&self, mark: u8, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(self.frames);
+        turn_into_pushes(mark, &mut out[start..], self.payloads);
+    }
 }
 
 /// Writes an event's frame up to its payload, which is kept elsewhere; behind that comes

@@ -12,7 +12,7 @@ use crate::command::{
     Answer, ClientId, ClientRecord, CloseReason, ConnId, Form, Now, Query, ShardId,
 };
 use crate::counters::Counters;
-use crate::delivery::{Delivery, Ways};
+use crate::delivery::{Delivery, PublishedRun, Ways};
 use crate::handover::HandOvers;
 use crate::interest::Interest;
 use crate::limits::Limits;
@@ -21,6 +21,8 @@ use core::net::SocketAddr;
 use native::NativeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
+use sapwood_wire::run::Head;
+use sapwood_wire::topic;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +107,23 @@ impl Context<'_> {
             hand_overs: self.hand_overs,
         };
         (self.delivery, ways)
+    }
+
+    /// Publishes the run with this head at the start of the input. `None`, and nothing is done, if
+    /// what stands there must be checked or delivered one by one.
+    pub(crate) fn publish_run(&mut self, head: &Head<'_>, input: &[u8]) -> Option<PublishedRun> {
+        // Who hears itself gets its events and replies in order, and who waits for a barrier waits.
+        if self.holds.barrier.is_some() || self.broker.listens(self.conn) {
+            return None;
+        }
+        if topic::check_name(head.topic).is_err() || topic::is_reserved(head.topic) {
+            return None;
+        }
+        let (delivery, mut ways) = self.delivery();
+        let published = delivery.publish_run(&mut ways, head, input)?;
+        self.counters.events_published += published.events as u64;
+        self.counters.commands += published.events as u64;
+        Some(published)
     }
 
     /// To be called before this connection's subscriptions change.

@@ -16,6 +16,7 @@ use sapwood_wire::limits::{NATIVE_FRAME_BYTES_MAX, NATIVE_HELLO_BYTES_MAX, PAYLO
 use sapwood_wire::native::{
     self, ClientFrame, Hello, Message, Parsed, Subscription, VERSION, Welcome, When, flag,
 };
+use sapwood_wire::run::Head;
 use sapwood_wire::topic;
 
 /// What WELCOME calls the broker.
@@ -76,6 +77,10 @@ impl NativeSession {
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
+            if let Some(bytes) = self.publish_run(&input[consumed..], cx) {
+                consumed += bytes;
+                continue;
+            }
             let cap = if self.welcomed {
                 NATIVE_FRAME_BYTES_MAX
             } else {
@@ -109,6 +114,18 @@ impl NativeSession {
             }
         };
         Handled { consumed, then }
+    }
+
+    /// Publishes the messages of one topic that stand next to each other; `None` if what stands there is
+    /// to be taken frame by frame.
+    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<usize> {
+        if !self.welcomed {
+            return None;
+        }
+        let head = Head::of_native(input)?;
+        let published = cx.publish_run(&head, input)?;
+        self.last_frame = "message";
+        Some(published.bytes)
     }
 
     /// Before HELLO, a frame of another kind is first of all no HELLO.

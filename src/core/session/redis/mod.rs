@@ -16,6 +16,7 @@ use crate::command::{Answer, CloseReason, ConnId, Form, Query};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
+use sapwood_wire::run::Head;
 use table::{Spec, Verb};
 use transaction::Transaction;
 
@@ -142,6 +143,10 @@ impl RedisSession {
             {
                 self.continue_exec(cx)
             } else {
+                if let Some(bytes) = self.publish_run(&input[consumed..], cx) {
+                    consumed += bytes;
+                    continue;
+                }
                 match self.next_request(&input[consumed..], cx) {
                     Ok((length, step)) => {
                         consumed += length;
@@ -161,6 +166,26 @@ impl RedisSession {
             };
             return Handled { consumed, then };
         }
+    }
+
+    /// Publishes the PUBLISHes of one topic that stand next to each other, and answers them; `None` if
+    /// what stands there is to be taken request by request.
+    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<usize> {
+        let is_plain = self.authenticated
+            && self.unfinished.is_none()
+            && self.transaction.is_none()
+            && self.reply_mode == ReplyMode::On;
+        if !is_plain {
+            return None;
+        }
+        let head = Head::of_resp(input)?;
+        let published = cx.publish_run(&head, input)?;
+        self.last_command = "publish";
+        cx.outboxes
+            .reply_repeated(cx.conn, published.events, |out| {
+                resp::integer(out, published.subscriptions as i64);
+            });
+        Some(published.bytes)
     }
 
     /// Parses one request and carries it out; gives what it consumed.

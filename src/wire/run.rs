@@ -1,0 +1,328 @@
+//! Runs: publishes of one topic that stand next to each other in what a client sent.
+//!
+//! A client that pipelines repeats the same bytes before each payload, so that one comparison takes
+//! the place of parsing. Owns the finding of such runs in both protocols; must not know what becomes
+//! of them. Invariants: every frame of a run is whole, and is one that the protocol's own parser takes
+//! for the same publish; what is not exactly in the form that libraries write is no run, and is
+//! left to that parser, errors and all. Start at [`Head::of_resp`] and [`Head::scan`].
+
+use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::native::{LENGTH_BYTES, kind};
+
+/// What a PUBLISH in the Redis protocol begins with; the word may have letters of any case.
+const RESP_PUBLISH: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$";
+/// Where its first letter stands.
+const RESP_WORD_AT: usize = 8;
+/// Digits of the longest payload's length.
+const LENGTH_DIGITS_MAX: usize = 8;
+/// A native MESSAGE up to its topic: length, kind, flags, the topic's length.
+const NATIVE_TOPIC_AT: usize = LENGTH_BYTES + 4;
+
+/// Which protocol a run came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// PUBLISH of the Redis protocol.
+    Resp,
+    /// MESSAGE without flags of the native protocol.
+    Native,
+}
+
+/// What all frames of a run have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// Which protocol.
+    pub source: Source,
+    /// Where they are published.
+    pub topic: &'a [u8],
+    /// The common bytes: up to the payload's length, or from behind the frame's length to the payload.
+    common: &'a [u8],
+}
+
+/// Where a payload stands in the input.
+pub type Span = (u32, u32);
+
+impl<'a> Head<'a> {
+    /// Looks whether the input begins with a PUBLISH of the Redis protocol. Its name may be any.
+    pub fn of_resp(input: &'a [u8]) -> Option<Head<'a>> {
+        let start = input.get(..RESP_PUBLISH.len())?;
+        if !start.eq_ignore_ascii_case(RESP_PUBLISH) {
+            return None;
+        }
+        let (length, at) = length_line(input, RESP_PUBLISH.len())?;
+        let end = at + length;
+        let is_followed = input.get(end..end + 3)? == b"\r\n$";
+        is_followed.then(|| Head {
+            source: Source::Resp,
+            topic: &input[at..end],
+            common: &input[..end + 3],
+        })
+    }
+
+    /// Looks whether the input begins with a native MESSAGE without flags.
+    pub fn of_native(input: &'a [u8]) -> Option<Head<'a>> {
+        let start = input.get(..NATIVE_TOPIC_AT)?;
+        if start[LENGTH_BYTES..LENGTH_BYTES + 2] != [kind::MESSAGE, 0] {
+            return None;
+        }
+        let length = usize::from(u16::from_le_bytes([start[6], start[7]]));
+        let end = NATIVE_TOPIC_AT + length;
+        Some(Head {
+            source: Source::Native,
+            topic: input.get(NATIVE_TOPIC_AT..end)?,
+            common: &input[LENGTH_BYTES..end],
+        })
+    }
+
+    /// Finds the whole frames with this head at the start of the input, until they have more than
+    /// `bytes_max` bytes together, though one at least, or a payload has more than `payload_max`.
+    /// Appends where the payloads stand; gives the bytes of the frames.
+    pub fn scan(
+        &self,
+        input: &[u8],
+        bytes_max: usize,
+        payload_max: usize,
+        payloads: &mut Vec<Span>,
+    ) -> usize {
+        let payload_max = payload_max.min(PAYLOAD_BYTES_MAX);
+        let mut at = 0;
+        loop {
+            let frame = match self.source {
+                Source::Resp => self.next_resp(input, at),
+                Source::Native => self.next_native(input, at),
+            };
+            let Some((start, end, next)) = frame else {
+                return at;
+            };
+            if end - start > payload_max || at > 0 && next > bytes_max {
+                return at;
+            }
+            payloads.push((start as u32, end as u32));
+            at = next;
+        }
+    }
+
+    /// Where the payload of the frame at `at` begins and ends, and where the frame does.
+    fn next_resp(&self, input: &[u8], at: usize) -> Option<(usize, usize, usize)> {
+        let lengths_at = at + self.common.len();
+        if input.get(at..lengths_at)? != self.common {
+            return None;
+        }
+        let (length, start) = length_line(input, lengths_at)?;
+        let end = start + length;
+        (input.get(end..end + 2)? == b"\r\n").then_some((start, end, end + 2))
+    }
+
+    fn next_native(&self, input: &[u8], at: usize) -> Option<(usize, usize, usize)> {
+        let (length, rest) = input.get(at..)?.split_first_chunk::<LENGTH_BYTES>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        if rest.len() < length || !rest[..length].starts_with(self.common) {
+            return None;
+        }
+        let end = at + LENGTH_BYTES + length;
+        Some((at + LENGTH_BYTES + self.common.len(), end, end))
+    }
+}
+
+/// A canonical length from `at` to its line end, and where what follows it begins.
+fn length_line(input: &[u8], at: usize) -> Option<(usize, usize)> {
+    let mut length = 0;
+    for digits in 0..=LENGTH_DIGITS_MAX {
+        let byte = *input.get(at + digits)?;
+        if !byte.is_ascii_digit() {
+            let is_line_end = byte == b'\r' && *input.get(at + digits + 1)? == b'\n';
+            let is_canonical = digits > 0 && (digits == 1 || input[at] != b'0');
+            return (is_line_end && is_canonical).then_some((length, at + digits + 2));
+        }
+        length = length * 10 + usize::from(byte - b'0');
+    }
+    None
+}
+
+/// Turns frames of a run by [`Source::Resp`] into the pushes that subscribers of exactly that topic get:
+/// as long, and different in eight bytes each.
+///
+/// `payloads` are those of the run's scan.
+pub fn turn_into_pushes(mark: u8, frames: &mut [u8], payloads: &[Span]) {
+    let mut at = 0;
+    for &(_, end) in payloads {
+        frames[at] = mark;
+        frames[at + RESP_WORD_AT..at + RESP_WORD_AT + 7].copy_from_slice(b"message");
+        at = end as usize + 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::native::{ClientFrame, Parsed, parse_from_client};
+    use crate::resp::{Parser, Progress, RequestLimits};
+    use proptest::prelude::*;
+
+    fn resp(word: &str, topic: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut out = format!("*3\r\n$7\r\n{word}\r\n${}\r\n", topic.len()).into_bytes();
+        out.extend_from_slice(topic);
+        out.extend_from_slice(format!("\r\n${}\r\n", payload.len()).as_bytes());
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+        out
+    }
+
+    fn native(topic: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut out = (4 + topic.len() as u32 + payload.len() as u32)
+            .to_le_bytes()
+            .to_vec();
+        out.extend_from_slice(&[kind::MESSAGE, 0]);
+        out.extend_from_slice(&(topic.len() as u16).to_le_bytes());
+        out.extend_from_slice(topic);
+        out.extend_from_slice(payload);
+        out
+    }
+
+    fn scan(source: Source, input: &[u8], bytes_max: usize) -> (usize, Vec<Vec<u8>>) {
+        let head = match source {
+            Source::Resp => Head::of_resp(input),
+            Source::Native => Head::of_native(input),
+        };
+        let mut payloads = Vec::new();
+        let length = head.map_or(0, |head| head.scan(input, bytes_max, 1_000, &mut payloads));
+        let payloads = payloads
+            .iter()
+            .map(|&(start, end)| input[start as usize..end as usize].to_vec());
+        (length, payloads.collect())
+    }
+
+    #[test]
+    fn a_run_ends_where_the_topic_does() {
+        let input = [
+            resp("PUBLISH", b"a", b"1"),
+            resp("PUBLISH", b"a", b"22"),
+            resp("PUBLISH", b"b", b"3"),
+        ];
+        let (length, payloads) = scan(Source::Resp, &input.concat(), 10_000);
+        assert_eq!(length, input[0].len() + input[1].len());
+        assert_eq!(payloads, [&b"1"[..], b"22"]);
+        let input = [native(b"a", b"1"), native(b"a", b""), native(b"ab", b"3")];
+        let (length, payloads) = scan(Source::Native, &input.concat(), 10_000);
+        // The third begins with other bytes, because the topic's length stands before it.
+        assert_eq!(
+            (length, payloads.len()),
+            (input[0].len() + input[1].len(), 2)
+        );
+    }
+
+    #[test]
+    fn the_caps_end_a_run_but_let_one_frame_through() {
+        let frame = resp("publish", b"t", b"payload");
+        let (length, payloads) = scan(Source::Resp, &frame.repeat(5), 2 * frame.len());
+        assert_eq!((length, payloads.len()), (2 * frame.len(), 2));
+        assert_eq!(scan(Source::Resp, &frame.repeat(5), 0).0, frame.len());
+        let long = resp("publish", b"t", &[b'x'; 1_001]);
+        assert_eq!(
+            scan(Source::Resp, &[&frame[..], &long].concat(), 10_000).0,
+            frame.len()
+        );
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_no_run() {
+        let wrong: &[&[u8]] = &[
+            b"*3\r\n$7\r\nPUBLISH\r\n$01\r\na\r\n$1\r\nx\r\n",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$01\r\nx\r\n",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$+1\r\nx\r\n",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$\r\n\r\n",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1\nx\r\n",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1\r\nxy\r",
+            b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$999999999999999999999\r\nx\r\n",
+            b"*2\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1\r\nx\r\n",
+        ];
+        for input in wrong {
+            assert_eq!(
+                scan(Source::Resp, input, 10_000).0,
+                0,
+                "{}",
+                input.escape_ascii()
+            );
+        }
+        let mut flagged = native(b"a", b"1");
+        flagged[5] = 4;
+        assert_eq!(scan(Source::Native, &flagged, 10_000).0, 0);
+        // A topic that is longer than its frame.
+        assert_eq!(
+            scan(
+                Source::Native,
+                b"\x05\0\0\0\x10\0\x09\0abcdefghijkl",
+                10_000
+            )
+            .0,
+            0
+        );
+    }
+
+    #[test]
+    fn pushes_differ_from_publishes_in_eight_bytes() {
+        let mut frames = [resp("PUBLISH", b"t", b"one"), resp("PUBLISH", b"t", b"")].concat();
+        let mut payloads = Vec::new();
+        let length = Head::of_resp(&frames)
+            .unwrap()
+            .scan(&frames, 10_000, 1_000, &mut payloads);
+        assert_eq!(length, frames.len());
+        turn_into_pushes(b'>', &mut frames, &payloads);
+        let expected = ">3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$3\r\none\r\n>3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$0\r\n\r\n";
+        assert_eq!(
+            frames.escape_ascii().to_string(),
+            expected.as_bytes().escape_ascii().to_string()
+        );
+    }
+
+    proptest! {
+        /// Every frame of a run is one that the protocol's parser takes for the same, wherever the input is cut.
+        #[test]
+        fn runs_agree_with_the_parsers(
+            topics in proptest::collection::vec(0..2u8, 1..12),
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 12),
+            cut in 0..2_000usize,
+            flip in proptest::option::of((0..2_000usize, any::<u8>())),
+            source in prop_oneof![Just(Source::Resp), Just(Source::Native)],
+        ) {
+            let frames = topics.iter().zip(&payloads).map(|(topic, payload)| match source {
+                Source::Resp => resp("PUBLISH", &[b'a' + topic], payload),
+                Source::Native => native(&[b'a' + topic], payload),
+            });
+            let mut input = frames.collect::<Vec<_>>().concat();
+            input.truncate(cut);
+            if let Some((at, byte)) = flip && let Some(there) = input.get_mut(at) {
+                *there = byte;
+            }
+            let (length, found) = scan(source, &input, usize::MAX);
+            let mut at = 0;
+            for payload in &found {
+                let rest = &input[at..];
+                let taken = match source {
+                    Source::Resp => {
+                        let mut parser = Parser::new();
+                        let Ok(Progress::Request { length }) = parser.parse(rest, &RequestLimits::MEMBER) else {
+                            panic!("the parser takes no request at {at} of {}", input.escape_ascii());
+                        };
+                        let arguments = parser.arguments(rest);
+                        prop_assert!(arguments.get(0).unwrap().eq_ignore_ascii_case(b"publish"));
+                        prop_assert_eq!(arguments.get(1), Head::of_resp(&input).map(|head| head.topic));
+                        prop_assert_eq!(arguments.get(2), Some(&payload[..]));
+                        length
+                    }
+                    Source::Native => {
+                        let Ok(Parsed::Frame { frame: ClientFrame::Message(message), length }) =
+                            parse_from_client(rest, 1_000_000)
+                        else {
+                            panic!("the parser takes no message at {at} of {}", input.escape_ascii());
+                        };
+                        prop_assert_eq!(Some(message.topic), Head::of_native(&input).map(|head| head.topic));
+                        prop_assert_eq!(message.payload, &payload[..]);
+                        length
+                    }
+                };
+                at += taken;
+            }
+            prop_assert_eq!(at, length);
+        }
+    }
+}
