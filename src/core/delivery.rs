@@ -9,7 +9,9 @@
 use crate::broker::{Broker, Route};
 use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
 use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
-use crate::limits::{RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN};
+use crate::limits::{
+    RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN, SHARED_RUN_RECEIVERS_MIN,
+};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
 use bytes::Bytes;
@@ -415,10 +417,14 @@ impl Delivery {
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
         let receivers = self.way.route.receivers;
+        let bytes = self.run.iter().map(Vec::len).sum::<usize>();
         match self.run_events {
             0 => Pending::default(),
+            _ if is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) => {
+                Pending { bytes, receivers }
+            }
             _ => Pending {
-                bytes: self.run.iter().map(Vec::len).sum::<usize>() * receivers,
+                bytes: bytes * receivers,
                 receivers,
             },
         }
@@ -505,15 +511,27 @@ impl Delivery {
         }
     }
 
-    /// Copies the run to its receivers. To be called before anything changes who listens, and
+    /// Gives the run to its receivers. To be called before anything changes who listens, and
     /// when an input is dealt with.
     pub(crate) fn settle(&mut self, broker: &Broker, outboxes: &mut Outboxes) {
         if self.run_events == 0 {
             return;
         }
         let entry = broker.filters().entry(self.way.route.filters[0]);
+        let mut shared: [Option<Bytes>; Form::COUNT] = Default::default();
+        for form in Form::ALL.map(Form::index) {
+            if is_run_shared(self.run[form].len(), entry.forms[form]) {
+                shared[form] = Some(outboxes.share_run(&self.run[form]));
+            }
+        }
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
+            if let Some(body) = &shared[form]
+                && outboxes.takes_all(member.conn)
+            {
+                outboxes.add_shared_run(member.conn, body);
+                continue;
+            }
             let offer = Offer {
                 events: self.run_events,
                 last_at: self.run_last[form],
@@ -524,6 +542,11 @@ impl Delivery {
         self.run.iter_mut().for_each(Vec::clear);
         self.run_events = 0;
     }
+}
+
+/// Whether so many bytes for so many receivers are kept once and shared, not copied.
+fn is_run_shared(bytes: usize, receivers: u32) -> bool {
+    bytes >= SHARED_RUN_BYTES_MIN && receivers >= SHARED_RUN_RECEIVERS_MIN
 }
 
 /// One event in one form.

@@ -48,9 +48,16 @@ pub const OUTBOX_CHUNK_BYTES: usize = 256 * 1024;
 /// Empty output buffers that a shard keeps for the next turn.
 pub const SPARE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Frames of one topic gather to this size before they are copied to their receivers: fits the
-/// first-level cache of every core in use with room for the copies.
-pub const RUN_BYTES_MAX: usize = 16 * 1024;
+/// Frames of one topic gather to this size before they are given to their receivers: as much as one
+/// read brings, so that each receiver gets one write for it.
+pub const RUN_BYTES_MAX: usize = 64 * 1024;
+
+/// Runs from here on are kept once and shared by their receivers; below, a copy is cheaper than an
+/// entry in a list.
+pub const SHARED_RUN_BYTES_MIN: usize = 4 * 1024;
+
+/// So many receivers make it worth while to share a run.
+pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 
 /// Most subscriptions of one connection. Worst memory: about 100 bytes each and the name.
 pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;

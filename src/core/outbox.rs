@@ -369,6 +369,23 @@ impl Outboxes {
         self.append_with(conn, What::Events(events), encode);
     }
 
+    /// Copies a run once, to be given to many by [`add_shared_run`](Outboxes::add_shared_run).
+    pub(crate) fn share_run(&mut self, frames: &[u8]) -> Bytes {
+        // However many take it, it is this that fills the cache until it is written.
+        self.unflushed += frames.len();
+        self.gauge.share(frames)
+    }
+
+    /// Appends the frames of a run for a connection that takes all.
+    pub(crate) fn add_shared_run(&mut self, conn: ConnId, frames: &Bytes) {
+        assert!(self.takes_all(conn), "a decision was due");
+        self.seal_tail(conn);
+        let outbox = &mut self.boxes[conn.slot()];
+        outbox.segments.push_back(Segment::Shared(frames.clone()));
+        outbox.length += frames.len();
+        self.mark_dirty(conn);
+    }
+
     /// Like [`offer`](Outboxes::offer), for one frame of at most `length` bytes that is encoded in
     /// place.
     pub(crate) fn offer_with(
