@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod dialect;
+mod figures;
 mod generator;
+mod goals;
 mod measure;
 mod plot;
 mod record;
@@ -21,6 +23,8 @@ mod relay;
 mod report;
 mod script;
 mod servers;
+mod svg;
+mod verdicts;
 mod workloads;
 
 use std::path::{Path, PathBuf};
@@ -153,7 +157,8 @@ fn compare(arguments: &Arguments) -> Result<ExitCode, Trouble> {
         std::fs::create_dir_all(results())?;
         let text = serde_json::to_string(&record).map_err(std::io::Error::other)?;
         std::fs::write(recorded(), text + "\n")?;
-        write_report(&record)?;
+        // Read back, so that `--report` and the tests see the same digits.
+        write_report(&read_record()?)?;
     }
     Ok(if has_failed {
         ExitCode::FAILURE
@@ -310,11 +315,11 @@ fn root() -> &'static Path {
 }
 
 fn results() -> PathBuf {
-    root().join("benches/results")
+    root().join(report::CHARTS)
 }
 
 fn recorded() -> PathBuf {
-    results().join("comparison.json")
+    root().join(report::RECORD)
 }
 
 fn read_record() -> Result<Record, Trouble> {
@@ -323,7 +328,11 @@ fn read_record() -> Result<Record, Trouble> {
 }
 
 fn write_report(record: &Record) -> Result<(), Trouble> {
-    let _ = (record, report::markdown, plot::bars);
+    let notes = std::fs::read_to_string(root().join(report::NOTES))?;
+    std::fs::create_dir_all(results())?;
+    for (path, contents) in report::files(record, &notes) {
+        std::fs::write(root().join(path), contents)?;
+    }
     Ok(())
 }
 

@@ -528,6 +528,9 @@ fn answer_requests(link: &mut Link) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What makes a frame of an inbox and a payload.
+type Encode<'a> = &'a dyn Fn(&[u8], &[u8]) -> Vec<u8>;
+
 /// Requesters that wait for the reply of one responder, which is a client too.
 pub fn requests(
     server: &Server,
@@ -541,7 +544,7 @@ pub fn requests(
         .collect();
     let (service, places) = (topic(0), scripts[0].topics.len());
     let mut generator = Generator::new(1)?;
-    let each = |number: usize, encode: &dyn Fn(&[u8], &[u8]) -> Vec<u8>| -> Vec<u8> {
+    let each = |number: usize, encode: Encode<'_>| -> Vec<u8> {
         (0..places)
             .flat_map(|place| encode(&inbox(number), &payload(number, place, size)))
             .collect()

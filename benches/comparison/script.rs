@@ -14,9 +14,6 @@ const BLOCK_BYTES_MAX: usize = 256 * 1024;
 const NUMBER_DIGITS: usize = 3;
 const PLACE_DIGITS: usize = 7;
 
-/// Shortest payload: both numbers and a point between.
-pub const PAYLOAD_BYTES_MIN: usize = NUMBER_DIGITS + 1 + PLACE_DIGITS;
-
 /// The payload of a publisher's message: its number, its place, and filling that differs.
 pub fn payload(publisher: usize, place: usize, size: usize) -> Vec<u8> {
     let mut out = format!("{publisher:03}.{place:07}").into_bytes();
@@ -173,11 +170,6 @@ impl Cycle {
             input = &input[run..];
         }
         Ok(self.bytes / self.frame as u64 - before)
-    }
-
-    /// Whether the last frame is whole.
-    pub fn is_at_frame(&self) -> bool {
-        self.bytes.is_multiple_of(self.frame as u64)
     }
 }
 
