@@ -157,6 +157,7 @@ pub struct Generator {
     /// By place.
     pub links: Vec<Link>,
     senders: Vec<usize>,
+    first_sender: usize,
     buffer: Vec<u8>,
     events: Vec<epoll::Event>,
     /// Deliveries that a frame sent makes.
@@ -174,6 +175,7 @@ impl Generator {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             links: Vec::new(),
             senders: Vec::new(),
+            first_sender: 0,
             buffer: vec![0; READ_BYTES],
             events: Vec::with_capacity(1_024),
             fan_out,
@@ -216,15 +218,18 @@ impl Generator {
         (self.sent * self.fan_out).saturating_sub(self.delivered)
     }
 
-    /// Lets each sender that may write once, while at most `window` frames are on their way. Answers whether
-    /// one could go on.
+    /// Lets each sender that may write once, while at most `window` frames are on their way: each gets the
+    /// same share of what is free, and another begins each time. Answers whether one could go on.
     pub fn send(&mut self, window: u64) -> Result<bool, Trouble> {
         let mut may_go_on = false;
-        for index in 0..self.senders.len() {
-            let place = self.senders[index];
+        let count = self.senders.len();
+        let share = (window / count.max(1) as u64).max(1);
+        for index in 0..count {
+            let place = self.senders[(self.first_sender + index) % count];
             let free = window.saturating_sub(self.in_flight() / self.fan_out);
-            may_go_on |= self.send_from(place, free)?;
+            may_go_on |= self.send_from(place, free.min(share))?;
         }
+        self.first_sender = (self.first_sender + 1) % count.max(1);
         Ok(may_go_on)
     }
 

@@ -17,10 +17,12 @@ use crate::session::form;
 use bytes::Bytes;
 use core::hash::BuildHasher;
 use sapwood_wire::run::{Head, Span};
+use sapwood_wire::topic;
 
 /// Routes that are kept, each at the place that its topic hashes to: enough that publishers on some
-/// hundred topics in turn find most of theirs. Worst memory: about 40 KiB each, 10 MiB a shard.
-const ROUTES_KEPT: usize = 256;
+/// hundred topics in turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and
+/// filters of the greatest length, 40 MiB a shard.
+const ROUTES_KEPT: usize = 1_024;
 
 /// A route to more filters or groups than this is not kept when another topic comes.
 const ROUTE_FILTERS_KEPT: usize = 8;
@@ -72,11 +74,9 @@ struct Way {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     /// Each at the place that its topic hashes to.
-    routes: Box<[Way]>,
+    ways: Box<[Way]>,
     /// The last topic's.
-    way: Way,
-    /// Where that belongs.
-    place: usize,
+    present: usize,
     hasher: foldhash::fast::FixedState,
     /// Where the payloads of the run that is being published stand.
     payloads: Vec<Span>,
@@ -105,9 +105,8 @@ impl Delivery {
     /// Without routes; the seed decides which topics share a place.
     pub(crate) fn new(hash_seed: u64) -> Delivery {
         Delivery {
-            routes: (0..ROUTES_KEPT).map(|_| Way::default()).collect(),
-            way: Way::default(),
-            place: 0,
+            ways: (0..ROUTES_KEPT).map(|_| Way::default()).collect(),
+            present: 0,
             hasher: foldhash::fast::FixedState::with_seed(hash_seed),
             payloads: Vec::new(),
             run: Default::default(),
@@ -124,18 +123,21 @@ impl Delivery {
     }
 
     /// Delivers the events at the start of the input that have this head, as far as they are whole and
-    /// the output that they make may gather. The publisher must not hear itself, and the topic be legal.
+    /// the output that they make may gather. The publisher must not hear itself.
     ///
-    /// `None`, and nothing is done, if they must be published one by one: several filters or groups
-    /// match, a shard is behind, or a payload is long enough to be shared.
+    /// `None`, and nothing is done, if they must be published one by one: the topic must not be published
+    /// to, several filters or groups match, a shard is behind, or a payload is long enough to be shared.
     pub(crate) fn publish_run(
         &mut self,
         ways: &mut Ways<'_>,
         head: &Head<'_>,
         input: &[u8],
     ) -> Option<PublishedRun> {
-        self.prepare(ways, Space::Topic, head.topic);
-        let route = &self.way.route;
+        let is_legal = |name: &[u8]| topic::check_name(name).is_ok() && !topic::is_reserved(name);
+        if !self.prepare_if(ways, (Space::Topic, head.topic), is_legal) {
+            return None;
+        }
+        let route = &self.ways[self.present].route;
         let mut targets = route.targets.iter();
         if route.filters.len() > 1
             || !route.groups.is_empty()
@@ -166,25 +168,25 @@ impl Delivery {
         if events == 0 {
             return None;
         }
-        for &shard in &self.way.route.remote {
+        for &shard in &self.ways[self.present].route.remote {
             for &(start, end) in &self.payloads {
                 let payload = &input[start as usize..end as usize];
                 let event = Event::plain(Space::Topic, head.topic, payload);
                 ways.hand_overs.push(shard, Addressees::all(), event, None);
             }
         }
-        if !self.way.route.filters.is_empty() {
+        if !self.ways[self.present].route.filters.is_empty() {
             self.deliver_run(ways, head, &input[..bytes], only);
         }
         Some(PublishedRun {
             bytes,
             events,
-            subscriptions: self.way.route.subscriptions,
+            subscriptions: self.ways[self.present].route.subscriptions,
         })
     }
 
     fn only_receiver(&self, broker: &Broker) -> Option<ConnId> {
-        let &[filter] = &self.way.route.filters[..] else {
+        let &[filter] = &self.ways[self.present].route.filters[..] else {
             return None;
         };
         match &broker.filters().entry(filter).members[..] {
@@ -203,12 +205,14 @@ impl Delivery {
         only: Option<ConnId>,
     ) {
         let Delivery {
-            way,
+            ways: routes,
+            present,
             payloads,
             run,
             run_last,
             ..
         } = self;
+        let way = &mut routes[*present];
         let entry = ways.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
@@ -260,16 +264,17 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(ways, event.space, event.topic);
-        let mut targets = self.way.route.targets.iter();
+        let mut targets = self.ways[self.present].route.targets.iter();
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
         }
-        let shares =
-            self.way.route.receivers + self.way.route.remote.len() + self.way.route.groups.len();
+        let shares = self.ways[self.present].route.receivers
+            + self.ways[self.present].route.remote.len()
+            + self.ways[self.present].route.groups.len();
         let is_shared = event.payload.len() >= SHARED_BODY_BYTES_MIN && shares > 1;
         let body = is_shared.then(|| ways.outboxes.gauge().share(event.payload));
-        if self.way.route.groups.is_empty() {
-            for &shard in &self.way.route.remote {
+        if self.ways[self.present].route.groups.is_empty() {
+            for &shard in &self.ways[self.present].route.remote {
                 ways.hand_overs
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
@@ -277,7 +282,7 @@ impl Delivery {
             self.take_turns(ways, event, body.as_ref());
         }
         self.deliver(ways, gathering, &event, body.as_ref());
-        Published::To(self.way.route.subscriptions)
+        Published::To(self.ways[self.present].route.subscriptions)
     }
 
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
@@ -285,15 +290,15 @@ impl Delivery {
     fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
-        for group in &self.way.route.groups {
+        for group in &self.ways[self.present].route.groups {
             turns.push(ways.broker.take_shard_turn(group));
         }
-        for &shard in &self.way.route.targets {
-            let plain = self.way.route.remote.contains(&shard);
+        for &shard in &self.ways[self.present].route.targets {
+            let plain = self.ways[self.present].route.remote.contains(&shard);
             if !plain && !turns.contains(&shard) {
                 continue;
             }
-            let groups = self.way.route.groups.iter().zip(&turns);
+            let groups = self.ways[self.present].route.groups.iter().zip(&turns);
             let groups = groups.filter(|&(_, &turn)| turn == shard);
             let addressees = Addressees {
                 plain,
@@ -350,7 +355,7 @@ impl Delivery {
             };
             self.turns_retried += 1;
             let tries = record.tries + 1;
-            let group = &self.way.route.groups[place];
+            let group = &self.ways[self.present].route.groups[place];
             let shard = ways.broker.take_turn_again(group, by, tries);
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, record.body);
@@ -367,7 +372,7 @@ impl Delivery {
     }
 
     fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
-        let mut groups = self.way.route.groups.iter();
+        let mut groups = self.ways[self.present].route.groups.iter();
         groups.position(|group| broker.group_name(group) == name)
     }
 
@@ -390,7 +395,10 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let Some(member) = ways.broker.take_member_turn(&self.way.route.groups[place]) else {
+        let Some(member) = ways
+            .broker
+            .take_member_turn(&self.ways[self.present].route.groups[place])
+        else {
             return false;
         };
         self.delivered += 1;
@@ -416,7 +424,7 @@ impl Delivery {
 
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
-        let receivers = self.way.route.receivers;
+        let receivers = self.ways[self.present].route.receivers;
         let bytes = self.run.iter().map(Vec::len).sum::<usize>();
         match self.run_events {
             0 => Pending::default(),
@@ -430,29 +438,41 @@ impl Delivery {
         }
     }
 
-    /// Makes the topic's route the present one.
-    fn prepare(&mut self, ways: &mut Ways<'_>, space: Space, topic: &[u8]) {
-        if self.way.route.fits(ways.broker, space, topic) {
-            return;
+    /// Makes the topic's route the present one; unless that is known, the topic must be one that
+    /// `is_legal`. Whether it is the present one now.
+    fn prepare_if(
+        &mut self,
+        ways: &mut Ways<'_>,
+        (space, topic): (Space, &[u8]),
+        is_legal: impl FnOnce(&[u8]) -> bool,
+    ) -> bool {
+        let present = &self.ways[self.present].route;
+        if present.fits(ways.broker, space, topic) {
+            return true;
+        }
+        let place = self.hasher.hash_one((space as u8, topic)) as usize % ROUTES_KEPT;
+        let is_known = self.ways[place].route.fits(ways.broker, space, topic);
+        if !is_known && !is_legal(topic) {
+            return false;
         }
         self.settle(ways.broker, ways.outboxes);
         // What one topic with many patterns needed is not kept, nor looked at, for ever.
-        let is_kept = self.way.route.filters.len() <= ROUTE_FILTERS_KEPT
-            && self.way.route.groups.len() <= ROUTE_FILTERS_KEPT;
-        if is_kept {
-            std::mem::swap(&mut self.routes[self.place], &mut self.way);
-        } else {
-            self.way = Way::default();
+        let present = &self.ways[self.present].route;
+        if present.filters.len().max(present.groups.len()) > ROUTE_FILTERS_KEPT {
+            self.ways[self.present] = Way::default();
         }
-        self.place = self.hasher.hash_one((space as u8, topic)) as usize % ROUTES_KEPT;
-        std::mem::swap(&mut self.routes[self.place], &mut self.way);
-        let Way { route, heads } = &mut self.way;
-        if route.fits(ways.broker, space, topic) {
-            return;
+        self.present = place;
+        if !is_known {
+            let Way { route, heads } = &mut self.ways[place];
+            ways.broker.route(space, topic, route);
+            heads.resize_with(route.filters.len(), Default::default);
+            heads.iter_mut().flatten().for_each(Vec::clear);
         }
-        ways.broker.route(space, topic, route);
-        heads.resize_with(route.filters.len(), Default::default);
-        heads.iter_mut().flatten().for_each(Vec::clear);
+        true
+    }
+
+    fn prepare(&mut self, ways: &mut Ways<'_>, space: Space, topic: &[u8]) {
+        self.prepare_if(ways, (space, topic), |_| true);
     }
 
     fn deliver(
@@ -464,24 +484,27 @@ impl Delivery {
     ) {
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
-            && self.way.route.filters.len() == 1
-            && self.way.route.groups.is_empty()
-            && self.way.route.receivers > 1;
+            && self.ways[self.present].route.filters.len() == 1
+            && self.ways[self.present].route.groups.is_empty()
+            && self.ways[self.present].route.receivers > 1;
         if !may_gather {
             self.settle(ways.broker, ways.outboxes);
         }
         // A client of the native protocol takes an event once, however many of its filters match.
-        let once = (self.way.route.filters.len() > 1).then(|| {
+        let once = (self.ways[self.present].route.filters.len() > 1).then(|| {
             self.event += 1;
             self.event
         });
-        for place in 0..self.way.route.filters.len() {
-            let entry = ways.broker.filters().entry(self.way.route.filters[place]);
+        for place in 0..self.ways[self.present].route.filters.len() {
+            let entry = ways
+                .broker
+                .filters()
+                .entry(self.ways[self.present].route.filters[place]);
             for form in Form::ALL {
                 if entry.forms[form.index()] == 0 {
                     continue;
                 }
-                let head = &mut self.way.heads[place][form.index()];
+                let head = &mut self.ways[self.present].heads[place][form.index()];
                 if head.is_empty() {
                     form::encode_event_head(form, entry.kind, &entry.name, event.topic, head);
                 }
@@ -517,7 +540,9 @@ impl Delivery {
         if self.run_events == 0 {
             return;
         }
-        let entry = broker.filters().entry(self.way.route.filters[0]);
+        let entry = broker
+            .filters()
+            .entry(self.ways[self.present].route.filters[0]);
         let mut shared: [Option<Bytes>; Form::COUNT] = Default::default();
         for form in Form::ALL.map(Form::index) {
             if is_run_shared(self.run[form].len(), entry.forms[form]) {
@@ -535,7 +560,7 @@ impl Delivery {
             let offer = Offer {
                 events: self.run_events,
                 last_at: self.run_last[form],
-                key: &self.way.heads[0][form],
+                key: &self.ways[self.present].heads[0][form],
             };
             outboxes.offer(member.conn, &self.run[form], offer);
         }

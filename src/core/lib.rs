@@ -136,7 +136,7 @@ pub enum Input<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Go on reading this connection; another attempt is due once so many bytes stand, and no
-    /// earlier. At most [`limits::INPUT_STEP_BYTES`] beyond what stands, so that caps hold.
+    /// earlier. At most as much again as stands and [`limits::INPUT_STEP_BYTES`], so that caps hold.
     Read {
         /// Bytes behind what was consumed.
         needed: usize,
@@ -376,6 +376,11 @@ impl Shard {
         self.hand_overs.is_waiting()
     }
 
+    /// Requests that were carried out so far: what a shard's work is measured in.
+    pub fn commands(&self) -> u64 {
+        self.counters.commands
+    }
+
     /// The counters as they stand.
     pub fn counters(&self) -> Counters {
         let outboxes = &self.outboxes.counters;
@@ -488,7 +493,9 @@ impl Shard {
             consumed += handled.consumed;
             let rest = bytes.len() - consumed;
             let expected = match handled.then {
-                Then::Read { needed } if rest > 0 => needed.min(rest + limits::INPUT_STEP_BYTES),
+                Then::Read { needed } if rest > 0 => {
+                    needed.min(2 * rest + limits::INPUT_STEP_BYTES)
+                }
                 _ => rest,
             };
             self.note_kept(&mut connection, expected);

@@ -25,8 +25,9 @@ pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Most unfinished input of all connections of a shard together: four payloads of the greatest size.
 pub const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Input of one connection that may come before core is shown it again. It counts against the cap
-/// beforehand, so that a request's header costs this at most, and its body what has arrived.
+/// Input of one connection that may come, beside as much again as stands, before core is shown it
+/// again. It counts against the cap beforehand, so that a request's header costs this at most, and
+/// its body twice what has arrived.
 pub const INPUT_STEP_BYTES: usize = 16 * 1024;
 
 /// Output that may gather before the shard writes it: large enough that a write carries many

@@ -7,9 +7,10 @@
 
 use crate::ring::{Completion, Errno, Expect, Ring, Token};
 use crate::shard::Front;
+use rustix::buffer::spare_capacity;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno as SystemError;
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
 use sapwood_core::command::{ClientId, ConnId, Now};
 use sapwood_core::{Input, Next, Outputs, Shard};
 use slab::Slab;
@@ -24,8 +25,20 @@ const SLICES_MAX: usize = 64;
 /// How long a connection that is being closed may take to read its last replies.
 const LINGER_NS: u64 = 1_000_000_000;
 
+/// Reads after which a connection is busy enough to be paced.
+const PACED_AFTER_READS: u8 = 32;
+
+/// A paced connection whose read brings fewer messages is prompt again.
+const PACED_MESSAGES_MIN: u64 = 2;
+
 /// What is copied at least to complete a request: more than the heads of a small one.
 const COMPLETION_BYTES_MIN: usize = 512;
+
+/// A request of which so much stands is read on straight to where it is kept: a copy less.
+const LONG_BYTES_MIN: usize = 16 * 1024;
+
+/// What is read in this way of one connection in a turn.
+const LONG_BYTES_EACH_TURN: usize = 256 * 1024;
 
 /// What a completion is about; with the place of the connection in the lower half, a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +84,9 @@ struct Socket {
     more_waiting: bool,
     /// Core said not to read on.
     held: bool,
+    /// Reads that brought something, since it last brought too little to be paced; counted up to
+    /// [`PACED_AFTER_READS`].
+    reads: u8,
     phase: Phase,
 }
 
@@ -99,13 +115,18 @@ pub(crate) struct Connections {
     outputs: Outputs,
     /// Connections whose input is to be offered again.
     resumed: Vec<ConnId>,
-    /// Connections that found no receive buffer: first in the next turn, before those that did.
-    starved: Vec<usize>,
+    /// Connections that found no receive buffer, or were paced: first in the next turn, and without
+    /// waiting for what is there already.
+    to_receive_now: Vec<usize>,
     /// Connections to be received from when the ring can be had.
     to_receive: Vec<usize>,
     to_await_room: Vec<usize>,
     /// When the connections that are being closed are given up, and their places.
     lingering: VecDeque<(u64, usize)>,
+    /// Connections that are not read before the hold ends.
+    paced: Vec<usize>,
+    /// Whether busy connections are to be paced: see [`crate::pace`].
+    pub is_pacing: bool,
     /// The node drains: nothing more is read.
     pub reading_ended: bool,
 }
@@ -117,10 +138,12 @@ impl Connections {
             dirty: Vec::new(),
             outputs: Outputs::default(),
             resumed: Vec::new(),
-            starved: Vec::new(),
+            to_receive_now: Vec::new(),
             to_receive: Vec::new(),
             to_await_room: Vec::new(),
             lingering: VecDeque::new(),
+            paced: Vec::new(),
+            is_pacing: false,
             reading_ended: false,
         }
     }
@@ -146,6 +169,7 @@ impl Connections {
             awaiting_room: false,
             more_waiting: false,
             held: false,
+            reads: 0,
             phase: Phase::Open,
         });
         let Accepted {
@@ -182,7 +206,7 @@ impl Connections {
         let (Ok(count), Some(buffer)) = (completion.result, completion.buffer) else {
             match completion.result {
                 Err(Errno::NO_BUFFERS) if socket.phase != Phase::Closed => {
-                    self.starved.push(place);
+                    self.to_receive_now.push(place);
                 }
                 Err(error) => {
                     tracing::debug!(conn = place, %error, "receiving failed");
@@ -195,12 +219,37 @@ impl Connections {
         let count = count as usize;
         let bytes = ring.buffer(buffer, count);
         if self.sockets[place].phase == Phase::Open {
+            let before = core.commands();
             self.take_in(core, place, bytes, now);
+            self.read_long(core, place, now);
             self.note_outputs(now);
+            self.note_read(place, core.commands() - before);
         } else {
             self.drop_if_ended(place);
         }
         ring.release(buffer);
+    }
+
+    /// Takes note of how many messages a read brought.
+    fn note_read(&mut self, place: usize, messages: u64) {
+        if let Some(socket) = self.sockets.get_mut(place) {
+            let is_busy = !self.is_pacing || messages >= PACED_MESSAGES_MIN;
+            let is_counted = is_busy || socket.reads < PACED_AFTER_READS;
+            socket.reads = match is_counted {
+                true => (socket.reads + 1).min(PACED_AFTER_READS),
+                false => 0,
+            };
+        }
+    }
+
+    /// Whether somebody waits for the end of the hold.
+    pub(crate) fn has_paced(&self) -> bool {
+        !self.paced.is_empty()
+    }
+
+    /// Ends the hold: who was paced is read at once.
+    pub(crate) fn release_paced(&mut self) {
+        self.to_receive_now.append(&mut self.paced);
     }
 
     /// Hands new bytes to core: first what completes the request that stands, by copying as little
@@ -241,6 +290,42 @@ impl Connections {
         }
     }
 
+    /// Reads what completes a long request, and further ones of its length, without a detour through
+    /// the ring's buffers. What the socket says about its end or a fault, the ring's next receive
+    /// meets again.
+    fn read_long(&mut self, core: &mut Shard, place: usize, now: Now) {
+        let mut left = LONG_BYTES_EACH_TURN;
+        // How long the request was that has just been read in this way: the next may be as long.
+        let mut last_length = 0;
+        loop {
+            let Some(socket) = self.sockets.get_mut(place) else {
+                return;
+            };
+            let is_begun = socket.input.len() >= LONG_BYTES_MIN;
+            let is_next = socket.input.is_empty() && last_length >= LONG_BYTES_MIN;
+            if left == 0 || socket.held || socket.phase != Phase::Open || !(is_begun || is_next) {
+                return;
+            }
+            let mut input = std::mem::take(&mut socket.input);
+            let before = input.len();
+            let missing = socket.needed.max(last_length).saturating_sub(before);
+            input.reserve_exact(missing.max(1));
+            let received = recv(&socket.fd, spare_capacity(&mut input), RecvFlags::DONTWAIT);
+            let fresh = input.len() - before;
+            if received.is_err() || fresh == 0 {
+                socket.input = if before > 0 { input } else { Vec::new() };
+                return;
+            }
+            left = left.saturating_sub(fresh);
+            let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+                return;
+            };
+            last_length = consumed;
+            input.drain(..consumed);
+            self.keep(place, input, next);
+        }
+    }
+
     /// Lets core consume of `bytes` what it can; gives how much that was and what follows, or
     /// `None` if the connection has gone meanwhile.
     fn hand(
@@ -265,8 +350,12 @@ impl Connections {
     }
 
     /// Keeps what core did not consume, and reads on if core wants that.
-    fn keep(&mut self, place: usize, rest: Vec<u8>, next: Next) {
+    fn keep(&mut self, place: usize, mut rest: Vec<u8>, next: Next) {
         let socket = &mut self.sockets[place];
+        if rest.is_empty() {
+            // An idle connection keeps no memory.
+            rest = Vec::new();
+        }
         socket.held = next == Next::Hold;
         match next {
             Next::Read { needed } => {
@@ -450,8 +539,8 @@ impl Connections {
 
     /// Queues the receives and waits that became due.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
-        for (place, is_starved) in self
-            .starved
+        for (place, is_now) in self
+            .to_receive_now
             .drain(..)
             .map(|place| (place, true))
             .chain(self.to_receive.drain(..).map(|place| (place, false)))
@@ -461,7 +550,11 @@ impl Connections {
             };
             let is_due = socket.phase == Phase::Open && !socket.receiving && !socket.held;
             if is_due && !self.reading_ended {
-                let expect = if socket.more_waiting || is_starved {
+                if self.is_pacing && !is_now && socket.reads >= PACED_AFTER_READS {
+                    self.paced.push(place);
+                    continue;
+                }
+                let expect = if socket.more_waiting || is_now {
                     Expect::Now
                 } else {
                     Expect::Later

@@ -9,6 +9,7 @@ mod conn;
 pub mod cpus;
 mod listen;
 mod mesh;
+mod pace;
 mod park;
 pub mod preflight;
 pub mod ring;

@@ -7,6 +7,7 @@
 use crate::conn::{About, Accepted, Connections, own};
 use crate::listen::BACKLOG;
 use crate::mesh::Mesh;
+use crate::pace::{HOLD_NS, Pacer};
 use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -99,6 +100,11 @@ pub(crate) struct ShardLoop {
     /// The earliest timer that is under way.
     timer: Option<u64>,
     drain: Drain,
+    pacer: Pacer,
+    /// When paced connections are read again.
+    hold_until: u64,
+    /// When the last turn ended.
+    turn_ended: u64,
     /// A batch of which a part is still to be dealt with.
     unfinished: Option<(ShardId, Batch, Place)>,
 }
@@ -127,6 +133,9 @@ impl ShardLoop {
             bell_armed: false,
             timer: None,
             drain: Drain::No,
+            pacer: Pacer::new(),
+            hold_until: 0,
+            turn_ended: 0,
             unfinished: None,
         }
     }
@@ -162,9 +171,33 @@ impl ShardLoop {
                 // A poke that finds nothing to do is no reason to wait in the ring again.
                 is_idle = woken == Woken::Poked;
             } else {
-                is_idle = !self.ring.submit_and_wait(RING_WAIT)?;
+                let wait = self.ring_wait();
+                is_idle = !self.ring.submit_and_wait(wait)? && wait == RING_WAIT;
             }
             self.mesh.awake();
+        }
+    }
+
+    /// How long to wait in the ring: less if connections are not read before some time.
+    fn ring_wait(&self) -> Duration {
+        if self.connections.has_paced() {
+            let left = self.hold_until.saturating_sub(self.turn_ended);
+            return Duration::from_nanos(left.min(HOLD_NS));
+        }
+        RING_WAIT
+    }
+
+    /// Decides whose reads are delayed.
+    fn pace(&mut self, now: Now) {
+        let slept = now.monotonic_ns.saturating_sub(self.turn_ended);
+        self.turn_ended = self.started.elapsed().as_nanos() as u64;
+        let messages = self.core.commands();
+        self.pacer.turn_ended(self.turn_ended, slept, messages);
+        let is_pacing = self.pacer.is_pacing();
+        self.connections.is_pacing = is_pacing;
+        if !is_pacing || self.turn_ended >= self.hold_until {
+            self.connections.release_paced();
+            self.hold_until = self.turn_ended + HOLD_NS;
         }
     }
 
@@ -193,6 +226,7 @@ impl ShardLoop {
         is_busy |= self.connections.resume(&mut self.core, now);
         self.connections.flush(&mut self.core, now);
         self.step_drain(now);
+        self.pace(now);
         self.arm();
         is_busy
     }

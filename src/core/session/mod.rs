@@ -22,7 +22,6 @@ use native::NativeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
-use sapwood_wire::topic;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +113,6 @@ impl Context<'_> {
     pub(crate) fn publish_run(&mut self, head: &Head<'_>, input: &[u8]) -> Option<PublishedRun> {
         // Who hears itself gets its events and replies in order, and who waits for a barrier waits.
         if self.holds.barrier.is_some() || self.broker.listens(self.conn) {
-            return None;
-        }
-        if topic::check_name(head.topic).is_err() || topic::is_reserved(head.topic) {
             return None;
         }
         let (delivery, mut ways) = self.delivery();
