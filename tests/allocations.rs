@@ -1,5 +1,6 @@
 //! Counts what the broker allocates for messages once it is warm: nothing for those below 16 KiB, whatever they
-//! match and however they arrive, but for runs that are kept once for their many receivers. The shards run in this thread, without sockets; every client takes what it gets at once.
+//! match and however they arrive, but for runs that are kept once for their many receivers. The shards run in this
+//! thread, without sockets; every client takes what it gets at once.
 //!
 //! `cargo test --release --test allocations -- --nocapture` prints the table.
 
