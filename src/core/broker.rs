@@ -14,6 +14,9 @@ use crate::subs::{FilterId, Filters};
 use indexmap::IndexMap;
 use sapwood_wire::topic;
 
+/// Routes to groups whose memory is kept from topic to topic.
+const GROUPS_KEPT: usize = 64;
+
 /// Which of its connection's subscriptions one is: the filter, and the client's number for it.
 type Key = (FilterId, u32);
 
@@ -55,6 +58,8 @@ pub(crate) struct Route {
     pub remote: Vec<ShardId>,
     /// Groups with a member on any shard, each once.
     pub groups: Vec<GroupRoute>,
+    /// What an earlier topic used for its groups, to be used again.
+    spare_groups: Vec<GroupRoute>,
     /// Other shards that an event may go to: those of `remote`, and those of the groups.
     pub targets: Vec<ShardId>,
     /// Matching subscriptions on all shards, a group counting as one: what PUBLISH answers.
@@ -81,6 +86,34 @@ impl GroupRoute {
 }
 
 impl Route {
+    /// The route to this group, which leads nowhere yet if it is new.
+    fn group_mut(&mut self, group: GroupId) -> &mut GroupRoute {
+        let place = self.groups.iter().position(|route| route.group == group);
+        let place = place.unwrap_or_else(|| {
+            let spare = self.spare_groups.pop();
+            let (entries, weights) =
+                spare.map_or_else(Default::default, |spare| (spare.entries, spare.weights));
+            self.groups.push(GroupRoute {
+                group,
+                entries,
+                weights,
+            });
+            self.groups.len() - 1
+        });
+        &mut self.groups[place]
+    }
+
+    /// Forgets all groups, and keeps the memory of some for the next.
+    fn forget_groups(&mut self) {
+        for mut route in self.groups.drain(..) {
+            if self.spare_groups.len() < GROUPS_KEPT {
+                route.entries.clear();
+                route.weights.clear();
+                self.spare_groups.push(route);
+            }
+        }
+    }
+
     /// Whether it still leads this topic's events right.
     pub(crate) fn fits(&self, broker: &Broker, space: Space, topic: &[u8]) -> bool {
         self.version == broker.version && self.space == Some(space) && self.topic == topic
@@ -377,7 +410,7 @@ impl Broker {
         route.topic.extend_from_slice(name);
         route.filters.clear();
         route.remote.clear();
-        route.groups.clear();
+        route.forget_groups();
         route.receivers = 0;
         route.subscriptions = 0;
         self.filters.matching(space, name, |id| {
@@ -393,7 +426,7 @@ impl Broker {
                 }
             }
             for &id in &entry.group_entries {
-                self.route_to_group(id, &mut route.groups);
+                self.route_to_group(id, route);
             }
         });
         route.subscriptions += route.groups.len() as u64;
@@ -406,21 +439,12 @@ impl Broker {
         }
     }
 
-    fn route_to_group(&self, id: FilterId, groups: &mut Vec<GroupRoute>) {
+    fn route_to_group(&self, id: FilterId, route: &mut Route) {
         let entry = self.filters.entry(id);
         let Some(group) = entry.group.filter(|_| entry.listeners() > 0) else {
             return;
         };
-        let place = groups.iter().position(|route| route.group == group);
-        let place = place.unwrap_or_else(|| {
-            groups.push(GroupRoute {
-                group,
-                entries: Vec::new(),
-                weights: Vec::new(),
-            });
-            groups.len() - 1
-        });
-        let route = &mut groups[place];
+        let route = route.group_mut(group);
         if !entry.members.is_empty() {
             route.entries.push(id);
             route.add(self.me, entry.members.len() as u32);

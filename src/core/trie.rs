@@ -4,6 +4,7 @@
 //! leads to a value, so removal leaves nothing behind. Depth is bounded by the cap on tokens.
 
 use hashbrown::HashMap;
+use sapwood_wire::limits::TOPIC_TOKENS_MAX;
 use sapwood_wire::topic;
 
 type Tokens = HashMap<Box<[u8]>, usize, foldhash::fast::FixedState>;
@@ -124,34 +125,42 @@ impl<V: Copy> Trie<V> {
 
     /// Calls `each` with the value of every wildcard that matches `name`.
     ///
-    /// Level by level, without recursion: the work is bounded by the nodes that fit.
+    /// One way down after the other, without recursion or memory of its own: the work is bounded by
+    /// the nodes that fit. Where both a `*` and a literal token lead on, the `*` waits aside; on the
+    /// way down that happens at most once for each token of a wildcard.
     pub(crate) fn matching(&self, name: &[u8], each: &mut impl FnMut(V)) {
         if self.nodes.len() == 1 && self.nodes[self.root].tail.is_none() {
             return;
         }
-        let mut level = vec![self.root];
-        let mut next_level = Vec::new();
-        let mut is_first = true;
-        for token in tokens(name) {
-            // Reserved names are seen only by wildcards whose first token is literal.
-            let hidden = is_first && topic::is_reserved(name);
-            is_first = false;
-            for &at in &level {
-                let node = &self.nodes[at];
-                if !hidden {
+        let is_reserved = topic::is_reserved(name);
+        let mut aside = [(0, 0); TOPIC_TOKENS_MAX];
+        let mut aside_count = 0;
+        let mut next = Some((self.root, 0));
+        while let Some((at, start)) = next.take() {
+            let node = &self.nodes[at];
+            if start > name.len() {
+                node.value.into_iter().for_each(&mut *each);
+            } else {
+                let rest = &name[start..];
+                let length = rest.iter().position(|&byte| byte == b'.');
+                let token = &rest[..length.unwrap_or(rest.len())];
+                let behind = start + token.len() + 1;
+                next = node.children.get(token).map(|&child| (child, behind));
+                // Reserved names are seen only by wildcards whose first token is literal.
+                if start > 0 || !is_reserved {
                     node.tail.into_iter().for_each(&mut *each);
-                    next_level.extend(node.any);
+                    let any = node.any.map(|any| (any, behind));
+                    if let (Some(any), Some(_)) = (any, next) {
+                        aside[aside_count] = any;
+                        aside_count += 1;
+                    }
+                    next = next.or(any);
                 }
-                next_level.extend(node.children.get(token));
             }
-            std::mem::swap(&mut level, &mut next_level);
-            next_level.clear();
-            if level.is_empty() {
-                return;
+            if next.is_none() && aside_count > 0 {
+                aside_count -= 1;
+                next = Some(aside[aside_count]);
             }
-        }
-        for &at in &level {
-            self.nodes[at].value.into_iter().for_each(&mut *each);
         }
     }
 }
@@ -175,5 +184,21 @@ mod tests {
             trie.remove(name);
         }
         assert_eq!(trie.nodes.len(), 1, "only the root is left");
+    }
+
+    #[test]
+    fn a_topic_of_the_most_tokens_finds_wildcards_that_part_at_each() {
+        let mut trie = Trie::new(1);
+        let literal = ["a"; TOPIC_TOKENS_MAX];
+        // From each token on, a `*` and a literal lead on side by side.
+        for place in 0..TOPIC_TOKENS_MAX {
+            let mut tokens = literal;
+            tokens[place] = "*";
+            trie.insert(tokens.join(".").as_bytes(), place);
+        }
+        let mut found = Vec::new();
+        trie.matching(literal.join(".").as_bytes(), &mut |value| found.push(value));
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..TOPIC_TOKENS_MAX));
     }
 }

@@ -1,0 +1,267 @@
+//! Shards of a node driven by hand in one thread, without sockets: what the micro-benchmarks and the count of
+//! allocations share. It does what the server's turn does, in the same order, and allocates nothing of its own
+//! once it is warm.
+
+// Each user compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
+use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::handover::{Batch, Place};
+use sapwood_core::limits::Limits;
+use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Policy, Protocol, Shard};
+use sapwood_wire::native::{self, Hello, Parts, Subscription};
+use std::hint::black_box;
+
+/// No test here depends on the time.
+const NOW: Now = Now {
+    monotonic_ns: 1,
+    wall_ms: 1,
+};
+
+/// More turns than any confirmation takes.
+const TURNS_MAX: usize = 8;
+
+/// A connection and the shard that owns it.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub shard: usize,
+    pub conn: ConnId,
+}
+
+/// Shards, their connections and what is on its way between them.
+pub struct Node {
+    shards: Vec<Shard>,
+    outputs: Vec<Outputs>,
+    /// For each shard, how many connections it has.
+    opened: Vec<u32>,
+    clients: u64,
+    dirty: Vec<ConnId>,
+    /// Bytes that clients took.
+    pub taken: usize,
+}
+
+impl Node {
+    /// A node without connections.
+    pub fn new(shards: u16) -> Node {
+        let body_gauge = BodyGauge::default();
+        let make = |shard| {
+            Shard::new(Config {
+                shard: ShardId(shard),
+                shards,
+                password: None,
+                limits: Limits::default(),
+                hash_seed: 1,
+                body_gauge: body_gauge.clone(),
+                run_id: "0".repeat(40),
+                process_id: 1,
+                started_wall_ms: 0,
+            })
+        };
+        Node {
+            shards: (0..shards).map(make).collect(),
+            outputs: (0..shards).map(|_| Outputs::default()).collect(),
+            opened: vec![0; usize::from(shards)],
+            clients: 0,
+            dirty: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// Connects a client of Redis that takes events in version 2 of its protocol.
+    pub fn connect_resp2(&mut self, shard: usize) -> Client {
+        self.connect(shard, Protocol::Redis, Policy::Close)
+    }
+
+    /// Connects a client of Redis that takes events in version 3 of its protocol.
+    pub fn connect_resp3(&mut self, shard: usize) -> Client {
+        let client = self.connect(shard, Protocol::Redis, Policy::Close);
+        self.give(client, b"HELLO 3\r\n");
+        client
+    }
+
+    /// Connects a client of the native protocol.
+    pub fn connect_native(&mut self, shard: usize) -> Client {
+        self.connect_native_with(shard, Policy::Close)
+    }
+
+    /// The same, which loses events by this policy if it reads too slowly.
+    pub fn connect_native_with(&mut self, shard: usize, policy: Policy) -> Client {
+        let client = self.connect(shard, Protocol::Native, policy);
+        let mut hello = Vec::new();
+        native::write_hello(&mut hello, &Hello::default());
+        self.give(client, &hello);
+        client
+    }
+
+    fn connect(&mut self, shard: usize, protocol: Protocol, policy: Policy) -> Client {
+        self.clients += 1;
+        let conn = ConnId(self.opened[shard]);
+        self.opened[shard] += 1;
+        let input = Input::Opened {
+            conn,
+            client: ClientId(self.clients),
+            protocol,
+            policy,
+            peer: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], 2).into(),
+        };
+        self.shards[shard].handle(input, NOW, &mut self.outputs[shard]);
+        Client { shard, conn }
+    }
+
+    /// Gives a shard what a client sent: one read. Writes in between where the shard asks for it; ends when all is
+    /// consumed, and the client is not held any more.
+    pub fn give(&mut self, client: Client, bytes: &[u8]) {
+        let Client { shard, conn } = client;
+        let (mut at, mut fresh) = (0, bytes.len());
+        loop {
+            let input = Input::Bytes {
+                conn,
+                bytes: &bytes[at..],
+                fresh,
+            };
+            let handled = self.shards[shard].handle(input, NOW, &mut self.outputs[shard]);
+            at += handled.consumed;
+            fresh = 0;
+            match handled.next {
+                Next::Flush => self.flush(shard),
+                Next::Hold => self.await_resumed(client),
+                Next::Read { .. } | Next::Done => break,
+            }
+        }
+        assert_eq!(at, bytes.len(), "the broker left a part of the input");
+    }
+
+    /// Takes turns until the client is not held any more.
+    fn await_resumed(&mut self, client: Client) {
+        for _ in 0..TURNS_MAX {
+            self.turn();
+            let resumed = &mut self.outputs[client.shard].resumed;
+            let is_resumed = resumed.contains(&client.conn);
+            resumed.clear();
+            if is_resumed {
+                return;
+            }
+        }
+        panic!("{client:?} is held for ever");
+    }
+
+    /// Ends the turn of each shard: writes what stands for its clients, and carries a batch to each other shard,
+    /// which deals with it at once.
+    pub fn turn(&mut self) {
+        for from in 0..self.shards.len() {
+            self.shards[from].handle(Input::TurnEnd, NOW, &mut self.outputs[from]);
+            self.flush(from);
+            for to in 0..self.shards.len() {
+                if to != from
+                    && let Some(batch) = self.shards[from].take_handover(ShardId(to as u16))
+                {
+                    self.carry(from, to, batch);
+                }
+            }
+        }
+    }
+
+    fn carry(&mut self, from: usize, to: usize, mut batch: Batch) {
+        let mut place = Place::default();
+        loop {
+            let input = Input::HandOver {
+                from: ShardId(from as u16),
+                batch: &mut batch,
+                place: &mut place,
+            };
+            let handled = self.shards[to].handle(input, NOW, &mut self.outputs[to]);
+            self.flush(to);
+            if handled.next != Next::Flush {
+                break;
+            }
+        }
+        let by = ShardId(to as u16);
+        let input = Input::Returned { by, batch };
+        self.shards[from].handle(input, NOW, &mut self.outputs[from]);
+    }
+
+    /// Lets each client take what stands for it.
+    fn flush(&mut self, shard: usize) {
+        let outputs = &mut self.outputs[shard];
+        let shard = &mut self.shards[shard];
+        shard.take_dirty(&mut self.dirty);
+        for conn in self.dirty.drain(..) {
+            let pieces = shard.output(conn);
+            let count = pieces.map(|piece| black_box(piece).len()).sum();
+            shard.sent(conn, count, false, outputs);
+            self.taken += count;
+        }
+        assert!(outputs.closing.is_empty(), "the broker closes a client");
+    }
+
+    /// Events that subscribers were given, on all shards.
+    pub fn delivered(&self) -> u64 {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.counters().events_delivered).sum()
+    }
+
+    /// Subscribes a client of Redis by this command to these names, many in one request.
+    pub fn subscribe_resp<'a>(
+        &mut self,
+        client: Client,
+        command: &'a str,
+        names: impl IntoIterator<Item = &'a str>,
+    ) {
+        let mut names = names.into_iter().peekable();
+        while names.peek().is_some() {
+            let words: Vec<&str> = std::iter::once(command)
+                .chain(names.by_ref().take(10_000))
+                .collect();
+            self.give(client, &resp_request(&words));
+        }
+        self.turn();
+    }
+
+    /// Subscribes a client of the native protocol, as this member of the group if that has a name.
+    pub fn subscribe_native<'a>(
+        &mut self,
+        client: Client,
+        (group, member): (&str, u32),
+        filters: impl IntoIterator<Item = &'a str>,
+    ) {
+        let mut bytes = Vec::new();
+        for filter in filters {
+            let subscription = Subscription {
+                member,
+                group: group.as_bytes(),
+                filter: filter.as_bytes(),
+            };
+            native::write_subscription(&mut bytes, native::kind::SUBSCRIBE, 1, &subscription);
+        }
+        self.give(client, &bytes);
+        self.turn();
+    }
+}
+
+/// A request of Redis as its clients write it.
+pub fn resp_request(words: &[&str]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+    }
+    bytes
+}
+
+/// A PUBLISH of a client of Redis.
+pub fn resp_publish(topic: &str, payload_bytes: usize) -> Vec<u8> {
+    resp_request(&["PUBLISH", topic, &"x".repeat(payload_bytes)])
+}
+
+/// A MESSAGE of a client of the native protocol.
+pub fn native_message(topic: &str, payload_bytes: usize) -> Vec<u8> {
+    let parts = Parts {
+        topic: topic.as_bytes(),
+        payload: &vec![b'x'; payload_bytes],
+        ..Parts::default()
+    };
+    let (mut message, mut bytes) = (Vec::new(), Vec::new());
+    parts.write(&mut message).expect("a legal message");
+    native::write_message(&mut bytes, &message);
+    bytes
+}
