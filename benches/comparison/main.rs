@@ -99,14 +99,18 @@ fn compare(arguments: &Arguments) -> Result<ExitCode, Trouble> {
         write_report(&read_record()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let all = workloads::all();
+    let is_name = |word: &String| all.iter().any(|workload| workload.id == word);
     let chosen = |workload: &Workload| {
-        let is_named = arguments
-            .words
-            .iter()
-            .any(|word| workload.id.contains(word.as_str()));
+        let mut words = arguments.words.iter();
+        // A whole name is that workload alone, also if it is a part of another's.
+        let is_named = words.any(|word| match is_name(word) {
+            true => workload.id == word,
+            false => workload.id.contains(word.as_str()),
+        });
         (arguments.words.is_empty() || is_named) && (!arguments.quick || workload.quick)
     };
-    let workloads: Vec<Workload> = workloads::all().into_iter().filter(chosen).collect();
+    let workloads: Vec<Workload> = all.iter().filter(|one| chosen(one)).cloned().collect();
     if arguments.list {
         workloads.iter().for_each(|workload| {
             println!("{:20} {}: {}", workload.id, workload.title, workload.about)

@@ -10,7 +10,9 @@ use crate::shard::Front;
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno as SystemError;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+};
 use sapwood_core::command::{ClientId, ConnId, Now};
 use sapwood_core::{Input, Next, Outputs, Shard};
 use slab::Slab;
@@ -456,20 +458,10 @@ impl Connections {
         let conn = ConnId(place as u32);
         // Ends when all is written or the socket is full: its buffer is finite.
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut used = 0;
-            let mut offered = 0;
-            for (slot, piece) in slices.iter_mut().zip(core.output(conn)) {
-                *slot = IoSlice::new(piece);
-                used += 1;
-                offered += piece.len();
-            }
-            if used == 0 {
+            let Some((sent, offered)) = send_pieces(&socket.fd, core.output(conn)) else {
                 break;
-            }
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let mut none = SendAncillaryBuffer::default();
-            match sendmsg(&socket.fd, &slices[..used], &mut none, flags) {
+            };
+            match sent {
                 Ok(count) if count == offered => {
                     core.sent(conn, count, false, &mut self.outputs);
                 }
@@ -592,6 +584,31 @@ impl Connections {
     pub(crate) fn outputs(&mut self) -> &mut Outputs {
         &mut self.outputs
     }
+}
+
+/// Sends as many pieces as one call takes; gives what came of it and how many bytes were offered, or
+/// `None` if there are no pieces.
+fn send_pieces<'a>(
+    fd: &OwnedFd,
+    mut pieces: impl Iterator<Item = &'a [u8]>,
+) -> Option<(Result<usize, SystemError>, usize)> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let first = pieces.next()?;
+    let Some(second) = pieces.next() else {
+        return Some((send(fd, first, flags), first.len()));
+    };
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut used = 0;
+    let mut offered = 0;
+    let pieces = [first, second].into_iter().chain(pieces);
+    for (slot, piece) in slices.iter_mut().zip(pieces) {
+        *slot = IoSlice::new(piece);
+        used += 1;
+        offered += piece.len();
+    }
+    let mut none = SendAncillaryBuffer::default();
+    let sent = sendmsg(fd, &slices[..used], &mut none, flags);
+    Some((sent, offered))
 }
 
 /// Takes a descriptor that the ring accepted.

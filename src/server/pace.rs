@@ -60,7 +60,7 @@ pub(crate) struct Pacer {
     epoch_began: u64,
     messages_before: u64,
     turns: u64,
-    idle_ns: u64,
+    cpu_before: u64,
     /// Epochs until a trial may begin.
     pause: u32,
     next_pause: u32,
@@ -75,7 +75,7 @@ impl Pacer {
             epoch_began: 0,
             messages_before: 0,
             turns: 0,
-            idle_ns: 0,
+            cpu_before: 0,
             pause: 0,
             next_pause: PAUSE_EPOCHS.0,
             kept: 0,
@@ -87,24 +87,26 @@ impl Pacer {
         self.mode != Mode::Prompt
     }
 
-    /// Takes note of a turn: the time, how long the shard slept before it, and the messages that it has
-    /// handled in all.
-    pub(crate) fn turn_ended(&mut self, now_ns: u64, slept_ns: u64, messages: u64) {
+    /// Takes note of a turn: the time, and the messages that the shard has handled in all. `cpu_ns` is the
+    /// CPU time that it has used in all, and asked for once an epoch.
+    pub(crate) fn turn_ended(&mut self, now_ns: u64, messages: u64, cpu_ns: impl FnOnce() -> u64) {
         self.turns += 1;
-        self.idle_ns += slept_ns;
         let elapsed = now_ns.saturating_sub(self.epoch_began);
         if elapsed < EPOCH_NS {
             return;
         }
+        // Time asleep cannot be told by clocks around the waits: the kernel receives in the same call.
+        let cpu_ns = cpu_ns();
+        let idle_ns = elapsed.saturating_sub(cpu_ns.saturating_sub(self.cpu_before));
         let count = messages.saturating_sub(self.messages_before);
-        let is_busy = (self.idle_ns as f64) < elapsed as f64 * IDLE_SHARE_MAX;
+        let is_busy = (idle_ns as f64) < elapsed as f64 * IDLE_SHARE_MAX;
         let is_thin = count < self.turns * MESSAGES_EACH_TURN_MAX;
         let rate = count as f64 / elapsed as f64;
         self.judge(is_busy && is_thin && count >= MESSAGES_MIN, rate);
         self.epoch_began = now_ns;
         self.messages_before = messages;
         self.turns = 0;
-        self.idle_ns = 0;
+        self.cpu_before = cpu_ns;
     }
 
     fn judge(&mut self, is_worth_it: bool, rate: f64) {
@@ -153,6 +155,7 @@ mod tests {
     struct Load {
         pacer: Pacer,
         now: u64,
+        slept: u64,
         messages: u64,
     }
 
@@ -161,6 +164,7 @@ mod tests {
             Load {
                 pacer: Pacer::new(),
                 now: 0,
+                slept: 0,
                 messages: 0,
             }
         }
@@ -180,7 +184,9 @@ mod tests {
                 self.now += turn_ns;
                 paced += if is_pacing { turn_ns } else { 0 };
                 self.messages += messages;
-                self.pacer.turn_ended(self.now, slept_ns, self.messages);
+                self.slept += slept_ns;
+                let cpu = self.now - self.slept;
+                self.pacer.turn_ended(self.now, self.messages, || cpu);
             }
             paced as f64 / (self.now - begin) as f64
         }

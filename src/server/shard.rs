@@ -12,6 +12,7 @@ use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
+use rustix::time::{ClockId, clock_gettime};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::handover::{Batch, Place};
 use sapwood_core::{Input, Next, Policy, Protocol, Shard};
@@ -78,6 +79,12 @@ enum Drain {
     Flushing(u64),
     /// This shard has written all; the others may not have.
     Waiting(u64),
+}
+
+/// CPU time that the calling thread has used.
+fn own_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Everything that one shard runs on.
@@ -188,13 +195,15 @@ impl ShardLoop {
     }
 
     /// Decides whose reads are delayed.
-    fn pace(&mut self, now: Now) {
-        let slept = now.monotonic_ns.saturating_sub(self.turn_ended);
+    fn pace(&mut self) {
         self.turn_ended = self.started.elapsed().as_nanos() as u64;
         let messages = self.core.commands();
-        self.pacer.turn_ended(self.turn_ended, slept, messages);
+        self.pacer.turn_ended(self.turn_ended, messages, own_cpu_ns);
         let is_pacing = self.pacer.is_pacing();
-        self.connections.is_pacing = is_pacing;
+        if self.connections.is_pacing != is_pacing {
+            self.connections.is_pacing = is_pacing;
+            tracing::debug!(is_pacing, "reads of busy connections");
+        }
         if !is_pacing || self.turn_ended >= self.hold_until {
             self.connections.release_paced();
             self.hold_until = self.turn_ended + HOLD_NS;
@@ -226,7 +235,7 @@ impl ShardLoop {
         is_busy |= self.connections.resume(&mut self.core, now);
         self.connections.flush(&mut self.core, now);
         self.step_drain(now);
-        self.pace(now);
+        self.pace();
         self.arm();
         is_busy
     }
