@@ -59,6 +59,8 @@ pub(crate) struct PublishedRun {
     pub bytes: usize,
     /// How many there were.
     pub events: usize,
+    /// Connections of this shard that each is for.
+    pub receivers: usize,
     /// Matching subscriptions on this node, the same for each.
     pub subscriptions: u64,
 }
@@ -153,17 +155,13 @@ impl Delivery {
         };
         // What gathers, or may be dropped, is copied in small pieces; a reader that keeps up gets
         // all at once.
-        let only = self.only_receiver(ways.broker);
+        let only = self.only_receiver(ways);
         let bytes_max = match only {
-            Some(conn) if ways.outboxes.takes_all(conn) => {
-                ways.outboxes.room_to_flush(self.pending())
-            }
-            _ => RUN_BYTES_MAX,
+            Some(_) => ways.outboxes.room_to_flush(self.pending()),
+            None => RUN_BYTES_MAX,
         };
         self.payloads.clear();
-        let mut payloads = std::mem::take(&mut self.payloads);
-        let bytes = head.scan(input, bytes_max, payload_max, &mut payloads);
-        self.payloads = payloads;
+        let bytes = head.scan(input, bytes_max, payload_max, &mut self.payloads);
         let events = self.payloads.len();
         if events == 0 {
             return None;
@@ -181,16 +179,18 @@ impl Delivery {
         Some(PublishedRun {
             bytes,
             events,
+            receivers: self.ways[self.present].route.receivers,
             subscriptions: self.ways[self.present].route.subscriptions,
         })
     }
 
-    fn only_receiver(&self, broker: &Broker) -> Option<ConnId> {
+    /// The only member of the route's only filter, if frames can be given to it as they are.
+    fn only_receiver(&self, ways: &Ways<'_>) -> Option<ConnId> {
         let &[filter] = &self.ways[self.present].route.filters[..] else {
             return None;
         };
-        match &broker.filters().entry(filter).members[..] {
-            [member] => Some(member.conn),
+        match &ways.broker.filters().entry(filter).members[..] {
+            [member] => Some(member.conn).filter(|&conn| ways.outboxes.takes_all(conn)),
             _ => None,
         }
     }
@@ -234,7 +234,7 @@ impl Delivery {
             };
             match only {
                 Some(conn) if ways.outboxes.takes_all(conn) => {
-                    ways.outboxes.add_run(conn, payloads.len() as u64, |out| {
+                    ways.outboxes.add_run(conn, |out| {
                         how.encode(form, out);
                     });
                 }
@@ -244,11 +244,14 @@ impl Delivery {
                 }
             }
         }
-        if only.is_some_and(|conn| ways.outboxes.takes_all(conn)) {
+        if only.is_some() {
             return;
         }
         self.run_events += self.payloads.len() as u64;
-        if only.is_some() || self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX) {
+        // What is for one receiver that is behind is decided on at once.
+        if self.ways[self.present].route.receivers == 1
+            || self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX)
+        {
             self.settle(ways.broker, ways.outboxes);
         }
     }
@@ -446,12 +449,11 @@ impl Delivery {
         (space, topic): (Space, &[u8]),
         is_legal: impl FnOnce(&[u8]) -> bool,
     ) -> bool {
-        let present = &self.ways[self.present].route;
-        if present.fits(ways.broker, space, topic) {
-            return true;
-        }
         let place = self.hasher.hash_one((space as u8, topic)) as usize % ROUTES_KEPT;
         let is_known = self.ways[place].route.fits(ways.broker, space, topic);
+        if is_known && place == self.present {
+            return true;
+        }
         if !is_known && !is_legal(topic) {
             return false;
         }

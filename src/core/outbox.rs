@@ -363,10 +363,10 @@ impl Outboxes {
         !is_behind && !outbox.dead && outbox.lossy.is_none()
     }
 
-    /// Appends frames of so many events for a connection that takes all.
-    pub(crate) fn add_run(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
-        assert!(self.takes_all(conn), "a decision was due");
-        self.append_with(conn, What::Events(events), encode);
+    /// Appends frames for a connection that takes all.
+    pub(crate) fn add_run(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(self.takes_all(conn), "a decision was due");
+        self.append_piece(conn, encode);
     }
 
     /// Copies a run once, to be given to many by [`add_shared_run`](Outboxes::add_shared_run).
@@ -378,7 +378,7 @@ impl Outboxes {
 
     /// Appends the frames of a run for a connection that takes all.
     pub(crate) fn add_shared_run(&mut self, conn: ConnId, frames: &Bytes) {
-        assert!(self.takes_all(conn), "a decision was due");
+        debug_assert!(self.takes_all(conn), "a decision was due");
         self.seal_tail(conn);
         let outbox = &mut self.boxes[conn.slot()];
         outbox.segments.push_back(Segment::Shared(frames.clone()));

@@ -23,6 +23,9 @@ use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
 
+/// Input of runs after which it is checked whether output must be written first.
+const CHECK_BYTES: usize = 4 * 1024;
+
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -134,6 +137,13 @@ impl Context<'_> {
             self.holds.barrier = Some(self.interest.wait(self.conn, self.client));
             self.counters.barriers += 1;
         }
+    }
+
+    /// Whether [`must_pause`](Context::must_pause) is to be asked again behind this run, if it was asked
+    /// at `checked_at` of the `consumed` bytes: not for each message to one receiver, which can
+    /// add no more than it brought.
+    pub(crate) fn is_check_due(run: &PublishedRun, checked_at: usize, consumed: usize) -> bool {
+        run.receivers > 1 || consumed - checked_at >= CHECK_BYTES
     }
 
     /// What must happen before another request is carried out, if anything: output is to be

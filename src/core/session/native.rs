@@ -8,7 +8,7 @@ use super::{Context, Handled, Then};
 use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
 };
-use crate::delivery::{Gathering, Published};
+use crate::delivery::{Gathering, Published, PublishedRun};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use sapwood_wire::error::ErrorCode;
@@ -77,8 +77,16 @@ impl NativeSession {
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
-            if let Some(bytes) = self.publish_run(&input[consumed..], cx) {
-                consumed += bytes;
+            let checked_at = consumed;
+            let mut is_due = false;
+            while let Some(run) = self.publish_run(&input[consumed..], cx) {
+                consumed += run.bytes;
+                is_due = Context::is_check_due(&run, checked_at, consumed);
+                if is_due {
+                    break;
+                }
+            }
+            if is_due {
                 continue;
             }
             let cap = if self.welcomed {
@@ -118,14 +126,14 @@ impl NativeSession {
 
     /// Publishes the messages of one topic that stand next to each other; `None` if what stands there is
     /// to be taken frame by frame.
-    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<usize> {
+    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
         if !self.welcomed {
             return None;
         }
         let head = Head::of_native(input)?;
         let published = cx.publish_run(&head, input)?;
         self.last_frame = "message";
-        Some(published.bytes)
+        Some(published)
     }
 
     /// Before HELLO, a frame of another kind is first of all no HELLO.

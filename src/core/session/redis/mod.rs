@@ -143,8 +143,9 @@ impl RedisSession {
             {
                 self.continue_exec(cx)
             } else {
-                if let Some(bytes) = self.publish_run(&input[consumed..], cx) {
-                    consumed += bytes;
+                let published = self.publish_runs(&input[consumed..], cx);
+                if published > 0 {
+                    consumed += published;
                     continue;
                 }
                 match self.next_request(&input[consumed..], cx) {
@@ -168,24 +169,43 @@ impl RedisSession {
         }
     }
 
-    /// Publishes the PUBLISHes of one topic that stand next to each other, and answers them; `None` if
-    /// what stands there is to be taken request by request.
-    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<usize> {
+    /// Publishes the PUBLISHes at the start of the input, run by run, and answers them; gives their bytes.
+    /// What is to be taken request by request, it leaves.
+    fn publish_runs(&mut self, input: &[u8], cx: &mut Context<'_>) -> usize {
         let is_plain = self.authenticated
             && self.unfinished.is_none()
             && self.transaction.is_none()
             && self.reply_mode == ReplyMode::On;
-        if !is_plain {
-            return None;
+        let mut consumed = 0;
+        // Equal answers that are not written yet: nothing else is written between them.
+        let (mut answer, mut times) = (0, 0);
+        while is_plain
+            && let Some(head) = Head::of_resp(&input[consumed..])
+            && let Some(run) = cx.publish_run(&head, &input[consumed..])
+        {
+            if run.subscriptions != answer {
+                self.answer_runs(answer, times, cx);
+                (answer, times) = (run.subscriptions, 0);
+            }
+            times += run.events;
+            consumed += run.bytes;
+            if Context::is_check_due(&run, 0, consumed) {
+                break;
+            }
         }
-        let head = Head::of_resp(input)?;
-        let published = cx.publish_run(&head, input)?;
-        self.last_command = "publish";
-        cx.outboxes
-            .reply_repeated(cx.conn, published.events, |out| {
-                resp::integer(out, published.subscriptions as i64);
+        if times > 0 {
+            self.last_command = "publish";
+            self.answer_runs(answer, times, cx);
+        }
+        consumed
+    }
+
+    fn answer_runs(&self, answer: u64, times: usize, cx: &mut Context<'_>) {
+        if times > 0 {
+            cx.outboxes.reply_repeated(cx.conn, times, |out| {
+                resp::integer(out, answer as i64);
             });
-        Some(published.bytes)
+        }
     }
 
     /// Parses one request and carries it out; gives what it consumed.
