@@ -283,6 +283,10 @@ const WRONG_LINES: &[(&str, &str)] = &[
         "cpus: \"0,0\" is not a list of CPUs: 0 is there twice",
     ),
     (
+        "latency = \"low\"",
+        "latency: \"low\" is not one of: park, spin",
+    ),
+    (
         "log_format = \"xml\"",
         "log_format: \"xml\" is not one of: text, json",
     ),

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use sapwood_server::{Config, Limits, Policy};
+use sapwood_server::{Config, Latency, Limits, Policy};
 
 use super::file;
 use super::problem::{Problem, Source, Wrong};
@@ -52,6 +52,8 @@ pub enum Key {
     Shards,
     /// Which CPUs.
     Cpus,
+    /// How shards wait.
+    Latency,
     /// Where the password stands.
     PasswordFile,
     /// How log lines look.
@@ -60,7 +62,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 11] = [
+    pub const ALL: [Key; 12] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -70,6 +72,7 @@ impl Key {
         Key::Data,
         Key::Shards,
         Key::Cpus,
+        Key::Latency,
         Key::PasswordFile,
         Key::LogFormat,
     ];
@@ -86,6 +89,7 @@ impl Key {
             Key::Data => "data",
             Key::Shards => "shards",
             Key::Cpus => "cpus",
+            Key::Latency => "latency",
             Key::PasswordFile => "password_file",
             Key::LogFormat => "log_format",
         }
@@ -101,6 +105,7 @@ impl Key {
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
+            Key::Latency => "\"park\" or \"spin\"",
             Key::PasswordFile => "a string: the path of a file",
             Key::LogFormat => "\"text\" or \"json\"",
         }
@@ -229,6 +234,7 @@ pub struct Settings {
     asked_not_yet: Vec<Sourced<&'static str>>,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
+    latency: Latency,
     /// What clients have to AUTH with.
     pub password: Option<Password>,
     /// How log lines look.
@@ -294,6 +300,7 @@ impl Settings {
             redis_policy: self.redis_policy,
             native: addresses[1],
             native_policy: self.native_policy,
+            latency: self.latency,
             password: self.password.map(|password| password.0),
             limits: self.limits,
             ..Config::default()
@@ -365,6 +372,9 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
             value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
         }),
         cpus: sources.choose(Key::Cpus, value::parse_cpus),
+        latency: sources
+            .choose(Key::Latency, value::parse_latency)
+            .map_or(Latency::Park, |latency| latency.value),
         log_format: sources
             .choose(Key::LogFormat, value::parse_log_format)
             .map_or(LogFormat::Text, |format| format.value),

@@ -223,9 +223,12 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
                 .map(|cpu| integer_text(cpu.get_ref()));
             Some(cpus.collect::<Option<Vec<_>>>()?.join(","))
         }),
-        Key::RedisPolicy | Key::NativePolicy | Key::Data | Key::PasswordFile | Key::LogFormat => {
-            string
-        }
+        Key::RedisPolicy
+        | Key::NativePolicy
+        | Key::Data
+        | Key::Latency
+        | Key::PasswordFile
+        | Key::LogFormat => string,
     }
 }
 

@@ -176,6 +176,9 @@ struct ServeArgs {
     /// The CPUs to run on, for example 0-3,6 [default: those it may use]
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
+    /// How shards wait: park sleeps, spin keeps its CPU busy for a lower latency [default: park]
+    #[arg(long, value_name = "HOW")]
+    latency: Option<String>,
     /// How log lines look on stderr: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,

@@ -67,6 +67,7 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Data, args.data.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
+            (Key::Latency, args.latency.clone()),
             (Key::PasswordFile, args.common.password_file.clone()),
             (Key::LogFormat, args.log_format.clone()),
         ],

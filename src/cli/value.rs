@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
-use sapwood_server::Policy;
+use sapwood_server::{Latency, Policy};
 
 use super::problem::{AddressReason, CpuReason, Wrong};
 
@@ -263,6 +263,18 @@ pub fn write_cpus(cpus: &[usize]) -> String {
         [first, .., last] => Some(format!("{first}-{last}")),
     });
     parts.collect::<Vec<_>>().join(",")
+}
+
+/// Reads `park` or `spin`.
+pub fn parse_latency(text: &str) -> Result<Latency, Wrong> {
+    match text {
+        "park" => Ok(Latency::Park),
+        "spin" => Ok(Latency::Spin),
+        _ => Err(Wrong::Choice {
+            given: text.to_string(),
+            choices: &["park", "spin"],
+        }),
+    }
 }
 
 /// Reads `text` or `json`.

@@ -72,12 +72,25 @@ pub struct Config {
     pub native: Option<SocketAddr>,
     /// What happens when a native client reads too slowly that does not say so itself.
     pub native_policy: Policy,
+    /// How shards wait.
+    pub latency: Latency,
     /// What clients must know; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
     /// The caps in force.
     pub limits: Limits,
     /// Faults for tests.
     pub faults: Faults,
+}
+
+/// How a shard waits for what comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Latency {
+    /// It sleeps at once: no CPU time is spent waiting.
+    #[default]
+    Park,
+    /// It looks again and again for a millisecond before it sleeps: whatever comes meanwhile finds it
+    /// awake, at the cost of a busy CPU.
+    Spin,
 }
 
 /// Faults that tests bring about.
@@ -212,7 +225,7 @@ impl Server {
             executors: Vec::new(),
             poker: None,
         };
-        let pokes = match server.start_shards(&identity, ends, by_shard) {
+        let pokes = match server.start_shards(&identity, config.latency, ends, by_shard) {
             Ok(pokes) => pokes,
             Err(error) => {
                 // Those that run end again, so that nothing is left.
@@ -231,6 +244,7 @@ impl Server {
     fn start_shards(
         &mut self,
         identity: &sapwood_core::Config,
+        latency: Latency,
         ends: Vec<Mesh>,
         by_shard: Vec<Vec<Listener>>,
     ) -> Result<Vec<flume::Sender<()>>, StartError> {
@@ -253,6 +267,7 @@ impl Server {
                 mesh,
                 listeners,
                 clients: Arc::clone(&clients),
+                latency,
                 poked,
                 ready,
             };
@@ -353,6 +368,7 @@ struct ShardParts {
     mesh: Mesh,
     listeners: Vec<Listener>,
     clients: Arc<AtomicU64>,
+    latency: Latency,
     poked: flume::Receiver<()>,
     /// Told when the shard runs; dropped without a word when it could not start.
     ready: flume::Sender<()>,
@@ -402,6 +418,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         mesh,
         listeners,
         clients,
+        latency,
         poked,
         ready,
     } = parts;
@@ -418,7 +435,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         }
     });
     let outcome = ShardLoop::new(Shard::new(config), ring, mesh, listeners, clients)
-        .run(&wake)
+        .run(&wake, latency)
         .await;
     poking.cancel().await;
     if let Err(error) = &outcome {
