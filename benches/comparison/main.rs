@@ -141,34 +141,35 @@ fn compare(arguments: &Arguments) -> Result<ExitCode, Trouble> {
             ),
         }
     }
-    let count = workloads.len();
-    for (index, workload) in workloads.iter().enumerate() {
-        eprintln!(
-            "[{}/{count}] {}: {}",
-            index + 1,
-            workload.title,
-            workload.about
-        );
-        let done = run_workload(workload, &record, arguments);
-        print!("{}", summary(&done));
-        record.workloads.push(done);
-    }
-    let has_failed = record
-        .workloads
-        .iter()
-        .any(|workload| !workload.failures.is_empty());
-    if arguments.words.is_empty() && arguments.who.is_empty() && !arguments.quick {
+    run_all(&workloads, &mut record, arguments);
+    let is_all = arguments.words.is_empty() && arguments.who.is_empty() && !arguments.quick;
+    if is_all {
         std::fs::create_dir_all(results())?;
         let text = serde_json::to_string(&record).map_err(std::io::Error::other)?;
         std::fs::write(recorded(), text + "\n")?;
-        // Read back, so that `--report` and the tests see the same digits.
+        // As it will be read again, so that both reports are the same to the last digit.
         write_report(&read_record()?)?;
     }
-    Ok(if has_failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    let mut failures = record
+        .workloads
+        .iter()
+        .map(|workload| workload.failures.len());
+    Ok(match failures.all(|count| count == 0) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
+}
+
+/// Runs the workloads, says how far it is, and prints each one's medians when it is done.
+fn run_all(workloads: &[Workload], record: &mut Record, arguments: &Arguments) {
+    let count = workloads.len();
+    for (index, workload) in workloads.iter().enumerate() {
+        let number = index + 1;
+        eprintln!("[{number}/{count}] {}: {}", workload.title, workload.about);
+        let done = run_workload(workload, record, arguments);
+        print!("{}", summary(&done));
+        record.workloads.push(done);
+    }
 }
 
 /// Every contender in every variant, `rounds` times; who begins changes.

@@ -327,6 +327,13 @@ impl Asker {
         }
     }
 
+    /// Takes so many answers; whether they were the last that were missing.
+    fn takes_last(&mut self, frames: u64) -> Result<bool, Trouble> {
+        let wrong = || Trouble::Wrong("an answer came that nobody asked for".to_string());
+        self.missing = self.missing.checked_sub(frames).ok_or_else(wrong)?;
+        Ok(frames > 0 && self.missing == 0)
+    }
+
     fn ask(&mut self, stream: &mut impl Write) -> Result<(), Trouble> {
         let end = self.at + self.batch * self.frame;
         self.since = Instant::now();
@@ -391,10 +398,7 @@ fn ask_all(
             else {
                 return Ok(());
             };
-            asker.missing = asker.missing.checked_sub(frames).ok_or_else(|| {
-                Trouble::Wrong("an answer came that nobody asked for".to_string())
-            })?;
-            if frames == 0 || asker.missing > 0 {
+            if !asker.takes_last(frames)? {
                 return Ok(());
             }
             done += asker.batch as u64;

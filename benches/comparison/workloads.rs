@@ -193,8 +193,8 @@ fn workload(
 
 /// All, in the order in which they are run.
 pub fn all() -> Vec<Workload> {
-    let mut all = throughputs();
-    all.extend(waiting());
+    let parts = [on_one_topic, on_many_topics, in_other_ways, waiting];
+    let mut all: Vec<Workload> = parts.iter().flat_map(|part| part()).collect();
     for workload in &mut all {
         workload.quick =
             ["pipelined-128", "fanout-100", "closed-50", "latency-10k"].contains(&workload.id);
@@ -202,8 +202,7 @@ pub fn all() -> Vec<Workload> {
     all
 }
 
-fn throughputs() -> Vec<Workload> {
-    let exact = |count: usize| vec![(Some(0), Asked::Exact); count];
+fn on_one_topic() -> Vec<Workload> {
     vec![
         workload(
             "pipelined-16",
@@ -240,11 +239,16 @@ fn throughputs() -> Vec<Workload> {
             ALL,
             one_publisher(
                 Script::on_topic(0, 0, SIZE),
-                exact(100),
+                vec![(Some(0), Asked::Exact); 100],
                 100,
                 FAN_OUT_WINDOW_BYTES,
             ),
         ),
+    ]
+}
+
+fn on_many_topics() -> Vec<Workload> {
+    vec![
         workload(
             "pairs-100",
             "100 publishers, 100 topics",
@@ -277,6 +281,11 @@ fn throughputs() -> Vec<Workload> {
             ALL,
             pairs(100, Writing::Single(1), SINGLE_WINDOW),
         ),
+    ]
+}
+
+fn in_other_ways() -> Vec<Workload> {
+    vec![
         workload(
             "groups-3",
             "1 -> a group of 3",

@@ -11,6 +11,7 @@ use crate::groups::GroupId;
 use crate::interest::Change;
 use crate::limits::Limits;
 use crate::subs::{FilterId, Filters};
+use hashbrown::HashMap;
 use indexmap::IndexMap;
 use sapwood_wire::topic;
 
@@ -58,6 +59,8 @@ pub(crate) struct Route {
     pub remote: Vec<ShardId>,
     /// Groups with a member on any shard, each once.
     pub groups: Vec<GroupRoute>,
+    /// Where in `groups` each is.
+    group_places: HashMap<GroupId, usize, foldhash::fast::FixedState>,
     /// What an earlier topic used for its groups, to be used again.
     spare_groups: Vec<GroupRoute>,
     /// Other shards that an event may go to: those of `remote`, and those of the groups.
@@ -88,8 +91,9 @@ impl GroupRoute {
 impl Route {
     /// The route to this group, which leads nowhere yet if it is new.
     fn group_mut(&mut self, group: GroupId) -> &mut GroupRoute {
-        let place = self.groups.iter().position(|route| route.group == group);
-        let place = place.unwrap_or_else(|| {
+        let next = self.groups.len();
+        let place = *self.group_places.entry(group).or_insert(next);
+        if place == next {
             let spare = self.spare_groups.pop();
             let (entries, weights) =
                 spare.map_or_else(Default::default, |spare| (spare.entries, spare.weights));
@@ -98,13 +102,13 @@ impl Route {
                 entries,
                 weights,
             });
-            self.groups.len() - 1
-        });
+        }
         &mut self.groups[place]
     }
 
     /// Forgets all groups, and keeps the memory of some for the next.
     fn forget_groups(&mut self) {
+        self.group_places.clear();
         for mut route in self.groups.drain(..) {
             if self.spare_groups.len() < GROUPS_KEPT {
                 route.entries.clear();
@@ -112,6 +116,12 @@ impl Route {
                 self.spare_groups.push(route);
             }
         }
+    }
+
+    /// Where in `groups` the group of this name is.
+    pub(crate) fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
+        let group = broker.filters.groups.find(name)?;
+        self.group_places.get(&group).copied()
     }
 
     /// Whether it still leads this topic's events right.

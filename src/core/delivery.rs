@@ -80,6 +80,8 @@ pub(crate) struct Delivery {
     /// The last topic's.
     present: usize,
     hasher: foldhash::fast::FixedState,
+    /// The buffer that the publisher's input stands in, if its parts may be kept.
+    pub lent: Option<Bytes>,
     /// Where the payloads of the run that is being published stand.
     payloads: Vec<Span>,
     /// Frames that wait to be copied to the members of the route's only filter.
@@ -110,6 +112,7 @@ impl Delivery {
             ways: (0..ROUTES_KEPT).map(|_| Way::default()).collect(),
             present: 0,
             hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+            lent: None,
             payloads: Vec::new(),
             run: Default::default(),
             run_events: 0,
@@ -148,7 +151,7 @@ impl Delivery {
             return None;
         }
         let shares = route.receivers + route.remote.len();
-        let payload_max = if shares > 1 {
+        let payload_max = if shares > 1 || self.lent.is_some() {
             SHARED_BODY_BYTES_MIN - 1
         } else {
             usize::MAX
@@ -274,8 +277,15 @@ impl Delivery {
         let shares = self.ways[self.present].route.receivers
             + self.ways[self.present].route.remote.len()
             + self.ways[self.present].route.groups.len();
-        let is_shared = event.payload.len() >= SHARED_BODY_BYTES_MIN && shares > 1;
-        let body = is_shared.then(|| ways.outboxes.gauge().share(event.payload));
+        let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
+        let body = match self
+            .lent
+            .as_ref()
+            .and_then(|lent| part_of(lent, event.payload))
+        {
+            Some(body) if is_long && shares > 0 => Some(body),
+            _ => (is_long && shares > 1).then(|| ways.outboxes.gauge().share(event.payload)),
+        };
         if self.ways[self.present].route.groups.is_empty() {
             for &shard in &self.ways[self.present].route.remote {
                 ways.hand_overs
@@ -352,7 +362,7 @@ impl Delivery {
             };
             let event = record.event;
             self.prepare(ways, event.space, event.topic);
-            let Some(place) = self.place_of(ways.broker, name) else {
+            let Some(place) = self.ways[self.present].route.place_of(ways.broker, name) else {
                 self.turns_unheard += 1;
                 continue;
             };
@@ -374,11 +384,6 @@ impl Delivery {
         }
     }
 
-    fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
-        let mut groups = self.ways[self.present].route.groups.iter();
-        groups.position(|group| broker.group_name(group) == name)
-    }
-
     fn deliver_to_group(
         &mut self,
         ways: &mut Ways<'_>,
@@ -386,7 +391,7 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let place = self.place_of(ways.broker, name);
+        let place = self.ways[self.present].route.place_of(ways.broker, name);
         place.is_some_and(|place| self.deliver_turn(ways, place, event, body))
     }
 
@@ -569,6 +574,14 @@ impl Delivery {
         self.run.iter_mut().for_each(Vec::clear);
         self.run_events = 0;
     }
+}
+
+/// A payload as a part of the buffer that it stands in; `None` if it stands elsewhere.
+fn part_of(buffer: &Bytes, payload: &[u8]) -> Option<Bytes> {
+    let range = buffer.as_ptr_range();
+    let of_payload = payload.as_ptr_range();
+    let is_part = range.start <= of_payload.start && of_payload.end <= range.end;
+    is_part.then(|| buffer.slice_ref(payload))
 }
 
 /// Whether so many bytes for so many receivers are kept once and shared, not copied.

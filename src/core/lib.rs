@@ -32,6 +32,7 @@ mod tests;
 mod trie;
 
 use broker::Broker;
+use bytes::Bytes;
 use command::{ClientId, CloseReason, ConnId, Now, ShardId};
 use core::net::SocketAddr;
 use counters::Counters;
@@ -97,6 +98,16 @@ pub enum Input<'a> {
         conn: ConnId,
         /// Its input.
         bytes: &'a [u8],
+        /// How many of them, at the end, are here for the first time.
+        fresh: usize,
+    },
+    /// The same in a buffer made by [`Shard::lend`], of which core may keep parts: for long
+    /// requests, whose payload is then never copied.
+    Lent {
+        /// The connection.
+        conn: ConnId,
+        /// Its input.
+        bytes: &'a Bytes,
         /// How many of them, at the end, are here for the first time.
         fresh: usize,
     },
@@ -271,6 +282,13 @@ impl Shard {
                 self.counters.bytes_in += fresh as u64;
                 self.handle_bytes(conn, bytes, now, outputs)
             }
+            Input::Lent { conn, bytes, fresh } => {
+                self.counters.bytes_in += fresh as u64;
+                self.delivery.lent = Some(bytes.clone());
+                let handled = self.handle_bytes(conn, bytes, now, outputs);
+                self.delivery.lent = None;
+                handled
+            }
             Input::HandOver { from, batch, place } => {
                 self.handle_handover(from, batch, place, now, outputs)
             }
@@ -318,6 +336,11 @@ impl Shard {
         };
         self.sweep_closing(outputs);
         handled
+    }
+
+    /// Makes a buffer of input one that may be lent by [`Input::Lent`].
+    pub fn lend(&self, input: Vec<u8>) -> Bytes {
+        self.outboxes.gauge().adopt(input)
     }
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.

@@ -49,6 +49,12 @@ pub const OUTBOX_CHUNK_BYTES: usize = 256 * 1024;
 /// Empty output buffers that a shard keeps for the next turn.
 pub const SPARE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Empty lists of pieces that a shard keeps for the next turn, and the longest that is kept: 10,000
+/// subscribers of one topic find one each. Worst memory: 9 MiB.
+pub const SPARE_LISTS_MAX: usize = 16 * 1024;
+/// See [`SPARE_LISTS_MAX`].
+pub const SPARE_LIST_PIECES_MAX: usize = 16;
+
 /// Frames of one topic gather to this size before they are given to their receivers: as much as one
 /// read brings, so that each receiver gets one write for it.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;

@@ -306,3 +306,43 @@ fn an_event_that_never_fits_drops_no_other() {
     assert_eq!(node.frames(0, 1), ["event   "; 3]);
     assert_eq!(node.frames(0, 1), ["Gap { events: 1 }"]);
 }
+
+#[test]
+fn what_was_lent_arrives_as_what_was_copied_and_is_given_back() {
+    for receivers in 0..4 {
+        let mut node = Node::new(1, None, Limits::default());
+        node.open_native(0, 0);
+        for conn in 1..=receivers {
+            node.open_native(0, conn);
+            node.subscribe(0, conn, 0, "", "t");
+            node.frames(0, conn);
+        }
+        // Two short messages around a long one, and the start of another.
+        let input = [
+            publish("t", "one", 3),
+            publish("t", "two", 40_000),
+            publish("t", "three", 5),
+        ];
+        let whole = input.concat();
+        let input = [&whole[..], &publish("t", "four", 50_000)[..30]].concat();
+        let lent = node.shards[0].lend(input);
+        let bytes = Input::Lent {
+            conn: ConnId(0),
+            bytes: &lent,
+            fresh: lent.len(),
+        };
+        let handled = node.handle(0, bytes);
+        assert_eq!(handled.consumed, whole.len());
+        drop(lent);
+        let counters = node.shards[0].counters();
+        let kept = if receivers > 0 { 40_000 } else { 0 };
+        assert!(counters.shared_body_bytes >= kept);
+        for conn in 1..=receivers {
+            let expected = ["one", "two     ", "three"];
+            assert_eq!(node.frames(0, conn), expected);
+        }
+        assert_eq!(node.frames(0, 0), vec![format!("ack 9 {receivers}"); 3]);
+        let counters = node.shards[0].counters();
+        assert_eq!((counters.outbox_bytes, counters.shared_body_bytes), (0, 0));
+    }
+}

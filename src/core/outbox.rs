@@ -12,7 +12,8 @@ mod lossy;
 
 use crate::command::{CloseReason, ConnId, Form};
 use crate::limits::{
-    Limits, OUTBOX_CHUNK_BYTES, SPARE_BYTES_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
+    Limits, OUTBOX_CHUNK_BYTES, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX, SPARE_LISTS_MAX,
+    UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
 };
 use bytes::Bytes;
 use lossy::{Lossy, What};
@@ -33,17 +34,22 @@ impl BodyGauge {
 
     /// Copies a payload once, to be shared by all its receivers.
     pub(crate) fn share(&self, payload: &[u8]) -> Bytes {
-        self.0.fetch_add(payload.len(), Ordering::Relaxed);
+        self.adopt(payload.to_vec())
+    }
+
+    /// Counts a buffer, for all who will share it.
+    pub(crate) fn adopt(&self, bytes: Vec<u8>) -> Bytes {
+        self.0.fetch_add(bytes.capacity(), Ordering::Relaxed);
         Bytes::from_owner(CountedBody {
-            bytes: payload.into(),
-            gauge: self.0.clone(),
+            bytes,
+            gauge: self.clone(),
         })
     }
 }
 
 struct CountedBody {
-    bytes: Box<[u8]>,
-    gauge: Arc<AtomicUsize>,
+    bytes: Vec<u8>,
+    gauge: BodyGauge,
 }
 
 impl AsRef<[u8]> for CountedBody {
@@ -54,7 +60,9 @@ impl AsRef<[u8]> for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        self.gauge.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.gauge
+            .0
+            .fetch_sub(self.bytes.capacity(), Ordering::Relaxed);
     }
 }
 
@@ -209,6 +217,8 @@ pub(crate) struct Outboxes {
     unflushed: usize,
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
+    /// Empty lists of pieces, for connections that share a run next.
+    spare_lists: Vec<VecDeque<Segment>>,
     gauge: BodyGauge,
     hash_seed: u64,
     outbox_bytes_max: usize,
@@ -226,6 +236,7 @@ impl Outboxes {
             unflushed: 0,
             spare: Vec::new(),
             spare_bytes: 0,
+            spare_lists: Vec::new(),
             gauge,
             hash_seed,
             outbox_bytes_max: limits.outbox_bytes_max,
@@ -380,9 +391,8 @@ impl Outboxes {
     pub(crate) fn add_shared_run(&mut self, conn: ConnId, frames: &Bytes) {
         debug_assert!(self.takes_all(conn), "a decision was due");
         self.seal_tail(conn);
-        let outbox = &mut self.boxes[conn.slot()];
-        outbox.segments.push_back(Segment::Shared(frames.clone()));
-        outbox.length += frames.len();
+        self.push_segment(conn, Segment::Shared(frames.clone()));
+        self.boxes[conn.slot()].length += frames.len();
         self.mark_dirty(conn);
     }
 
@@ -542,9 +552,8 @@ impl Outboxes {
         self.append_gap(conn);
         self.append_piece(conn, |tail| tail.extend_from_slice(head));
         self.seal_tail(conn);
-        let outbox = &mut self.boxes[conn.slot()];
-        outbox.segments.push_back(Segment::Shared(body.clone()));
-        outbox.length += body.len();
+        self.push_segment(conn, Segment::Shared(body.clone()));
+        self.boxes[conn.slot()].length += body.len();
         self.unflushed += body.len();
         self.append_piece(conn, |tail| tail.extend_from_slice(end));
         self.note_unit(conn, head.len() + body.len() + end.len(), What::Events(1));
@@ -597,7 +606,7 @@ impl Outboxes {
         let outbox = &mut self.boxes[conn.slot()];
         if !outbox.tail.is_empty() {
             let tail = std::mem::take(&mut outbox.tail);
-            outbox.segments.push_back(Segment::Owned(tail));
+            self.push_segment(conn, Segment::Owned(tail));
         }
     }
 
@@ -718,10 +727,25 @@ impl Outboxes {
         if outbox.length == 0 {
             let tail = std::mem::take(&mut outbox.tail);
             outbox.head = 0;
-            outbox.segments = VecDeque::new();
+            let list = std::mem::take(&mut outbox.segments);
             self.bytes -= tail.len();
             self.keep_spare(tail);
+            let is_wanted = (1..=SPARE_LIST_PIECES_MAX).contains(&list.capacity());
+            if is_wanted && self.spare_lists.len() < SPARE_LISTS_MAX {
+                self.spare_lists.push(list);
+            }
         }
+    }
+
+    /// Puts a piece behind those that are whole.
+    fn push_segment(&mut self, conn: ConnId, segment: Segment) {
+        let segments = &mut self.boxes[conn.slot()].segments;
+        if segments.capacity() == 0
+            && let Some(list) = self.spare_lists.pop()
+        {
+            *segments = list;
+        }
+        segments.push_back(segment);
     }
 
     fn keep_spare(&mut self, mut buffer: Vec<u8>) {

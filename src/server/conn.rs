@@ -310,8 +310,8 @@ impl Connections {
             }
             let mut input = std::mem::take(&mut socket.input);
             let before = input.len();
-            let missing = socket.needed.max(last_length).saturating_sub(before);
-            input.reserve_exact(missing.max(1));
+            let needed = socket.needed.max(last_length);
+            input.reserve_exact(needed.saturating_sub(before).max(1));
             let received = recv(&socket.fd, spare_capacity(&mut input), RecvFlags::DONTWAIT);
             let fresh = input.len() - before;
             if received.is_err() || fresh == 0 {
@@ -319,12 +319,26 @@ impl Connections {
                 return;
             }
             left = left.saturating_sub(fresh);
-            let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+            if input.len() < needed {
+                let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+                    return;
+                };
+                input.drain(..consumed);
+                self.keep(place, input, next);
+                continue;
+            }
+            // Whole: its payload may stay where it is until the last receiver has it.
+            let bytes = core.lend(input);
+            let input = Input::Lent {
+                conn: ConnId(place as u32),
+                bytes: &bytes,
+                fresh,
+            };
+            let Some((consumed, next)) = self.hand_input(core, place, input, now) else {
                 return;
             };
             last_length = consumed;
-            input.drain(..consumed);
-            self.keep(place, input, next);
+            self.keep(place, bytes[consumed..].to_vec(), next);
         }
     }
 
@@ -340,6 +354,16 @@ impl Connections {
     ) -> Option<(usize, Next)> {
         let conn = ConnId(place as u32);
         let input = Input::Bytes { conn, bytes, fresh };
+        self.hand_input(core, place, input, now)
+    }
+
+    fn hand_input(
+        &mut self,
+        core: &mut Shard,
+        place: usize,
+        input: Input<'_>,
+        now: Now,
+    ) -> Option<(usize, Next)> {
         let handled = core.handle(input, now, &mut self.outputs);
         if handled.next == Next::Flush {
             self.flush(core, now);
@@ -460,10 +484,7 @@ impl Connections {
         }
         let conn = ConnId(place as u32);
         // Ends when all is written or the socket is full: its buffer is finite.
-        loop {
-            let Some((sent, offered)) = send_pieces(&socket.fd, core.output(conn)) else {
-                break;
-            };
+        while let Some((sent, offered)) = send_pieces(&socket.fd, core.output(conn)) {
             match sent {
                 Ok(count) if count == offered => {
                     core.sent(conn, count, false, &mut self.outputs);
