@@ -1,7 +1,7 @@
 //! Compares Sapwood with redis-server and nats-server, and with a relay as the floor, on this machine:
 //!
 //! ```sh
-//! cargo bench --bench comparison                       # everything: about 20 minutes; then BENCHMARKS.md is written
+//! cargo bench --bench comparison                       # everything: about 15 minutes; then BENCHMARKS.md is written
 //! cargo bench --bench comparison -- --quick            # one run of four workloads, a look and no more
 //! cargo bench --bench comparison -- pipelined fanout   # those whose names contain a word; nothing is written
 //! ```
@@ -55,7 +55,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Seconds that each run is measured, after a warm-up of a third.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// Only these contenders, by name: redis, nats, sapwood-redis, sapwood-native, relay.
     #[arg(long, value_delimiter = ',')]
