@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -211,6 +211,36 @@ impl Generator {
             replies: Vec::new(),
         });
         Ok(place)
+    }
+
+    /// Waits for what a server asks of every connection some time after it was opened, and answers.
+    ///
+    /// nats-server sends its first PING after two seconds, amid the deliveries of a longer run.
+    pub fn answer_first(&mut self, question: &[u8], answer: &[u8]) -> Result<(), Trouble> {
+        let begin = Instant::now();
+        let mut waiting: Vec<usize> = (0..self.links.len()).collect();
+        let mut buffer = [0; 64];
+        while !waiting.is_empty() {
+            let mut still = Vec::new();
+            for place in waiting {
+                match self.links[place].stream.read(&mut buffer) {
+                    Ok(count) if buffer[..count] == *question => {
+                        self.links[place].stream.write_all(answer)?;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => still.push(place),
+                    Ok(_) => return Err(Trouble::Wrong("something else came".to_string())),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            waiting = still;
+            if begin.elapsed() > OPEN_TIMEOUT {
+                return Err(Trouble::Stuck(
+                    "what the server asks never came".to_string(),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Deliveries that are owed.

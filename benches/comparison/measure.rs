@@ -620,6 +620,9 @@ pub fn latency(
         Writing::Single(1),
         1,
     )?;
+    if dialect == Dialect::Nats {
+        generator.answer_first(b"PING\r\n", b"PONG\r\n")?;
+    }
     let mut latencies = histogram();
     let start = Instant::now() + Duration::from_millis(5);
     let scheduled = |message: u64| start + Duration::from_nanos(message * 1_000_000_000 / rate);

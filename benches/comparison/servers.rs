@@ -40,9 +40,17 @@ fn peer(who: Who) -> Option<(&'static str, &'static str)> {
 /// The program of a contender.
 fn program(who: Who) -> PathBuf {
     match peer(who) {
-        Some((variable, name)) => {
-            std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from)
-        }
+        Some((variable, name)) => std::env::var_os(variable).map_or_else(
+            || {
+                // Debian puts servers where only root looks by itself.
+                let installed = Path::new("/usr/sbin").join(name);
+                match installed.exists() {
+                    true => installed,
+                    false => name.into(),
+                }
+            },
+            PathBuf::from,
+        ),
         None => PathBuf::from(env!("CARGO_BIN_EXE_sapwood")),
     }
 }

@@ -76,6 +76,8 @@ Examples:
       Listens on every network; clients have to AUTH. Without a password this is refused.
   sapwood serve --shards 2 --cpus 0-1
       Two shards, pinned to CPUs 0 and 1.
+  sapwood serve --shards 2 --latency spin
+      Two shards that keep their CPUs busy while anything goes on, for a lower latency.
   sapwood serve --redis 127.0.0.1:0 --native off
       Redis clients alone, on any free port; the table at start says which.
   sapwood serve --config sapwood.toml

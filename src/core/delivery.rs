@@ -236,12 +236,12 @@ impl Delivery {
                 payloads,
             };
             match only {
-                Some(conn) if ways.outboxes.takes_all(conn) => {
+                Some(conn) => {
                     ways.outboxes.add_run(conn, |out| {
                         how.encode(form, out);
                     });
                 }
-                _ => {
+                None => {
                     let run = &mut run[form.index()];
                     run_last[form.index()] = how.encode(form, run);
                 }
@@ -274,18 +274,13 @@ impl Delivery {
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
         }
-        let shares = self.ways[self.present].route.receivers
-            + self.ways[self.present].route.remote.len()
-            + self.ways[self.present].route.groups.len();
+        let route = &self.ways[self.present].route;
+        let shares = route.receivers + route.remote.len() + route.groups.len();
         let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
-        let body = match self
-            .lent
-            .as_ref()
-            .and_then(|lent| part_of(lent, event.payload))
-        {
-            Some(body) if is_long && shares > 0 => Some(body),
-            _ => (is_long && shares > 1).then(|| ways.outboxes.gauge().share(event.payload)),
-        };
+        let lent = self.lent.as_ref().filter(|_| is_long && shares > 0);
+        let body = lent.and_then(|lent| part_of(lent, event.payload));
+        let share = || ways.outboxes.gauge().share(event.payload);
+        let body = body.or_else(|| (is_long && shares > 1).then(share));
         if self.ways[self.present].route.groups.is_empty() {
             for &shard in &self.ways[self.present].route.remote {
                 ways.hand_overs

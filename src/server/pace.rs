@@ -38,18 +38,23 @@ const PAUSE_EPOCHS: (u32, u32) = (8, 256);
 /// Epochs until it is looked whether pacing still pays.
 const PACED_EPOCHS: u32 = 128;
 
+/// So many epochs in a row that are worse than before end it: one may be the scheduler's.
+const WORSE_EPOCHS: u32 = 3;
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Prompt,
-    /// So many epochs are left; messages a nanosecond before.
+    /// So many epochs are left; messages a nanosecond before, and in the best epoch since.
     Trial {
         left: u32,
         before: f64,
+        best: f64,
     },
-    /// The same.
+    /// The same; and for so many epochs it was worse than before.
     Paced {
         left: u32,
         before: f64,
+        worse: u32,
     },
 }
 
@@ -119,17 +124,20 @@ impl Pacer {
             Mode::Prompt => Mode::Trial {
                 left: TRIAL_EPOCHS,
                 before: rate,
+                best: 0.0,
             },
-            Mode::Trial { left, before } if left > 1 => Mode::Trial {
+            Mode::Trial { left, before, best } if left > 1 => Mode::Trial {
                 left: left - 1,
                 before,
+                best: if left < TRIAL_EPOCHS { rate } else { best },
             },
-            Mode::Trial { before, .. } if rate >= before * GAIN_MIN => {
+            Mode::Trial { before, best, .. } if rate.max(best) >= before * GAIN_MIN => {
                 self.next_pause = PAUSE_EPOCHS.0;
                 self.kept += 1;
                 Mode::Paced {
                     left: PACED_EPOCHS,
                     before,
+                    worse: 0,
                 }
             }
             Mode::Trial { .. } => {
@@ -138,10 +146,15 @@ impl Pacer {
                 Mode::Prompt
             }
             // No longer what it was: whoever comes now is prompt until a trial says otherwise.
-            Mode::Paced { left, before } if left == 1 || rate < before => Mode::Prompt,
-            Mode::Paced { left, before } => Mode::Paced {
+            Mode::Paced { left, worse, .. } if left == 1 || worse >= WORSE_EPOCHS => Mode::Prompt,
+            Mode::Paced {
+                left,
+                before,
+                worse,
+            } => Mode::Paced {
                 left: left - 1,
                 before,
+                worse: if rate < before { worse + 1 } else { 0 },
             },
         };
     }
