@@ -451,11 +451,14 @@ impl Connections {
     pub(crate) fn flush(&mut self, core: &mut Shard, now: Now) {
         self.note_outputs(now);
         let mut dirty = std::mem::take(&mut self.dirty);
-        core.take_dirty(&mut dirty);
-        // The last first: that is the publisher, who gets its replies behind what it published and may
+        // Who is being closed first: whoever asked for it may count on it once it is answered. Then the
+        // last first: that is the publisher, who gets its replies behind what it published and may
         // wait for them. It took 31 to 25 us off such a client's round trip, and added 4 us to the
         // subscriber's way.
-        for &conn in dirty.iter().rev() {
+        let closing = dirty.len();
+        core.take_dirty(&mut dirty);
+        let (closing, written) = dirty.split_at(closing);
+        for &conn in closing.iter().chain(written.iter().rev()) {
             self.write(core, conn.0 as usize, now);
         }
         dirty.clear();
