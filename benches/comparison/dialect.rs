@@ -245,6 +245,14 @@ impl Dialect {
         }
     }
 
+    /// Bytes that stand behind a frame's payload: a line end, where the protocol has one.
+    pub fn end_bytes(self) -> usize {
+        match self {
+            Dialect::Redis | Dialect::Nats => 2,
+            Dialect::Native | Dialect::Plain => 0,
+        }
+    }
+
     /// A request whose replies go to `reply`.
     pub fn request(self, topic: &[u8], reply: &[u8], payload: &[u8]) -> Vec<u8> {
         let names = || {

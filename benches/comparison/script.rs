@@ -202,17 +202,12 @@ impl Mixed {
                 .iter()
                 .all(|list| list.len().is_multiple_of(frame) && !list.is_empty())
         );
-        let tail = if matches!(dialect, Dialect::Redis | Dialect::Nats) {
-            2
-        } else {
-            0
-        };
         let lists = lists.into_iter().map(|list| (list, 0)).collect();
         Mixed {
             lists,
             first,
             frame,
-            number_at: frame - tail - size,
+            number_at: frame - dialect.end_bytes() - size,
             partial: Vec::new(),
             seen: None,
         }
@@ -284,12 +279,7 @@ pub struct Share {
 impl Share {
     /// `list` is what would arrive if all came here.
     pub fn new(list: Vec<u8>, frame: usize, size: usize, dialect: Dialect) -> Share {
-        let tail = if matches!(dialect, Dialect::Redis | Dialect::Nats) {
-            2
-        } else {
-            0
-        };
-        let place_at = frame - tail - size + NUMBER_DIGITS + 1;
+        let place_at = frame - dialect.end_bytes() - size + NUMBER_DIGITS + 1;
         Share {
             list,
             frame,

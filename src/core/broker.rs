@@ -9,14 +9,11 @@
 use crate::command::{ConnId, Filter, FilterKind, Form, Member, Refusal, ShardId, Space};
 use crate::groups::GroupId;
 use crate::interest::Change;
-use crate::limits::Limits;
+use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
 use crate::subs::{FilterId, Filters};
 use hashbrown::HashMap;
 use indexmap::IndexMap;
 use sapwood_wire::topic;
-
-/// Routes to groups whose memory is kept from topic to topic.
-const GROUPS_KEPT: usize = 64;
 
 /// Which of its connection's subscriptions one is: the filter, and the client's number for it.
 type Key = (FilterId, u32);
@@ -110,7 +107,7 @@ impl Route {
     fn forget_groups(&mut self) {
         self.group_places.clear();
         for mut route in self.groups.drain(..) {
-            if self.spare_groups.len() < GROUPS_KEPT {
+            if self.spare_groups.len() < ROUTE_GROUPS_KEPT {
                 route.entries.clear();
                 route.weights.clear();
                 self.spare_groups.push(route);

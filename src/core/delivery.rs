@@ -10,7 +10,8 @@ use crate::broker::{Broker, Route};
 use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
 use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
 use crate::limits::{
-    RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN, SHARED_RUN_RECEIVERS_MIN,
+    ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
+    SHARED_RUN_RECEIVERS_MIN,
 };
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
@@ -18,14 +19,6 @@ use bytes::Bytes;
 use core::hash::BuildHasher;
 use sapwood_wire::run::{Head, Span};
 use sapwood_wire::topic;
-
-/// Routes that are kept, each at the place that its topic hashes to: enough that publishers on some
-/// hundred topics in turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and
-/// filters of the greatest length, 40 MiB a shard.
-const ROUTES_KEPT: usize = 1_024;
-
-/// A route to more filters or groups than this is not kept when another topic comes.
-const ROUTE_FILTERS_KEPT: usize = 8;
 
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
@@ -142,7 +135,7 @@ impl Delivery {
         if !self.prepare_if(ways, (Space::Topic, head.topic), is_legal) {
             return None;
         }
-        let route = &self.ways[self.present].route;
+        let route = self.route();
         let mut targets = route.targets.iter();
         if route.filters.len() > 1
             || !route.groups.is_empty()
@@ -156,8 +149,8 @@ impl Delivery {
         } else {
             usize::MAX
         };
-        // What gathers, or may be dropped, is copied in small pieces; a reader that keeps up gets
-        // all at once.
+        // What gathers, or may be dropped, comes in bounded pieces; a reader that keeps up gets all
+        // at once.
         let only = self.only_receiver(ways);
         let bytes_max = match only {
             Some(_) => ways.outboxes.room_to_flush(self.pending()),
@@ -169,27 +162,32 @@ impl Delivery {
         if events == 0 {
             return None;
         }
-        for &shard in &self.ways[self.present].route.remote {
+        for &shard in &self.route().remote {
             for &(start, end) in &self.payloads {
                 let payload = &input[start as usize..end as usize];
                 let event = Event::plain(Space::Topic, head.topic, payload);
                 ways.hand_overs.push(shard, Addressees::all(), event, None);
             }
         }
-        if !self.ways[self.present].route.filters.is_empty() {
+        if !self.route().filters.is_empty() {
             self.deliver_run(ways, head, &input[..bytes], only);
         }
         Some(PublishedRun {
             bytes,
             events,
-            receivers: self.ways[self.present].route.receivers,
-            subscriptions: self.ways[self.present].route.subscriptions,
+            receivers: self.route().receivers,
+            subscriptions: self.route().subscriptions,
         })
+    }
+
+    /// The present topic's.
+    fn route(&self) -> &Route {
+        &self.ways[self.present].route
     }
 
     /// The only member of the route's only filter, if frames can be given to it as they are.
     fn only_receiver(&self, ways: &Ways<'_>) -> Option<ConnId> {
-        let &[filter] = &self.ways[self.present].route.filters[..] else {
+        let &[filter] = &self.route().filters[..] else {
             return None;
         };
         match &ways.broker.filters().entry(filter).members[..] {
@@ -252,7 +250,7 @@ impl Delivery {
         }
         self.run_events += self.payloads.len() as u64;
         // What is for one receiver that is behind is decided on at once.
-        if self.ways[self.present].route.receivers == 1
+        if self.route().receivers == 1
             || self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX)
         {
             self.settle(ways.broker, ways.outboxes);
@@ -270,19 +268,19 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(ways, event.space, event.topic);
-        let mut targets = self.ways[self.present].route.targets.iter();
+        let mut targets = self.route().targets.iter();
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
         }
-        let route = &self.ways[self.present].route;
+        let route = self.route();
         let shares = route.receivers + route.remote.len() + route.groups.len();
         let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
         let lent = self.lent.as_ref().filter(|_| is_long && shares > 0);
         let body = lent.and_then(|lent| part_of(lent, event.payload));
         let share = || ways.outboxes.gauge().share(event.payload);
         let body = body.or_else(|| (is_long && shares > 1).then(share));
-        if self.ways[self.present].route.groups.is_empty() {
-            for &shard in &self.ways[self.present].route.remote {
+        if self.route().groups.is_empty() {
+            for &shard in &self.route().remote {
                 ways.hand_overs
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
@@ -290,7 +288,7 @@ impl Delivery {
             self.take_turns(ways, event, body.as_ref());
         }
         self.deliver(ways, gathering, &event, body.as_ref());
-        Published::To(self.ways[self.present].route.subscriptions)
+        Published::To(self.route().subscriptions)
     }
 
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
@@ -298,15 +296,15 @@ impl Delivery {
     fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
-        for group in &self.ways[self.present].route.groups {
+        for group in &self.route().groups {
             turns.push(ways.broker.take_shard_turn(group));
         }
-        for &shard in &self.ways[self.present].route.targets {
-            let plain = self.ways[self.present].route.remote.contains(&shard);
+        for &shard in &self.route().targets {
+            let plain = self.route().remote.contains(&shard);
             if !plain && !turns.contains(&shard) {
                 continue;
             }
-            let groups = self.ways[self.present].route.groups.iter().zip(&turns);
+            let groups = self.route().groups.iter().zip(&turns);
             let groups = groups.filter(|&(_, &turn)| turn == shard);
             let addressees = Addressees {
                 plain,
@@ -357,13 +355,13 @@ impl Delivery {
             };
             let event = record.event;
             self.prepare(ways, event.space, event.topic);
-            let Some(place) = self.ways[self.present].route.place_of(ways.broker, name) else {
+            let Some(place) = self.route().place_of(ways.broker, name) else {
                 self.turns_unheard += 1;
                 continue;
             };
             self.turns_retried += 1;
             let tries = record.tries + 1;
-            let group = &self.ways[self.present].route.groups[place];
+            let group = &self.route().groups[place];
             let shard = ways.broker.take_turn_again(group, by, tries);
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, &event, record.body);
@@ -386,7 +384,7 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let place = self.ways[self.present].route.place_of(ways.broker, name);
+        let place = self.route().place_of(ways.broker, name);
         place.is_some_and(|place| self.deliver_turn(ways, place, event, body))
     }
 
@@ -398,10 +396,7 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let Some(member) = ways
-            .broker
-            .take_member_turn(&self.ways[self.present].route.groups[place])
-        else {
+        let Some(member) = ways.broker.take_member_turn(&self.route().groups[place]) else {
             return false;
         };
         self.delivered += 1;
@@ -427,7 +422,7 @@ impl Delivery {
 
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
-        let receivers = self.ways[self.present].route.receivers;
+        let receivers = self.route().receivers;
         let bytes = self.run.iter().map(Vec::len).sum::<usize>();
         match self.run_events {
             0 => Pending::default(),
@@ -459,7 +454,7 @@ impl Delivery {
         }
         self.settle(ways.broker, ways.outboxes);
         // What one topic with many patterns needed is not kept, nor looked at, for ever.
-        let present = &self.ways[self.present].route;
+        let present = self.route();
         if present.filters.len().max(present.groups.len()) > ROUTE_FILTERS_KEPT {
             self.ways[self.present] = Way::default();
         }
@@ -486,22 +481,19 @@ impl Delivery {
     ) {
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
-            && self.ways[self.present].route.filters.len() == 1
-            && self.ways[self.present].route.groups.is_empty()
-            && self.ways[self.present].route.receivers > 1;
+            && self.route().filters.len() == 1
+            && self.route().groups.is_empty()
+            && self.route().receivers > 1;
         if !may_gather {
             self.settle(ways.broker, ways.outboxes);
         }
         // A client of the native protocol takes an event once, however many of its filters match.
-        let once = (self.ways[self.present].route.filters.len() > 1).then(|| {
+        let once = (self.route().filters.len() > 1).then(|| {
             self.event += 1;
             self.event
         });
-        for place in 0..self.ways[self.present].route.filters.len() {
-            let entry = ways
-                .broker
-                .filters()
-                .entry(self.ways[self.present].route.filters[place]);
+        for place in 0..self.route().filters.len() {
+            let entry = ways.broker.filters().entry(self.route().filters[place]);
             for form in Form::ALL {
                 if entry.forms[form.index()] == 0 {
                     continue;
@@ -542,9 +534,7 @@ impl Delivery {
         if self.run_events == 0 {
             return;
         }
-        let entry = broker
-            .filters()
-            .entry(self.ways[self.present].route.filters[0]);
+        let entry = broker.filters().entry(self.route().filters[0]);
         let mut shared: [Option<Bytes>; Form::COUNT] = Default::default();
         for form in Form::ALL.map(Form::index) {
             if is_run_shared(self.run[form].len(), entry.forms[form]) {

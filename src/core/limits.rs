@@ -66,6 +66,20 @@ pub const SHARED_RUN_BYTES_MIN: usize = 4 * 1024;
 /// So many receivers make it worth while to share a run.
 pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 
+/// Routes that are kept, each at the place that its topic hashes to: enough that publishers on some
+/// hundred topics in turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and
+/// filters of the greatest length, 40 MiB a shard.
+pub const ROUTES_KEPT: usize = 1_024;
+
+/// A route to more filters or groups than this is not kept when another topic comes.
+pub const ROUTE_FILTERS_KEPT: usize = 8;
+
+/// Routes to groups whose memory is kept from topic to topic.
+pub const ROUTE_GROUPS_KEPT: usize = 64;
+
+/// Input of runs after which it is checked whether output must be written first.
+pub const RUN_CHECK_BYTES: usize = 4 * 1024;
+
 /// Most subscriptions of one connection. Worst memory: about 100 bytes each and the name.
 pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 

@@ -69,7 +69,7 @@ pub(crate) struct Pacer {
     /// Epochs until a trial may begin.
     pause: u32,
     next_pause: u32,
-    /// Trials that were kept, for the log and tests.
+    /// Trials that were kept so far.
     pub kept: u64,
 }
 

@@ -15,16 +15,13 @@ use crate::counters::Counters;
 use crate::delivery::{Delivery, PublishedRun, Ways};
 use crate::handover::HandOvers;
 use crate::interest::Interest;
-use crate::limits::Limits;
+use crate::limits::{Limits, RUN_CHECK_BYTES};
 use crate::outbox::Outboxes;
 use core::net::SocketAddr;
 use native::NativeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
-
-/// Input of runs after which it is checked whether output must be written first.
-const CHECK_BYTES: usize = 4 * 1024;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +140,7 @@ impl Context<'_> {
     /// at `checked_at` of the `consumed` bytes: not for each message to one receiver, which can
     /// add no more than it brought.
     pub(crate) fn is_check_due(run: &PublishedRun, checked_at: usize, consumed: usize) -> bool {
-        run.receivers > 1 || consumed - checked_at >= CHECK_BYTES
+        run.receivers > 1 || consumed - checked_at >= RUN_CHECK_BYTES
     }
 
     /// What must happen before another request is carried out, if anything: output is to be
