@@ -12,8 +12,11 @@ use std::{io::Read, io::Write, thread};
 use common::Broker;
 use common::resp::{RawClient, Value, request};
 
-/// More than the 64 receive buffers of a shard.
+/// More than a shard reads from in a turn, if each brings all it may.
 const FLOODERS: usize = 80;
+
+/// More than the receive buffers of two shards.
+const ASKERS: usize = 600;
 
 #[test]
 fn a_subscriber_that_reads_survives_a_transaction_larger_than_its_outbox() {
@@ -90,6 +93,39 @@ fn more_flooders_than_buffers_starve_nobody() {
         flooders
             .into_iter()
             .for_each(|flooder| flooder.join().unwrap());
+    }
+}
+
+#[test]
+fn more_askers_at_once_than_receive_buffers_are_all_answered() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut askers: Vec<TcpStream> = (0..ASKERS)
+            .map(|_| TcpStream::connect(("127.0.0.1", broker.port())).unwrap())
+            .collect();
+        // While this is dealt with, all of them come.
+        let mut busy = RawClient::connect(broker.port());
+        let load = request(&[b"PUBLISH", b"nobody", b"hears"]).repeat(100_000);
+        for _ in 0..5 {
+            let mut writer = busy.stream().try_clone().unwrap();
+            let load = load.clone();
+            let writing = thread::spawn(move || writer.write_all(&load).unwrap());
+            for asker in &mut askers {
+                asker.write_all(&request(&[b"ECHO", b"here"])).unwrap();
+            }
+            for asker in &mut askers {
+                let mut answer = [0; 10];
+                asker
+                    .set_read_timeout(Some(Duration::from_secs(20)))
+                    .unwrap();
+                asker.read_exact(&mut answer).unwrap();
+                assert_eq!(&answer, b"$4\r\nhere\r\n");
+            }
+            for _ in 0..100_000 {
+                assert_eq!(busy.value(), Value::Integer(0));
+            }
+            writing.join().unwrap();
+        }
     }
 }
 

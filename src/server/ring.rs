@@ -1,5 +1,5 @@
-//! A shard's own io_uring: every socket read, accept, writability wait and timer of the shard goes
-//! through it.
+//! A shard's own io_uring: every accept, wait and timer of the shard goes through it, and the reads of
+//! all connections that do not bring much at a time.
 //!
 //! Owns the ring's file descriptor, the receive buffers, and all memory that the kernel reads or
 //! writes for a request. Knows nothing of connections, protocols or glommio. Sends are not here on
@@ -54,6 +54,10 @@ const COUNTER_BYTES: usize = 8;
 /// microseconds; should it ever take longer than this, the memory is leaked rather than freed under
 /// the kernel.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a receive buffer, unless configured otherwise: more than clients that wait send at a time. Who
+/// pipelines is better read into one large buffer after [`Ring::poll_readable`].
+pub const RECEIVE_BYTES: usize = 4 * 1024;
 
 /// The caller's name for a request; its completion carries the same value. Any value except
 /// `u64::MAX`.
@@ -128,14 +132,14 @@ pub struct RingConfig {
 }
 
 impl Default for RingConfig {
-    /// 1,024 submissions, 8,192 completions, 64 buffers of 64 KiB: 0.2 MiB of rings and at most 4 MiB
-    /// of buffers. What a connection that is held keeps of its input is at most one buffer more.
+    /// 1,024 submissions, 8,192 completions, 256 buffers of [`RECEIVE_BYTES`]: 0.2 MiB of rings and at
+    /// most 1 MiB of buffers.
     fn default() -> RingConfig {
         RingConfig {
             submissions: 1024,
             completions: 8192,
-            buffers: 64,
-            buffer_bytes: 64 * 1024,
+            buffers: 256,
+            buffer_bytes: RECEIVE_BYTES as u32,
         }
     }
 }
@@ -233,8 +237,9 @@ enum Request {
         listener: RawFd,
         token: Token,
     },
-    PollWritable {
+    Poll {
         socket: RawFd,
+        mask: i16,
         token: Token,
     },
     ReadCounter {
@@ -358,7 +363,29 @@ impl Ring {
     /// Queues one wait until the socket takes more output; completes with the poll mask (`POLLOUT`,
     /// `POLLHUP`, ...).
     pub fn poll_writable(&mut self, socket: RawFd, token: Token) {
-        self.queue(token, Request::PollWritable { socket, token });
+        let mask = libc::POLLOUT;
+        self.queue(
+            token,
+            Request::Poll {
+                socket,
+                mask,
+                token,
+            },
+        );
+    }
+
+    /// Queues one wait until the socket has something to read, or its peer has closed; completes with
+    /// the poll mask (`POLLIN`, `POLLHUP`, ...).
+    pub fn poll_readable(&mut self, socket: RawFd, token: Token) {
+        let mask = libc::POLLIN;
+        self.queue(
+            token,
+            Request::Poll {
+                socket,
+                mask,
+                token,
+            },
+        );
     }
 
     /// Queues one read of an eventfd (in blocking mode), which resets it; completes with 8.
@@ -545,11 +572,13 @@ impl Ring {
                     .build()
                     .user_data(token.0)
             }
-            Request::PollWritable { socket, token } => {
-                opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32)
-                    .build()
-                    .user_data(token.0)
-            }
+            Request::Poll {
+                socket,
+                mask,
+                token,
+            } => opcode::PollAdd::new(Fd(socket), mask as u32)
+                .build()
+                .user_data(token.0),
             Request::ReadCounter { eventfd, token } => {
                 // All reads share the sink: nobody ever looks at it.
                 opcode::Read::new(Fd(eventfd), self.counter_sink(), COUNTER_BYTES as u32)

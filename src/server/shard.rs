@@ -282,6 +282,7 @@ impl ShardLoop {
                 self.connections
                     .received(&mut self.core, &mut self.ring, completion, now);
             }
+            About::Readable => self.connections.readable(&mut self.core, completion, now),
             About::Writable => self.connections.writable(&mut self.core, completion, now),
             About::Accept => self.accept(place, completion, now),
             About::Bell => self.bell_armed = false,

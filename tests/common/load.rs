@@ -171,7 +171,7 @@ pub fn reset_peak(broker: &Broker) {
 
 /// What a node may keep beyond what it had when idle, in KiB, derived from `limits.rs`:
 ///
-/// - for each shard its receive buffers (64 of 64 KiB), its spare output buffers (`SPARE_BYTES_MAX`), and the output
+/// - for each shard its receive buffers (256 of 4 KiB, and one of 128 KiB), its spare output buffers (`SPARE_BYTES_MAX`), and the output
 ///   that gathers within a turn (`UNFLUSHED_BYTES_MAX`, or `UNFLUSHED_BYTES_EACH` for each receiver);
 /// - for each pair of shards what is on the way and what waits (`HANDOVER_WINDOW_BYTES`, `HANDOVER_BACKLOG_BYTES`);
 /// - `outbox_bytes`, what the outboxes of all shards together may hold in the test.
@@ -179,7 +179,7 @@ pub fn reset_peak(broker: &Broker) {
 /// All of it twice, because a vector that grows by doubling is at worst half empty.
 pub fn memory_cap_kib(shards: usize, receivers: u64, outbox_bytes: u64) -> u64 {
     let shards = shards as u64;
-    let receive_buffers = 64 * 64 * 1024;
+    let receive_buffers = 256 * 4 * 1024 + 128 * 1024;
     let spare = 8 * MIB;
     let unflushed = shards * MIB + receivers * 4 * 1024;
     let hand_overs = shards * (shards - 1) * 2 * MIB;

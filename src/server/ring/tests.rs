@@ -225,6 +225,24 @@ fn a_full_socket_turns_writable_when_the_peer_reads() {
 }
 
 #[test]
+fn a_socket_turns_readable_when_the_peer_writes_or_closes() {
+    let mut ring = ring(small());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ring.poll_readable(ours.as_raw_fd(), Token(5));
+    ring.submit().unwrap();
+    assert!(!ring.submit_and_wait(Duration::from_millis(1)).unwrap());
+    (&theirs).write_all(b"x").unwrap();
+    let done = one(&mut ring);
+    assert_eq!((done.token, done.buffer), (Token(5), None));
+    assert_ne!(done.result.unwrap() & libc::POLLIN as u32, 0);
+    let mut byte = [0];
+    (&ours).read_exact(&mut byte).unwrap();
+    ring.poll_readable(ours.as_raw_fd(), Token(6));
+    drop(theirs);
+    assert_ne!(one(&mut ring).result.unwrap() & libc::POLLIN as u32, 0);
+}
+
+#[test]
 fn a_timeout_ends_after_its_time_and_not_before() {
     let mut ring = ring(small());
     let start = Instant::now();
