@@ -26,6 +26,7 @@ fn sapwood(args: &[&str], environment: &[(&str, &str)]) -> Command {
         .env_remove("RUST_LOG")
         // The default port would let two tests at a time disturb each other.
         .env("SAPWOOD_NATIVE", "127.0.0.1:0")
+        .env("SAPWOOD_NATS", "127.0.0.1:0")
         .args(args)
         .envs(environment.iter().copied());
     command
@@ -214,7 +215,15 @@ fn wrong_flag_and_wrong_variable_are_refused_by_name() {
             "is not one of: close, drop-oldest, latest",
         ),
         ("http", "7480", "not yet: "),
-        ("nats", "7422", "not yet: "),
+        ("nats", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+        ("nats", "0.0.0.0:7422", "(--nats 127.0.0.1:7422)"),
+        (
+            "nats-policy",
+            "drop",
+            "is not one of: close, drop-oldest, latest",
+        ),
+        ("max-payload", "65 MiB", "from 1 to"),
+        ("user", "service", "no use without a password"),
         ("data", "/var/lib/sapwood", "not yet: "),
         ("shards", "0", "is not a whole number from 1"),
         ("shards", "two", "is not a whole number from 1"),
@@ -267,7 +276,9 @@ const WRONG_LINES: &[(&str, &str)] = &[
         "native_policy: \"keep\" is not one of: close",
     ),
     ("http = \"127.0.0.1:7480\"", "http: not yet: "),
-    ("nats = 7422", "nats: not yet: "),
+    ("nats = \"127.0.0.1\"", "nats: \"127.0.0.1\" has no port"),
+    ("max_payload = 0", "max_payload: \"0\" is not"),
+    ("user = \"x\"", "user: a user is of no use"),
     ("data = \"data\"", "data: not yet: "),
     ("shards = 0", "shards: \"0\" is not a whole number from 1"),
     (
@@ -378,7 +389,11 @@ fn shards_and_cpus_that_the_machine_does_not_have_are_refused() {
 
 #[test]
 fn a_broker_that_listens_nowhere_is_refused() {
-    let nowhere = [("SAPWOOD_REDIS", "off"), ("SAPWOOD_NATIVE", "off")];
+    let nowhere = [
+        ("SAPWOOD_REDIS", "off"),
+        ("SAPWOOD_NATIVE", "off"),
+        ("SAPWOOD_NATS", "off"),
+    ];
     check_refused(&[], &nowhere, &["every listener is off"]);
 }
 
@@ -456,6 +471,7 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
         vec![
             "native", &native, "sapwood", "sub", "--native", &native, "'>'",
         ],
+        vec!["nats", &nats, "nats", "-s", &url, "sub", "'>'"],
     ];
     assert_eq!(words, expected);
     TcpStream::connect(&address).unwrap();

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use sapwood_server::{Config, Latency, Limits, Policy};
+use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy};
 
 use super::file;
 use super::problem::{Problem, Source, Wrong};
@@ -26,6 +26,10 @@ pub const REDIS_DEFAULT: SocketAddr =
 /// connect.
 pub const NATIVE_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
+
+/// Where the NATS protocol listens unless told otherwise.
+pub const NATS_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7422);
 
 /// The longest password: past it a password file is some other file. An AUTH fits a connection's cap before
 /// authentication many times.
@@ -46,6 +50,10 @@ pub enum Key {
     Http,
     /// Where the NATS protocol listens.
     Nats,
+    /// What happens when a NATS client reads too slowly.
+    NatsPolicy,
+    /// The longest payload that NATS clients may publish.
+    MaxPayload,
     /// Where data is kept.
     Data,
     /// How many shards.
@@ -54,6 +62,8 @@ pub enum Key {
     Cpus,
     /// How shards wait.
     Latency,
+    /// The name that goes with the password.
+    User,
     /// Where the password stands.
     PasswordFile,
     /// How log lines look.
@@ -62,17 +72,20 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 12] = [
+    pub const ALL: [Key; 15] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
         Key::NativePolicy,
         Key::Http,
         Key::Nats,
+        Key::NatsPolicy,
+        Key::MaxPayload,
         Key::Data,
         Key::Shards,
         Key::Cpus,
         Key::Latency,
+        Key::User,
         Key::PasswordFile,
         Key::LogFormat,
     ];
@@ -86,10 +99,13 @@ impl Key {
             Key::NativePolicy => "native_policy",
             Key::Http => "http",
             Key::Nats => "nats",
+            Key::NatsPolicy => "nats_policy",
+            Key::MaxPayload => "max_payload",
             Key::Data => "data",
             Key::Shards => "shards",
             Key::Cpus => "cpus",
             Key::Latency => "latency",
+            Key::User => "user",
             Key::PasswordFile => "password_file",
             Key::LogFormat => "log_format",
         }
@@ -101,11 +117,15 @@ impl Key {
             Key::Redis | Key::Native | Key::Http | Key::Nats => {
                 "\"127.0.0.1:7463\", 7463 or \"off\""
             }
-            Key::RedisPolicy | Key::NativePolicy => "\"close\", \"drop-oldest\" or \"latest\"",
+            Key::RedisPolicy | Key::NativePolicy | Key::NatsPolicy => {
+                "\"close\", \"drop-oldest\" or \"latest\""
+            }
+            Key::MaxPayload => "\"1 MiB\" or a number of bytes",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
             Key::Latency => "\"park\" or \"spin\"",
+            Key::User => "a string, such as \"service\"",
             Key::PasswordFile => "a string: the path of a file",
             Key::LogFormat => "\"text\" or \"json\"",
         }
@@ -228,13 +248,17 @@ pub struct Settings {
     pub redis: Sourced<Listen>,
     /// Where the native protocol listens.
     pub native: Sourced<Listen>,
+    nats: Sourced<Listen>,
     redis_policy: Policy,
     native_policy: Policy,
+    nats_policy: Policy,
+    max_payload: Option<usize>,
     /// What does not exist yet but was asked for.
     asked_not_yet: Vec<Sourced<&'static str>>,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
     latency: Latency,
+    user: Option<Sourced<String>>,
     /// What clients have to AUTH with.
     pub password: Option<Password>,
     /// How log lines look.
@@ -245,17 +269,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The server's configuration, or every reason why these settings must not be run.
-    pub fn into_server_config(self) -> Result<Config, Vec<Problem>> {
-        let mut problems = Vec::new();
-        for asked in self.asked_not_yet {
-            problems.push(Problem {
-                source: asked.source,
-                wrong: Wrong::NotYet(asked.value),
-            });
-        }
+    /// Where each protocol listens, if that may be.
+    fn addresses(&self, problems: &mut Vec<Problem>) -> Vec<Option<SocketAddr>> {
         let mut addresses = Vec::new();
-        for (flag, listen) in [("--redis", &self.redis), ("--native", &self.native)] {
+        let listeners = [
+            ("--redis", &self.redis),
+            ("--native", &self.native),
+            ("--nats", &self.nats),
+        ];
+        for (flag, listen) in listeners {
             let address = match listen.value {
                 Listen::Off => None,
                 Listen::At(address) => Some(address),
@@ -272,10 +294,29 @@ impl Settings {
             }
             addresses.push(address);
         }
+        addresses
+    }
+
+    /// The server's configuration, or every reason why these settings must not be run.
+    pub fn into_server_config(self) -> Result<Config, Vec<Problem>> {
+        let mut problems = Vec::new();
+        for asked in &self.asked_not_yet {
+            problems.push(Problem {
+                source: asked.source.clone(),
+                wrong: Wrong::NotYet(asked.value),
+            });
+        }
+        let addresses = self.addresses(&mut problems);
         if addresses.iter().all(Option::is_none) {
             problems.push(Problem {
                 source: self.redis.source.clone(),
                 wrong: Wrong::NothingListens,
+            });
+        }
+        if let (Some(user), None) = (&self.user, &self.password) {
+            problems.push(Problem {
+                source: user.source.clone(),
+                wrong: Wrong::UserWithoutPassword,
             });
         }
         if let (Some(shards), Some(cpus)) = (&self.shards, &self.cpus)
@@ -300,6 +341,10 @@ impl Settings {
             redis_policy: self.redis_policy,
             native: addresses[1],
             native_policy: self.native_policy,
+            nats: addresses[2],
+            nats_policy: self.nats_policy,
+            nats_payload_max: self.max_payload,
+            user: self.user.map(|user| user.value.into_bytes()),
             latency: self.latency,
             password: self.password.map(|password| password.0),
             limits: self.limits,
@@ -365,8 +410,21 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
                 source: Source::Default("native"),
                 value: Listen::At(NATIVE_DEFAULT),
             }),
+        nats: sources
+            .choose(Key::Nats, value::parse_listen)
+            .unwrap_or(Sourced {
+                source: Source::Default("nats"),
+                value: Listen::At(NATS_DEFAULT),
+            }),
         redis_policy: sources.choose_policy(Key::RedisPolicy),
         native_policy: sources.choose_policy(Key::NativePolicy),
+        nats_policy: sources.choose_policy(Key::NatsPolicy),
+        max_payload: sources
+            .choose(Key::MaxPayload, |text| {
+                value::parse_size(text, 1, PAYLOAD_BYTES_MAX as u64)
+            })
+            .map(|size| size.value as usize),
+        user: sources.choose(Key::User, |text| Ok(text.to_string())),
         asked_not_yet: sources.choose_not_yet(),
         shards: sources.choose(Key::Shards, |text| {
             value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
@@ -478,16 +536,10 @@ impl Sources<'_> {
     }
 
     fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
-        let listeners = [
-            (
-                Key::Http,
-                "there is no HTTP nor WebSocket; leave it out or say off",
-            ),
-            (
-                Key::Nats,
-                "there is no NATS protocol; leave it out or say off",
-            ),
-        ];
+        let listeners = [(
+            Key::Http,
+            "there is no HTTP nor WebSocket; leave it out or say off",
+        )];
         let mut asked = Vec::new();
         for (key, what) in listeners {
             // Whatever is not `off` is refused, so its address need not be a right one.

@@ -213,7 +213,7 @@ fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
 fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
     let string = string_text(value);
     match setting {
-        Key::Redis | Key::Native | Key::Http | Key::Nats | Key::Shards => {
+        Key::Redis | Key::Native | Key::Http | Key::Nats | Key::Shards | Key::MaxPayload => {
             string.or_else(|| integer_text(value))
         }
         Key::Cpus => string.or_else(|| integer_text(value)).or_else(|| {
@@ -225,6 +225,8 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         }),
         Key::RedisPolicy
         | Key::NativePolicy
+        | Key::NatsPolicy
+        | Key::User
         | Key::Data
         | Key::Latency
         | Key::PasswordFile

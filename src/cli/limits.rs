@@ -42,6 +42,8 @@ limit_keys! {
     handover_backlog_bytes: usize,
     transaction_bytes_max: usize,
     guest_ms_max: u64,
+    control_line_bytes_max: usize,
+    ping_ms: u64,
 }
 
 /// Reads a limit, which fits its type because `type_max` is that type's.

@@ -166,9 +166,15 @@ struct ServeArgs {
     /// Where HTTP and WebSocket clients connect; not yet, so only off [default: off]
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// Where NATS clients connect; not yet, so only off [default: off]
+    /// Where NATS clients connect [default: 127.0.0.1:7422]
     #[arg(long, value_name = "ADDR")]
     nats: Option<String>,
+    /// The same as --redis-policy for NATS clients [default: close]
+    #[arg(long, value_name = "POLICY")]
+    nats_policy: Option<String>,
+    /// The longest payload that NATS clients may publish; they are told when they connect [default: 64 MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_payload: Option<String>,
     /// Where streams, tables and jobs will be kept; not yet, nothing is stored
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -181,6 +187,9 @@ struct ServeArgs {
     /// How shards wait: park sleeps, spin keeps its CPU busy for a lower latency [default: park]
     #[arg(long, value_name = "HOW")]
     latency: Option<String>,
+    /// The name that goes with the password [default: default]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// How log lines look on stderr: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,

@@ -170,6 +170,8 @@ pub enum Wrong {
     /// A command needs a broker to connect to, but the address is `off` or has port 0; holds the flag that names one and
     /// its usual value.
     NoAddressToAsk(&'static str, SocketAddr),
+    /// A user without a password.
+    UserWithoutPassword,
     /// The log filter cannot be read; holds the parser's reason.
     Filter(String),
 }
@@ -294,6 +296,10 @@ impl fmt::Display for Wrong {
                     "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463, or --native one."
                 )
             }
+            Wrong::UserWithoutPassword => write!(
+                out,
+                "a user is of no use without a password; set SAPWOOD_PASSWORD or --password-file too"
+            ),
             Wrong::NoAddressToAsk(flag, usual) => write!(
                 out,
                 "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as {flag} {usual}."

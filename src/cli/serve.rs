@@ -64,6 +64,9 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::NativePolicy, args.native_policy.clone()),
             (Key::Http, args.http.clone()),
             (Key::Nats, args.nats.clone()),
+            (Key::NatsPolicy, args.nats_policy.clone()),
+            (Key::MaxPayload, args.max_payload.clone()),
+            (Key::User, args.user.clone()),
             (Key::Data, args.data.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
@@ -160,6 +163,10 @@ fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> Stri
             ""
         };
         return format!("sapwood sub{at}{password} '>'");
+    }
+    if listener == "nats" {
+        let user = if has_password { "USER:PASSWORD@" } else { "" };
+        return format!("nats -s nats://{user}{reachable} sub '>'");
     }
     let host = match reachable.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),

@@ -121,6 +121,11 @@ impl Route {
         self.group_places.get(&group).copied()
     }
 
+    /// Whether nothing has changed since it was found.
+    pub(crate) fn is_current(&self, broker: &Broker) -> bool {
+        self.version == broker.version
+    }
+
     /// Whether it still leads this topic's events right.
     pub(crate) fn fits(&self, broker: &Broker, space: Space, topic: &[u8]) -> bool {
         self.version == broker.version && self.space == Some(space) && self.topic == topic
@@ -315,7 +320,15 @@ impl Broker {
         }
     }
 
-    fn remove_member(&mut self, member: Member, form: Form, id: FilterId) -> bool {
+    /// The numbers of a connection's subscriptions.
+    pub(crate) fn numbers(&self, conn: ConnId) -> Vec<u32> {
+        let membership = self.memberships.get(conn.slot());
+        let keys = membership.into_iter().flat_map(|there| there.places.keys());
+        keys.map(|&(_, number)| number).collect()
+    }
+
+    /// Takes a subscription away; false if there was none.
+    pub(crate) fn remove_member(&mut self, member: Member, form: Form, id: FilterId) -> bool {
         let Some(membership) = self.memberships.get_mut(member.conn.slot()) else {
             return false;
         };

@@ -131,13 +131,15 @@ pub enum Form {
     Resp3,
     /// Native protocol.
     Native,
+    /// NATS protocol. Each message names the subscription that it is for.
+    Nats,
 }
 
 impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
     /// Each of them.
-    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3, Form::Native];
+    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3, Form::Native, Form::Nats];
 
     pub(crate) fn index(self) -> usize {
         self as usize
@@ -232,6 +234,8 @@ pub enum CloseReason {
     Protocol,
     /// It did not authenticate in time.
     GuestTimeout,
+    /// It did not answer when it was asked whether it is there.
+    Stale,
     /// It reads too slowly: its output reached the cap.
     OutboxFull,
     /// It reads too slowly while the shard's output reached the cap.

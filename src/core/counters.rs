@@ -51,6 +51,8 @@ counters! {
     events_lost_drop_oldest,
     /// Events that clients lost by the policy `latest`.
     events_lost_latest,
+    /// Events that a protocol has no form for, once for each of its subscriptions that they were for.
+    events_not_carried,
     /// Turns of groups given to another shard because the first had no member left.
     turns_retried,
     /// Turns of groups that nobody could take, because the last member had just left.
@@ -87,6 +89,8 @@ counters! {
     closed_protocol,
     /// Connections closed because they did not authenticate in time.
     closed_guest_timeout,
+    /// Connections closed because they did not answer when asked whether they are there.
+    closed_stale,
     /// Connections closed by another client.
     closed_killed,
     /// Wrong passwords.

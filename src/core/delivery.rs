@@ -7,7 +7,7 @@
 //! [`Delivery::publish_run`], the way that nearly all events take under load.
 
 use crate::broker::{Broker, Route};
-use crate::command::{ConnId, Event, Form, Member, ShardId, Space};
+use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space};
 use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
 use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
@@ -15,10 +15,16 @@ use crate::limits::{
 };
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
+use crate::subs::Entry;
 use bytes::Bytes;
 use core::hash::BuildHasher;
+use sapwood_wire::native::flag;
 use sapwood_wire::run::{Head, Span};
-use sapwood_wire::topic;
+use sapwood_wire::{nats, topic};
+
+mod named;
+
+use named::Named;
 
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
@@ -34,6 +40,17 @@ pub(crate) enum Gathering {
     Allowed,
     /// The publisher may hear itself, so that its events and replies must keep their order.
     AtOnce,
+    /// The publisher, this connection, must not hear itself.
+    Except(ConnId),
+}
+
+impl Gathering {
+    fn except(self) -> Option<ConnId> {
+        match self {
+            Gathering::Except(conn) => Some(conn),
+            Gathering::Allowed | Gathering::AtOnce => None,
+        }
+    }
 }
 
 /// How a publish ended.
@@ -64,6 +81,24 @@ struct Way {
     route: Route,
     /// For each filter of the route and form: the frame up to the payload; empty if not needed yet.
     heads: Vec<[Vec<u8>; Form::COUNT]>,
+    /// Whether the topic can stand in a message of NATS.
+    is_subject: bool,
+}
+
+impl Way {
+    /// Whether events of the topic can be written in this form.
+    fn carries(&self, form: Form) -> bool {
+        form != Form::Nats || self.is_subject
+    }
+
+    /// What the frames of events begin with that reach this entry, at this place of the route.
+    fn head(&mut self, place: usize, form: Form, entry: &Entry, topic: &[u8]) -> &[u8] {
+        let head = &mut self.heads[place][form.index()];
+        if head.is_empty() {
+            form::encode_event_head(form, entry.kind, &entry.name, topic, head);
+        }
+        head
+    }
 }
 
 #[derive(Debug)]
@@ -82,6 +117,10 @@ pub(crate) struct Delivery {
     run_events: u64,
     /// Where the last frame of each run begins.
     run_last: [usize; Form::COUNT],
+    /// What clients get that name their subscriptions.
+    pub named: Named,
+    /// Attributes of an event that came in another form than the native one.
+    pub attributes: Vec<u8>,
     /// For each group of the route, the shard whose turn an event is.
     turns: Vec<ShardId>,
     /// For the frame of a member's turn.
@@ -110,6 +149,8 @@ impl Delivery {
             run: Default::default(),
             run_events: 0,
             run_last: [0; Form::COUNT],
+            named: Named::new(hash_seed),
+            attributes: Vec::new(),
             turns: Vec::new(),
             turn: Vec::new(),
             turn_key: Vec::new(),
@@ -130,6 +171,7 @@ impl Delivery {
         ways: &mut Ways<'_>,
         head: &Head<'_>,
         input: &[u8],
+        payload_max: usize,
     ) -> Option<PublishedRun> {
         let is_legal = |name: &[u8]| topic::check_name(name).is_ok() && !topic::is_reserved(name);
         if !self.prepare_if(ways, (Space::Topic, head.topic), is_legal) {
@@ -145,9 +187,9 @@ impl Delivery {
         }
         let shares = route.receivers + route.remote.len();
         let payload_max = if shares > 1 || self.lent.is_some() {
-            SHARED_BODY_BYTES_MIN - 1
+            payload_max.min(SHARED_BODY_BYTES_MIN - 1)
         } else {
-            usize::MAX
+            payload_max
         };
         // What gathers, or may be dropped, comes in bounded pieces; a reader that keeps up gets all
         // at once.
@@ -186,12 +228,12 @@ impl Delivery {
     }
 
     /// The only member of the route's only filter, if frames can be given to it as they are.
-    fn only_receiver(&self, ways: &Ways<'_>) -> Option<ConnId> {
+    fn only_receiver(&self, ways: &Ways<'_>) -> Option<Member> {
         let &[filter] = &self.route().filters[..] else {
             return None;
         };
         match &ways.broker.filters().entry(filter).members[..] {
-            [member] => Some(member.conn).filter(|&conn| ways.outboxes.takes_all(conn)),
+            &[member] => Some(member).filter(|member| ways.outboxes.takes_all(member.conn)),
             _ => None,
         }
     }
@@ -203,7 +245,7 @@ impl Delivery {
         ways: &mut Ways<'_>,
         head: &Head<'_>,
         frames: &[u8],
-        only: Option<ConnId>,
+        only: Option<Member>,
     ) {
         let Delivery {
             ways: routes,
@@ -211,48 +253,51 @@ impl Delivery {
             payloads,
             run,
             run_last,
+            named,
             ..
         } = self;
         let way = &mut routes[*present];
         let entry = ways.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
-            if members == 0 {
+            let deliveries = u64::from(members) * payloads.len() as u64;
+            if members == 0 || !way.carries(form) {
+                named.uncarried += deliveries;
                 continue;
-            }
-            self.delivered += u64::from(members) * payloads.len() as u64;
-            let event_head = &mut way.heads[0][form.index()];
-            if event_head.is_empty() {
-                form::encode_event_head(form, entry.kind, &entry.name, head.topic, event_head);
             }
             let how = form::Run {
                 source: head.source,
                 kind: entry.kind,
                 topic: head.topic,
-                head: event_head,
+                head: way.head(0, form, entry, head.topic),
                 frames,
                 payloads,
             };
-            match only {
-                Some(conn) => {
-                    ways.outboxes.add_run(conn, |out| {
-                        how.encode(form, out);
-                    });
+            match (only, form) {
+                (Some(member), Form::Nats) => {
+                    named.give_run(how, member, ways.outboxes);
+                    continue;
                 }
-                None => {
-                    let run = &mut run[form.index()];
-                    run_last[form.index()] = how.encode(form, run);
+                (None, Form::Nats) => {
+                    named.gather_run(&how, entry, ways.outboxes);
+                    continue;
+                }
+                (Some(member), _) => ways.outboxes.add_run(member.conn, |out| {
+                    how.encode(form, out);
+                }),
+                (None, _) => {
+                    run_last[form.index()] = how.encode(form, &mut run[form.index()]);
                 }
             }
+            self.delivered += deliveries;
         }
         if only.is_some() {
+            self.named.end_sids(ways.broker);
             return;
         }
         self.run_events += self.payloads.len() as u64;
         // What is for one receiver that is behind is decided on at once.
-        if self.route().receivers == 1
-            || self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX)
-        {
+        if self.route().receivers == 1 || self.is_run_full() {
             self.settle(ways.broker, ways.outboxes);
         }
     }
@@ -285,15 +330,33 @@ impl Delivery {
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
         } else {
-            self.take_turns(ways, event, body.as_ref());
+            self.take_turns(ways, gathering, event, body.as_ref());
         }
+        let subscriptions = self.route().subscriptions - self.own_subscriptions(ways, gathering);
         self.deliver(ways, gathering, &event, body.as_ref());
-        Published::To(self.route().subscriptions)
+        self.named.end_sids(ways.broker);
+        Published::To(subscriptions)
+    }
+
+    /// How many of the matching subscriptions are those of a publisher that must not hear itself.
+    fn own_subscriptions(&self, ways: &Ways<'_>, gathering: Gathering) -> u64 {
+        let Some(publisher) = gathering.except() else {
+            return 0;
+        };
+        let filters = self.route().filters.iter();
+        let members = filters.flat_map(|&filter| &ways.broker.filters().entry(filter).members);
+        members.filter(|member| member.conn == publisher).count() as u64
     }
 
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
     /// the shards that it is for.
-    fn take_turns(&mut self, ways: &mut Ways<'_>, event: Event<'_>, body: Option<&Bytes>) {
+    fn take_turns(
+        &mut self,
+        ways: &mut Ways<'_>,
+        gathering: Gathering,
+        event: Event<'_>,
+        body: Option<&Bytes>,
+    ) {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
         for group in &self.route().groups {
@@ -315,7 +378,7 @@ impl Delivery {
         }
         for (place, &turn) in turns.iter().enumerate() {
             if turn == ways.broker.me() {
-                self.deliver_turn(ways, place, &event, body);
+                self.deliver_turn(ways, place, gathering, &event, body);
             }
         }
         self.turns = turns;
@@ -343,6 +406,7 @@ impl Delivery {
         if record.plain {
             self.deliver(ways, Gathering::Allowed, event, record.body);
         }
+        self.named.end_sids(ways.broker);
     }
 
     /// Gives the turns of a batch that came back, and that nobody could take where it went, to
@@ -364,7 +428,8 @@ impl Delivery {
             let group = &self.route().groups[place];
             let shard = ways.broker.take_turn_again(group, by, tries);
             if shard == ways.broker.me() {
-                self.deliver_turn(ways, place, &event, record.body);
+                self.deliver_turn(ways, place, Gathering::Allowed, &event, record.body);
+                self.named.end_sids(ways.broker);
                 continue;
             }
             // More than the backlog allows, but no more than came back.
@@ -385,7 +450,7 @@ impl Delivery {
         body: Option<&Bytes>,
     ) -> bool {
         let place = self.route().place_of(ways.broker, name);
-        place.is_some_and(|place| self.deliver_turn(ways, place, event, body))
+        place.is_some_and(|place| self.deliver_turn(ways, place, Gathering::Allowed, event, body))
     }
 
     /// Gives an event to the member whose turn it is; false if there is none.
@@ -393,12 +458,25 @@ impl Delivery {
         &mut self,
         ways: &mut Ways<'_>,
         place: usize,
+        gathering: Gathering,
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let Some(member) = ways.broker.take_member_turn(&self.route().groups[place]) else {
+        let Some(member) = self.member_in_turn(ways, place, gathering) else {
             return false;
         };
+        if ways.outboxes.outbox(member.conn).form == Form::Nats {
+            if !self.ways[self.present].is_subject {
+                self.named.uncarried += 1;
+                return true;
+            }
+            self.turn.clear();
+            let kind = FilterKind::Topic;
+            form::encode_event_head(Form::Nats, kind, b"", event.topic, &mut self.turn);
+            self.named
+                .offer(member, &self.turn, event, body, ways.outboxes);
+            return true;
+        }
         self.delivered += 1;
         let Member { conn, number } = member;
         self.turn.clear();
@@ -420,10 +498,28 @@ impl Delivery {
         true
     }
 
+    /// Takes a group's turn among its members here, but for a publisher that must not hear itself.
+    fn member_in_turn(
+        &mut self,
+        ways: &mut Ways<'_>,
+        place: usize,
+        gathering: Gathering,
+    ) -> Option<Member> {
+        let group = &self.ways[self.present].route.groups[place];
+        let Some(publisher) = gathering.except() else {
+            return ways.broker.take_member_turn(group);
+        };
+        let entries = group.entries.iter();
+        let members = entries.map(|&id| ways.broker.filters().entry(id).members.len());
+        let members: usize = members.sum();
+        let mut turns = (0..members).map_while(|_| ways.broker.take_member_turn(group));
+        turns.find(|member| member.conn != publisher)
+    }
+
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
         let receivers = self.route().receivers;
-        let bytes = self.run.iter().map(Vec::len).sum::<usize>();
+        let bytes = self.run.iter().map(Vec::len).sum::<usize>() + self.named.pending();
         match self.run_events {
             0 => Pending::default(),
             _ if is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) => {
@@ -453,6 +549,8 @@ impl Delivery {
             return false;
         }
         self.settle(ways.broker, ways.outboxes);
+        // What was just given may have been the last message of a subscription.
+        let is_known = is_known && self.ways[place].route.is_current(ways.broker);
         // What one topic with many patterns needed is not kept, nor looked at, for ever.
         let present = self.route();
         if present.filters.len().max(present.groups.len()) > ROUTE_FILTERS_KEPT {
@@ -460,7 +558,12 @@ impl Delivery {
         }
         self.present = place;
         if !is_known {
-            let Way { route, heads } = &mut self.ways[place];
+            let Way {
+                route,
+                heads,
+                is_subject,
+            } = &mut self.ways[place];
+            *is_subject = nats::can_carry(topic);
             ways.broker.route(space, topic, route);
             heads.resize_with(route.filters.len(), Default::default);
             heads.iter_mut().flatten().for_each(Vec::clear);
@@ -483,54 +586,86 @@ impl Delivery {
             && body.is_none()
             && self.route().filters.len() == 1
             && self.route().groups.is_empty()
-            && self.route().receivers > 1;
-        if !may_gather {
-            self.settle(ways.broker, ways.outboxes);
+            && self.route().receivers > 1
+            // What the clients of NATS get of these differs from one to the other, or is two messages.
+            && event.flags & (flag::HEADERS | flag::END) == 0;
+        if may_gather {
+            return self.gather(ways, event);
         }
+        self.settle(ways.broker, ways.outboxes);
         // A client of the native protocol takes an event once, however many of its filters match.
         let once = (self.route().filters.len() > 1).then(|| {
             self.event += 1;
             self.event
         });
-        for place in 0..self.route().filters.len() {
-            let entry = ways.broker.filters().entry(self.route().filters[place]);
+        let way = &mut self.ways[self.present];
+        for place in 0..way.route.filters.len() {
+            let entry = ways.broker.filters().entry(way.route.filters[place]);
             for form in Form::ALL {
-                if entry.forms[form.index()] == 0 {
+                let members = entry.forms[form.index()];
+                if members == 0 || !way.carries(form) {
+                    self.named.uncarried += u64::from(members);
                     continue;
                 }
-                let head = &mut self.ways[self.present].heads[place][form.index()];
-                if head.is_empty() {
-                    form::encode_event_head(form, entry.kind, &entry.name, event.topic, head);
+                let head = way.head(place, form, entry, event.topic);
+                if form == Form::Nats {
+                    for &member in &entry.members {
+                        let is_his = ways.outboxes.outbox(member.conn).form == form;
+                        if is_his && Some(member.conn) != gathering.except() {
+                            self.named.offer(member, head, event, body, ways.outboxes);
+                        }
+                    }
+                    continue;
                 }
-                if may_gather {
-                    let run = &mut self.run[form.index()];
-                    self.run_last[form.index()] = run.len();
-                    form::encode_event(form, head, event, run);
-                    self.delivered += u64::from(entry.forms[form.index()]);
-                } else {
-                    let once = once.filter(|_| form == Form::Native);
-                    let members = entry.members.iter().map(|member| member.conn);
-                    let frame = Frame {
-                        form,
-                        head,
-                        event,
-                        body,
-                    };
-                    self.delivered += frame.offer_to(members, once, ways.outboxes);
-                }
-            }
-        }
-        if may_gather {
-            self.run_events += 1;
-            if self.run.iter().any(|frames| frames.len() >= RUN_BYTES_MAX) {
-                self.settle(ways.broker, ways.outboxes);
+                let once = once.filter(|_| form == Form::Native);
+                let members = entry.members.iter().map(|member| member.conn);
+                let frame = Frame {
+                    form,
+                    head,
+                    event,
+                    body,
+                };
+                self.delivered += frame.offer_to(members, once, ways.outboxes);
             }
         }
     }
 
+    /// Lets an event gather for the members of the route's only filter.
+    fn gather(&mut self, ways: &mut Ways<'_>, event: &Event<'_>) {
+        let way = &mut self.ways[self.present];
+        let entry = ways.broker.filters().entry(way.route.filters[0]);
+        for form in Form::ALL {
+            let members = entry.forms[form.index()];
+            if members == 0 || !way.carries(form) {
+                self.named.uncarried += u64::from(members);
+                continue;
+            }
+            let head = way.head(0, form, entry, event.topic);
+            if form == Form::Nats {
+                self.named.gather(head, event, entry, ways.outboxes);
+                continue;
+            }
+            let run = &mut self.run[form.index()];
+            self.run_last[form.index()] = run.len();
+            form::encode_event(form, head, None, event, run);
+            self.delivered += u64::from(members);
+        }
+        self.run_events += 1;
+        if self.is_run_full() {
+            self.settle(ways.broker, ways.outboxes);
+        }
+    }
+
+    fn is_run_full(&self) -> bool {
+        let lengths = self.run.iter().map(Vec::len);
+        lengths
+            .chain([self.named.pending()])
+            .any(|length| length >= RUN_BYTES_MAX)
+    }
+
     /// Gives the run to its receivers. To be called before anything changes who listens, and
     /// when an input is dealt with.
-    pub(crate) fn settle(&mut self, broker: &Broker, outboxes: &mut Outboxes) {
+    pub(crate) fn settle(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
         if self.run_events == 0 {
             return;
         }
@@ -541,8 +676,15 @@ impl Delivery {
                 shared[form] = Some(outboxes.share_run(&self.run[form]));
             }
         }
+        let heads = &self.ways[self.present].heads[0];
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
+            if form == Form::Nats.index() {
+                let members = entry.forms[form];
+                self.named
+                    .give(*member, &heads[form], members, &mut shared[form], outboxes);
+                continue;
+            }
             if let Some(body) = &shared[form]
                 && outboxes.takes_all(member.conn)
             {
@@ -552,12 +694,14 @@ impl Delivery {
             let offer = Offer {
                 events: self.run_events,
                 last_at: self.run_last[form],
-                key: &self.ways[self.present].heads[0][form],
+                key: &heads[form],
             };
             outboxes.offer(member.conn, &self.run[form], offer);
         }
         self.run.iter_mut().for_each(Vec::clear);
+        self.named.end_run();
         self.run_events = 0;
+        self.named.end_sids(broker);
     }
 }
 
@@ -599,7 +743,7 @@ impl Frame<'_> {
         } = *self;
         let mut before_payload = Vec::new();
         if body.is_some() {
-            form::encode_event_before_payload(form, head, event, &mut before_payload);
+            form::encode_event_before_payload(form, head, None, event, &mut before_payload);
         }
         let length = head.len() + event.payload.len() + form::event_room(event);
         let mut offered = 0;
@@ -617,7 +761,7 @@ impl Frame<'_> {
                 }
                 None => outboxes.offer_with(conn, length, head, |out| {
                     out.reserve(length);
-                    form::encode_event(form, head, event, out);
+                    form::encode_event(form, head, None, event, out);
                 }),
             }
         }

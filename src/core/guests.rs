@@ -38,7 +38,7 @@ impl Shard {
         self.guests_gone = 0;
     }
 
-    pub(crate) fn handle_tick(&mut self, now: Now, outputs: &mut Outputs) {
+    pub(crate) fn end_guests(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(&(deadline, conn, client)) = self.guests.front() {
             if deadline > now.monotonic_ns {
                 break;

@@ -24,8 +24,10 @@ pub mod handover;
 pub mod interest;
 pub mod limits;
 mod outbox;
+mod pings;
 mod questions;
 mod session;
+mod sids;
 mod subs;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ mod trie;
 
 use broker::Broker;
 use bytes::Bytes;
-use command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
 use core::net::SocketAddr;
 use counters::Counters;
 use delivery::{Delivery, Ways};
@@ -42,11 +44,13 @@ use interest::Interest;
 use limits::Limits;
 pub use outbox::BodyGauge;
 use outbox::Outboxes;
+use pings::Pings;
 use questions::Gathering;
+pub use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
 pub use session::Protocol;
-use session::{Context, Holds, Session, Settings, Then};
+use session::{Context, Holds, Identity, Session, Settings, Then};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -57,8 +61,13 @@ pub struct Config {
     pub shard: ShardId,
     /// How many shards the node has, this one included; 1 to [`limits::SHARDS_MAX`].
     pub shards: u16,
+    /// The name of the only user, which goes with the password; `None` is `default`.
+    pub user: Option<Vec<u8>>,
     /// What clients must know to be let in; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
+    /// Longest payload that clients of NATS may publish, headers included; they are told when they connect.
+    /// At most `PAYLOAD_BYTES_MAX`.
+    pub nats_payload_max: usize,
     /// The caps in force.
     pub limits: Limits,
     /// Keeps outsiders from choosing names that collide in hash tables.
@@ -208,6 +217,16 @@ struct Connection {
     kills_itself: bool,
 }
 
+impl Connection {
+    fn identity(&self) -> Identity {
+        Identity {
+            client: self.client,
+            peer: self.peer,
+            local: self.local,
+        }
+    }
+}
+
 /// One shard of a node: the broker of the connections it owns.
 #[derive(Debug)]
 pub struct Shard {
@@ -226,6 +245,8 @@ pub struct Shard {
     guests: VecDeque<(u64, ConnId, ClientId)>,
     /// How many of them have left.
     guests_gone: usize,
+    /// Clients that are asked whether they are there.
+    pings: Pings,
     /// Connections that wait for room at another shard.
     stalled: Vec<(ConnId, ClientId)>,
 }
@@ -260,11 +281,14 @@ impl Shard {
             next_question: 1,
             guests: VecDeque::new(),
             guests_gone: 0,
+            pings: Pings::default(),
             stalled: Vec::new(),
             settings: Settings {
                 shard,
                 shards,
+                user: config.user,
                 password: config.password,
+                nats_payload_max: config.nats_payload_max,
                 run_id: config.run_id,
                 process_id: config.process_id,
                 started_wall_ms: config.started_wall_ms,
@@ -323,14 +347,20 @@ impl Shard {
                 for (slot, place) in self.connections.iter().enumerate() {
                     if let Some(connection) = place.as_ref().filter(|there| !there.closing) {
                         let conn = ConnId(slot as u32);
-                        let session = &connection.session;
-                        session.announce_end(milliseconds, conn, &mut self.outboxes);
+                        connection.session.announce_end(
+                            milliseconds,
+                            &self.settings,
+                            connection.identity(),
+                            conn,
+                            &mut self.outboxes,
+                        );
                     }
                 }
                 Handled::DONE
             }
             Input::Tick => {
-                self.handle_tick(now, outputs);
+                self.end_guests(now, outputs);
+                self.ping_silent(now, outputs);
                 Handled::DONE
             }
         };
@@ -345,7 +375,8 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.guests.front().map(|&(deadline, ..)| deadline)
+        let guest = self.guests.front().map(|&(deadline, ..)| deadline);
+        guest.into_iter().chain(self.pings.first()).min()
     }
 
     /// Moves the connections that have output to be written into `into`, each once.
@@ -413,11 +444,12 @@ impl Shard {
             closed_outboxes_full: outboxes.closed_outboxes_full,
             events_lost_drop_oldest: outboxes.lost_drop_oldest,
             events_lost_latest: outboxes.lost_latest,
+            events_not_carried: self.delivery.named.uncarried,
             turns_retried: self.delivery.turns_retried,
             turns_unheard: self.delivery.turns_unheard,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
-            events_delivered: self.delivery.delivered,
+            events_delivered: self.delivery.delivered + self.delivery.named.delivered,
             events_handed_over: self.hand_overs.events,
             handovers: self.hand_overs.sent,
             handover_backlog_bytes: self.hand_overs.backlog_bytes() as u64,
@@ -444,6 +476,12 @@ impl Shard {
             "the place of {conn:?} is taken"
         );
         let session = Session::new(protocol, &self.settings);
+        let identity = Identity {
+            client,
+            peer,
+            local,
+        };
+        session.greet(&self.settings, identity, conn, &mut self.outboxes);
         let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
         if is_full {
             self.counters.connections_refused += 1;
@@ -471,6 +509,10 @@ impl Shard {
         if is_guest {
             self.await_guest(&mut connection, conn, now);
         }
+        if protocol == Protocol::Nats {
+            let due_ns = now.monotonic_ns + self.settings.limits.ping_ms * 1_000_000;
+            self.pings.push(due_ns, conn, client);
+        }
         self.connections[conn.slot()] = Some(connection);
     }
 
@@ -480,12 +522,26 @@ impl Shard {
         };
         self.counters.connections -= 1;
         self.counters.input_bytes -= connection.kept_bytes as u64;
-        self.broker.leave(conn, self.outboxes.outbox(conn).form);
+        self.leave(conn);
         self.outboxes.kill(conn);
         if connection.guest_listed {
             self.guests_gone += 1;
             self.forget_guests_gone();
         }
+        if matches!(connection.session, Session::Nats(_)) {
+            self.forget_ping();
+        }
+    }
+
+    /// Takes all subscriptions of a connection away.
+    fn leave(&mut self, conn: ConnId) {
+        let form = self.outboxes.outbox(conn).form;
+        if form == Form::Nats {
+            for number in self.broker.numbers(conn) {
+                self.delivery.named.sids.forget(number);
+            }
+        }
+        self.broker.leave(conn, form);
     }
 
     fn handle_bytes(
@@ -625,7 +681,7 @@ impl Shard {
             self.delivery.receive(&mut ways, &record, note);
         }
         *place = records.place;
-        self.delivery.settle(&self.broker, &mut self.outboxes);
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
         batch.unheard.extend(unheard);
         if next == Next::Done && batch.known > 0 {
             self.release_barriers(from, batch.known, outputs);
@@ -641,7 +697,7 @@ impl Shard {
             hand_overs: &mut self.hand_overs,
         };
         self.delivery.retry(&mut ways, by, batch);
-        self.delivery.settle(&self.broker, &mut self.outboxes);
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
     }
 
     fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {
@@ -717,6 +773,7 @@ impl Shard {
         match reason {
             CloseReason::Protocol => self.counters.closed_protocol += 1,
             CloseReason::GuestTimeout => self.counters.closed_guest_timeout += 1,
+            CloseReason::Stale => self.counters.closed_stale += 1,
             CloseReason::InputsFull => self.counters.closed_inputs_full += 1,
             CloseReason::Killed => self.counters.closed_killed += 1,
             // Counted where they are decided, or no fault of anyone's.
@@ -725,7 +782,7 @@ impl Shard {
             | CloseReason::OutboxesFull
             | CloseReason::TooManyConnections => {}
         }
-        self.delivery.settle(&self.broker, &mut self.outboxes);
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
         match is_replying {
             true => self.outboxes.drop_deferred(conn),
             false => self.outboxes.append_deferred(conn),
@@ -735,7 +792,7 @@ impl Shard {
             self.outboxes.hold(conn);
             connection.holds.barrier = Some(self.interest.wait(conn, client));
         }
-        self.broker.leave(conn, self.outboxes.outbox(conn).form);
+        self.leave(conn);
         outputs.closing.push((conn, reason));
     }
 

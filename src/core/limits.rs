@@ -112,6 +112,19 @@ pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// slowest link needs no tenth of.
 pub const GUEST_MS_MAX: u64 = 10_000;
 
+/// Most bytes of the arguments of an operation of NATS, as in nats-server.
+pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
+
+/// Longest name of a queue group of NATS, as of groups in other protocols.
+pub const NATS_QUEUE_BYTES_MAX: usize = 255;
+
+/// A client of NATS that is silent for so long, in milliseconds, is asked whether it is there: two
+/// minutes, as nats-server does.
+pub const PING_MS: u64 = 120_000;
+
+/// PINGs that a client of NATS may leave unanswered.
+pub const NATS_PINGS_OUT_MAX: u8 = 2;
+
 /// The caps in force on a shard; the names are those of the constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -137,6 +150,10 @@ pub struct Limits {
     pub transaction_bytes_max: usize,
     /// See [`GUEST_MS_MAX`].
     pub guest_ms_max: u64,
+    /// See [`CONTROL_LINE_BYTES_MAX`].
+    pub control_line_bytes_max: usize,
+    /// See [`PING_MS`].
+    pub ping_ms: u64,
 }
 
 impl Default for Limits {
@@ -153,6 +170,8 @@ impl Default for Limits {
             handover_backlog_bytes: HANDOVER_BACKLOG_BYTES,
             transaction_bytes_max: TRANSACTION_BYTES_MAX,
             guest_ms_max: GUEST_MS_MAX,
+            control_line_bytes_max: CONTROL_LINE_BYTES_MAX,
+            ping_ms: PING_MS,
         }
     }
 }

@@ -23,7 +23,9 @@ impl Node {
             Shard::new(Config {
                 shard: ShardId(shard),
                 shards,
+                user: None,
                 password: password.map(<[u8]>::to_vec),
+                nats_payload_max: PAYLOAD_BYTES_MAX,
                 limits: limits.clone(),
                 hash_seed: 1,
                 body_gauge: body_gauge.clone(),

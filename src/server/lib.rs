@@ -27,6 +27,7 @@ use crate::ring::{Ring, RingConfig};
 use crate::shard::{Front, Listener, ShardLoop};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
+pub use sapwood_core::PAYLOAD_BYTES_MAX;
 pub use sapwood_core::Policy;
 use sapwood_core::command::ShardId;
 pub use sapwood_core::limits::Limits;
@@ -72,8 +73,16 @@ pub struct Config {
     pub native: Option<SocketAddr>,
     /// What happens when a native client reads too slowly that does not say so itself.
     pub native_policy: Policy,
+    /// Where the NATS protocol listens; `None` is nowhere.
+    pub nats: Option<SocketAddr>,
+    /// What happens when a NATS client reads too slowly.
+    pub nats_policy: Policy,
+    /// Longest payload that NATS clients may publish, in bytes; `None` is the most there is.
+    pub nats_payload_max: Option<usize>,
     /// How shards wait.
     pub latency: Latency,
+    /// The name that goes with the password; `None` is `default`.
+    pub user: Option<Vec<u8>>,
     /// What clients must know; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
     /// The caps in force.
@@ -339,9 +348,11 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
     let front = |protocol, policy| Front { protocol, policy };
     let redis = front(Protocol::Redis, config.redis_policy);
     let native = front(Protocol::Native, config.native_policy);
+    let nats = front(Protocol::Nats, config.nats_policy);
     let wanted = [
         ("redis", "--redis", redis, config.redis),
         ("native", "--native", native, config.native),
+        ("nats", "--nats", nats, config.nats),
     ];
     for (name, flag, front, address) in wanted {
         let Some(address) = address else { continue };
@@ -388,7 +399,9 @@ fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
     Ok(sapwood_core::Config {
         shard: ShardId(0),
         shards: 1,
+        user: config.user.clone(),
         password: config.password.clone(),
+        nats_payload_max: config.nats_payload_max.unwrap_or(PAYLOAD_BYTES_MAX),
         limits: config.limits.clone(),
         hash_seed: seed,
         body_gauge: BodyGauge::default(),

@@ -351,6 +351,7 @@ impl World {
             CloseReason::InputsFull => ("closed: inputs full", true),
             CloseReason::Killed => ("closed: killed", true),
             CloseReason::TooManyConnections => ("closed: too many", true),
+            CloseReason::Stale => ("closed: stale", false),
         };
         self.coverage.hit(name);
         if !is_right {

@@ -150,6 +150,7 @@ impl World {
             let port = match client.protocol {
                 Protocol::Redis => 7463,
                 Protocol::Native => 7400,
+                Protocol::Nats => 7422,
             };
             let input = Input::Opened {
                 conn: ConnId(slot as u32),

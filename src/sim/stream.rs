@@ -294,7 +294,7 @@ impl Stream {
             return Ok(());
         }
         let lost = match self.protocol {
-            Protocol::Redis => certain,
+            Protocol::Redis | Protocol::Nats => certain,
             Protocol::Native => said,
         };
         if lost < certain || lost > certain + possible + own || (lost > 0 && !self.was_behind) {

@@ -15,7 +15,7 @@ use crate::rng::{Rng, Trace};
 use crate::{Failure, Options, Report, Sabotage, fail};
 use sapwood_core::command::{Now, ShardId};
 use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Config, Protocol, Shard};
+use sapwood_core::{BodyGauge, Config, PAYLOAD_BYTES_MAX, Protocol, Shard};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -88,7 +88,9 @@ impl World {
         let make = |shard| Config {
             shard: ShardId(shard),
             shards,
+            user: None,
             password: has_password.then(|| PASSWORD.to_vec()),
+            nats_payload_max: PAYLOAD_BYTES_MAX,
             limits: limits.clone(),
             hash_seed: options.hash_seed,
             body_gauge: gauge.clone(),

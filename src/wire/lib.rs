@@ -5,13 +5,14 @@
 //! function of the bytes it is given, so that the broker, the client library, the simulator
 //! and a WASI module share it.
 //!
-//! Start reading at [`resp`] (the Redis protocol), [`native`] (Sapwood's own) or [`topic`] (names
-//! and matching).
+//! Start reading at [`resp`] (the Redis protocol), [`nats`], [`native`] (Sapwood's own) or [`topic`]
+//! (names and matching).
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod limits;
 pub mod native;
+pub mod nats;
 pub mod resp;
 pub mod run;
 pub mod topic;

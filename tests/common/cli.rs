@@ -61,6 +61,8 @@ impl Cli {
         let path = std::env::var("PATH").unwrap_or_default();
         command
             .env("SAPWOOD_NATIVE", &self.native)
+            // The default port would let two tests at a time disturb each other.
+            .env("SAPWOOD_NATS", "127.0.0.1:0")
             .env("PATH", format!("{}:{path}", directory.display()));
         command
     }

@@ -43,6 +43,8 @@ pub struct Server {
     port: u16,
     /// Where Sapwood speaks its native protocol; 0 for another server.
     native_port: u16,
+    /// Where it speaks that of NATS; 0 for another server.
+    nats_port: u16,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -53,6 +55,18 @@ impl Server {
 
     pub fn native_port(&self) -> u16 {
         self.native_port
+    }
+
+    pub fn nats_port(&self) -> u16 {
+        self.nats_port
+    }
+
+    fn ports(&self) -> Ports {
+        Ports {
+            redis: self.port,
+            native: self.native_port,
+            nats: self.nats_port,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -94,6 +108,14 @@ impl Drop for Server {
     }
 }
 
+/// Where a broker listens; 0 is any free port.
+#[derive(Clone, Copy, Default)]
+struct Ports {
+    redis: u16,
+    native: u16,
+    nats: u16,
+}
+
 /// The broker under test.
 pub struct Broker {
     server: Server,
@@ -105,23 +127,27 @@ pub struct Broker {
 impl Broker {
     /// Starts `sapwood serve` on a free port of the loopback address.
     pub fn start(shards: usize, extra_args: &[&str]) -> Broker {
-        Broker::start_at((0, 0), shards, None, extra_args)
+        Broker::start_at(Ports::default(), shards, None, extra_args)
     }
 
     /// As `start`, with a password that every connection has to give.
     pub fn start_with_password(shards: usize, password: &str) -> Broker {
-        Broker::start_at((0, 0), shards, Some(password), &[])
+        Broker::start_at(Ports::default(), shards, Some(password), &[])
     }
 
     /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
     /// the port, and no reconnecting client connects to itself, while the broker is restarted.
     pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
-        Broker::start_at((free_port(), free_port()), shards, password, &[])
+        let ports = Ports {
+            redis: free_port(),
+            native: free_port(),
+            nats: free_port(),
+        };
+        Broker::start_at(ports, shards, password, &[])
     }
 
-    /// Starts it on these ports, of the Redis and the native protocol; 0 is any free one.
     fn start_at(
-        ports: (u16, u16),
+        ports: Ports,
         shards: usize,
         password: Option<&str>,
         extra_args: &[&str],
@@ -131,7 +157,7 @@ impl Broker {
             if let Some(password) = password {
                 args.extend(["--requirepass", password]);
             }
-            spawn_redis(ports.0, &args)
+            spawn_redis(ports.redis, &args)
         } else {
             spawn_sapwood(ports, shards, password, extra_args)
         };
@@ -148,7 +174,7 @@ impl Broker {
         self.server.kill();
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let again = Broker::start_at(
-            (self.server.port, self.server.native_port),
+            self.server.ports(),
             self.shards,
             self.password.as_deref(),
             &args,
@@ -197,15 +223,16 @@ impl std::ops::Deref for Reference {
 }
 
 fn spawn_sapwood(
-    (redis, native): (u16, u16),
+    ports: Ports,
     shards: usize,
     password: Option<&str>,
     extra_args: &[&str],
 ) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
     command
-        .args(["serve", "--redis", &format!("127.0.0.1:{redis}")])
-        .args(["--native", &format!("127.0.0.1:{native}")])
+        .args(["serve", "--redis", &format!("127.0.0.1:{}", ports.redis)])
+        .args(["--native", &format!("127.0.0.1:{}", ports.native)])
+        .args(["--nats", &format!("127.0.0.1:{}", ports.nats)])
         .args(["--shards", &shards.to_string(), "--log-format", "json"])
         .args(extra_args)
         .env_remove("SAPWOOD_PASSWORD");
@@ -226,6 +253,7 @@ fn spawn_sapwood(
         child,
         port: 0,
         native_port: 0,
+        nats_port: 0,
         stderr,
     };
     let deadline = Instant::now() + START_SECONDS_MAX;
@@ -238,6 +266,9 @@ fn spawn_sapwood(
                 }
                 if let Some(port) = listener_port(&line, "native") {
                     server.native_port = port;
+                }
+                if let Some(port) = listener_port(&line, "nats") {
+                    server.nats_port = port;
                     return server;
                 }
                 seen.push(line);
@@ -246,7 +277,7 @@ fn spawn_sapwood(
                 // The end of stdout may come a moment before the process' own end and last words.
                 let ended = server.child.try_wait();
                 panic!(
-                    "sapwood printed no line `native <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
+                    "sapwood printed no line `nats <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
                     server.stderr()
                 );
             }
@@ -280,6 +311,7 @@ fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
             child,
             port: chosen,
             native_port: 0,
+            nats_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;

@@ -8,7 +8,9 @@
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::handover::{Batch, Place};
 use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Policy, Protocol, Shard};
+use sapwood_core::{
+    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
+};
 use sapwood_wire::native::{self, Hello, Parts, Subscription};
 use std::hint::black_box;
 
@@ -48,6 +50,8 @@ impl Node {
             Shard::new(Config {
                 shard: ShardId(shard),
                 shards,
+                user: None,
+                nats_payload_max: PAYLOAD_BYTES_MAX,
                 password: None,
                 limits: Limits::default(),
                 hash_seed: 1,

@@ -4,7 +4,9 @@
 //! filter, and what differs from event to event. Start at [`encode_event`].
 
 use crate::command::{Event, FilterKind, Form, Space};
-use sapwood_wire::native::{self, kind};
+use crate::sids::Sid;
+use sapwood_wire::native::{self, flag, kind};
+use sapwood_wire::nats;
 use sapwood_wire::resp::{self, Version};
 use sapwood_wire::run::{Source, Span, turn_into_pushes};
 
@@ -23,6 +25,11 @@ pub(crate) fn encode_event_head(
             out.extend_from_slice(&[kind::MESSAGE, 0]);
             return native::write_text16(out, topic);
         }
+        Form::Nats => {
+            out.extend_from_slice(b"MSG ");
+            out.extend_from_slice(topic);
+            return out.push(b' ');
+        }
     };
     let (word, names): (&[u8], &[&[u8]]) = match kind {
         FilterKind::Topic => (b"message", &[topic]),
@@ -36,9 +43,15 @@ pub(crate) fn encode_event_head(
     }
 }
 
-/// Writes an event's whole frame.
-pub(crate) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
-    encode_event_before_payload(form, head, event, out);
+/// Writes an event's whole frame; to a form whose clients name their subscriptions, for `sid`.
+pub(crate) fn encode_event(
+    form: Form,
+    head: &[u8],
+    sid: Option<&Sid>,
+    event: &Event<'_>,
+    out: &mut Vec<u8>,
+) {
+    encode_event_before_payload(form, head, sid, event, out);
     out.extend_from_slice(event.payload);
     out.extend_from_slice(event_end(form));
 }
@@ -74,7 +87,7 @@ impl Run<'_> {
                     last = out.len();
                     let payload = &self.frames[from as usize..to as usize];
                     let event = Event::plain(Space::Topic, self.topic, payload);
-                    encode_event(form, self.head, &event, out);
+                    encode_event(form, self.head, None, &event, out);
                 }
                 return last;
             }
@@ -87,6 +100,34 @@ impl Run<'_> {
         start + last
     }
 
+    /// Writes the frames as messages of NATS for this subscription, and notes where each begins and where
+    /// its name stands.
+    pub(crate) fn encode_named(&self, sid: &[u8], out: &mut Vec<u8>, marks: &mut Vec<NameMark>) {
+        for &(from, to) in self.payloads {
+            let (from, to) = (from as usize, to as usize);
+            let frame_at = out.len();
+            out.extend_from_slice(self.head);
+            let name_at = out.len();
+            out.extend_from_slice(sid);
+            out.push(b' ');
+            match self.source {
+                // The length, the payload and what ends them are the same bytes in both.
+                Source::Resp | Source::Nats => {
+                    let digits = self.frames[..from - nats::END.len()].iter().rev();
+                    let digits = digits.take_while(|byte| byte.is_ascii_digit()).count();
+                    let line_at = from - nats::END.len() - digits;
+                    out.extend_from_slice(&self.frames[line_at..to + nats::END.len()]);
+                }
+                Source::Native => {
+                    nats::write_length(out, to - from);
+                    out.extend_from_slice(&self.frames[from..to]);
+                    out.extend_from_slice(nats::END);
+                }
+            }
+            marks.push(NameMark { frame_at, name_at });
+        }
+    }
+
     fn push(&self, mark: u8, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(self.frames);
@@ -94,15 +135,55 @@ impl Run<'_> {
     }
 }
 
+/// Where a frame that names a subscription begins, and where the name does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NameMark {
+    pub frame_at: usize,
+    pub name_at: usize,
+}
+
+/// Writes frames for another subscription than the one of a name of `length` bytes that they were
+/// written for.
+pub(crate) fn encode_renamed(
+    frames: &[u8],
+    marks: &[NameMark],
+    length: usize,
+    name: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    if name.len() == length {
+        out.extend_from_slice(frames);
+        for mark in marks {
+            let at = start + mark.name_at;
+            out[at..at + length].copy_from_slice(name);
+        }
+        return;
+    }
+    let mut from = 0;
+    for mark in marks {
+        out.extend_from_slice(&frames[from..mark.name_at]);
+        out.extend_from_slice(name);
+        from = mark.name_at + length;
+    }
+    out.extend_from_slice(&frames[from..]);
+}
+
 /// Writes an event's frame up to its payload, which is kept elsewhere; behind that comes
 /// [`event_end`].
 pub(crate) fn encode_event_before_payload(
     form: Form,
     head: &[u8],
+    sid: Option<&Sid>,
     event: &Event<'_>,
     out: &mut Vec<u8>,
 ) {
     match form {
+        Form::Nats => {
+            // invariant: whoever takes this form has named its subscription.
+            let sid = sid.expect("a message of NATS without a subscription");
+            encode_message_before_payload(head, sid, event, out);
+        }
         Form::Resp2 | Form::Resp3 => {
             out.extend_from_slice(head);
             resp::bulk_header(out, event.payload.len());
@@ -117,18 +198,44 @@ pub(crate) fn encode_event_before_payload(
     }
 }
 
+/// Writes MSG or HMSG up to the payload.
+fn encode_message_before_payload(head: &[u8], sid: &Sid, event: &Event<'_>, out: &mut Vec<u8>) {
+    let headers = native::attributes_headers(event.flags, event.attributes);
+    let has_headers = event.flags & flag::HEADERS != 0 && sid.takes_headers;
+    if has_headers {
+        out.push(b'H');
+    }
+    out.extend_from_slice(head);
+    out.extend_from_slice(&sid.name);
+    out.push(b' ');
+    if let Some(reply) = native::attributes_reply(event.flags, event.attributes) {
+        out.extend_from_slice(reply);
+        out.push(b' ');
+    }
+    if !has_headers {
+        return nats::write_length(out, event.payload.len());
+    }
+    let length = nats::headers_length(headers);
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.push(b' ');
+    nats::write_length(out, length + event.payload.len());
+    nats::write_headers(headers, out);
+}
+
 /// What stands behind an event's payload.
 pub(crate) fn event_end(form: Form) -> &'static [u8] {
     match form {
         Form::Resp2 | Form::Resp3 => resp::END,
+        Form::Nats => nats::END,
         Form::Native => b"",
     }
 }
 
 /// Most bytes of an event's frame but for its head and payload.
 pub(crate) fn event_room(event: &Event<'_>) -> usize {
-    const NUMBERS_AND_ENDS: usize = 32;
-    NUMBERS_AND_ENDS + event.attributes.len()
+    const NUMBERS_AND_ENDS: usize = 64;
+    // A header of NATS has one byte more than a native one.
+    NUMBERS_AND_ENDS + 2 * event.attributes.len()
 }
 
 /// Writes the frame of a member's turn up to the payload, natively: the only form so far whose
@@ -154,7 +261,7 @@ pub(crate) fn encode_turn_key(number: u32, topic: &[u8], out: &mut Vec<u8>) {
 /// Writes that events were lost, in a form that has a frame for it.
 pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     match form {
-        Form::Resp2 | Form::Resp3 => {}
+        Form::Resp2 | Form::Resp3 | Form::Nats => {}
         Form::Native => native::write_gap(out, events),
     }
 }
@@ -168,7 +275,7 @@ pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
     let mark = match to {
         Form::Resp2 => b'*',
         Form::Resp3 => b'>',
-        Form::Native => unreachable!("only clients of Redis change their form"),
+        Form::Native | Form::Nats => unreachable!("only clients of Redis change their form"),
     };
     let mut at = 0;
     // Ends because each round steps over the frame's head at least.

@@ -5,6 +5,7 @@
 
 pub(crate) mod form;
 pub(crate) mod native;
+pub(crate) mod nats;
 pub(crate) mod redis;
 
 use crate::broker::Broker;
@@ -19,6 +20,7 @@ use crate::limits::{Limits, RUN_CHECK_BYTES};
 use crate::outbox::Outboxes;
 use core::net::SocketAddr;
 use native::NativeSession;
+use nats::NatsSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
@@ -30,6 +32,8 @@ pub enum Protocol {
     Redis,
     /// Sapwood's own.
     Native,
+    /// The client protocol of NATS.
+    Nats,
 }
 
 impl Protocol {
@@ -38,6 +42,7 @@ impl Protocol {
         match self {
             Protocol::Redis => Form::Resp2,
             Protocol::Native => Form::Native,
+            Protocol::Nats => Form::Nats,
         }
     }
 }
@@ -47,6 +52,7 @@ impl Protocol {
 pub(crate) enum Session {
     Redis(RedisSession),
     Native(NativeSession),
+    Nats(NatsSession),
 }
 
 /// What the shard is and allows, the same for all its connections.
@@ -54,11 +60,38 @@ pub(crate) enum Session {
 pub(crate) struct Settings {
     pub shard: ShardId,
     pub shards: u16,
+    pub user: Option<Vec<u8>>,
     pub password: Option<Vec<u8>>,
+    pub nats_payload_max: usize,
     pub run_id: String,
     pub process_id: u32,
     pub started_wall_ms: u64,
     pub limits: Limits,
+}
+
+/// The user that there is if no other is configured.
+const USER: &[u8] = b"default";
+
+impl Settings {
+    /// Whether this is the name of the only user.
+    pub(crate) fn is_user(&self, name: &[u8]) -> bool {
+        name == self.user.as_deref().unwrap_or(USER)
+    }
+}
+
+/// Who a connection is, as far as its protocol does not say it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub client: ClientId,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// Compares without telling by its time where two passwords differ; only their lengths show.
+pub(crate) fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
+    let pairs = given.iter().zip(wanted);
+    let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+    given.len() == wanted.len() && difference == 0
 }
 
 /// Why a connection is not read on.
@@ -109,14 +142,20 @@ impl Context<'_> {
     }
 
     /// Publishes the run with this head at the start of the input. `None`, and nothing is done, if
-    /// what stands there must be checked or delivered one by one.
-    pub(crate) fn publish_run(&mut self, head: &Head<'_>, input: &[u8]) -> Option<PublishedRun> {
-        // Who hears itself gets its events and replies in order, and who waits for a barrier waits.
-        if self.holds.barrier.is_some() || self.broker.listens(self.conn) {
+    /// what stands there must be checked or delivered one by one. Who may hear itself settles before it is
+    /// answered.
+    pub(crate) fn publish_run(
+        &mut self,
+        head: &Head<'_>,
+        input: &[u8],
+        payload_max: usize,
+    ) -> Option<PublishedRun> {
+        // Who waits for a barrier waits.
+        if self.holds.barrier.is_some() {
             return None;
         }
         let (delivery, mut ways) = self.delivery();
-        let published = delivery.publish_run(&mut ways, head, input)?;
+        let published = delivery.publish_run(&mut ways, head, input, payload_max)?;
         self.counters.events_published += published.events as u64;
         self.counters.commands += published.events as u64;
         Some(published)
@@ -187,6 +226,7 @@ impl Session {
         match protocol {
             Protocol::Redis => Session::Redis(RedisSession::new(settings)),
             Protocol::Native => Session::Native(NativeSession::new()),
+            Protocol::Nats => Session::Nats(NatsSession::new(settings)),
         }
     }
 
@@ -195,6 +235,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.handle(input, cx),
             Session::Native(session) => session.handle(input, cx),
+            Session::Nats(session) => session.handle(input, cx),
         }
     }
 
@@ -202,7 +243,9 @@ impl Session {
     pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
         match self {
             Session::Redis(session) => session.answered(answer, cx),
-            Session::Native(_) => unreachable!("this protocol asks nothing: {answer:?}"),
+            Session::Native(_) | Session::Nats(_) => {
+                unreachable!("this protocol asks nothing: {answer:?}")
+            }
         }
     }
 
@@ -211,14 +254,36 @@ impl Session {
         match self {
             Session::Redis(session) => session.say_why(reason, conn, outboxes),
             Session::Native(session) => session.say_why(reason, conn, outboxes),
+            Session::Nats(session) => session.say_why(reason, conn, outboxes),
+        }
+    }
+
+    /// Says what the server says first, in protocols where that speaks first.
+    pub(crate) fn greet(
+        &self,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
+        if let Session::Nats(session) = self {
+            session.greet(settings, identity, conn, outboxes);
         }
     }
 
     /// Says that the node will close all connections within so many milliseconds.
-    pub(crate) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+    pub(crate) fn announce_end(
+        &self,
+        milliseconds: u32,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
         match self {
             Session::Redis(_) => {}
             Session::Native(session) => session.announce_end(milliseconds, conn, outboxes),
+            Session::Nats(session) => session.announce_end(settings, identity, conn, outboxes),
         }
     }
 
@@ -227,6 +292,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.describe(record),
             Session::Native(session) => session.describe(record),
+            Session::Nats(session) => session.describe(record),
         }
     }
 
@@ -235,6 +301,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.is_guest(),
             Session::Native(session) => session.is_guest(),
+            Session::Nats(session) => session.is_guest(),
         }
     }
 
@@ -242,7 +309,7 @@ impl Session {
     pub(crate) fn take_became_guest(&mut self) -> bool {
         match self {
             Session::Redis(session) => session.take_became_guest(),
-            Session::Native(_) => false,
+            Session::Native(_) | Session::Nats(_) => false,
         }
     }
 
@@ -250,7 +317,7 @@ impl Session {
     pub(crate) fn is_replying(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_replying(),
-            Session::Native(_) => false,
+            Session::Native(_) | Session::Nats(_) => false,
         }
     }
 
@@ -258,7 +325,7 @@ impl Session {
     pub(crate) fn forget_unfinished(&mut self) {
         match self {
             Session::Redis(session) => session.forget_unfinished(),
-            Session::Native(_) => {}
+            Session::Native(_) | Session::Nats(_) => {}
         }
     }
 
@@ -266,7 +333,7 @@ impl Session {
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {
             Session::Redis(session) => session.kept_bytes(),
-            Session::Native(_) => 0,
+            Session::Native(_) | Session::Nats(_) => 0,
         }
     }
 }

@@ -22,9 +22,6 @@ use sapwood_wire::topic;
 /// What WELCOME calls the broker.
 const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 
-/// The only user there is, until users can be configured.
-const USER: &[u8] = b"default";
-
 /// What the protocol remembers of a connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
 pub(crate) struct NativeSession {
@@ -127,11 +124,12 @@ impl NativeSession {
     /// Publishes the messages of one topic that stand next to each other; `None` if what stands there is
     /// to be taken frame by frame.
     fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
-        if !self.welcomed {
+        // Who hears itself gets its events and replies in order.
+        if !self.welcomed || cx.broker.listens(cx.conn) {
             return None;
         }
         let head = Head::of_native(input)?;
-        let published = cx.publish_run(&head, input)?;
+        let published = cx.publish_run(&head, input, PAYLOAD_BYTES_MAX)?;
         self.last_frame = "message";
         Some(published)
     }
@@ -186,9 +184,9 @@ impl NativeSession {
             return close_with(cx, ErrorCode::Version, &text);
         }
         if let Some(password) = &cx.settings.password {
-            let is_user = hello.user.is_none_or(|user| user == USER);
+            let is_user = hello.user.is_none_or(|user| cx.settings.is_user(user));
             let is_let_in = match hello.password {
-                Some(given) => is_user && is_equal(given, password),
+                Some(given) => is_user && super::is_equal(given, password),
                 None => false,
             };
             if !is_let_in {
@@ -263,13 +261,6 @@ impl NativeSession {
             outboxes.reply(conn, |out| native::write_draining(out, milliseconds));
         }
     }
-}
-
-/// Compares without telling by its time where two passwords differ; only their lengths show.
-fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
-    let pairs = given.iter().zip(wanted);
-    let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
-    given.len() == wanted.len() && difference == 0
 }
 
 /// Publishes a message; `when` is that of a request, and `None` without one.

@@ -5,7 +5,9 @@
 use libfuzzer_sys::fuzz_target;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Config, Input, Next, Outputs, Policy, Protocol, Shard};
+use sapwood_core::{
+    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
+};
 use sapwood_wire::native::{self, Hello, Parsed};
 
 /// Redis and native by turns, each pair with another policy.
@@ -21,6 +23,8 @@ fn shard(password: bool) -> Shard {
     Shard::new(Config {
         shard: ShardId(0),
         shards: 1,
+        user: None,
+        nats_payload_max: PAYLOAD_BYTES_MAX,
         password: password.then(|| b"a".to_vec()),
         limits: Limits {
             outbox_bytes_max: OUTBOX_BYTES_MAX,

@@ -18,6 +18,8 @@ impl Broker {
                 "off",
                 "--native",
                 "127.0.0.1:0",
+                "--nats",
+                "off",
             ])
             .env_remove("SAPWOOD_PASSWORD")
             .stdin(std::process::Stdio::null())

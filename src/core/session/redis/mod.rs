@@ -15,6 +15,7 @@ use super::{Context, Handled, Settings, Then};
 use crate::command::{Answer, CloseReason, ConnId, Form, Query};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
+use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use sapwood_wire::run::Head;
 use table::{Spec, Verb};
@@ -175,13 +176,15 @@ impl RedisSession {
         let is_plain = self.authenticated
             && self.unfinished.is_none()
             && self.transaction.is_none()
-            && self.reply_mode == ReplyMode::On;
+            && self.reply_mode == ReplyMode::On
+            // Who hears itself gets its events and replies in order.
+            && !cx.broker.listens(cx.conn);
         let mut consumed = 0;
         // Equal answers that are not written yet: nothing else is written between them.
         let (mut answer, mut times) = (0, 0);
         while is_plain
             && let Some(head) = Head::of_resp(&input[consumed..])
-            && let Some(run) = cx.publish_run(&head, &input[consumed..])
+            && let Some(run) = cx.publish_run(&head, &input[consumed..], PAYLOAD_BYTES_MAX)
         {
             if run.subscriptions != answer {
                 self.answer_runs(answer, times, cx);

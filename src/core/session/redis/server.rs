@@ -136,7 +136,7 @@ impl RedisSession {
     }
 
     fn check_password(&mut self, user: &[u8], password: &[u8], cx: &mut Context<'_>) -> bool {
-        let is_right = user == b"default"
+        let is_right = cx.settings.is_user(user)
             && match &cx.settings.password {
                 None => true,
                 Some(expected) => equal_in_constant_time(expected, password),

@@ -1,0 +1,215 @@
+//! Delivery to clients that name their subscriptions, as those of NATS do: each message says for which
+//! of them it is, and some end after so many messages.
+//!
+//! Owns those subscriptions, and the run that gathers for them: written once, for the first of them, and
+//! given to the others under their own names. Must not know who publishes. Start at [`Named::offer`].
+
+use crate::broker::Broker;
+use crate::command::{Event, Form, Member};
+use crate::delivery::is_run_shared;
+use crate::outbox::{Offer, Outboxes};
+use crate::session::form::{self, NameMark};
+use crate::sids::Sids;
+use crate::subs::Entry;
+use bytes::Bytes;
+use sapwood_wire::native::flag;
+use sapwood_wire::nats;
+
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub sids: Sids,
+    /// Frames that gather, written for the subscription `first`.
+    run: Vec<u8>,
+    first: u32,
+    /// Where each of them begins, and where the name stands.
+    marks: Vec<NameMark>,
+    /// What the policy of a connection that is behind must know.
+    key: Vec<u8>,
+    /// Messages given to subscriptions.
+    pub delivered: u64,
+    /// Events whose topics are no subjects, once for each subscription.
+    pub uncarried: u64,
+}
+
+impl Named {
+    /// No subscription yet; the seed keeps outsiders from choosing names that collide.
+    pub(crate) fn new(seed: u64) -> Named {
+        Named {
+            sids: Sids::new(seed),
+            run: Vec::new(),
+            first: 0,
+            marks: Vec::new(),
+            key: Vec::new(),
+            delivered: 0,
+            uncarried: 0,
+        }
+    }
+
+    /// Bytes of the run that gathers.
+    pub(crate) fn pending(&self) -> usize {
+        self.run.len()
+    }
+
+    /// Gives a run to the only member of a filter.
+    pub(crate) fn give_run(
+        &mut self,
+        how: form::Run<'_>,
+        Member { conn, number }: Member,
+        outboxes: &mut Outboxes,
+    ) {
+        let taken = self.sids.take(number, how.payloads.len() as u64);
+        self.delivered += taken;
+        let payloads = &how.payloads[..taken as usize];
+        let how = form::Run { payloads, ..how };
+        let (name, marks) = (&self.sids.get(number).name, &mut self.marks);
+        outboxes.add_run(conn, |out| how.encode_named(name, out, marks));
+        self.marks.clear();
+    }
+
+    /// Lets a run gather for those members of a filter who take this form.
+    pub(crate) fn gather_run(&mut self, how: &form::Run<'_>, entry: &Entry, outboxes: &Outboxes) {
+        self.begin_run(entry, outboxes);
+        let name = &self.sids.get(self.first).name;
+        how.encode_named(name, &mut self.run, &mut self.marks);
+    }
+
+    /// Lets an event gather for them.
+    pub(crate) fn gather(
+        &mut self,
+        head: &[u8],
+        event: &Event<'_>,
+        entry: &Entry,
+        outboxes: &Outboxes,
+    ) {
+        self.begin_run(entry, outboxes);
+        let frame_at = self.run.len();
+        self.marks.push(NameMark {
+            frame_at,
+            name_at: frame_at + head.len(),
+        });
+        let sid = self.sids.get(self.first);
+        form::encode_event(Form::Nats, head, Some(sid), event, &mut self.run);
+    }
+
+    fn begin_run(&mut self, entry: &Entry, outboxes: &Outboxes) {
+        if self.run.is_empty() {
+            let mut members = entry.members.iter();
+            let first = members.find(|member| outboxes.outbox(member.conn).form == Form::Nats);
+            // invariant: the filter counts members of this form.
+            self.first = first.expect("a filter has a member of this form").number;
+        }
+    }
+
+    /// Gives what gathered to one of the members, under its own name and as much as it may have. `shared` is
+    /// the run as others with the same name share it.
+    pub(crate) fn give(
+        &mut self,
+        Member { conn, number }: Member,
+        head: &[u8],
+        members: u32,
+        shared: &mut Option<Bytes>,
+        outboxes: &mut Outboxes,
+    ) {
+        let taken = self.sids.take(number, self.marks.len() as u64) as usize;
+        self.delivered += taken as u64;
+        if taken == 0 {
+            return;
+        }
+        let (name, written) = (&self.sids.get(number).name, &self.sids.get(self.first).name);
+        let end = self.marks.get(taken).map(|next| next.frame_at);
+        let frames = &self.run[..end.unwrap_or(self.run.len())];
+        let is_alike = name == written;
+        let takes_all = outboxes.takes_all(conn);
+        let is_another = number != self.first && end.is_none();
+        if is_alike && is_another && takes_all && is_run_shared(frames.len(), members) {
+            let body = shared.get_or_insert_with(|| outboxes.share_run(frames));
+            return outboxes.add_shared_run(conn, body);
+        }
+        let marks = &self.marks[..taken];
+        let encode = |out: &mut Vec<u8>| match is_alike {
+            true => out.extend_from_slice(frames),
+            false => form::encode_renamed(frames, marks, written.len(), name, out),
+        };
+        if takes_all {
+            return outboxes.add_run(conn, encode);
+        }
+        self.key.clear();
+        self.key.extend_from_slice(head);
+        self.key.extend_from_slice(name);
+        let mut renamed = Vec::new();
+        encode(&mut renamed);
+        // Each frame before the last has grown or shrunk by the difference of the names.
+        let before = taken - 1;
+        let offer = Offer {
+            events: taken as u64,
+            last_at: marks[before].frame_at + before * name.len() - before * written.len(),
+            key: &self.key,
+        };
+        outboxes.offer(conn, &renamed, offer);
+    }
+
+    /// Forgets what gathered: all have it.
+    pub(crate) fn end_run(&mut self) {
+        self.run.clear();
+        self.marks.clear();
+    }
+
+    /// Gives an event to a subscription, if it may have one more. `head` is what its frame begins with.
+    pub(crate) fn offer(
+        &mut self,
+        member: Member,
+        head: &[u8],
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+        outboxes: &mut Outboxes,
+    ) {
+        let Member { conn, number } = member;
+        if self.sids.take(number, 1) == 0 {
+            return;
+        }
+        self.delivered += 1;
+        let sid = self.sids.get(number);
+        self.key.clear();
+        self.key.extend_from_slice(head);
+        self.key.extend_from_slice(&sid.name);
+        if let Some(body) = body {
+            let mut before = Vec::new();
+            form::encode_event_before_payload(Form::Nats, head, Some(sid), event, &mut before);
+            outboxes.offer_shared(conn, &before, body, nats::END, &self.key);
+        } else {
+            let length = self.key.len() + event.payload.len() + form::event_room(event);
+            outboxes.offer_with(conn, length, &self.key, |out| {
+                out.reserve(length);
+                form::encode_event(Form::Nats, head, Some(sid), event, out);
+            });
+        }
+        // The end of several replies is a message of its own here.
+        if event.flags & flag::END != 0 && !event.payload.is_empty() {
+            let end = Event {
+                flags: 0,
+                attributes: &[],
+                payload: &[],
+                ..*event
+            };
+            self.offer(member, head, &end, None, outboxes);
+        }
+    }
+
+    /// Takes away the subscriptions that have been given their last message.
+    pub(crate) fn end_sids(&mut self, broker: &mut Broker) {
+        for number in self.sids.take_ended() {
+            self.end_sid(number, broker);
+        }
+    }
+
+    /// Takes a subscription away.
+    pub(crate) fn end_sid(&mut self, number: u32, broker: &mut Broker) {
+        let sid = self.sids.get(number);
+        let member = Member {
+            conn: sid.conn,
+            number,
+        };
+        broker.remove_member(member, Form::Nats, sid.filter);
+        self.sids.forget(number);
+    }
+}

@@ -1,0 +1,517 @@
+//! The NATS protocol: operations of clients to commands of the broker, in nats-server's words.
+//!
+//! Owns what the protocol remembers of a connection: what CONNECT said, and how many PINGs are
+//! unanswered. Order of checks and texts of errors are those of nats-server 2.9.10, which the differential
+//! test compares with. Start at [`NatsSession::handle`].
+
+use super::{Context, Handled, Identity, Settings, Then};
+use crate::command::{
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
+};
+use crate::delivery::{Gathering, Published, PublishedRun};
+use crate::limits::{GUEST_OUTBOX_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX};
+use crate::outbox::Outboxes;
+use sapwood_wire::limits::TOPIC_BYTES_MAX;
+use sapwood_wire::native::flag;
+use sapwood_wire::nats::{self, Caps, Connect, Info, Operation, Parsed, Publish};
+use sapwood_wire::run::Head;
+use sapwood_wire::topic;
+
+/// The version of nats-server whose protocol the broker speaks, for clients that choose by it.
+const NATS_VERSION: &str = "2.9.10";
+
+/// What INFO calls the broker.
+const BROKER: &str = concat!("sapwood-", env!("CARGO_PKG_VERSION"));
+
+/// Says that nobody heard a request, behind the subscription's name.
+const NO_RESPONDERS: &[u8] = b" 16 16\r\nNATS/1.0 503\r\n\r\n\r\n";
+
+const AUTHORIZATION: &str = "Authorization Violation";
+
+/// What the protocol remembers of a connection. Small: most connections are idle subscribers.
+#[derive(Debug)]
+pub(crate) struct NatsSession {
+    authenticated: bool,
+    verbose: bool,
+    pedantic: bool,
+    echo: bool,
+    headers: bool,
+    no_responders: bool,
+    /// It understands INFO at any time.
+    takes_info: bool,
+    /// PINGs that it has not answered.
+    pings_out: u8,
+    last_operation: &'static str,
+    client: Option<Box<Client>>,
+}
+
+/// How a client calls itself.
+#[derive(Debug)]
+struct Client {
+    name: String,
+    lang: String,
+    version: String,
+}
+
+/// How an operation was dealt with.
+enum Step {
+    Done,
+    /// Nothing was done: the same again once the connection may go on.
+    Hold,
+    Close(CloseReason),
+}
+
+impl NatsSession {
+    pub(crate) fn new(settings: &Settings) -> NatsSession {
+        NatsSession {
+            authenticated: settings.password.is_none(),
+            // What nats-server takes for granted of a client that says nothing.
+            verbose: true,
+            pedantic: true,
+            echo: true,
+            headers: false,
+            no_responders: false,
+            takes_info: false,
+            pings_out: 0,
+            last_operation: "none",
+            client: None,
+        }
+    }
+
+    pub(crate) fn is_guest(&self) -> bool {
+        !self.authenticated
+    }
+
+    pub(crate) fn describe(&self, record: &mut ClientRecord) {
+        if let Some(client) = &self.client {
+            record.name = client.name.as_bytes().to_vec();
+            record.library = (
+                client.lang.as_bytes().into(),
+                client.version.as_bytes().into(),
+            );
+        }
+        record.command = self.last_operation;
+    }
+
+    /// Opens the connection: INFO comes first, and nothing else before CONNECT.
+    pub(crate) fn greet(
+        &self,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
+        write_info(settings, identity, false, conn, outboxes);
+    }
+
+    /// Carries out the operations in `input`, as far as the connection may go on.
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+        let mut consumed = 0;
+        let then = loop {
+            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            if let Some(then) = cx.must_pause(guest_cap) {
+                break then;
+            }
+            let checked_at = consumed;
+            let mut is_due = false;
+            while let Some(run) = self.publish_run(&input[consumed..], cx) {
+                consumed += run.bytes;
+                is_due = Context::is_check_due(&run, checked_at, consumed);
+                if is_due {
+                    break;
+                }
+            }
+            if is_due {
+                continue;
+            }
+            let rest = &input[consumed..];
+            if self.is_guest() && rest.first().is_some_and(|first| !b"Cc".contains(first)) {
+                break refuse(cx, AUTHORIZATION);
+            }
+            let caps = Caps {
+                line: cx.settings.limits.control_line_bytes_max,
+                body: cx.settings.nats_payload_max,
+            };
+            let (operation, length) = match nats::parse(rest, caps) {
+                Ok(Parsed::Operation { operation, length }) => (operation, length),
+                Ok(Parsed::Incomplete { needed }) => break Then::Read { needed },
+                Err(violation) => break refuse(cx, violation.text()),
+            };
+            match self.operation(operation, cx) {
+                Step::Done => {
+                    cx.counters.commands += 1;
+                    consumed += length;
+                }
+                Step::Hold => break Then::Hold,
+                Step::Close(reason) => {
+                    consumed += length;
+                    break Then::Close(reason);
+                }
+            }
+        };
+        Handled { consumed, then }
+    }
+
+    /// Publishes the messages of one subject that stand next to each other; `None` if what stands there
+    /// is to be taken one by one.
+    fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
+        if !self.authenticated || self.verbose {
+            return None;
+        }
+        // What it hears of itself goes before whatever is answered next, see `answer`.
+        if !self.echo && cx.broker.listens(cx.conn) {
+            return None;
+        }
+        let head = Head::of_nats(input, TOPIC_BYTES_MAX)?;
+        let is_sound = !self.pedantic || nats::is_literal_subject(head.topic);
+        let published = is_sound.then(|| {
+            let payload_max = cx.settings.nats_payload_max;
+            cx.publish_run(&head, input, payload_max)
+        })??;
+        self.last_operation = "pub";
+        Some(published)
+    }
+
+    fn operation(&mut self, operation: Operation<'_>, cx: &mut Context<'_>) -> Step {
+        let (name, step) = match operation {
+            Operation::Publish(publish) => ("pub", self.publish(&publish, cx)),
+            Operation::Subscribe {
+                subject,
+                queue,
+                sid,
+            } => ("sub", self.subscribe(subject, queue, sid, cx)),
+            Operation::Unsubscribe { sid, after } => ("unsub", self.unsubscribe(sid, after, cx)),
+            Operation::Connect(json) => ("connect", self.connect(json, cx)),
+            Operation::Ping => {
+                answer(cx, |out| out.extend_from_slice(b"PONG\r\n"));
+                ("ping", Step::Done)
+            }
+            Operation::Pong => {
+                self.pings_out = 0;
+                ("pong", Step::Done)
+            }
+            Operation::Ignored => (self.last_operation, Step::Done),
+        };
+        self.last_operation = name;
+        step
+    }
+
+    fn connect(&mut self, json: &[u8], cx: &mut Context<'_>) -> Step {
+        let connect = match Connect::read(json) {
+            Ok(connect) => connect,
+            Err(violation) => return close_with(cx, violation.text()),
+        };
+        if !is_let_in(&connect, cx.settings) {
+            cx.counters.wrong_passwords += 1;
+            return close_with(cx, AUTHORIZATION);
+        }
+        self.authenticated = true;
+        self.verbose = connect.verbose;
+        self.pedantic = connect.pedantic;
+        self.echo = connect.echo;
+        self.headers = connect.headers;
+        self.no_responders = connect.no_responders && connect.headers;
+        self.takes_info = connect.protocol >= 1;
+        self.client = Some(Box::new(Client {
+            name: connect.name.unwrap_or_default(),
+            lang: connect.lang.unwrap_or_default(),
+            version: connect.version.unwrap_or_default(),
+        }));
+        self.done(cx)
+    }
+
+    /// Ends an operation, which is answered if the client wants that.
+    fn done(&self, cx: &mut Context<'_>) -> Step {
+        if self.verbose {
+            answer(cx, |out| out.extend_from_slice(b"+OK\r\n"));
+        }
+        Step::Done
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Step {
+        if cx.holds.barrier.is_some() {
+            // Who hears this event may answer at once: what this client asked for stands first.
+            return Step::Hold;
+        }
+        if let Some(step) = self.check(publish, cx) {
+            return step;
+        }
+        let mut attributes = std::mem::take(&mut cx.delivery.attributes);
+        let step = match write_attributes(publish, &mut attributes) {
+            Some(flags) => self.publish_event(publish, flags, &attributes, cx),
+            None => self.refuse(cx, "Message Headers Not Valid"),
+        };
+        attributes.clear();
+        cx.delivery.attributes = attributes;
+        step
+    }
+
+    /// Refuses what must not be published; `None` if it may be.
+    fn check(&self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<Step> {
+        let Publish { subject, reply, .. } = *publish;
+        let is_name = |name: &[u8]| nats::can_carry(name) && topic::check_name(name).is_ok();
+        if !is_name(subject) || reply.is_some_and(|reply| !is_name(reply)) {
+            return Some(self.refuse(cx, "Invalid Publish Subject"));
+        }
+        if topic::is_reserved(subject) {
+            // Libraries ask there for what a server can do besides; nobody answering says that it cannot.
+            if let Some(reply) = reply
+                && self.no_responders
+            {
+                self.say_unheard(reply, cx);
+                return Some(self.done(cx));
+            }
+            let subject = String::from_utf8_lossy(subject);
+            let text = format!("Permissions Violation for Publish to \"{subject}\"");
+            return Some(self.refuse(cx, &text));
+        }
+        if self.pedantic && !nats::is_literal_subject(subject) {
+            // It is published all the same.
+            answer(cx, |out| nats::write_error(out, "Invalid Publish Subject"));
+        }
+        None
+    }
+
+    fn publish_event(
+        &mut self,
+        publish: &Publish<'_>,
+        flags: u8,
+        attributes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Step {
+        let gathering = match self.echo || !cx.broker.listens(cx.conn) {
+            // What it hears of itself goes before whatever is answered next, see `answer`.
+            true => Gathering::Allowed,
+            false => Gathering::Except(cx.conn),
+        };
+        let event = Event {
+            space: Space::Topic,
+            topic: publish.subject,
+            flags,
+            attributes,
+            payload: publish.payload,
+        };
+        let (delivery, mut ways) = cx.delivery();
+        match delivery.publish(&mut ways, gathering, event) {
+            Published::NoRoom => {
+                cx.holds.room = true;
+                cx.counters.stalled_publishers += 1;
+                Step::Hold
+            }
+            Published::To(subscriptions) => {
+                cx.counters.events_published += 1;
+                if let Some(reply) = publish.reply
+                    && subscriptions == 0
+                    && self.no_responders
+                {
+                    self.say_unheard(reply, cx);
+                }
+                self.done(cx)
+            }
+        }
+    }
+
+    /// Tells the client's own subscription for replies that nobody heard the request.
+    fn say_unheard(&self, reply: &[u8], cx: &mut Context<'_>) {
+        let mut number = None;
+        cx.broker.filters().matching(Space::Topic, reply, |filter| {
+            let mut members = cx.broker.filters().entry(filter).members.iter();
+            let own = members.find(|member| member.conn == cx.conn);
+            number = number.or(own.map(|member| member.number));
+        });
+        let Some(number) = number else { return };
+        let name = cx.delivery.named.sids.get(number).name.clone();
+        answer(cx, |out| {
+            out.extend_from_slice(b"HMSG ");
+            out.extend_from_slice(reply);
+            out.push(b' ');
+            out.extend_from_slice(&name);
+            out.extend_from_slice(NO_RESPONDERS);
+        });
+    }
+
+    fn subscribe(
+        &mut self,
+        subject: &[u8],
+        queue: Option<&[u8]>,
+        sid: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Step {
+        cx.settle();
+        if cx.delivery.named.sids.find(cx.conn, sid).is_some() {
+            // As nats-server has it: the first of this name stays.
+            return self.done(cx);
+        }
+        if !nats::is_subject(subject) {
+            return self.refuse(cx, "Invalid Subject");
+        }
+        let group = queue.unwrap_or_default();
+        if group.len() > NATS_QUEUE_BYTES_MAX {
+            return self.refuse(cx, "Invalid Queue Name");
+        }
+        let kind = match topic::is_wildcard(subject) {
+            true => FilterKind::Wildcard,
+            false => FilterKind::Topic,
+        };
+        let filter = Filter {
+            kind,
+            name: subject,
+            group,
+        };
+        let member = Member {
+            conn: cx.conn,
+            number: cx.delivery.named.sids.next_number(),
+        };
+        if let Err(refusal) = cx.broker.subscribe(member, Form::Nats, filter) {
+            return match refusal {
+                Refusal::TooManySubscriptions(_) => {
+                    self.refuse(cx, "maximum subscriptions exceeded")
+                }
+                Refusal::Name(_) => self.refuse(cx, "Invalid Subject"),
+                refusal => self.refuse(cx, &refusal.to_string()),
+            };
+        }
+        // invariant: it has just been subscribed to.
+        let filter = cx.broker.filters().find(filter).expect("a new filter");
+        let headers = self.headers;
+        cx.delivery.named.sids.insert(cx.conn, sid, filter, headers);
+        cx.interest_changed();
+        self.done(cx)
+    }
+
+    fn unsubscribe(&mut self, sid: &[u8], after: u64, cx: &mut Context<'_>) -> Step {
+        cx.settle();
+        if let Some(number) = cx.delivery.named.sids.find(cx.conn, sid) {
+            let goes_on = after > 0 && cx.delivery.named.sids.end_after(number, after);
+            if !goes_on {
+                cx.delivery.named.end_sid(number, cx.broker);
+                cx.interest_changed();
+            }
+        }
+        self.done(cx)
+    }
+
+    /// Refuses an operation; the connection goes on.
+    fn refuse(&self, cx: &mut Context<'_>, text: &str) -> Step {
+        cx.counters.errors += 1;
+        answer(cx, |out| nats::write_error(out, text));
+        Step::Done
+    }
+
+    /// Asks a silent client whether it is there; false if it has not answered for too long.
+    pub(crate) fn ping(&mut self, conn: ConnId, outboxes: &mut Outboxes) -> bool {
+        if self.pings_out >= NATS_PINGS_OUT_MAX {
+            return false;
+        }
+        self.pings_out += 1;
+        outboxes.reply(conn, |out| out.extend_from_slice(b"PING\r\n"));
+        true
+    }
+
+    /// Says why the connection will be closed.
+    pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let text = match reason {
+            CloseReason::TooManyConnections => "maximum connections exceeded",
+            CloseReason::GuestTimeout => "Authentication Timeout",
+            CloseReason::Stale => "Stale Connection",
+            _ => return,
+        };
+        outboxes.reply(conn, |out| nats::write_error(out, text));
+    }
+
+    /// Says that the node will close all connections soon: lame duck mode.
+    pub(crate) fn announce_end(
+        &self,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
+        if self.takes_info && self.authenticated {
+            write_info(settings, identity, true, conn, outboxes);
+        }
+    }
+}
+
+fn write_info(
+    settings: &Settings,
+    identity: Identity,
+    ldm: bool,
+    conn: ConnId,
+    outboxes: &mut Outboxes,
+) {
+    let info = Info {
+        server_id: &settings.run_id,
+        server_name: BROKER,
+        version: NATS_VERSION,
+        proto: 1,
+        host: identity.local.ip().to_string(),
+        port: identity.local.port(),
+        headers: true,
+        max_payload: settings.nats_payload_max,
+        client_id: identity.client.0,
+        client_ip: identity.peer.ip().to_string(),
+        auth_required: settings.password.is_some(),
+        ldm,
+    };
+    outboxes.reply(conn, |out| nats::write_info(out, &info));
+}
+
+fn is_let_in(connect: &Connect, settings: &Settings) -> bool {
+    let Some(password) = &settings.password else {
+        return true;
+    };
+    let is_it = |given: &String| super::is_equal(given.as_bytes(), password);
+    match (&connect.user, &connect.pass, &connect.auth_token) {
+        (Some(user), Some(pass), _) => settings.is_user(user.as_bytes()) && is_it(pass),
+        (None, None, Some(token)) => is_it(token),
+        // What stands alone before the '@' of a URL is a token to some libraries, and a user to others.
+        (Some(token), None, None) => is_it(token),
+        _ => false,
+    }
+}
+
+/// Writes reply subject and headers as the native protocol has them; gives the flags, or `None` if the
+/// headers are none.
+fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> Option<u8> {
+    let mut flags = 0;
+    if let Some(reply) = publish.reply {
+        flags |= flag::REPLY;
+        out.extend_from_slice(&(reply.len() as u16).to_le_bytes());
+        out.extend_from_slice(reply);
+    }
+    if !publish.headers.is_empty() {
+        flags |= flag::HEADERS;
+        let at = out.len();
+        out.extend_from_slice(&[0, 0]);
+        if !nats::read_headers(publish.headers, out) {
+            return None;
+        }
+        let length = (out.len() - at - 2) as u16;
+        out[at..at + 2].copy_from_slice(&length.to_le_bytes());
+    } else if publish.payload.is_empty() {
+        // An empty body ends several replies here, a flag natively.
+        flags |= flag::END;
+    }
+    Some(flags)
+}
+
+/// Writes an answer, behind what the client has heard before.
+fn answer(cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
+    if cx.broker.listens(cx.conn) {
+        cx.settle();
+    }
+    cx.outboxes.reply(cx.conn, encode);
+}
+
+fn close_with(cx: &mut Context<'_>, text: &str) -> Step {
+    cx.counters.errors += 1;
+    answer(cx, |out| nats::write_error(out, text));
+    Step::Close(CloseReason::Protocol)
+}
+
+fn refuse(cx: &mut Context<'_>, text: &str) -> Then {
+    cx.counters.errors += 1;
+    answer(cx, |out| nats::write_error(out, text));
+    Then::Close(CloseReason::Protocol)
+}

@@ -1,0 +1,493 @@
+//! The NATS client protocol: operations of clients out of bytes, and what they are sent as bytes.
+//!
+//! A line of words, separated by blanks and ended by CR LF (a client may leave the CR out), and for
+//! some operations a body behind it. Owns the grammar as nats-server has it and the texts of its errors;
+//! must not know connections or subscriptions. Everything is bounded by [`Caps`], before it has come.
+//! Start at [`parse`].
+
+use crate::native::{Headers, is_header_name, is_header_value};
+use memchr::memchr;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Ends every line and every body.
+pub const END: &[u8] = b"\r\n";
+
+/// What a block of headers begins with; behind it may stand a status.
+const HEADERS_VERSION: &[u8] = b"NATS/1.0";
+
+/// Most digits of a body's length, as in nats-server.
+const LENGTH_DIGITS_MAX: usize = 9;
+
+/// Most bytes of an operation's name and what ends its line, which the cap on its arguments leaves out.
+const OPERATION_BYTES_MAX: usize = 16;
+
+/// The name under which a status of a NATS block of headers travels in other protocols.
+pub const STATUS_HEADER: &[u8] = b"NATS-Status";
+
+/// How much a client may send at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Most bytes of a line's arguments.
+    pub line: usize,
+    /// Most bytes of a body, headers included.
+    pub body: usize,
+}
+
+/// What a client asks for. All names are as they came: nothing in them has been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation<'a> {
+    /// CONNECT: its JSON, see [`Connect`].
+    Connect(&'a [u8]),
+    /// PUB or HPUB.
+    Publish(Publish<'a>),
+    /// SUB.
+    Subscribe {
+        /// What is to be heard.
+        subject: &'a [u8],
+        /// The group whose member the subscriber is.
+        queue: Option<&'a [u8]>,
+        /// The client's name for the subscription.
+        sid: &'a [u8],
+    },
+    /// UNSUB.
+    Unsubscribe {
+        /// The client's name for the subscription.
+        sid: &'a [u8],
+        /// It ends after so many messages in all; 0: now.
+        after: u64,
+    },
+    /// PING.
+    Ping,
+    /// PONG.
+    Pong,
+    /// What servers say, and clients may repeat: nothing to be done.
+    Ignored,
+}
+
+/// A message of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish<'a> {
+    /// Where to.
+    pub subject: &'a [u8],
+    /// Where replies go.
+    pub reply: Option<&'a [u8]>,
+    /// The block of headers with the empty line that ends it; empty if there is none.
+    pub headers: &'a [u8],
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+/// What stands at the start of some input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// A whole operation.
+    Operation {
+        /// It.
+        operation: Operation<'a>,
+        /// Its bytes in the input.
+        length: usize,
+    },
+    /// The operation is not whole.
+    Incomplete {
+        /// Parsing is of use again once so many bytes stand.
+        needed: usize,
+    },
+}
+
+/// Why bytes are no operation. The connection that they came from cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// No operation of a client, or not its arguments, or a body that does not end where it should.
+    Unknown,
+    /// The arguments have more bytes than allowed.
+    LineTooLong,
+    /// The body has more bytes than allowed.
+    BodyTooLong,
+}
+
+impl Violation {
+    /// nats-server's words for it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Violation::Unknown => "Unknown Protocol Operation",
+            Violation::LineTooLong => "Maximum Control Line Exceeded",
+            Violation::BodyTooLong => "Maximum Payload Violation",
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// What CONNECT says. What is left out is as in nats-server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Connect {
+    /// Every operation is answered by +OK.
+    pub verbose: bool,
+    /// Subjects of publishes are checked.
+    pub pedantic: bool,
+    /// Whether the client's subscriptions hear what it publishes itself.
+    pub echo: bool,
+    /// Whether it understands messages with headers.
+    pub headers: bool,
+    /// Whether it wants to be told when nobody heard a request.
+    pub no_responders: bool,
+    /// 1: it understands INFO at any time.
+    pub protocol: i64,
+    /// Who it is.
+    pub user: Option<String>,
+    /// Proof of that.
+    pub pass: Option<String>,
+    /// Proof without a name.
+    pub auth_token: Option<String>,
+    /// How it calls itself.
+    pub name: Option<String>,
+    /// The language of its library.
+    pub lang: Option<String>,
+    /// The version of its library.
+    pub version: Option<String>,
+}
+
+impl Default for Connect {
+    fn default() -> Connect {
+        Connect {
+            verbose: true,
+            pedantic: true,
+            echo: true,
+            headers: false,
+            no_responders: false,
+            protocol: 0,
+            user: None,
+            pass: None,
+            auth_token: None,
+            name: None,
+            lang: None,
+            version: None,
+        }
+    }
+}
+
+impl Connect {
+    /// Reads the argument of CONNECT.
+    pub fn read(json: &[u8]) -> Result<Connect, Violation> {
+        match json.first() {
+            // A list of the fields' values would do for the library that reads it.
+            Some(b'{') => serde_json::from_slice(json).map_err(|_| Violation::Unknown),
+            _ => Err(Violation::Unknown),
+        }
+    }
+}
+
+/// What INFO says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Info<'a> {
+    /// The node's random name for this run.
+    pub server_id: &'a str,
+    /// What the broker calls itself.
+    pub server_name: &'a str,
+    /// The version of nats-server whose protocol it speaks.
+    pub version: &'a str,
+    /// 1: INFO may come at any time.
+    pub proto: u8,
+    /// Where the client connected to.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether messages may have headers.
+    pub headers: bool,
+    /// Most bytes of a body.
+    pub max_payload: usize,
+    /// The client's number.
+    pub client_id: u64,
+    /// The client's own address.
+    pub client_ip: String,
+    /// Whether CONNECT must prove who the client is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auth_required: bool,
+    /// The broker is about to close all connections.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ldm: bool,
+}
+
+/// Looks at what stands at the start of the input.
+///
+/// Cost: one look at each byte of a line, none at those of a body.
+pub fn parse(input: &[u8], caps: Caps) -> Result<Parsed<'_>, Violation> {
+    let line_max = caps.line + OPERATION_BYTES_MAX;
+    let window = &input[..input.len().min(line_max)];
+    let Some(end) = memchr(b'\n', window) else {
+        if window.len() == line_max {
+            return Err(Violation::LineTooLong);
+        }
+        let needed = input.len() + 1;
+        return Ok(Parsed::Incomplete { needed });
+    };
+    let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
+    let (name, arguments) = split_name(line);
+    if arguments.len() > caps.line {
+        return Err(Violation::LineTooLong);
+    }
+    let is = |operation: &[u8]| name.eq_ignore_ascii_case(operation);
+    let length = end + 1;
+    let operation = if is(b"PUB") {
+        return publish(input, length, arguments, Kind::Plain, caps);
+    } else if is(b"HPUB") {
+        return publish(input, length, arguments, Kind::WithHeaders, caps);
+    } else if is(b"SUB") {
+        subscribe(arguments)?
+    } else if is(b"UNSUB") {
+        unsubscribe(arguments)?
+    } else if is(b"CONNECT") {
+        Operation::Connect(arguments)
+    } else if is(b"PING") {
+        Operation::Ping
+    } else if is(b"PONG") {
+        Operation::Pong
+    } else if is(b"+OK") || is(b"-ERR") || is(b"INFO") {
+        Operation::Ignored
+    } else {
+        return Err(Violation::Unknown);
+    };
+    Ok(Parsed::Operation { operation, length })
+}
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// The name of an operation, and its arguments without the blanks around them.
+fn split_name(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(|&byte| is_blank(byte));
+    let (name, arguments) = line.split_at(end.unwrap_or(line.len()));
+    (name, arguments.trim_ascii())
+}
+
+/// The words of a line, if they are not more than it can have.
+fn words<const MOST: usize>(arguments: &[u8]) -> Result<([&[u8]; MOST], usize), Violation> {
+    let mut words: [&[u8]; MOST] = [&[]; MOST];
+    let mut count = 0;
+    for word in arguments.split(|&byte| is_blank(byte)) {
+        if !word.is_empty() {
+            *words.get_mut(count).ok_or(Violation::Unknown)? = word;
+            count += 1;
+        }
+    }
+    Ok((words, count))
+}
+
+/// A number as nats-server reads lengths: digits only, leading zeros allowed.
+fn number(digits: &[u8]) -> Result<usize, Violation> {
+    if digits.is_empty() || digits.len() > LENGTH_DIGITS_MAX {
+        return Err(Violation::Unknown);
+    }
+    digits.iter().try_fold(0, |number, &digit| match digit {
+        b'0'..=b'9' => Ok(number * 10 + usize::from(digit - b'0')),
+        _ => Err(Violation::Unknown),
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    WithHeaders,
+}
+
+/// PUB or HPUB, whose body begins at `body`.
+fn publish<'a>(
+    input: &'a [u8],
+    body: usize,
+    arguments: &'a [u8],
+    kind: Kind,
+    caps: Caps,
+) -> Result<Parsed<'a>, Violation> {
+    let (words, count) = words::<4>(arguments)?;
+    let (subject, reply, lengths) = match (kind, count) {
+        (Kind::Plain, 2) => (words[0], None, [&b"0"[..], words[1]]),
+        (Kind::Plain, 3) => (words[0], Some(words[1]), [&b"0"[..], words[2]]),
+        (Kind::WithHeaders, 3) => (words[0], None, [words[1], words[2]]),
+        (Kind::WithHeaders, 4) => (words[0], Some(words[1]), [words[2], words[3]]),
+        _ => return Err(Violation::Unknown),
+    };
+    let (headers, total) = (number(lengths[0])?, number(lengths[1])?);
+    if headers > total {
+        return Err(Violation::Unknown);
+    }
+    if total > caps.body {
+        return Err(Violation::BodyTooLong);
+    }
+    let end = body + total;
+    let length = end + END.len();
+    if input.len() < length {
+        return Ok(Parsed::Incomplete { needed: length });
+    }
+    if &input[end..length] != END {
+        return Err(Violation::Unknown);
+    }
+    let operation = Operation::Publish(Publish {
+        subject,
+        reply,
+        headers: &input[body..body + headers],
+        payload: &input[body + headers..end],
+    });
+    Ok(Parsed::Operation { operation, length })
+}
+
+fn subscribe(arguments: &[u8]) -> Result<Operation<'_>, Violation> {
+    let (subject, queue, sid) = match words::<3>(arguments)? {
+        ([subject, sid, _], 2) => (subject, None, sid),
+        ([subject, queue, sid], 3) => (subject, Some(queue), sid),
+        _ => return Err(Violation::Unknown),
+    };
+    Ok(Operation::Subscribe {
+        subject,
+        queue,
+        sid,
+    })
+}
+
+fn unsubscribe(arguments: &[u8]) -> Result<Operation<'_>, Violation> {
+    let (sid, after) = match words::<2>(arguments)? {
+        ([sid, _], 1) => (sid, 0),
+        ([sid, after], 2) => (sid, number(after)? as u64),
+        _ => return Err(Violation::Unknown),
+    };
+    Ok(Operation::Unsubscribe { sid, after })
+}
+
+/// Whether a subject is one that messages can be published to, by the rules that PUB follows if the
+/// client is pedantic: no empty token, and no token that is a wildcard.
+pub fn is_literal_subject(subject: &[u8]) -> bool {
+    is_subject(subject)
+        && subject
+            .split(|&byte| byte == b'.')
+            .all(|token| token != b"*" && token != b">")
+}
+
+/// Whether a subject can be subscribed to: no blanks, no empty token, and `>` only at the end.
+pub fn is_subject(subject: &[u8]) -> bool {
+    let mut tokens = subject.split(|&byte| byte == b'.').peekable();
+    can_carry(subject)
+        && std::iter::from_fn(|| tokens.next().map(|token| (token, tokens.peek().is_none())))
+            .all(|(token, is_last)| !token.is_empty() && (token != b">" || is_last))
+}
+
+/// Whether a topic of another protocol can stand in a line at all.
+pub fn can_carry(topic: &[u8]) -> bool {
+    let is_wrong = |&byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0);
+    !topic.is_empty() && !topic.iter().any(is_wrong)
+}
+
+/// Writes INFO.
+pub fn write_info(out: &mut Vec<u8>, info: &Info<'_>) {
+    out.extend_from_slice(b"INFO ");
+    // invariant: its fields are texts and numbers, and a Vec takes all bytes.
+    serde_json::to_writer(&mut *out, info).expect("INFO can always be written");
+    out.extend_from_slice(b" \r\n");
+}
+
+/// Writes -ERR with one of nats-server's texts, or one of ours.
+pub fn write_error(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(b"-ERR '");
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"'\r\n");
+}
+
+/// Writes what the line of a message ends with.
+pub fn write_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(END);
+}
+
+/// Turns a block of headers into those of the native protocol, appended to `out`. A status becomes a
+/// header of the name [`STATUS_HEADER`]. False if it is no block, or holds more than native headers may; then
+/// `out` is as it was.
+pub fn read_headers(block: &[u8], out: &mut Vec<u8>) -> bool {
+    let before = out.len();
+    let is_read =
+        append_headers(block, out).is_some() && out.len() - before <= usize::from(u16::MAX);
+    if !is_read {
+        out.truncate(before);
+    }
+    is_read
+}
+
+fn append_headers(block: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = block.strip_prefix(HEADERS_VERSION)?;
+    let (status, lines) = split_line(rest)?;
+    if !status.is_empty() {
+        append_header(STATUS_HEADER, status.strip_prefix(b" ")?, out)?;
+    }
+    rest = lines;
+    // Ends because each round takes a line.
+    loop {
+        let (line, lines) = split_line(rest)?;
+        if line.is_empty() {
+            return lines.is_empty().then_some(());
+        }
+        let colon = memchr(b':', line)?;
+        let value = &line[colon + 1..];
+        append_header(
+            &line[..colon],
+            value.strip_prefix(b" ").unwrap_or(value),
+            out,
+        )?;
+        rest = lines;
+    }
+}
+
+fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memmem::find(bytes, END)?;
+    Some((&bytes[..end], &bytes[end + END.len()..]))
+}
+
+fn append_header(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    if !is_header_name(name) || !is_header_value(value) {
+        return None;
+    }
+    out.push(name.len() as u8);
+    out.extend_from_slice(name);
+    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+    out.extend_from_slice(value);
+    Some(())
+}
+
+/// Writes native headers as a block; if one is a status, that stands where statuses do.
+pub fn write_headers(headers: Headers<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(HEADERS_VERSION);
+    if let Some(status) = headers.find(STATUS_HEADER) {
+        out.push(b' ');
+        out.extend_from_slice(status);
+    }
+    out.extend_from_slice(END);
+    for (name, value) in headers {
+        if !name.eq_ignore_ascii_case(STATUS_HEADER) {
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(END);
+        }
+    }
+    out.extend_from_slice(END);
+}
+
+/// What [`write_headers`] writes, in bytes.
+pub fn headers_length(headers: Headers<'_>) -> usize {
+    let status = headers
+        .find(STATUS_HEADER)
+        .map_or(0, |status| 1 + status.len());
+    let lines = headers
+        .filter(|(name, _)| !name.eq_ignore_ascii_case(STATUS_HEADER))
+        .map(|(name, value)| name.len() + value.len() + 2 * END.len());
+    HEADERS_VERSION.len() + status + 2 * END.len() + lines.sum::<usize>()
+}
+
+#[cfg(test)]
+#[path = "nats_tests.rs"]
+mod tests;
