@@ -79,7 +79,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker and reads its table, which ends with the line of the native listener.
+    /// Starts a broker and reads its table, which ends with the line of the NATS listener.
     fn start(args: &[&str], environment: &[(&str, &str)]) -> Broker {
         let mut child = sapwood(&[&["serve"], args].concat(), environment)
             .stdin(Stdio::null())
@@ -95,7 +95,7 @@ impl Broker {
             loop {
                 let mut line = String::new();
                 let count = stdout.read_line(&mut line).unwrap();
-                let is_last = count == 0 || line.starts_with("native");
+                let is_last = count == 0 || line.starts_with("nats");
                 let _ = sender.send(line.trim_end().to_string());
                 if is_last {
                     break;
@@ -113,7 +113,7 @@ impl Broker {
         };
         loop {
             match lines.recv_timeout(DEADLINE) {
-                Ok(line) if line.starts_with("native") => {
+                Ok(line) if line.starts_with("nats") => {
                     broker.table.push(line);
                     return broker;
                 }
@@ -222,6 +222,7 @@ fn wrong_flag_and_wrong_variable_are_refused_by_name() {
             "drop",
             "is not one of: close, drop-oldest, latest",
         ),
+        ("lame-duck", "0", "is not a whole number from 1"),
         ("max-payload", "65 MiB", "from 1 to"),
         ("user", "service", "no use without a password"),
         ("data", "/var/lib/sapwood", "not yet: "),
@@ -464,6 +465,8 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
     let port = address.strip_prefix("127.0.0.1:").unwrap();
     assert_ne!(port, "0");
     let native = broker.listener("native");
+    let nats = broker.listener("nats");
+    let url = format!("nats://{nats}");
     let expected = [
         vec!["sapwood", env!("CARGO_PKG_VERSION")],
         vec!["shards", "1", "on", "CPUs", "0"],

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy};
 
@@ -30,6 +31,9 @@ pub const NATIVE_DEFAULT: SocketAddr =
 /// Where the NATS protocol listens unless told otherwise.
 pub const NATS_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7422);
+
+/// The longest time that a lame duck may take to send its clients away: a day.
+const LAME_DUCK_SECONDS_MAX: u64 = 24 * 3_600;
 
 /// The longest password: past it a password file is some other file. An AUTH fits a connection's cap before
 /// authentication many times.
@@ -62,6 +66,8 @@ pub enum Key {
     Cpus,
     /// How shards wait.
     Latency,
+    /// How long a lame duck takes to send its clients away.
+    LameDuck,
     /// The name that goes with the password.
     User,
     /// Where the password stands.
@@ -72,7 +78,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 15] = [
+    pub const ALL: [Key; 16] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -85,6 +91,7 @@ impl Key {
         Key::Shards,
         Key::Cpus,
         Key::Latency,
+        Key::LameDuck,
         Key::User,
         Key::PasswordFile,
         Key::LogFormat,
@@ -105,6 +112,7 @@ impl Key {
             Key::Shards => "shards",
             Key::Cpus => "cpus",
             Key::Latency => "latency",
+            Key::LameDuck => "lame_duck",
             Key::User => "user",
             Key::PasswordFile => "password_file",
             Key::LogFormat => "log_format",
@@ -125,6 +133,7 @@ impl Key {
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
             Key::Latency => "\"park\" or \"spin\"",
+            Key::LameDuck => "a whole number of seconds, such as 120",
             Key::User => "a string, such as \"service\"",
             Key::PasswordFile => "a string: the path of a file",
             Key::LogFormat => "\"text\" or \"json\"",
@@ -258,6 +267,7 @@ pub struct Settings {
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
     latency: Latency,
+    lame_duck: Option<Duration>,
     user: Option<Sourced<String>>,
     /// What clients have to AUTH with.
     pub password: Option<Password>,
@@ -346,6 +356,7 @@ impl Settings {
             nats_payload_max: self.max_payload,
             user: self.user.map(|user| user.value.into_bytes()),
             latency: self.latency,
+            lame_duck: self.lame_duck,
             password: self.password.map(|password| password.0),
             limits: self.limits,
             ..Config::default()
@@ -424,6 +435,11 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
                 value::parse_size(text, 1, PAYLOAD_BYTES_MAX as u64)
             })
             .map(|size| size.value as usize),
+        lame_duck: sources
+            .choose(Key::LameDuck, |text| {
+                value::parse_count(text, 1, LAME_DUCK_SECONDS_MAX)
+            })
+            .map(|seconds| Duration::from_secs(seconds.value)),
         user: sources.choose(Key::User, |text| Ok(text.to_string())),
         asked_not_yet: sources.choose_not_yet(),
         shards: sources.choose(Key::Shards, |text| {

@@ -213,9 +213,13 @@ fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
 fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
     let string = string_text(value);
     match setting {
-        Key::Redis | Key::Native | Key::Http | Key::Nats | Key::Shards | Key::MaxPayload => {
-            string.or_else(|| integer_text(value))
-        }
+        Key::Redis
+        | Key::Native
+        | Key::Http
+        | Key::Nats
+        | Key::Shards
+        | Key::MaxPayload
+        | Key::LameDuck => string.or_else(|| integer_text(value)),
         Key::Cpus => string.or_else(|| integer_text(value)).or_else(|| {
             let cpus = value
                 .as_array()?

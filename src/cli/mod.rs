@@ -187,6 +187,9 @@ struct ServeArgs {
     /// How shards wait: park sleeps, spin keeps its CPU busy for a lower latency [default: park]
     #[arg(long, value_name = "HOW")]
     latency: Option<String>,
+    /// Seconds in which SIGUSR2 sends all clients away, bit by bit, before the broker ends [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    lame_duck: Option<String>,
     /// The name that goes with the password [default: default]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use sapwood_server::{Server, Stopper};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
@@ -67,6 +67,7 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::NatsPolicy, args.nats_policy.clone()),
             (Key::MaxPayload, args.max_payload.clone()),
             (Key::User, args.user.clone()),
+            (Key::LameDuck, args.lame_duck.clone()),
             (Key::Data, args.data.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
@@ -81,7 +82,7 @@ fn flags(args: &ServeArgs) -> Flags {
 /// once, as does the first before there is a server.
 fn drain_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
     let failed = |error| Failure::System("watch for signals", error);
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2]).map_err(failed)?;
     let stopper = Arc::new(OnceLock::<Stopper>::new());
     let shared = stopper.clone();
     let watch = move || {
@@ -89,6 +90,14 @@ fn drain_on_signal() -> Result<Arc<OnceLock<Stopper>>, Failure> {
         // Ends with the process: the iterator waits for signals for ever.
         for signal in signals.forever() {
             match shared.get() {
+                // As nats-server does.
+                Some(stopper) if signal == SIGUSR2 => {
+                    tracing::info!(
+                        "lame duck: no more connections, and those there are go bit by bit"
+                    );
+                    stopper.lame_duck();
+                }
+                None if signal == SIGUSR2 => {}
                 Some(stopper) if !draining => {
                     tracing::info!(
                         signal = signal_name(signal),

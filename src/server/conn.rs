@@ -660,6 +660,22 @@ impl Connections {
         open.all(|(place, _)| !core.has_output(ConnId(place as u32)))
     }
 
+    /// Closes connections that have nothing to be written until so many are left, or all are looked at.
+    pub(crate) fn send_away(&mut self, core: &mut Shard, left: usize, now: Now) {
+        let open = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.phase == Phase::Open);
+        let places: Vec<usize> = open.map(|(place, _)| place).collect();
+        let mut surplus = places.len().saturating_sub(left);
+        for place in places {
+            if surplus > 0 && !core.has_output(ConnId(place as u32)) {
+                surplus -= 1;
+                self.gone(core, place, now);
+            }
+        }
+    }
+
     /// Closes all connections.
     pub(crate) fn close_all(&mut self, core: &mut Shard, now: Now) {
         let places: Vec<usize> = self.sockets.iter().map(|(place, _)| place).collect();

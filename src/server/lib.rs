@@ -58,6 +58,9 @@ const CONNECTIONS_WANTED: u64 = 64;
 /// can delay anything.
 const POKE_EVERY: Duration = Duration::from_millis(5);
 
+/// How long a lame duck takes to send its clients away unless told otherwise: as long as nats-server.
+pub const LAME_DUCK: Duration = Duration::from_secs(120);
+
 /// How the server runs. The default listens nowhere.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -81,6 +84,9 @@ pub struct Config {
     pub nats_payload_max: Option<usize>,
     /// How shards wait.
     pub latency: Latency,
+    /// How long a lame duck takes to send its clients away; the first twelfth of it they may go by
+    /// themselves. `None` is [`LAME_DUCK`].
+    pub lame_duck: Option<Duration>,
     /// The name that goes with the password; `None` is `default`.
     pub user: Option<Vec<u8>>,
     /// What clients must know; `None` lets everybody in.
@@ -194,6 +200,12 @@ impl Stopper {
     pub fn drain(&self) {
         self.0.drain();
     }
+
+    /// Takes no more connections, tells clients whose protocol has words for it, sends all away bit by bit
+    /// over the time that [`Config::lame_duck`] gives, then drains. Idempotent; returns at once.
+    pub fn lame_duck(&self) {
+        self.0.lame_duck();
+    }
 }
 
 /// A running broker.
@@ -234,7 +246,11 @@ impl Server {
             executors: Vec::new(),
             poker: None,
         };
-        let pokes = match server.start_shards(&identity, config.latency, ends, by_shard) {
+        let ways = Ways {
+            latency: config.latency,
+            lame_duck: config.lame_duck.unwrap_or(LAME_DUCK),
+        };
+        let pokes = match server.start_shards(&identity, ways, ends, by_shard) {
             Ok(pokes) => pokes,
             Err(error) => {
                 // Those that run end again, so that nothing is left.
@@ -253,7 +269,7 @@ impl Server {
     fn start_shards(
         &mut self,
         identity: &sapwood_core::Config,
-        latency: Latency,
+        ways: Ways,
         ends: Vec<Mesh>,
         by_shard: Vec<Vec<Listener>>,
     ) -> Result<Vec<flume::Sender<()>>, StartError> {
@@ -276,7 +292,7 @@ impl Server {
                 mesh,
                 listeners,
                 clients: Arc::clone(&clients),
-                latency,
+                ways,
                 poked,
                 ready,
             };
@@ -373,13 +389,20 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
     Ok((listeners, by_shard))
 }
 
+/// How a shard behaves, beyond what core is told.
+#[derive(Clone, Copy, Debug)]
+struct Ways {
+    latency: Latency,
+    lame_duck: Duration,
+}
+
 /// What one shard's thread is made from.
 struct ShardParts {
     config: sapwood_core::Config,
     mesh: Mesh,
     listeners: Vec<Listener>,
     clients: Arc<AtomicU64>,
-    latency: Latency,
+    ways: Ways,
     poked: flume::Receiver<()>,
     /// Told when the shard runs; dropped without a word when it could not start.
     ready: flume::Sender<()>,
@@ -431,7 +454,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         mesh,
         listeners,
         clients,
-        latency,
+        ways,
         poked,
         ready,
     } = parts;
@@ -448,7 +471,8 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         }
     });
     let outcome = ShardLoop::new(Shard::new(config), ring, mesh, listeners, clients)
-        .run(&wake, latency)
+        .with_lame_duck(ways.lame_duck)
+        .run(&wake, ways.latency)
         .await;
     poking.cancel().await;
     if let Err(error) = &outcome {

@@ -93,6 +93,10 @@ pub struct Doors {
     /// `returns[sender][receiver]`: batches that the receiver has dealt with.
     returns: Vec<Vec<ArrayQueue<Batch>>>,
     draining: AtomicBool,
+    /// The node is a lame duck: it takes no more clients, and sends those it has away bit by bit.
+    lame: AtomicBool,
+    /// Shards that have sent all away since then.
+    emptied: AtomicU64,
     /// Shards that have written all they had when the node began to drain.
     flushed: AtomicU64,
 }
@@ -106,6 +110,12 @@ impl Doors {
     /// Asks all shards to drain. Idempotent.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.doors.iter().for_each(Door::ring_bell);
+    }
+
+    /// Asks all shards to send their clients away bit by bit, and then to drain. Idempotent.
+    pub fn lame_duck(&self) {
+        self.lame.store(true, Ordering::Release);
         self.doors.iter().for_each(Door::ring_bell);
     }
 
@@ -138,6 +148,8 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
         doors: (0..count).map(|_| Door::new()).collect::<io::Result<_>>()?,
         returns: (0..count).map(|_| returns()).collect(),
         draining: AtomicBool::new(false),
+        lame: AtomicBool::new(false),
+        emptied: AtomicU64::new(0),
         flushed: AtomicU64::new(0),
     });
     let room = HANDOVER_ITEMS_MAX * count;
@@ -244,6 +256,19 @@ impl Mesh {
     /// Whether the node drains.
     pub fn is_draining(&self) -> bool {
         self.doors.is_draining()
+    }
+
+    /// Whether clients are to be sent away bit by bit.
+    pub fn is_lame_duck(&self) -> bool {
+        self.doors.lame.load(Ordering::Acquire)
+    }
+
+    /// Takes note that this shard has sent all away; once all shards have, the node drains.
+    pub fn note_emptied(&self) {
+        let emptied = self.doors.emptied.fetch_add(1, Ordering::AcqRel) + 1;
+        if emptied == self.doors.doors.len() as u64 {
+            self.doors.drain();
+        }
     }
 
     /// Says that this shard has written all it had.

@@ -4,13 +4,13 @@
 //! each dirty connection once and sends each other shard at most one batch. Owns the order of
 //! these; must not know protocols. Start at [`ShardLoop::turn`].
 
-use crate::Latency;
 use crate::conn::{About, Accepted, Connections, own};
 use crate::listen::BACKLOG;
 use crate::mesh::Mesh;
 use crate::pace::{HOLD_NS, Pacer};
 use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
+use crate::{LAME_DUCK, Latency};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
@@ -53,6 +53,12 @@ const STARVED_WAIT: Duration = Duration::from_millis(5);
 /// Batches of other shards taken in one turn: bounds the turn, not the exchange.
 const BATCHES_EACH_TURN: usize = 64;
 
+/// How often a lame duck sends some of its clients away.
+const LAME_DUCK_STEP_NS: u64 = 20_000_000;
+
+/// The part of a lame duck's time in which clients may go by themselves: a twelfth.
+const LAME_DUCK_GRACE_PART: u64 = 12;
+
 /// While the node drains, what clients sent before is still read for so long.
 const DRAIN_READ_NS: u64 = 100_000_000;
 
@@ -79,6 +85,14 @@ pub(crate) struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drain {
     No,
+    /// A lame duck since this time.
+    Lame {
+        since: u64,
+        /// Connections it had then.
+        connections: usize,
+        /// All are away.
+        is_empty: bool,
+    },
     /// Since this time.
     Reading(u64),
     Flushing(u64),
@@ -112,6 +126,7 @@ pub(crate) struct ShardLoop {
     /// The earliest timer that is under way.
     timer: Option<u64>,
     drain: Drain,
+    lame_duck: Duration,
     pacer: Pacer,
     /// When paced connections are read again.
     hold_until: u64,
@@ -145,11 +160,17 @@ impl ShardLoop {
             bell_armed: false,
             timer: None,
             drain: Drain::No,
+            lame_duck: LAME_DUCK,
             pacer: Pacer::new(),
             hold_until: 0,
             turn_ended: 0,
             unfinished: None,
         }
+    }
+
+    /// Takes another time than the usual one to send clients away.
+    pub(crate) fn with_lame_duck(self, lame_duck: Duration) -> ShardLoop {
+        ShardLoop { lame_duck, ..self }
     }
 
     /// Runs until the node has drained.
@@ -412,7 +433,11 @@ impl ShardLoop {
             self.accept_pause = None;
         }
         let drain = match self.drain {
-            Drain::No => None,
+            Drain::No | Drain::Lame { is_empty: true, .. } => None,
+            Drain::Lame { since, .. } => {
+                let first = since + self.lame_duck.as_nanos() as u64 / LAME_DUCK_GRACE_PART;
+                Some(first.max(now.monotonic_ns + LAME_DUCK_STEP_NS))
+            }
             Drain::Reading(since) => Some(since + DRAIN_READ_NS),
             Drain::Flushing(since) | Drain::Waiting(since) => Some(since + DRAIN_NS),
         };
@@ -460,10 +485,26 @@ impl ShardLoop {
             Drain::No if self.mesh.is_draining() => {
                 self.drain = Drain::Reading(now.monotonic_ns);
                 self.end_listening(now);
-                let milliseconds = (DRAIN_NS / 1_000_000) as u32;
-                let ending = Input::Ending { milliseconds };
-                self.core.handle(ending, now, self.connections.outputs());
+                self.announce_end(DRAIN_NS, now);
             }
+            // Asked to hurry, or done.
+            Drain::Lame { .. } if self.mesh.is_draining() => {
+                self.drain = Drain::Reading(now.monotonic_ns);
+            }
+            Drain::No if self.mesh.is_lame_duck() => {
+                self.end_listening(now);
+                self.announce_end(self.lame_duck.as_nanos() as u64, now);
+                self.drain = Drain::Lame {
+                    since: now.monotonic_ns,
+                    connections: self.connections.len(),
+                    is_empty: false,
+                };
+            }
+            Drain::Lame {
+                since,
+                connections,
+                is_empty: false,
+            } => self.send_away(since, connections, now),
             Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
                 self.connections.reading_ended = true;
                 self.drain = Drain::Flushing(since);
@@ -476,6 +517,33 @@ impl ShardLoop {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn announce_end(&mut self, within_ns: u64, now: Now) {
+        let milliseconds = (within_ns / 1_000_000) as u32;
+        let ending = Input::Ending { milliseconds };
+        self.core.handle(ending, now, self.connections.outputs());
+        self.connections.flush(&mut self.core, now);
+    }
+
+    /// Sends as many of a lame duck's clients away as the time since then asks for.
+    fn send_away(&mut self, since: u64, connections: usize, now: Now) {
+        let whole = (self.lame_duck.as_nanos() as u64).max(1);
+        let grace = whole / LAME_DUCK_GRACE_PART;
+        let passed = (now.monotonic_ns - since).min(whole);
+        if passed > grace || self.connections.len() == 0 {
+            let left = connections as u64 * (whole - passed) / (whole - grace);
+            self.connections
+                .send_away(&mut self.core, left as usize, now);
+        }
+        if self.connections.len() == 0 || passed == whole {
+            self.mesh.note_emptied();
+            self.drain = Drain::Lame {
+                since,
+                connections,
+                is_empty: true,
+            };
         }
     }
 

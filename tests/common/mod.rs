@@ -135,6 +135,11 @@ impl Broker {
         Broker::start_at(Ports::default(), shards, Some(password), &[])
     }
 
+    /// As `start_with_password`, with more arguments.
+    pub fn start_guarded(shards: usize, password: &str, extra_args: &[&str]) -> Broker {
+        Broker::start_at(Ports::default(), shards, Some(password), extra_args)
+    }
+
     /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
     /// the port, and no reconnecting client connects to itself, while the broker is restarted.
     pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
