@@ -193,6 +193,43 @@ const CASES: &[Case] = &[
             vec![in_one_read(publisher, &native_each(&["t"]))]
         })
     },
+    case("NATS, runs of a subject", 1, 1, |node| {
+        let publisher = subscribed_nats(node, &["t"], 1, "");
+        vec![in_one_read(publisher, &nats_each(&["t"], ""))]
+    }),
+    case("NATS, with a reply subject", 1, 1, |node| {
+        let publisher = subscribed_nats(node, &["t"], 1, "");
+        vec![in_one_read(publisher, &nats_each(&["t"], "inbox.7 "))]
+    }),
+    case("NATS, over 100 subjects", 1, 1, |node| {
+        let topics = names("topic", 100);
+        let publisher = subscribed_nats(node, &refs(&topics), 1, "");
+        vec![in_one_read(publisher, &nats_each(&refs(&topics), ""))]
+    }),
+    case("NATS, to 100, each by its own name", 1, 100, |node| {
+        let publisher = subscribed_nats(node, &["t"], 100, "");
+        vec![in_one_read(publisher, &nats_each(&["t"], ""))]
+    }),
+    case("NATS, to 100 over 100 subjects", 1, 100, |node| {
+        let topics = names("topic", 100);
+        let publisher = subscribed_nats(node, &refs(&topics), 100, "");
+        vec![in_one_read(publisher, &nats_each(&refs(&topics), ""))]
+    }),
+    case("NATS, a queue group", 1, 1, |node| {
+        let publisher = subscribed_nats(node, &["t"], 10, "workers ");
+        vec![in_one_read(publisher, &nats_each(&["t"], ""))]
+    }),
+    case("NATS, wildcards", 1, 20, |node| {
+        let topics = names("topic", 100);
+        let publisher = subscribed_nats(node, &["topic.*", ">"], 10, "");
+        vec![in_one_read(publisher, &nats_each(&refs(&topics), ""))]
+    }),
+    case("NATS to Redis and native clients", 1, 2, |node| {
+        listened_to(node, &["t"], 1, Kind::Native);
+        listened_to(node, &["t"], 1, Kind::Resp3);
+        let publisher = node.connect_nats(0);
+        vec![in_one_read(publisher, &nats_each(&["t"], ""))]
+    }),
     case("64 KiB, to 1", 1, 1, |node| {
         let publisher = listened_to(node, &["t"], 1, Kind::Native);
         large_one_at_a_time(publisher)
@@ -262,6 +299,25 @@ fn listened_to(node: &mut Node, topics: &[&str], subscribers: usize, kind: Kind)
         }
     }
     connect(node)
+}
+
+/// So many subscribers of NATS of all these subjects, each with numbers of its own, and a publisher.
+fn subscribed_nats(node: &mut Node, subjects: &[&str], subscribers: usize, queue: &str) -> Client {
+    for number in 0..subscribers {
+        let client = node.connect_nats(0);
+        node.subscribe_nats(client, queue, number * 1_000, subjects.iter().copied());
+    }
+    node.connect_nats(0)
+}
+
+/// A pass's messages of NATS, to these subjects in turn; `reply` is empty, or ends in a blank.
+fn nats_each(subjects: &[&str], reply: &str) -> Vec<Vec<u8>> {
+    let subjects = subjects.iter().cycle().take(MESSAGES);
+    let payload = "x".repeat(PAYLOAD_BYTES);
+    let message = |subject| format!("PUB {subject} {reply}{PAYLOAD_BYTES}\r\n{payload}\r\n");
+    subjects
+        .map(|subject| message(subject).into_bytes())
+        .collect()
 }
 
 /// So many members of a group for all these filters.

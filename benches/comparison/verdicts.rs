@@ -14,8 +14,10 @@ use crate::record::{Kind, Who};
 pub const EVEN_WITHIN: f64 = 0.005;
 
 /// Who is held against whom: first those that speak the same protocol, or come nearest to it.
-pub const PAIRS: [(Who, Who); 4] = [
+pub const PAIRS: [(Who, Who); 6] = [
     (Who::SapwoodRedis, Who::Redis),
+    (Who::SapwoodNats, Who::Nats),
+    (Who::SapwoodNats, Who::NatsNow),
     (Who::SapwoodNative, Who::Nats),
     (Who::SapwoodNative, Who::Relay),
     (Who::SapwoodRedis, Who::Nats),
@@ -141,7 +143,7 @@ pub fn verdicts<'a>(rows: &[Row<'a>], kind: Kind) -> Vec<Verdict<'a>> {
             verdicts.extend(theirs.and_then(|theirs| judge(row, theirs, kind)));
         }
     }
-    for who in [Who::SapwoodRedis, Who::SapwoodNative] {
+    for who in Who::ALL.into_iter().filter(|who| who.is_ours()) {
         let base = usual(rows, who);
         for row in rows.iter().filter(|row| row.who == who).skip(1) {
             verdicts.extend(base.and_then(|base| judge(row, base, kind)));

@@ -64,9 +64,21 @@ pub struct Workload {
 }
 
 const ALL: &[Who] = &Who::ALL;
-const SERVERS: &[Who] = &[Who::Redis, Who::Nats, Who::SapwoodRedis, Who::SapwoodNative];
-const OURS: &[Who] = &[Who::SapwoodRedis, Who::SapwoodNative];
-const WITH_GROUPS: &[Who] = &[Who::Nats, Who::SapwoodNative];
+const SERVERS: &[Who] = &[
+    Who::Redis,
+    Who::Nats,
+    Who::NatsNow,
+    Who::SapwoodRedis,
+    Who::SapwoodNats,
+    Who::SapwoodNative,
+];
+const OURS: &[Who] = &[Who::SapwoodRedis, Who::SapwoodNats, Who::SapwoodNative];
+const WITH_GROUPS: &[Who] = &[
+    Who::Nats,
+    Who::NatsNow,
+    Who::SapwoodNats,
+    Who::SapwoodNative,
+];
 const TWO_SHARDS: &[Variant] = &[("1 shard", &[], 1), ("2 shards", &[], 2)];
 
 const SIZE: usize = 128;

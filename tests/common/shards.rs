@@ -97,6 +97,28 @@ impl Node {
         client
     }
 
+    /// Connects a client of NATS.
+    pub fn connect_nats(&mut self, shard: usize) -> Client {
+        let client = self.connect(shard, Protocol::Nats, Policy::Close);
+        let json = r#"{"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#;
+        self.give(client, format!("CONNECT {json}\r\n").as_bytes());
+        client
+    }
+
+    /// Subscribes a client of NATS, under numbers from `sid` on; `queue` is empty, or ends in a blank.
+    pub fn subscribe_nats<'a>(
+        &mut self,
+        client: Client,
+        queue: &str,
+        sid: usize,
+        subjects: impl IntoIterator<Item = &'a str>,
+    ) {
+        for (place, subject) in subjects.into_iter().enumerate() {
+            let line = format!("SUB {subject} {queue}{}\r\n", sid + place);
+            self.give(client, line.as_bytes());
+        }
+    }
+
     fn connect(&mut self, shard: usize, protocol: Protocol, policy: Policy) -> Client {
         self.clients += 1;
         let conn = ConnId(self.opened[shard]);

@@ -1,4 +1,4 @@
-//! Any bytes on several connections of a shard, of both protocols and with every policy, some of which
+//! Any bytes on several connections of a shard, of every protocol and with every policy, some of which
 //! read slowly: no panic, whole frames, no output beyond its bound, and nothing is left when all have gone.
 #![no_main]
 
@@ -10,13 +10,13 @@ use sapwood_core::{
 };
 use sapwood_wire::native::{self, Hello, Parsed};
 
-/// Redis and native by turns, each pair with another policy.
-const CONNECTIONS: usize = 6;
+/// Redis, native and NATS by turns, each three with another policy.
+const CONNECTIONS: usize = 9;
 
 const OUTBOX_BYTES_MAX: usize = 4096;
 
 fn protocol(place: usize) -> Protocol {
-    [Protocol::Redis, Protocol::Native][place % 2]
+    [Protocol::Redis, Protocol::Native, Protocol::Nats][place % 3]
 }
 
 fn shard(password: bool) -> Shard {
@@ -44,7 +44,7 @@ fn shard(password: bool) -> Shard {
 struct Client {
     /// Input that core has not consumed.
     kept: Vec<u8>,
-    /// What was read and makes no whole frame yet; of native clients.
+    /// What was read and makes no whole frame yet; not of Redis clients.
     read: Vec<u8>,
     /// Reads so many bytes when it is written to, or everything.
     share: Option<usize>,
@@ -55,6 +55,15 @@ struct Client {
 }
 
 impl Client {
+    fn take_lines(&mut self, bytes: &[u8]) {
+        self.read.extend_from_slice(bytes);
+        let mut at = 0;
+        while let Some(length) = line_of_nats(&self.read[at..]) {
+            at += length;
+        }
+        self.read.drain(..at);
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         self.read.extend_from_slice(bytes);
         let mut at = 0;
@@ -66,6 +75,24 @@ impl Client {
         }
         self.read.drain(..at);
     }
+}
+
+/// The bytes of a line, and of the body that follows it, if all are there.
+fn line_of_nats(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let line = &bytes[..end];
+    let is_message = line.starts_with(b"MSG ") || line.starts_with(b"HMSG ");
+    if !is_message {
+        let known: [&[u8]; 5] = [b"INFO {", b"PONG", b"+OK", b"-ERR '", b"PING"];
+        assert!(known.iter().any(|known| line.starts_with(known)), "{}", line.escape_ascii());
+        return Some(end + 2);
+    }
+    let length = line.rsplit(|&byte| byte == b' ').next().expect("a word");
+    let length: usize = std::str::from_utf8(length).expect("digits").parse().expect("a length");
+    let whole = end + 2 + length + 2;
+    let body = bytes.get(..whole)?;
+    assert!(body.ends_with(b"\r\n"), "behind {}", line.escape_ascii());
+    Some(whole)
 }
 
 /// Writes to everybody who is not blocked, or to all.
@@ -84,8 +111,10 @@ fn flush(shard: &mut Shard, clients: &mut [Client], outputs: &mut Outputs) {
 fn write(shard: &mut Shard, conn: ConnId, client: &mut Client, outputs: &mut Outputs) {
     let waiting: Vec<u8> = shard.output(conn).collect::<Vec<_>>().concat();
     let count = client.share.unwrap_or(usize::MAX).min(waiting.len());
-    if protocol(conn.0 as usize) == Protocol::Native {
-        client.take(&waiting[..count]);
+    match protocol(conn.0 as usize) {
+        Protocol::Redis => {}
+        Protocol::Native => client.take(&waiting[..count]),
+        Protocol::Nats => client.take_lines(&waiting[..count]),
     }
     client.blocked = count < waiting.len();
     shard.sent(conn, count, client.blocked, outputs);
@@ -113,11 +142,41 @@ fn give(shard: &mut Shard, place: usize, fresh: usize, clients: &mut [Client], o
     }
 }
 
+/// An operation of NATS that mostly makes sense: about few subjects, and with a right length.
+fn operation(kind: u8, fields: &[u8]) -> Vec<u8> {
+    let word = |at: usize| {
+        let byte = fields.get(at).copied().unwrap_or_default();
+        ["a", "b", "a.b", "*", "a.*", ">", "$x", "a..b"][usize::from(byte % 8)]
+    };
+    let (subject, other, body) = (word(0), word(1), fields.get(2..).unwrap_or_default());
+    let sid = fields.get(1).copied().unwrap_or_default() % 8;
+    let headers = "NATS/1.0\r\nA: b\r\n\r\n";
+    let (line, headers) = match kind % 10 {
+        0 | 1 => (format!("PUB {subject} {}", body.len()), ""),
+        2 => (format!("PUB {subject} {other} {}", body.len()), ""),
+        3 => (format!("HPUB {subject} {} {}", headers.len(), headers.len() + body.len()), headers),
+        4 => return format!("SUB {subject} {sid}\r\n").into_bytes(),
+        5 => return format!("SUB {subject} group {sid}\r\n").into_bytes(),
+        6 => return format!("UNSUB {sid}\r\n").into_bytes(),
+        7 => return format!("UNSUB {sid} {}\r\n", body.len()).into_bytes(),
+        8 => return b"PING\r\n".to_vec(),
+        _ => {
+            let [verbose, echo] = [sid % 2 == 0, sid % 4 < 2];
+            let json = format!("{{\"verbose\":{verbose},\"echo\":{echo},\"headers\":true,\"no_responders\":true}}");
+            return format!("CONNECT {json}\r\n").into_bytes();
+        }
+    };
+    [line.as_bytes(), b"\r\n", headers.as_bytes(), body, b"\r\n"].concat()
+}
+
 /// Native clients mostly say frames with a right length, which is hard to guess.
 fn append(input: &mut Vec<u8>, place: usize, how: u8, bytes: &[u8]) {
     match bytes {
         [kind, fields @ ..] if protocol(place) == Protocol::Native && how % 4 != 0 => {
             native::write_frame(input, *kind, |out| out.extend_from_slice(fields));
+        }
+        [kind, fields @ ..] if protocol(place) == Protocol::Nats && how % 4 != 0 => {
+            input.extend_from_slice(&operation(*kind, fields));
         }
         _ => input.extend_from_slice(bytes),
     }
@@ -132,7 +191,7 @@ fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::default()).collect();
     for (place, client) in clients.iter_mut().enumerate() {
         let (conn, id) = (ConnId(place as u32), ClientId(place as u64 + 1));
-        let policy = Policy::ALL[place / 2];
+        let policy = Policy::ALL[place / 3];
         let protocol = protocol(place);
         let input = Input::Opened { conn, client: id, protocol, policy, peer: address, local: address };
         shard.handle(input, now, &mut outputs);
