@@ -11,6 +11,7 @@ assert(modules, 'SAPWOOD_NODE_MODULES is not set: the scripts are run by the Rus
 export const require = createRequire(join(modules, '..', 'scripts.cjs'));
 
 export const port = Number(process.argv[2]);
+/** The version of RESP as a number; NaN for another protocol. */
 export const protocol = Number(process.argv[3]);
 export const password = process.argv[4];
 
@@ -123,7 +124,7 @@ export async function run(checks) {
     }
     console.log(`${check.name}: ${Date.now() - started} ms`);
   }
-  if (wrong.length > 0) console.error(`FAILED under RESP${protocol}: ${wrong.join(', ')}`);
+  if (wrong.length > 0) console.error(`FAILED with protocol ${process.argv[3]}: ${wrong.join(', ')}`);
   process.exit(wrong.length === 0 ? 0 : 1);
 }
 

@@ -143,12 +143,21 @@ impl Broker {
     /// Starts it on a port outside the kernel's range for outgoing connections, so that nobody takes
     /// the port, and no reconnecting client connects to itself, while the broker is restarted.
     pub fn start_restartable(shards: usize, password: Option<&str>) -> Broker {
+        Broker::start_restartable_with(shards, password, &[])
+    }
+
+    /// As `start_restartable`, with more arguments.
+    pub fn start_restartable_with(
+        shards: usize,
+        password: Option<&str>,
+        extra_args: &[&str],
+    ) -> Broker {
         let ports = Ports {
             redis: free_port(),
             native: free_port(),
             nats: free_port(),
         };
-        Broker::start_at(ports, shards, password, &[])
+        Broker::start_at(ports, shards, password, extra_args)
     }
 
     fn start_at(

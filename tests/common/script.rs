@@ -1,6 +1,6 @@
 //! Runs a real client's script against a broker.
 //!
-//! A script gets the port as its first argument, asserts, and exits with 0 or a message on stderr.
+//! A script gets the port of its protocol as its first argument, asserts, and exits with 0 or a message on stderr.
 //! It talks to this side over its own stdin and stdout: the line `@restart` asks for a restart of
 //! the broker on the same port, `@done` on its stdin says that the broker listens again.
 
@@ -61,10 +61,16 @@ pub fn node(script: &str) -> Command {
     command
 }
 
-/// Runs the script to its end and panics with all it said when it fails.
-pub fn run(mut command: Command, broker: &mut Broker, args: &[&str]) {
+/// Runs the script of a Redis client to its end and panics with all it said when it fails.
+pub fn run(command: Command, broker: &mut Broker, args: &[&str]) {
+    let port = broker.port();
+    run_at(port, command, broker, args);
+}
+
+/// As `run`, for a client of the protocol that the broker speaks at this port.
+pub fn run_at(port: u16, mut command: Command, broker: &mut Broker, args: &[&str]) {
     let mut child = command
-        .arg(broker.port().to_string())
+        .arg(port.to_string())
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
