@@ -94,12 +94,13 @@ pub struct Events(mpsc::Receiver<Event>);
 impl Events {
     /// Takes events up to this one.
     pub async fn until(&mut self, wanted: Event) {
-        loop {
-            let event = within(&wanted.to_string(), self.0.recv()).await;
-            if event.expect("the client lives") == wanted {
-                return;
-            }
-        }
+        while self.next(&wanted.to_string()).await != wanted {}
+    }
+
+    /// The next one, which should be `what`.
+    pub async fn next(&mut self, what: &str) -> Event {
+        let event = within(what, self.0.recv()).await;
+        event.expect("the client lives")
     }
 
     /// Those that have come and have not been taken.
