@@ -509,6 +509,18 @@ impl Broker {
         }
     }
 
+    /// Whether a group has members here, and all of them are this connection's.
+    pub(crate) fn are_members_of(&self, route: &GroupRoute, conn: ConnId) -> bool {
+        !route.entries.is_empty() && self.member_besides(route, conn).is_none()
+    }
+
+    /// A group's member here that is not this connection's.
+    pub(crate) fn member_besides(&self, route: &GroupRoute, conn: ConnId) -> Option<Member> {
+        let entries = route.entries.iter().map(|&id| self.filters.entry(id));
+        let mut members = entries.flat_map(|entry| &entry.members);
+        members.find(|member| member.conn != conn).copied()
+    }
+
     pub(crate) fn group_name(&self, route: &GroupRoute) -> &[u8] {
         self.filters.groups.name(route.group)
     }

@@ -6,7 +6,7 @@
 //! listened when it was published. Start at [`Delivery::publish`], then read
 //! [`Delivery::publish_run`], the way that nearly all events take under load.
 
-use crate::broker::{Broker, Route};
+use crate::broker::{Broker, GroupRoute, Route};
 use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space};
 use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
 use crate::limits::{
@@ -345,7 +345,12 @@ impl Delivery {
         };
         let filters = self.route().filters.iter();
         let members = filters.flat_map(|&filter| &ways.broker.filters().entry(filter).members);
-        members.filter(|member| member.conn == publisher).count() as u64
+        let own = members.filter(|member| member.conn == publisher).count();
+        let groups = self.route().groups.iter();
+        let is_own = |group: &&GroupRoute| {
+            group.weights.len() == 1 && ways.broker.are_members_of(group, publisher)
+        };
+        (own + groups.filter(is_own).count()) as u64
     }
 
     /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
@@ -360,7 +365,13 @@ impl Delivery {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
         for group in &self.route().groups {
-            turns.push(ways.broker.take_shard_turn(group));
+            let me = ways.broker.me();
+            let must_not = |publisher| ways.broker.are_members_of(group, publisher);
+            turns.push(match gathering.except().is_some_and(must_not) {
+                // Nobody here may hear it: it is another shard's, if there is one.
+                true => ways.broker.take_turn_again(group, me, 0),
+                false => ways.broker.take_shard_turn(group),
+            });
         }
         for &shard in &self.route().targets {
             let plain = self.route().remote.contains(&shard);
@@ -513,7 +524,9 @@ impl Delivery {
         let members = entries.map(|&id| ways.broker.filters().entry(id).members.len());
         let members: usize = members.sum();
         let mut turns = (0..members).map_while(|_| ways.broker.take_member_turn(group));
-        turns.find(|member| member.conn != publisher)
+        let found = turns.find(|member| member.conn != publisher);
+        // The publisher's filters may be owed more turns than there are members.
+        found.or_else(|| ways.broker.member_besides(group, publisher))
     }
 
     /// Output that the run stands for and that is not in the outboxes yet.
