@@ -7,7 +7,8 @@
 
 use crate::native::{Headers, is_header_name, is_header_value};
 use memchr::memchr;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Ends every line and every body.
@@ -111,7 +112,7 @@ impl Violation {
     pub fn text(self) -> &'static str {
         match self {
             Violation::Unknown => "Unknown Protocol Operation",
-            Violation::LineTooLong => "Maximum Control Line Exceeded",
+            Violation::LineTooLong => "maximum control line exceeded",
             Violation::BodyTooLong => "Maximum Payload Violation",
         }
     }
@@ -126,8 +127,7 @@ impl fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 /// What CONNECT says. What is left out is as in nats-server.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
     /// Every operation is answered by +OK.
     pub verbose: bool,
@@ -175,13 +175,59 @@ impl Default for Connect {
 }
 
 impl Connect {
-    /// Reads the argument of CONNECT.
-    pub fn read(json: &[u8]) -> Result<Connect, Violation> {
-        match json.first() {
-            // A list of the fields' values would do for the library that reads it.
-            Some(b'{') => serde_json::from_slice(json).map_err(|_| Violation::Unknown),
-            _ => Err(Violation::Unknown),
+    /// Takes over what the argument of CONNECT says, and leaves the rest as it was: a client may say CONNECT
+    /// again. As in nats-server, names may have letters of any case, and null says nothing.
+    pub fn update(&mut self, json: &[u8]) -> Result<(), Violation> {
+        if json.first() != Some(&b'{') {
+            return Err(Violation::Unknown);
         }
+        let fields: Map<String, Value> =
+            serde_json::from_slice(json).map_err(|_| Violation::Unknown)?;
+        for (name, value) in fields {
+            if !value.is_null() {
+                self.set(&name.to_ascii_lowercase(), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: Value) -> Result<(), Violation> {
+        let flag = match name {
+            "verbose" => &mut self.verbose,
+            "pedantic" => &mut self.pedantic,
+            "echo" => &mut self.echo,
+            "headers" => &mut self.headers,
+            "no_responders" => &mut self.no_responders,
+            "protocol" => {
+                self.protocol = value.as_i64().ok_or(Violation::Unknown)?;
+                return Ok(());
+            }
+            _ => return self.set_text(name, value),
+        };
+        *flag = value.as_bool().ok_or(Violation::Unknown)?;
+        Ok(())
+    }
+
+    fn set_text(&mut self, name: &str, value: Value) -> Result<(), Violation> {
+        let text = match name {
+            "user" => &mut self.user,
+            "pass" => &mut self.pass,
+            "auth_token" => &mut self.auth_token,
+            "name" => &mut self.name,
+            "lang" => &mut self.lang,
+            "version" => &mut self.version,
+            _ => return Ok(()),
+        };
+        match value {
+            Value::String(value) => *text = Some(value),
+            _ => return Err(Violation::Unknown),
+        }
+        Ok(())
+    }
+
+    /// Whether it says anything of who the client is.
+    pub fn has_proof(&self) -> bool {
+        self.user.is_some() || self.pass.is_some() || self.auth_token.is_some()
     }
 }
 
@@ -250,7 +296,7 @@ pub fn parse(input: &[u8], caps: Caps) -> Result<Parsed<'_>, Violation> {
         Operation::Ping
     } else if is(b"PONG") {
         Operation::Pong
-    } else if is(b"+OK") || is(b"-ERR") || is(b"INFO") {
+    } else if is(b"+OK") || is(b"INFO") {
         Operation::Ignored
     } else {
         return Err(Violation::Unknown);
@@ -355,7 +401,8 @@ fn subscribe(arguments: &[u8]) -> Result<Operation<'_>, Violation> {
 fn unsubscribe(arguments: &[u8]) -> Result<Operation<'_>, Violation> {
     let (sid, after) = match words::<2>(arguments)? {
         ([sid, _], 1) => (sid, 0),
-        ([sid, after], 2) => (sid, number(after)? as u64),
+        // As nats-server has it: what is no number ends it now.
+        ([sid, after], 2) => (sid, number(after).unwrap_or(0) as u64),
         _ => return Err(Violation::Unknown),
     };
     Ok(Operation::Unsubscribe { sid, after })

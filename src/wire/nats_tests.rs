@@ -76,7 +76,8 @@ fn every_operation_is_read_as_nats_server_reads_it() {
         ("ping \n", Operation::Ping),
         ("PONG\r\n", Operation::Pong),
         ("+OK\r\n", Operation::Ignored),
-        ("-ERR 'no'\r\n", Operation::Ignored),
+        ("UNSUB 1 x\r\n", unsub(b"1", 0)),
+        ("UNSUB 1 -1\r\n", unsub(b"1", 0)),
         ("INFO {}\r\n", Operation::Ignored),
     ];
     for (text, expected) in cases {
@@ -111,7 +112,7 @@ fn what_is_no_operation_is_refused_by_name() {
         (b"SUB a\r\n", Violation::Unknown),
         (b"SUB a b c d\r\n", Violation::Unknown),
         (b"UNSUB\r\n", Violation::Unknown),
-        (b"UNSUB 1 x\r\n", Violation::Unknown),
+        (b"-ERR 'x'\r\n", Violation::Unknown),
         (b"UNSUB 1 2 3\r\n", Violation::Unknown),
         // Refused before a byte of the body has come.
         (b"PUB a 1001\r\n", Violation::BodyTooLong),
@@ -135,7 +136,10 @@ fn what_is_no_operation_is_refused_by_name() {
 
 #[test]
 fn connect_takes_for_granted_what_nats_server_does() {
-    let read = |json: &str| Connect::read(json.as_bytes());
+    let read = |json: &str| {
+        let mut connect = Connect::default();
+        connect.update(json.as_bytes()).map(|()| connect)
+    };
     assert_eq!(read("{}"), Ok(Connect::default()));
     let connect =
         read(r#"{"verbose":false,"echo":false,"user":"u","pass":"p","jwt":"x","nkey":null}"#);
@@ -147,6 +151,32 @@ fn connect_takes_for_granted_what_nats_server_does() {
     );
     for wrong in ["", "[]", "{", "{\"verbose\":1}", "\u{0}"] {
         assert_eq!(read(wrong), Err(Violation::Unknown), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_second_connect_changes_what_it_says() {
+    let mut connect = Connect::default();
+    let first = br#"{"Verbose":false,"HEADERS":true,"name":"one","protocol":1}"#;
+    assert_eq!(connect.update(first), Ok(()));
+    let second = br#"{"verbose":null,"name":"two","name":"three","unknown":[1],"echo":false}"#;
+    assert_eq!(connect.update(second), Ok(()));
+    let expected = Connect {
+        verbose: false,
+        headers: true,
+        echo: false,
+        protocol: 1,
+        name: Some("three".to_string()),
+        ..Connect::default()
+    };
+    assert_eq!(connect, expected);
+    for wrong in [
+        r#"{"lang":3}"#,
+        r#"{"protocol":"1"}"#,
+        r#"{"protocol":0.5}"#,
+    ] {
+        let refused = connect.update(wrong.as_bytes());
+        assert_eq!(refused, Err(Violation::Unknown), "{wrong}");
     }
 }
 

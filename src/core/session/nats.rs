@@ -197,20 +197,28 @@ impl NatsSession {
     }
 
     fn connect(&mut self, json: &[u8], cx: &mut Context<'_>) -> Step {
-        let connect = match Connect::read(json) {
-            Ok(connect) => connect,
-            Err(violation) => return close_with(cx, violation.text()),
-        };
-        if !is_let_in(&connect, cx.settings) {
+        let mut connect = self.said();
+        if let Err(violation) = connect.update(json) {
+            return close_with(cx, violation.text());
+        }
+        // Who is in need not prove it again.
+        let is_in = self.client.is_some() && !connect.has_proof();
+        if !is_in && !is_let_in(&connect, cx.settings) {
             cx.counters.wrong_passwords += 1;
             return close_with(cx, AUTHORIZATION);
+        }
+        if !(0..=1).contains(&connect.protocol) {
+            return close_with(cx, "invalid client protocol");
+        }
+        if connect.no_responders && !connect.headers {
+            return close_with(cx, "no responders requires headers support");
         }
         self.authenticated = true;
         self.verbose = connect.verbose;
         self.pedantic = connect.pedantic;
         self.echo = connect.echo;
         self.headers = connect.headers;
-        self.no_responders = connect.no_responders && connect.headers;
+        self.no_responders = connect.no_responders;
         self.takes_info = connect.protocol >= 1;
         self.client = Some(Box::new(Client {
             name: connect.name.unwrap_or_default(),
@@ -218,6 +226,23 @@ impl NatsSession {
             version: connect.version.unwrap_or_default(),
         }));
         self.done(cx)
+    }
+
+    /// What CONNECT has said so far, without the proof.
+    fn said(&self) -> Connect {
+        let client = self.client.as_deref();
+        Connect {
+            verbose: self.verbose,
+            pedantic: self.pedantic,
+            echo: self.echo,
+            headers: self.headers,
+            no_responders: self.no_responders,
+            protocol: i64::from(self.takes_info),
+            name: client.map(|client| client.name.clone()),
+            lang: client.map(|client| client.lang.clone()),
+            version: client.map(|client| client.version.clone()),
+            ..Connect::default()
+        }
     }
 
     /// Ends an operation, which is answered if the client wants that.
@@ -232,6 +257,9 @@ impl NatsSession {
         if cx.holds.barrier.is_some() {
             // Who hears this event may answer at once: what this client asked for stands first.
             return Step::Hold;
+        }
+        if !publish.headers.is_empty() && !self.headers {
+            return close_with(cx, "message headers not supported");
         }
         if let Some(step) = self.check(publish, cx) {
             return step;
