@@ -13,6 +13,8 @@ mod common;
 mod compare;
 #[path = "differential/crowd.rs"]
 mod crowd;
+#[path = "differential/dice.rs"]
+mod dice;
 #[path = "differential/history.rs"]
 mod history;
 #[path = "differential/run.rs"]

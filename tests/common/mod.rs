@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: brokers as child processes, raw connections of both protocols, and real
+//! What the end-to-end tests share: brokers as child processes, raw connections of its protocols, and real
 //! clients' scripts. It knows the protocols' framing only, nothing of what the broker should answer.
 //!
 //! `Broker::start` runs the `sapwood` binary. With `SAPWOOD_TEST_AGAINST=redis` it runs `redis-server`
@@ -14,6 +14,7 @@ pub mod script;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
@@ -236,6 +237,23 @@ impl std::ops::Deref for Reference {
     }
 }
 
+/// The real `nats-server`, the reference of the NATS protocol's behaviour.
+pub struct NatsReference {
+    server: Server,
+}
+
+impl NatsReference {
+    pub fn start(extra_args: &[&str]) -> NatsReference {
+        NatsReference {
+            server: spawn_nats(extra_args),
+        }
+    }
+
+    pub fn nats_port(&self) -> u16 {
+        self.server.nats_port
+    }
+}
+
 fn spawn_sapwood(
     ports: Ports,
     shards: usize,
@@ -343,6 +361,44 @@ fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
         last = format!("{}{}", stdout.lock().expect("no panic"), server.stderr());
     }
     panic!("redis-server does not start:\n{last}");
+}
+
+/// Debian puts it where only root looks by itself.
+fn nats_server() -> &'static str {
+    let places = ["/usr/sbin/nats-server", "/usr/bin/nats-server"];
+    let found = places.into_iter().find(|place| Path::new(place).exists());
+    found.expect("nats-server is missing: run tools/setup, or apt-get install nats-server")
+}
+
+/// As `redis-server`, it cannot choose a free port and say so before others take it.
+fn spawn_nats(extra_args: &[&str]) -> Server {
+    let mut last = String::new();
+    for _ in 0..5 {
+        let port = free_port();
+        let mut command = Command::new(nats_server());
+        command
+            .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+            .args(extra_args);
+        let mut child = spawn(&mut command);
+        // It logs there, and nothing goes to stdout.
+        let stderr = capture(child.stderr.take().expect("stderr is piped"));
+        let mut server = Server {
+            child,
+            port: 0,
+            native_port: 0,
+            nats_port: port,
+            stderr,
+        };
+        let deadline = Instant::now() + START_SECONDS_MAX;
+        while Instant::now() < deadline && server.is_running() {
+            if server.stderr().contains("Server is ready") {
+                return server;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        last = server.stderr();
+    }
+    panic!("nats-server does not start:\n{last}");
 }
 
 fn spawn(command: &mut Command) -> Child {

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use super::compare::{ID_FOLLOWS, Unordered};
+use super::dice::Dice;
 use super::run::Delivery;
 
 pub const CONNECTIONS: usize = 5;
@@ -278,40 +279,6 @@ const BROKEN: &[&[u8]] = &[
     b"ping x\"y z\"x\r\n",
     b"ping \"x\\\"\r\n",
 ];
-
-/// A seeded generator of numbers (SplitMix64).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number from 0 to `limit`, exclusive.
-    pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).expect("it is below a usize")
-    }
-
-    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
-
-    fn word(&mut self, words: &[&'static [u8]]) -> &'static [u8] {
-        words[self.below(words.len())]
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-}
 
 /// Bytes of one connection that are written and compared together.
 #[derive(Clone)]

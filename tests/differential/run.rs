@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::common::resp::{RawClient, Value};
 use super::compare::{self, CLOSED, Token, Unordered};
-use super::history::{CONNECTIONS, Dice, History, NAMES, Step};
+use super::dice::Dice;
+use super::history::{CONNECTIONS, History, NAMES, Step};
 
 /// How long the second server may take for what the first has said.
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,354 @@
+//! The same random history against `nats-server` and Sapwood: what every client sees is compared.
+//!
+//! A history is a list of steps of several connections. A step ends with an answered PING of the client that
+//! acted, and then one of every other client: all that the step brings stands before those answers. What one
+//! shard hands to another may come after, and is waited for. Each history runs step by step, pipelined and
+//! split at random bytes.
+//!
+//! Start reading at `INTENDED`, then `history::History::random` and `compare::render`.
+//! `SAPWOOD_TEST_SEED=n` runs the one history of that seed, `SAPWOOD_TEST_HISTORIES=n` so many new ones.
+
+mod common;
+#[path = "differential/nats_compare.rs"]
+mod compare;
+#[path = "differential/nats_crowd.rs"]
+mod crowd;
+#[path = "differential/dice.rs"]
+mod dice;
+#[path = "differential/nats_history.rs"]
+mod history;
+#[path = "differential/nats_run.rs"]
+mod run;
+#[path = "differential/nats_scenarios.rs"]
+mod scenarios;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use common::{Broker, NatsReference};
+use history::History;
+use run::{Delivery, Pair};
+
+/// How an intended difference is treated.
+enum Treatment {
+    /// Made equal before the two are compared.
+    Masked,
+    /// Not generated: the broker would go on differently.
+    Avoided,
+    /// Not generated, and asked once.
+    Asked {
+        bytes: &'static str,
+        nats: &'static [&'static str],
+        sapwood: &'static [&'static str],
+    },
+}
+
+/// A place where Sapwood is to do something else than `nats-server` 2.9.10.
+struct Difference {
+    what: &'static str,
+    reason: &'static str,
+    treatment: Treatment,
+}
+
+/// Every intended difference. What is not in this table is a bug of Sapwood.
+const INTENDED: &[Difference] = &[
+    Difference {
+        what: "-ERR before the end after a wrong operation or wrong arguments",
+        reason: "nats-server closes silently after most of them; Sapwood always says why",
+        treatment: Treatment::Masked,
+    },
+    Difference {
+        what: "where messages stand among +OK and PONG of the same step, and among those of other subscriptions",
+        reason: "nats-server confirms a PUB before its own message, Sapwood after; both deliver before the next PONG",
+        treatment: Treatment::Masked,
+    },
+    Difference {
+        what: "which member of a queue group hears a message, and which own subscription hears of no responders",
+        reason: "both choose as they like",
+        treatment: Treatment::Masked,
+    },
+    Difference {
+        what: "how often a pedantic client is told of an invalid subject in a row",
+        reason: "nats-server says it again when the payload does not come with one read",
+        treatment: Treatment::Masked,
+    },
+    Difference {
+        what: "digits of a length in MSG",
+        reason: "nats-server repeats the publisher's leading zeros",
+        treatment: Treatment::Masked,
+    },
+    Difference {
+        what: "a CONNECT that changes headers after a SUB",
+        reason: "in Sapwood a subscription keeps what held when it was made; libraries say CONNECT first, and once",
+        treatment: Treatment::Avoided,
+    },
+    Difference {
+        what: "an error in a line that has not ended",
+        reason: "Sapwood looks at whole lines; one without an end is closed for its length",
+        treatment: Treatment::Avoided,
+    },
+    Difference {
+        what: "PUB to a subject that starts with $",
+        reason: "such names are the broker's own",
+        treatment: Treatment::Asked {
+            bytes: "SUB $x 1\r\nPUB $x 1\r\nx\r\n",
+            nats: &["+OK", "+OK", "$x x", "PONG"],
+            sapwood: &[
+                "+OK",
+                "-ERR 'Permissions Violation for Publish to \"$x\"'",
+                "PONG",
+            ],
+        },
+    },
+    Difference {
+        what: "PUB to a subject with an empty token",
+        reason: "it is a topic of Sapwood like others, as Redis has such channels; nats-server lets nobody hear it",
+        treatment: Treatment::Asked {
+            bytes: "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB > 1\r\nPUB a..b 1\r\nx\r\n",
+            nats: &["PONG"],
+            sapwood: &["a..b x", "PONG"],
+        },
+    },
+    Difference {
+        what: "a NUL in a subject",
+        reason: "clients in C would see a shorter subject",
+        treatment: Treatment::Asked {
+            bytes: "SUB a\0b 1\r\nPUB a\0b 1\r\nx\r\n",
+            nats: &["+OK", "+OK", "a\\x00b x", "PONG"],
+            sapwood: &[
+                "-ERR 'Invalid Subject'",
+                "-ERR 'Invalid Publish Subject'",
+                "PONG",
+            ],
+        },
+    },
+    Difference {
+        what: "subjects of more than 64 tokens or 1,024 bytes, queue names of more than 255",
+        reason: "topics and groups have caps",
+        treatment: Treatment::Asked {
+            bytes: "SUB t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.\
+                    t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t.t 1\r\n",
+            nats: &["+OK", "PONG"],
+            sapwood: &["-ERR 'Invalid Subject'", "PONG"],
+        },
+    },
+    Difference {
+        what: "headers that are none",
+        reason: "clients of other protocols get headers as pairs, so they must be such",
+        treatment: Treatment::Asked {
+            bytes: "CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB a 1\r\nHPUB a 3 4\r\nabcd\r\n",
+            nats: &["a abcd", "PONG"],
+            sapwood: &["-ERR 'Message Headers Not Valid'", "PONG"],
+        },
+    },
+    Difference {
+        what: "no blank between a header's name and its value",
+        reason: "headers travel as pairs; the blank is written as libraries do",
+        treatment: Treatment::Asked {
+            bytes: "CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB a 1\r\nHPUB a 17 18\r\nNATS/1.0\r\nA:b\r\n\r\nx\r\n",
+            nats: &["a NATS/1.0\\r\\nA:b\\r\\n\\r\\nx", "PONG"],
+            sapwood: &["a NATS/1.0\\r\\nA: b\\r\\n\\r\\nx", "PONG"],
+        },
+    },
+];
+
+/// Histories for each number of shards and each delivery.
+const HISTORIES: u64 = 80;
+/// Seeds that have found a bug. They run first, always.
+const FOUND: &[u64] = &[1_795_279_341_000_200];
+/// What finding a shorter history may take once one has failed.
+const SHRINK_SECONDS_MAX: Duration = Duration::from_secs(20);
+/// So that both servers allow payloads of the same length.
+const PAYLOAD_CAP: &[&str] = &["--max-payload", "1MiB"];
+
+#[test]
+fn one_shard_answers_as_nats_does_step_by_step() {
+    check(1, Delivery::Stepwise);
+}
+
+#[test]
+fn two_shards_answer_as_nats_does_step_by_step() {
+    check(2, Delivery::Stepwise);
+}
+
+#[test]
+fn one_shard_answers_pipelines_as_nats_does() {
+    check(1, Delivery::Pipelined);
+}
+
+#[test]
+fn two_shards_answer_pipelines_as_nats_does() {
+    check(2, Delivery::Pipelined);
+}
+
+#[test]
+fn one_shard_answers_split_writes_as_nats_does() {
+    check(1, Delivery::Split);
+}
+
+#[test]
+fn two_shards_answer_split_writes_as_nats_does() {
+    check(2, Delivery::Split);
+}
+
+/// Publishers that write at the same time: each subscription hears each of them as he wrote.
+#[test]
+fn messages_of_each_publisher_keep_their_order() {
+    let reference = NatsReference::start(&[]);
+    let expected = crowd::heard(reference.nats_port());
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let heard = crowd::heard(broker.nats_port());
+        for ((who, expected), (_, heard)) in expected.iter().zip(&heard) {
+            assert!(
+                expected == heard,
+                "{who} with {shards} shards: {} messages for {}, first difference at {:?}",
+                heard.len(),
+                expected.len(),
+                expected.iter().zip(heard).position(|(a, b)| a != b)
+            );
+        }
+    }
+}
+
+#[test]
+fn who_does_not_hear_itself_leaves_its_turn_to_others() {
+    let reference = NatsReference::start(&[]);
+    let expected = crowd::heard_by_others(reference.nats_port());
+    for shards in [1, 2, 4] {
+        let broker = Broker::start(shards, &[]);
+        let heard = crowd::heard_by_others(broker.nats_port());
+        assert_eq!(heard.len(), expected.len(), "{shards} shards");
+        assert!(heard == expected, "{shards} shards: {heard:?}");
+    }
+}
+
+#[test]
+fn wrong_use_is_answered_as_nats_does() {
+    let reference = NatsReference::start(&[]);
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, PAYLOAD_CAP);
+        scenarios::check(
+            &scenarios::wrong_use(),
+            reference.nats_port(),
+            broker.nats_port(),
+        );
+    }
+}
+
+#[test]
+fn passwords_and_tokens_are_asked_for_as_nats_does() {
+    let broker = Broker::start_guarded(2, "secret", &["--user", "alice"]);
+    let with_user = NatsReference::start(&["--user", "alice", "--pass", "secret"]);
+    scenarios::check(
+        &scenarios::passwords(),
+        with_user.nats_port(),
+        broker.nats_port(),
+    );
+    let with_token = NatsReference::start(&["--auth", "secret"]);
+    scenarios::check(
+        &scenarios::tokens(),
+        with_token.nats_port(),
+        broker.nats_port(),
+    );
+}
+
+#[test]
+fn intended_differences_are_as_the_table_says() {
+    let reference = NatsReference::start(&[]);
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        for difference in INTENDED {
+            let what = format!("{} ({})", difference.what, difference.reason);
+            if let Treatment::Asked {
+                bytes,
+                nats,
+                sapwood,
+            } = difference.treatment
+            {
+                let heard = |port| scenarios::heard(port, bytes.as_bytes(), false);
+                let texts = heard(reference.nats_port());
+                assert_eq!(compare::brief(&texts), nats, "nats-server: {what}");
+                let texts = heard(broker.nats_port());
+                assert_eq!(compare::brief(&texts), sapwood, "{what}");
+            }
+        }
+    }
+}
+
+/// The canary: a reference that is told something else must be found out.
+#[test]
+fn a_different_history_is_noticed() {
+    let (left, right) = (NatsReference::start(&[]), NatsReference::start(&[]));
+    for seed in 1..=4 {
+        let history = History::random(seed);
+        let mut pair = Pair::new(left.nats_port(), right.nats_port());
+        pair.run(&history, Delivery::Stepwise)
+            .expect("the same history gives the same answers");
+        let (one, two) = (
+            history.with_last_message("one"),
+            history.with_last_message("two"),
+        );
+        let failure = pair
+            .run_different(&one, &two)
+            .expect_err("one changed payload makes a difference");
+        assert_eq!(failure.step, one.steps.len() - 1);
+    }
+}
+
+fn check(shards: usize, delivery: Delivery) {
+    let reference = NatsReference::start(&[]);
+    let broker = Broker::start(shards, PAYLOAD_CAP);
+    let mut pair = Pair::new(reference.nats_port(), broker.nats_port());
+    for seed in seeds() {
+        let history = History::random(seed);
+        let _told = ToldOnPanic(seed);
+        if let Err(failure) = pair.run(&history, delivery) {
+            // A failure that does not come again is not made shorter: this is all there is of it.
+            eprintln!("the whole history: {failure}");
+            let deadline = Instant::now() + SHRINK_SECONDS_MAX;
+            let (shortest, failure) = pair.shrink(history, delivery, failure, deadline);
+            panic!(
+                "seed {seed}, {shards} shards, {delivery:?}: SAPWOOD_TEST_SEED={seed} runs it again\n\
+                 {shortest}\n{failure}\nbroker: {}",
+                broker.stderr()
+            );
+        }
+    }
+}
+
+/// Names the seed when the run ends in a panic elsewhere, such as a broker that is gone.
+struct ToldOnPanic(u64);
+
+impl Drop for ToldOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was seed {}", self.0);
+        }
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    if let Some(seed) = number_from("SAPWOOD_TEST_SEED") {
+        return vec![seed];
+    }
+    // The same seeds each time, so that a change fails by itself; new ones where more are asked for.
+    let (first, count) = match number_from("SAPWOOD_TEST_HISTORIES") {
+        None => (1, HISTORIES),
+        Some(count) => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("the clock is past 1970");
+            (now.as_secs() * 1_000_000, count)
+        }
+    };
+    println!("seeds {first} to {}", first + count - 1);
+    FOUND.iter().copied().chain(first..first + count).collect()
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
+    )
+}
