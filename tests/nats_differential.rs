@@ -284,6 +284,8 @@ fn a_different_history_is_noticed() {
         let mut pair = Pair::new(left.nats_port(), right.nats_port());
         pair.run(&history, Delivery::Stepwise)
             .expect("the same history gives the same answers");
+        println!("seed {seed}: {} messages", pair.messages);
+        assert!(pair.messages > 20, "who hears nothing compares nothing");
         let (one, two) = (
             history.with_last_message("one"),
             history.with_last_message("two"),

@@ -48,6 +48,8 @@ impl std::fmt::Display for Failure {
 pub struct Pair {
     reference: Side,
     tested: Side,
+    /// Messages of the reference so far.
+    pub messages: usize,
 }
 
 impl Pair {
@@ -55,6 +57,7 @@ impl Pair {
         Pair {
             reference: Side::new(reference),
             tested: Side::new(tested),
+            messages: 0,
         }
     }
 
@@ -114,6 +117,8 @@ impl Pair {
                     let cut = (delivery == Delivery::Split).then_some(number as u64);
                     let expected = self.reference.step(step, cut);
                     let got = self.tested.step(other, cut);
+                    let is_message = |frame: &&Frame| matches!(frame, Frame::Message(_));
+                    self.messages += expected.iter().flatten().filter(is_message).count();
                     self.compare(number, step.connection, expected, got)
                 });
         self.reference.leave_all();
