@@ -253,6 +253,18 @@ fn passwords_and_tokens_are_asked_for_as_nats_does() {
 }
 
 #[test]
+fn info_promises_what_that_of_nats_does() {
+    let reference = NatsReference::start(&[]);
+    let broker = Broker::start(1, PAYLOAD_CAP);
+    let expected = scenarios::promises(reference.nats_port());
+    assert_eq!(scenarios::promises(broker.nats_port()), expected);
+    let reference = NatsReference::start(&["--auth", "secret"]);
+    let broker = Broker::start_guarded(1, "secret", PAYLOAD_CAP);
+    let expected = scenarios::promises(reference.nats_port());
+    assert_eq!(scenarios::promises(broker.nats_port()), expected);
+}
+
+#[test]
 fn intended_differences_are_as_the_table_says() {
     let reference = NatsReference::start(&[]);
     for shards in [1, 2] {

@@ -1,5 +1,7 @@
 //! Wrong use of the NATS protocol, as data: both servers must say the same and close the same.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use super::compare::{self, Frame};
@@ -318,6 +320,31 @@ pub fn check(scenarios: &[Scenario], reference: u16, tested: u16) {
         }
     }
     assert!(differing.is_empty(), "{differing:#?}");
+}
+
+/// What libraries go by in INFO.
+const PROMISES: &[&str] = &[
+    "\"proto\":1,",
+    "\"headers\":true",
+    "\"max_payload\":1048576",
+    "\"auth_required\":true",
+    "\"version\":\"2.9.10\"",
+    "\"client_ip\":\"127.0.0.1\"",
+    "\"tls_required\"",
+    "\"nonce\"",
+    "\"jetstream\"",
+    "\"ldm\"",
+];
+
+/// Which of them a server's INFO has.
+pub fn promises(port: u16) -> Vec<&'static str> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts");
+    let mut line = String::new();
+    let read = BufReader::new(stream).read_line(&mut line);
+    read.expect("INFO comes first");
+    assert!(line.starts_with("INFO {"), "{line}");
+    let has = |promise: &&&str| line.contains(**promise);
+    PROMISES.iter().filter(has).copied().collect()
 }
 
 /// What a server says to a client that writes that first of all.
