@@ -283,7 +283,7 @@ fn violations_close_and_say_why() {
         ("PUB a 1\r\nxyz\r\n", "Unknown Protocol Operation"),
         ("CONNECT nothing\r\n", "Unknown Protocol Operation"),
         (&oversize, "Maximum Payload Violation"),
-        (&line, "Maximum Control Line Exceeded"),
+        (&line, "maximum control line exceeded"),
     ];
     for (text, error) in cases {
         let mut client = NatsClient::connect(broker.nats_port());
