@@ -274,6 +274,25 @@ fn reserved_subjects_are_refused_or_unheard() {
 }
 
 #[test]
+fn names_that_are_too_long_are_refused() {
+    let broker = Broker::start(1, &[]);
+    let mut client = NatsClient::connect(broker.nats_port());
+    let long = "x".repeat(256);
+    for (line, error) in [
+        (format!("SUB a {long}"), "Invalid Subscription Name"),
+        (format!("SUB a {long} 1"), "Invalid Queue Name"),
+        (format!("SUB {} 1", "x".repeat(1_025)), "Invalid Subject"),
+    ] {
+        client.send(&format!("{line}\r\n"));
+        assert_eq!(client.line(), format!("-ERR '{error}'"));
+    }
+    // One byte less is a name like others.
+    client.send(&format!("SUB a {}\r\n", &long[1..]));
+    client.publish("a", "x");
+    assert_eq!(client.message(), Msg::plain("a", &long[1..], "x"));
+}
+
+#[test]
 fn violations_close_and_say_why() {
     let (broker, _config) = broker_with_limits(1, "control_line_bytes_max = 200");
     let oversize = format!("PUB a {}\r\n", 64 * 1024 * 1024 + 1);

@@ -34,6 +34,23 @@ fn nats_js_works() {
 }
 
 #[test]
+fn clients_of_all_protocols_hear_each_other() {
+    for shards in [1, 2] {
+        let mut broker = Broker::start(shards, &[]);
+        let mut command = script::python("mixed.py");
+        command
+            .env("SAPWOOD_TEST_BINARY", env!("CARGO_BIN_EXE_sapwood"))
+            .env("SAPWOOD_TEST_REDIS_PORT", broker.port().to_string())
+            .env(
+                "SAPWOOD_NATIVE",
+                format!("127.0.0.1:{}", broker.native_port()),
+            );
+        let port = broker.nats_port();
+        script::run_at(port, command, &mut broker, &["mixed"]);
+    }
+}
+
+#[test]
 fn async_nats_works() {
     for_each_broker(|broker, password| {
         let server = Server::new(broker.nats_port(), password);

@@ -80,7 +80,8 @@ pub const ROUTE_GROUPS_KEPT: usize = 64;
 /// Input of runs after which it is checked whether output must be written first.
 pub const RUN_CHECK_BYTES: usize = 4 * 1024;
 
-/// Most subscriptions of one connection. Worst memory: about 100 bytes each and the name.
+/// Most subscriptions of one connection. Worst memory: about 100 bytes each and the name; of NATS 60 bytes more and the
+/// client's own name for it.
 pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 
 /// Most distinct filters that a node knows. Worst memory: about 250 bytes each, on every shard.
@@ -117,6 +118,10 @@ pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Longest name of a queue group of NATS, as of groups in other protocols.
 pub const NATS_QUEUE_BYTES_MAX: usize = 255;
+
+/// Longest name that a client of NATS may give a subscription: those of libraries have a few digits. With the cap on
+/// subscriptions it bounds what one client can make the broker remember.
+pub const NATS_SID_BYTES_MAX: usize = 255;
 
 /// A client of NATS that is silent for so long, in milliseconds, is asked whether it is there: two
 /// minutes, as nats-server does.

@@ -9,7 +9,9 @@ use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
 };
 use crate::delivery::{Gathering, Published, PublishedRun};
-use crate::limits::{GUEST_OUTBOX_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX};
+use crate::limits::{
+    GUEST_OUTBOX_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX, NATS_SID_BYTES_MAX,
+};
 use crate::outbox::Outboxes;
 use sapwood_wire::limits::TOPIC_BYTES_MAX;
 use sapwood_wire::native::flag;
@@ -372,6 +374,9 @@ impl NatsSession {
         }
         if !nats::is_subject(subject) {
             return self.refuse(cx, "Invalid Subject");
+        }
+        if sid.len() > NATS_SID_BYTES_MAX {
+            return self.refuse(cx, "Invalid Subscription Name");
         }
         let group = queue.unwrap_or_default();
         if group.len() > NATS_QUEUE_BYTES_MAX {
