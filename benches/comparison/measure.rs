@@ -10,9 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::dialect::{Asked, Dialect, inbox, topic};
 use crate::generator::{Generator, Link, Sender, Trouble, Writing, open};
-use crate::record::Latency;
+use crate::record::{Latency, Who};
 use crate::script::{Cycle, Expect, Mixed, Script, Share, payload};
-use crate::servers::{Server, own_cpu};
+use crate::servers::{Server, dialect, own_cpu};
 
 /// Without any progress for so long a run is given up.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -597,11 +597,12 @@ pub fn requests(
 /// was to be sent, whatever kept the generator from sending it.
 pub fn latency(
     server: &Server,
-    dialect: Dialect,
+    who: Who,
     rate: u64,
     size: usize,
     times: Times,
 ) -> Result<Figures, Trouble> {
+    let dialect = dialect(who);
     let script = Script::on_topic(0, 0, size);
     let mut generator = Generator::new(1)?;
     add_subscribers(
@@ -620,7 +621,7 @@ pub fn latency(
         Writing::Single(1),
         1,
     )?;
-    if dialect == Dialect::Nats {
+    if matches!(who, Who::Nats | Who::NatsNow) {
         generator.answer_first(b"PING\r\n", b"PONG\r\n")?;
     }
     let mut latencies = histogram();

@@ -134,7 +134,7 @@ fn short_verdict(workload: &Workload, rows: &[Row<'_>]) -> String {
 fn is_in_summary(rows: &[Row<'_>], verdict: &Verdict<'_>) -> bool {
     match verdict.against {
         Against::Variant(_) => true,
-        Against::Peer(peer) => PAIRS[..3].contains(&(verdict.who, peer)) && is_usual(rows, verdict),
+        Against::Peer(peer) => PAIRS[..5].contains(&(verdict.who, peer)) && is_usual(rows, verdict),
     }
 }
 
@@ -146,7 +146,7 @@ fn is_usual(rows: &[Row<'_>], verdict: &Verdict<'_>) -> bool {
 /// How often Sapwood is ahead of each peer, and where it is not.
 fn standings(record: &Record) -> String {
     let mut lines = Vec::new();
-    for (who, peer) in &PAIRS[..2] {
+    for (who, peer) in &PAIRS[..4] {
         let mut found: Vec<(Standing, &str)> = Vec::new();
         for workload in &record.workloads {
             let all = verdicts(&rows(workload), workload.kind);
