@@ -6,10 +6,14 @@
 #[path = "../benches/comparison/dialect.rs"]
 mod dialect;
 #[allow(dead_code)]
+#[path = "../benches/comparison/questions.rs"]
+mod questions;
+#[allow(dead_code)]
 #[path = "../benches/comparison/script.rs"]
 mod script;
 
 use dialect::{Asked, Dialect, topic};
+use questions::{Question, Questions};
 use script::{Cycle, Expect, Mixed, Script, Share, payload};
 
 const SIZE: usize = 40;
@@ -178,6 +182,59 @@ fn the_members_of_a_group_together_get_each_message_once() {
             let is_fine = matches!(fault, Fault::None | Fault::Swapped);
             assert_eq!(is_right, is_fine, "{dialect:?}, {fault:?}");
         }
+    }
+}
+
+/// What comes of a stream in reads of so many bytes: whole frames and questions.
+fn asked_amid(
+    mut expect: Option<Expect>,
+    stream: &[u8],
+    read: usize,
+    question: Question,
+) -> Option<(u64, usize)> {
+    let (mut questions, mut frames) = (Questions::default(), 0);
+    for bytes in stream.chunks(read) {
+        frames += questions.take(bytes, question, expect.as_mut()).ok()?;
+    }
+    Some((frames, questions.open))
+}
+
+#[test]
+fn what_the_server_asks_is_told_from_what_is_delivered() {
+    let dialect = Dialect::Nats;
+    let question = dialect.question().expect("NATS asks");
+    let script = Script::on_topic(0, 0, SIZE);
+    let deliveries = frames_of(&script, dialect, &Asked::Exact, 50);
+    let block = script.received(dialect, Some(0), &Asked::Exact, 12_345);
+    // Answers begin as the question does.
+    let answers = vec![dialect.pong(); 50];
+    for (frames, make) in [
+        (deliveries, Cycle::new(block, script.topics.len())),
+        (answers, Cycle::of_frame(&dialect.pong())),
+    ] {
+        let mut stream = Vec::new();
+        for (place, frame) in frames.iter().enumerate() {
+            if [0, 1, 20, 21].contains(&place) {
+                stream.extend_from_slice(question.asked);
+            }
+            stream.extend_from_slice(frame);
+        }
+        stream.extend(question.asked.repeat(2));
+        let length = frames[0].len();
+        let mut amid = frames.concat();
+        amid.splice(length + 3..length + 3, question.asked.iter().copied());
+        for read in [1, 2, 5, 6, 64, stream.len()] {
+            let make = || Some(Expect::Cycle(make.clone()));
+            let got = asked_amid(make(), &stream, read, question);
+            assert_eq!(got, Some((50, 6)), "reads of {read}");
+            let got = asked_amid(make(), &amid, read, question);
+            assert_eq!(got, None, "within a frame, reads of {read}");
+        }
+    }
+    for read in [1, 4, 12] {
+        let got = asked_amid(None, &question.asked.repeat(2), read, question);
+        assert_eq!(got, Some((0, 2)), "where nothing else is heard");
+        assert_eq!(asked_amid(None, b"PING\r\nMSG", read, question), None);
     }
 }
 

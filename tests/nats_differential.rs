@@ -17,16 +17,19 @@ mod crowd;
 mod dice;
 #[path = "differential/nats_history.rs"]
 mod history;
+#[path = "differential/plan.rs"]
+mod plan;
 #[path = "differential/nats_run.rs"]
 mod run;
 #[path = "differential/nats_scenarios.rs"]
 mod scenarios;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use common::{Broker, NatsReference};
 use history::History;
-use run::{Delivery, Pair};
+use plan::{Delivery, ToldOnPanic, seeds};
+use run::Pair;
 
 /// How an intended difference is treated.
 enum Treatment {
@@ -313,7 +316,7 @@ fn check(shards: usize, delivery: Delivery) {
     let reference = NatsReference::start(&[]);
     let broker = Broker::start(shards, PAYLOAD_CAP);
     let mut pair = Pair::new(reference.nats_port(), broker.nats_port());
-    for seed in seeds() {
+    for seed in seeds(HISTORIES, FOUND) {
         let history = History::random(seed);
         let _told = ToldOnPanic(seed);
         if let Err(failure) = pair.run(&history, delivery) {
@@ -328,41 +331,4 @@ fn check(shards: usize, delivery: Delivery) {
             );
         }
     }
-}
-
-/// Names the seed when the run ends in a panic elsewhere, such as a broker that is gone.
-struct ToldOnPanic(u64);
-
-impl Drop for ToldOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("it was seed {}", self.0);
-        }
-    }
-}
-
-fn seeds() -> Vec<u64> {
-    if let Some(seed) = number_from("SAPWOOD_TEST_SEED") {
-        return vec![seed];
-    }
-    // The same seeds each time, so that a change fails by itself; new ones where more are asked for.
-    let (first, count) = match number_from("SAPWOOD_TEST_HISTORIES") {
-        None => (1, HISTORIES),
-        Some(count) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .expect("the clock is past 1970");
-            (now.as_secs() * 1_000_000, count)
-        }
-    };
-    println!("seeds {first} to {}", first + count - 1);
-    FOUND.iter().copied().chain(first..first + count).collect()
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
-    )
 }

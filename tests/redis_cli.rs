@@ -73,6 +73,25 @@ fn an_error_is_shown() {
 }
 
 #[test]
+fn the_user_has_the_name_that_it_was_given() {
+    let broker = Broker::start_guarded(2, "secret", &["--user", "service"]);
+    let with = ["-a", "secret", "--no-auth-warning"];
+    let guarded = |args: &[&str]| cli(&broker, &[&with, args].concat());
+    assert_eq!(ok(guarded(&["--user", "service", "PING"])), "PONG\n");
+    let refused = guarded(&["--user", "default", "PING"]);
+    let text = [&refused.stdout[..], &refused.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("WRONGPASS"), "{text}");
+    // A client that knows no names gives the password alone.
+    assert!(ok(guarded(&["CLIENT", "LIST"])).contains(" user=service "));
+    let killed = guarded(&["CLIENT", "KILL", "USER", "service"]);
+    assert_eq!(ok(killed), "0\n");
+    let unknown = guarded(&["CLIENT", "KILL", "USER", "default"]);
+    let text = String::from_utf8_lossy(&unknown.stdout);
+    assert!(text.starts_with("ERR No such user 'default'"), "{text}");
+}
+
+#[test]
 fn a_script_on_stdin_runs() {
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);

@@ -17,15 +17,18 @@ mod crowd;
 mod dice;
 #[path = "differential/history.rs"]
 mod history;
+#[path = "differential/plan.rs"]
+mod plan;
 #[path = "differential/run.rs"]
 mod run;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use common::{Broker, Reference, against_redis, resp::RawClient, resp::Value};
 use compare::Mask;
 use history::History;
-use run::{Delivery, Pair};
+use plan::{Delivery, ToldOnPanic, seeds};
+use run::Pair;
 
 /// How an intended difference is treated.
 enum Treatment {
@@ -259,7 +262,7 @@ fn check(shards: usize, delivery: Delivery) {
     let reference = Reference::start();
     let broker = Broker::start(shards, &[]);
     let mut pair = Pair::new(reference.port(), broker.port());
-    for seed in seeds() {
+    for seed in seeds(HISTORIES, FOUND) {
         let history = History::random(seed);
         let _told = ToldOnPanic(seed);
         if let Err(failure) = pair.run(&history, delivery) {
@@ -274,41 +277,4 @@ fn check(shards: usize, delivery: Delivery) {
             );
         }
     }
-}
-
-/// Names the seed when the run ends in a panic elsewhere, such as a broker that is gone.
-struct ToldOnPanic(u64);
-
-impl Drop for ToldOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("it was seed {}", self.0);
-        }
-    }
-}
-
-fn seeds() -> Vec<u64> {
-    if let Some(seed) = number_from("SAPWOOD_TEST_SEED") {
-        return vec![seed];
-    }
-    // The same seeds each time, so that a change fails by itself; new ones where more are asked for.
-    let (first, count) = match number_from("SAPWOOD_TEST_HISTORIES") {
-        None => (1, HISTORIES),
-        Some(count) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .expect("the clock is past 1970");
-            (now.as_secs() * 1_000_000, count)
-        }
-    };
-    println!("seeds {first} to {}", first + count - 1);
-    FOUND.iter().copied().chain(first..first + count).collect()
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
-    )
 }

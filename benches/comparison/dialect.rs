@@ -5,6 +5,8 @@
 
 use sapwood_wire::native::{self, Hello, Parts, When, kind};
 
+use crate::questions::Question;
+
 /// A protocol that the generator speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -83,6 +85,14 @@ fn lines(head: String, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Dialect {
+    /// What a server asks of a client that it has not heard of for a while, or that has just connected.
+    pub fn question(self) -> Option<Question> {
+        (self == Dialect::Nats).then_some(Question {
+            asked: b"PING\r\n",
+            answer: b"PONG\r\n",
+        })
+    }
+
     /// What a client sends before anything else; [`Dialect::ping`] follows.
     pub fn hello(self) -> Vec<u8> {
         match self {

@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -14,6 +14,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 
 use crate::dialect::Dialect;
+use crate::questions::{Question, Questions, expected};
 use crate::script::{Expect, Mismatch};
 
 /// One read of a connection.
@@ -149,11 +150,39 @@ pub struct Link {
     pub frames: u64,
     /// If it is a responder: its reply to each requester.
     pub replies: Vec<Vec<u8>>,
+    questions: Questions,
+}
+
+impl Link {
+    /// Takes what was read; answers how many frames became whole.
+    fn take(&mut self, input: &[u8], question: Option<Question>) -> Result<u64, Trouble> {
+        let Some(question) = question else {
+            return Ok(expected(input, self.expect.as_mut())?);
+        };
+        let frames = self.questions.take(input, question, self.expect.as_mut())?;
+        self.answer(question)?;
+        Ok(frames)
+    }
+
+    /// Answers what the server has asked, unless that would stand within a frame.
+    fn answer(&mut self, question: Question) -> io::Result<()> {
+        let is_busy = |sender: &Sender| sender.is_blocked || sender.is_within_frame();
+        while self.questions.open > 0 && !self.sender.as_ref().is_some_and(is_busy) {
+            // So few bytes fit whole or not at all.
+            match self.stream.write_all(question.answer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                done => done?,
+            }
+            self.questions.open -= 1;
+        }
+        Ok(())
+    }
 }
 
 /// All connections of a run.
 pub struct Generator {
     epoll: OwnedFd,
+    question: Option<Question>,
     /// By place.
     pub links: Vec<Link>,
     senders: Vec<usize>,
@@ -169,9 +198,10 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Without connections yet.
-    pub fn new(fan_out: u64) -> io::Result<Generator> {
+    /// Without connections yet; `question` is what the server may ask of each at any time.
+    pub fn new(fan_out: u64, question: Option<Question>) -> io::Result<Generator> {
         Ok(Generator {
+            question,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             links: Vec::new(),
             senders: Vec::new(),
@@ -209,38 +239,9 @@ impl Generator {
             counts,
             frames: 0,
             replies: Vec::new(),
+            questions: Questions::default(),
         });
         Ok(place)
-    }
-
-    /// Waits for what a server asks of every connection some time after it was opened, and answers.
-    ///
-    /// nats-server sends its first PING after two seconds, amid the deliveries of a longer run.
-    pub fn answer_first(&mut self, question: &[u8], answer: &[u8]) -> Result<(), Trouble> {
-        let begin = Instant::now();
-        let mut waiting: Vec<usize> = (0..self.links.len()).collect();
-        let mut buffer = [0; 64];
-        while !waiting.is_empty() {
-            let mut still = Vec::new();
-            for place in waiting {
-                match self.links[place].stream.read(&mut buffer) {
-                    Ok(count) if buffer[..count] == *question => {
-                        self.links[place].stream.write_all(answer)?;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => still.push(place),
-                    Ok(_) => return Err(Trouble::Wrong("something else came".to_string())),
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            waiting = still;
-            if begin.elapsed() > OPEN_TIMEOUT {
-                return Err(Trouble::Stuck(
-                    "what the server asks never came".to_string(),
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
     }
 
     /// Deliveries that are owed.
@@ -280,6 +281,9 @@ impl Generator {
 
     fn send_from(&mut self, place: usize, free: u64) -> Result<bool, Trouble> {
         let link = &mut self.links[place];
+        if let Some(question) = self.question {
+            link.answer(question)?;
+        }
         let Some(sender) = &mut link.sender else {
             return Ok(false);
         };
@@ -372,13 +376,7 @@ impl Generator {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error.into()),
             };
-            let Some(expect) = &mut link.expect else {
-                let said = self.buffer[..count.min(100)].escape_ascii();
-                return Err(Trouble::Wrong(format!(
-                    "a connection that should hear nothing got \"{said}\""
-                )));
-            };
-            let frames = expect.take(&self.buffer[..count])?;
+            let frames = link.take(&self.buffer[..count], self.question)?;
             link.frames += frames;
             if link.counts {
                 self.delivered += frames;

@@ -18,6 +18,7 @@ mod generator;
 mod goals;
 mod measure;
 mod plot;
+mod questions;
 mod record;
 mod relay;
 mod report;

@@ -10,9 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::dialect::{Asked, Dialect, inbox, topic};
 use crate::generator::{Generator, Link, Sender, Trouble, Writing, open};
-use crate::record::{Latency, Who};
+use crate::record::Latency;
 use crate::script::{Cycle, Expect, Mixed, Script, Share, payload};
-use crate::servers::{Server, dialect, own_cpu};
+use crate::servers::{Server, own_cpu};
 
 /// Without any progress for so long a run is given up.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -276,7 +276,7 @@ pub fn throughput(
     plan: &Throughput,
     times: Times,
 ) -> Result<Figures, Trouble> {
-    let mut generator = Generator::new(plan.fan_out)?;
+    let mut generator = Generator::new(plan.fan_out, dialect.question())?;
     add_subscribers(
         &mut generator,
         server,
@@ -449,7 +449,7 @@ pub fn closed(
         ..*script
     };
     let scripts: Vec<Script> = scripts.iter().map(cut).collect();
-    let mut generator = Generator::new(1)?;
+    let mut generator = Generator::new(1, dialect.question())?;
     add_subscribers(
         &mut generator,
         server,
@@ -547,7 +547,7 @@ pub fn requests(
         .map(|number| Script::on_topic(number, 0, size))
         .collect();
     let (service, places) = (topic(0), scripts[0].topics.len());
-    let mut generator = Generator::new(1)?;
+    let mut generator = Generator::new(1, dialect.question())?;
     let each = |number: usize, encode: Encode<'_>| -> Vec<u8> {
         (0..places)
             .flat_map(|place| encode(&inbox(number), &payload(number, place, size)))
@@ -597,14 +597,13 @@ pub fn requests(
 /// was to be sent, whatever kept the generator from sending it.
 pub fn latency(
     server: &Server,
-    who: Who,
+    dialect: Dialect,
     rate: u64,
     size: usize,
     times: Times,
 ) -> Result<Figures, Trouble> {
-    let dialect = dialect(who);
     let script = Script::on_topic(0, 0, size);
-    let mut generator = Generator::new(1)?;
+    let mut generator = Generator::new(1, dialect.question())?;
     add_subscribers(
         &mut generator,
         server,
@@ -621,9 +620,6 @@ pub fn latency(
         Writing::Single(1),
         1,
     )?;
-    if matches!(who, Who::Nats | Who::NatsNow) {
-        generator.answer_first(b"PING\r\n", b"PONG\r\n")?;
-    }
     let mut latencies = histogram();
     let start = Instant::now() + Duration::from_millis(5);
     let scheduled = |message: u64| start + Duration::from_nanos(message * 1_000_000_000 / rate);

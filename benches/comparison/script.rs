@@ -123,7 +123,7 @@ fn mismatch(what: &str, expected: &[u8], got: &[u8]) -> Mismatch {
 }
 
 /// Checks a stream of bytes that repeats itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cycle {
     block: Vec<u8>,
     at: usize,
@@ -341,6 +341,25 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// Bytes of each frame.
+    pub fn frame_bytes(&self) -> usize {
+        match self {
+            Expect::Cycle(cycle) => cycle.frame,
+            Expect::Mixed(mixed) => mixed.frame,
+            Expect::Share(share) => share.frame,
+        }
+    }
+
+    /// Bytes that are missing of a frame that has begun.
+    pub fn owed(&self) -> usize {
+        let begun = match self {
+            Expect::Cycle(cycle) => cycle.at % cycle.frame,
+            Expect::Mixed(mixed) => mixed.partial.len(),
+            Expect::Share(share) => share.partial.len(),
+        };
+        (self.frame_bytes() - begun) % self.frame_bytes()
+    }
+
     /// Takes what was read; answers how many frames became whole.
     pub fn take(&mut self, input: &[u8]) -> Result<u64, Mismatch> {
         match self {

@@ -112,7 +112,7 @@ impl Work {
                     measured: times.measured.max(Duration::from_secs(2)),
                     ..times
                 };
-                measure::latency(server, who, *rate, SIZE, times)?
+                measure::latency(server, dialect, *rate, SIZE, times)?
             }
             Work::Idle(connections) => {
                 let (figures, before, after) = measure::idle(server, dialect, *connections)?;

@@ -17,6 +17,7 @@
 mod broker;
 pub mod command;
 pub mod counters;
+mod deadlines;
 mod delivery;
 mod groups;
 mod guests;
@@ -38,20 +39,19 @@ use bytes::Bytes;
 use command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
 use core::net::SocketAddr;
 use counters::Counters;
+use deadlines::Deadlines;
 use delivery::{Delivery, Ways};
 use handover::{Batch, Control, HandOvers, Place, Records, Unheard};
 use interest::Interest;
 use limits::Limits;
 pub use outbox::BodyGauge;
 use outbox::Outboxes;
-use pings::Pings;
 use questions::Gathering;
 pub use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
 pub use session::Protocol;
 use session::{Context, Holds, Identity, Session, Settings, Then};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What a shard is told when it is made.
@@ -242,11 +242,9 @@ pub struct Shard {
     gatherings: Vec<Gathering>,
     next_question: u64,
     /// When each guest must have authenticated, or is to be looked at again; the first is next.
-    guests: VecDeque<(u64, ConnId, ClientId)>,
-    /// How many of them have left.
-    guests_gone: usize,
-    /// Clients that are asked whether they are there.
-    pings: Pings,
+    guests: Deadlines,
+    /// When each client that is asked whether it is there is looked at next.
+    pings: Deadlines,
     /// Connections that wait for room at another shard.
     stalled: Vec<(ConnId, ClientId)>,
 }
@@ -279,9 +277,8 @@ impl Shard {
             parser: Parser::new(),
             gatherings: Vec::new(),
             next_question: 1,
-            guests: VecDeque::new(),
-            guests_gone: 0,
-            pings: Pings::default(),
+            guests: Deadlines::default(),
+            pings: Deadlines::default(),
             stalled: Vec::new(),
             settings: Settings {
                 shard,
@@ -375,8 +372,8 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
-        let guest = self.guests.front().map(|&(deadline, ..)| deadline);
-        guest.into_iter().chain(self.pings.first()).min()
+        let deadlines = [self.guests.first(), self.pings.first()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Moves the connections that have output to be written into `into`, each once.
@@ -511,7 +508,7 @@ impl Shard {
         }
         if protocol == Protocol::Nats {
             let due_ns = now.monotonic_ns + self.settings.limits.ping_ms * 1_000_000;
-            self.pings.push(due_ns, conn, client);
+            self.pings.add(due_ns, conn, client);
         }
         self.connections[conn.slot()] = Some(connection);
     }
@@ -525,11 +522,10 @@ impl Shard {
         self.leave(conn);
         self.outboxes.kill(conn);
         if connection.guest_listed {
-            self.guests_gone += 1;
-            self.forget_guests_gone();
+            self.guests.note_gone(&self.connections);
         }
         if matches!(connection.session, Session::Nats(_)) {
-            self.forget_ping();
+            self.pings.note_gone(&self.connections);
         }
     }
 

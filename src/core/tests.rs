@@ -345,7 +345,7 @@ fn guests_that_left_do_not_make_the_list_of_guests_grow() {
     let closed: Vec<u32> = closed.into_iter().map(|(conn, _)| conn.0).collect();
     assert_eq!(closed, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     assert_eq!(
-        (node.shards[0].guests.len(), node.shards[0].guests_gone),
+        (node.shards[0].guests.len(), node.shards[0].guests.gone),
         (0, 0)
     );
 }

@@ -128,8 +128,8 @@ pub(crate) struct Connections {
     outputs: Outputs,
     /// Connections whose input is to be offered again.
     resumed: Vec<ConnId>,
-    /// Connections that found no receive buffer, or were paced: first in the next turn, and without
-    /// waiting for what is there already.
+    /// Connections that found no receive buffer, came after the others had brought a turn's share, or were paced:
+    /// first in the next turn, and without waiting for what is there already.
     to_receive_now: Vec<usize>,
     /// Connections to be received from when the ring can be had.
     to_receive: Vec<usize>,
@@ -242,9 +242,7 @@ impl Connections {
             if completion.more_waiting {
                 self.read_much(core, place, now);
             }
-            self.read_long(core, place, now);
-            self.note_outputs(now);
-            self.note_read(place, core.commands() - before);
+            self.end_read(core, place, before, now);
         } else {
             self.drop_if_ended(place);
         }
@@ -265,6 +263,11 @@ impl Connections {
         }
         let before = core.commands();
         self.read_much(core, place, now);
+        self.end_read(core, place, before, now);
+    }
+
+    /// Ends what a completion began: `before` is how many commands core had carried out until then.
+    fn end_read(&mut self, core: &mut Shard, place: usize, before: u64, now: Now) {
         self.read_long(core, place, now);
         self.note_outputs(now);
         self.note_read(place, core.commands() - before);

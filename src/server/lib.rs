@@ -470,8 +470,8 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
             cell.poke();
         }
     });
-    let outcome = ShardLoop::new(Shard::new(config), ring, mesh, listeners, clients)
-        .with_lame_duck(ways.lame_duck)
+    let core = Shard::new(config);
+    let outcome = ShardLoop::new(core, ring, mesh, listeners, clients, ways.lame_duck)
         .run(&wake, ways.latency)
         .await;
     poking.cancel().await;

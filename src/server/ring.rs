@@ -363,29 +363,22 @@ impl Ring {
     /// Queues one wait until the socket takes more output; completes with the poll mask (`POLLOUT`,
     /// `POLLHUP`, ...).
     pub fn poll_writable(&mut self, socket: RawFd, token: Token) {
-        let mask = libc::POLLOUT;
-        self.queue(
-            token,
-            Request::Poll {
-                socket,
-                mask,
-                token,
-            },
-        );
+        self.poll(socket, libc::POLLOUT, token);
     }
 
     /// Queues one wait until the socket has something to read, or its peer has closed; completes with
     /// the poll mask (`POLLIN`, `POLLHUP`, ...).
     pub fn poll_readable(&mut self, socket: RawFd, token: Token) {
-        let mask = libc::POLLIN;
-        self.queue(
+        self.poll(socket, libc::POLLIN, token);
+    }
+
+    fn poll(&mut self, socket: RawFd, mask: i16, token: Token) {
+        let request = Request::Poll {
+            socket,
+            mask,
             token,
-            Request::Poll {
-                socket,
-                mask,
-                token,
-            },
-        );
+        };
+        self.queue(token, request);
     }
 
     /// Queues one read of an eventfd (in blocking mode), which resets it; completes with 8.

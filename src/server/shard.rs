@@ -4,13 +4,13 @@
 //! each dirty connection once and sends each other shard at most one batch. Owns the order of
 //! these; must not know protocols. Start at [`ShardLoop::turn`].
 
+use crate::Latency;
 use crate::conn::{About, Accepted, Connections, own};
 use crate::listen::BACKLOG;
 use crate::mesh::Mesh;
 use crate::pace::{HOLD_NS, Pacer};
 use crate::park::{Parker, WakeCell, Woken};
 use crate::ring::{Completion, Errno, Ring};
-use crate::{LAME_DUCK, Latency};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
@@ -90,6 +90,8 @@ enum Drain {
         since: u64,
         /// Connections it had then.
         connections: usize,
+        /// Some of them are sent away at this time.
+        next: u64,
         /// All are away.
         is_empty: bool,
     },
@@ -143,6 +145,7 @@ impl ShardLoop {
         mesh: Mesh,
         listeners: Vec<Listener>,
         clients: Arc<AtomicU64>,
+        lame_duck: Duration,
     ) -> ShardLoop {
         let accepts_due = vec![ACCEPTS_AT_A_TIME; listeners.len()];
         ShardLoop {
@@ -160,17 +163,12 @@ impl ShardLoop {
             bell_armed: false,
             timer: None,
             drain: Drain::No,
-            lame_duck: LAME_DUCK,
+            lame_duck,
             pacer: Pacer::new(),
             hold_until: 0,
             turn_ended: 0,
             unfinished: None,
         }
-    }
-
-    /// Takes another time than the usual one to send clients away.
-    pub(crate) fn with_lame_duck(self, lame_duck: Duration) -> ShardLoop {
-        ShardLoop { lame_duck, ..self }
     }
 
     /// Runs until the node has drained.
@@ -434,10 +432,7 @@ impl ShardLoop {
         }
         let drain = match self.drain {
             Drain::No | Drain::Lame { is_empty: true, .. } => None,
-            Drain::Lame { since, .. } => {
-                let first = since + self.lame_duck.as_nanos() as u64 / LAME_DUCK_GRACE_PART;
-                Some(first.max(now.monotonic_ns + LAME_DUCK_STEP_NS))
-            }
+            Drain::Lame { next, .. } => Some(next),
             Drain::Reading(since) => Some(since + DRAIN_READ_NS),
             Drain::Flushing(since) | Drain::Waiting(since) => Some(since + DRAIN_NS),
         };
@@ -493,18 +488,23 @@ impl ShardLoop {
             }
             Drain::No if self.mesh.is_lame_duck() => {
                 self.end_listening(now);
-                self.announce_end(self.lame_duck.as_nanos() as u64, now);
+                let whole = self.lame_duck.as_nanos() as u64;
+                self.announce_end(whole, now);
                 self.drain = Drain::Lame {
                     since: now.monotonic_ns,
                     connections: self.connections.len(),
+                    next: now.monotonic_ns + whole / LAME_DUCK_GRACE_PART,
                     is_empty: false,
                 };
             }
             Drain::Lame {
                 since,
                 connections,
+                next,
                 is_empty: false,
-            } => self.send_away(since, connections, now),
+            } if now.monotonic_ns >= next || self.connections.len() == 0 => {
+                self.send_away(since, connections, now);
+            }
             Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
                 self.connections.reading_ended = true;
                 self.drain = Drain::Flushing(since);
@@ -532,19 +532,19 @@ impl ShardLoop {
         let whole = (self.lame_duck.as_nanos() as u64).max(1);
         let grace = whole / LAME_DUCK_GRACE_PART;
         let passed = (now.monotonic_ns - since).min(whole);
-        if passed > grace || self.connections.len() == 0 {
-            let left = connections as u64 * (whole - passed) / (whole - grace);
-            self.connections
-                .send_away(&mut self.core, left as usize, now);
-        }
-        if self.connections.len() == 0 || passed == whole {
+        let left = connections as u64 * (whole - passed) / (whole - grace);
+        self.connections
+            .send_away(&mut self.core, left as usize, now);
+        let is_empty = self.connections.len() == 0 || passed == whole;
+        if is_empty {
             self.mesh.note_emptied();
-            self.drain = Drain::Lame {
-                since,
-                connections,
-                is_empty: true,
-            };
         }
+        self.drain = Drain::Lame {
+            since,
+            connections,
+            next: now.monotonic_ns + LAME_DUCK_STEP_NS,
+            is_empty,
+        };
     }
 
     /// Whether all shards have written what they had, or the time for it is over.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::compare::{ID_FOLLOWS, Unordered};
 use super::dice::Dice;
-use super::run::Delivery;
+use super::plan::Delivery;
 
 pub const CONNECTIONS: usize = 5;
 /// It seldom subscribes: in RESP2 a subscriber cannot publish, and little would be heard.

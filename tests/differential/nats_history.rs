@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::dice::Dice;
-use super::run::Delivery;
+use super::plan::Delivery;
 
 pub const CONNECTIONS: usize = 5;
 const STEPS: usize = 60;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::compare::{self, Frame};
 use super::dice::Dice;
 use super::history::{CONNECTIONS, History, Step};
+use super::plan::Delivery;
 
 /// How long the second server may take for what the first has said.
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);
@@ -15,17 +16,6 @@ const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);
 const SHRINK_ANSWER_MAX: Duration = Duration::from_millis(300);
 /// So many connections ask whether another is gone, so that all shards are asked.
 const CONTROLS: usize = 4;
-
-/// How a history's steps are written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Delivery {
-    /// Each step in a write of its own.
-    Stepwise,
-    /// Neighbouring steps of one connection in one write.
-    Pipelined,
-    /// As `Pipelined`, cut at random bytes.
-    Split,
-}
 
 /// The first difference.
 #[derive(Debug)]

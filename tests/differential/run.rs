@@ -8,6 +8,7 @@ use super::common::resp::{RawClient, Value};
 use super::compare::{self, CLOSED, Token, Unordered};
 use super::dice::Dice;
 use super::history::{CONNECTIONS, History, NAMES, Step};
+use super::plan::Delivery;
 
 /// How long the second server may take for what the first has said.
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);
@@ -16,17 +17,6 @@ const SHRINK_ANSWER_MAX: Duration = Duration::from_millis(300);
 
 /// As if so much had been written: some 200 round trips for what comes late.
 const LATE_BYTES: usize = 400_000;
-
-/// How a history's steps are written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Delivery {
-    /// Each step in a write of its own.
-    Stepwise,
-    /// Neighbouring steps of one connection in one write.
-    Pipelined,
-    /// As `Pipelined`, cut at random bytes.
-    Split,
-}
 
 /// The first difference.
 #[derive(Debug)]

@@ -250,6 +250,7 @@ pub async fn no_echo(server: &Server) {
     assert_eq!(next_payload(&mut silents).await, b"of the loud");
     expect_no_responders(&silent, "nobody").await;
     assert_eq!(texts(&mut silents).await, [""; 0], "nothing of its own");
+    settle(&loud).await;
     assert_eq!(texts(&mut louds).await, ["of the silent", "of the loud"]);
 }
 

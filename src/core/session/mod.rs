@@ -73,9 +73,13 @@ pub(crate) struct Settings {
 const USER: &[u8] = b"default";
 
 impl Settings {
-    /// Whether this is the name of the only user.
+    /// The name of the only user.
+    pub(crate) fn user(&self) -> &[u8] {
+        self.user.as_deref().unwrap_or(USER)
+    }
+
     pub(crate) fn is_user(&self, name: &[u8]) -> bool {
-        name == self.user.as_deref().unwrap_or(USER)
+        name == self.user()
     }
 }
 
@@ -175,11 +179,27 @@ impl Context<'_> {
         }
     }
 
-    /// Whether [`must_pause`](Context::must_pause) is to be asked again behind this run, if it was asked
-    /// at `checked_at` of the `consumed` bytes: not for each message to one receiver, which can
-    /// add no more than it brought.
-    pub(crate) fn is_check_due(run: &PublishedRun, checked_at: usize, consumed: usize) -> bool {
-        run.receivers > 1 || consumed - checked_at >= RUN_CHECK_BYTES
+    /// Whether [`must_pause`](Context::must_pause) is to be asked again behind this run, if so many bytes
+    /// were consumed since: not for each message to one receiver, which can add no more than it brought.
+    pub(crate) fn is_check_due(run: &PublishedRun, consumed: usize) -> bool {
+        run.receivers > 1 || consumed >= RUN_CHECK_BYTES
+    }
+
+    /// Publishes run after run from the start of the input, as `publish` finds them; gives their bytes, and
+    /// whether [`must_pause`](Context::must_pause) is to be asked before anything else is carried out.
+    pub(crate) fn publish_runs(
+        &mut self,
+        input: &[u8],
+        mut publish: impl FnMut(&[u8], &mut Self) -> Option<PublishedRun>,
+    ) -> (usize, bool) {
+        let mut consumed = 0;
+        while let Some(run) = publish(&input[consumed..], self) {
+            consumed += run.bytes;
+            if Context::is_check_due(&run, consumed) {
+                return (consumed, true);
+            }
+        }
+        (consumed, false)
     }
 
     /// What must happen before another request is carried out, if anything: output is to be

@@ -114,15 +114,9 @@ impl NatsSession {
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
-            let checked_at = consumed;
-            let mut is_due = false;
-            while let Some(run) = self.publish_run(&input[consumed..], cx) {
-                consumed += run.bytes;
-                is_due = Context::is_check_due(&run, checked_at, consumed);
-                if is_due {
-                    break;
-                }
-            }
+            let publish = |rest: &[u8], cx: &mut Context<'_>| self.publish_run(rest, cx);
+            let (published, is_due) = cx.publish_runs(&input[consumed..], publish);
+            consumed += published;
             if is_due {
                 continue;
             }

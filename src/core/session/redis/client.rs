@@ -57,7 +57,7 @@ impl RedisSession {
                 };
                 return self.ask(Asking::KillAddress, Query::Kill(selection));
             }
-            Verb::ClientKill => match kill_selection(arguments, cx.client) {
+            Verb::ClientKill => match kill_selection(arguments, cx) {
                 Ok(selection) => return self.ask(Asking::Kill, Query::Kill(selection)),
                 Err(text) => self.error(cx, &text),
             },
@@ -133,7 +133,7 @@ impl RedisSession {
         records.sort_by_key(|record| record.id);
         let mut text = Vec::new();
         for record in &records {
-            write_record(record, &mut text);
+            write_record(record, cx.settings.user(), &mut text);
         }
         let version = self.version;
         self.write(cx, |out| resp::verbatim(out, version, &text));
@@ -157,7 +157,7 @@ impl RedisSession {
     }
 }
 
-fn write_record(record: &ClientRecord, out: &mut Vec<u8>) {
+fn write_record(record: &ClientRecord, user: &[u8], out: &mut Vec<u8>) {
     let mut line = String::new();
     let [topics, globs, shard_channels] = record.subscriptions;
     let mut flags = String::new();
@@ -194,8 +194,9 @@ fn write_record(record: &ClientRecord, out: &mut Vec<u8>) {
     );
     let _ = write!(
         line,
-        " omem={bytes} events=r cmd={} user=default",
-        record.command
+        " omem={bytes} events=r cmd={} user={}",
+        record.command,
+        one_word(user)
     );
     let _ = write!(line, " redir=-1 resp={}", record.version);
     let _ = write!(line, " lib-name={}", one_word(&record.library.0));
@@ -248,10 +249,10 @@ fn list_selection(arguments: Arguments<'_>) -> Result<Selection, Refusal> {
     Ok(selection)
 }
 
-fn kill_selection(arguments: Arguments<'_>, me: ClientId) -> Result<Selection, Refusal> {
+fn kill_selection(arguments: Arguments<'_>, cx: &Context<'_>) -> Result<Selection, Refusal> {
     let syntax_error = || b"ERR syntax error".to_vec();
     let mut selection = Selection {
-        but: Some(me),
+        but: Some(cx.client),
         ..Selection::default()
     };
     let mut at = 2;
@@ -273,7 +274,7 @@ fn kill_selection(arguments: Arguments<'_>, me: ClientId) -> Result<Selection, R
                 Some(local) => selection.local = Some(local),
                 None => selection.nobody = true,
             },
-            b"user" if value == b"default" => {}
+            b"user" if cx.settings.is_user(value) => {}
             b"user" => {
                 let shown = super::shown(value, 128);
                 return Err([b"ERR No such user '", shown, b"'"].concat());
@@ -284,7 +285,7 @@ fn kill_selection(arguments: Arguments<'_>, me: ClientId) -> Result<Selection, R
                 selection.age_s_min = Some(age as u64);
             }
             b"skipme" => match value.to_ascii_lowercase().as_slice() {
-                b"yes" => selection.but = Some(me),
+                b"yes" => selection.but = Some(cx.client),
                 b"no" => selection.but = None,
                 _ => return Err(syntax_error()),
             },

@@ -192,7 +192,7 @@ impl RedisSession {
             }
             times += run.events;
             consumed += run.bytes;
-            if Context::is_check_due(&run, 0, consumed) {
+            if Context::is_check_due(&run, consumed) {
                 break;
             }
         }

@@ -125,7 +125,8 @@ impl RedisSession {
         let word = |index: usize| arguments.get(index).unwrap_or_default();
         let (user, password) = match arguments.len() {
             2 if cx.settings.password.is_none() => return self.error(cx, NO_PASSWORD),
-            2 => (&b"default"[..], word(1)),
+            // As in Redis before it had users: there is only one.
+            2 => (cx.settings.user(), word(1)),
             3 => (word(1), word(2)),
             _ => return self.error(cx, b"ERR syntax error"),
         };
