@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy};
+use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, WebSettings};
 
 use super::file;
 use super::problem::{Problem, Source, Wrong};
@@ -31,6 +31,10 @@ pub const NATIVE_DEFAULT: SocketAddr =
 /// Where the NATS protocol listens unless told otherwise.
 pub const NATS_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7422);
+
+/// Where HTTP and WebSocket clients connect unless told otherwise.
+pub const HTTP_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 
 /// The longest time that a lame duck may take to send its clients away: a day.
 const LAME_DUCK_SECONDS_MAX: u64 = 24 * 3_600;
@@ -52,6 +56,14 @@ pub enum Key {
     NativePolicy,
     /// Where HTTP listens.
     Http,
+    /// What happens when a client of HTTP or WebSocket reads too slowly.
+    HttpPolicy,
+    /// Whose scripts may use the broker.
+    HttpOrigin,
+    /// Whether `/echo` is there.
+    Echo,
+    /// Who may publish to all.
+    Broadcast,
     /// Where the NATS protocol listens.
     Nats,
     /// What happens when a NATS client reads too slowly.
@@ -78,15 +90,19 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 16] = [
+    pub const ALL: [Key; 20] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
         Key::NativePolicy,
         Key::Http,
+        Key::HttpPolicy,
+        Key::HttpOrigin,
+        Key::Echo,
         Key::Nats,
         Key::NatsPolicy,
         Key::MaxPayload,
+        Key::Broadcast,
         Key::Data,
         Key::Shards,
         Key::Cpus,
@@ -105,6 +121,10 @@ impl Key {
             Key::Native => "native",
             Key::NativePolicy => "native_policy",
             Key::Http => "http",
+            Key::HttpPolicy => "http_policy",
+            Key::HttpOrigin => "http_origin",
+            Key::Echo => "echo",
+            Key::Broadcast => "broadcast",
             Key::Nats => "nats",
             Key::NatsPolicy => "nats_policy",
             Key::MaxPayload => "max_payload",
@@ -125,13 +145,18 @@ impl Key {
             Key::Redis | Key::Native | Key::Http | Key::Nats => {
                 "\"127.0.0.1:7463\", 7463 or \"off\""
             }
-            Key::RedisPolicy | Key::NativePolicy | Key::NatsPolicy => {
+            Key::RedisPolicy | Key::NativePolicy | Key::HttpPolicy | Key::NatsPolicy => {
                 "\"close\", \"drop-oldest\" or \"latest\""
             }
             Key::MaxPayload => "\"1 MiB\" or a number of bytes",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
+            Key::HttpOrigin => {
+                "\"https://example.org\", several with commas between them, or \"*\""
+            }
+            Key::Echo => "\"on\" or \"off\"",
+            Key::Broadcast => "\"anyone\" or \"nobody\"",
             Key::Latency => "\"park\" or \"spin\"",
             Key::LameDuck => "a whole number of seconds, such as 120",
             Key::User => "a string, such as \"service\"",
@@ -258,6 +283,11 @@ pub struct Settings {
     /// Where the native protocol listens.
     pub native: Sourced<Listen>,
     nats: Sourced<Listen>,
+    http: Sourced<Listen>,
+    http_policy: Policy,
+    http_origins: Vec<String>,
+    has_echo: bool,
+    may_broadcast: bool,
     redis_policy: Policy,
     native_policy: Policy,
     nats_policy: Policy,
@@ -286,6 +316,7 @@ impl Settings {
             ("--redis", &self.redis),
             ("--native", &self.native),
             ("--nats", &self.nats),
+            ("--http", &self.http),
         ];
         for (flag, listen) in listeners {
             let address = match listen.value {
@@ -353,6 +384,13 @@ impl Settings {
             native_policy: self.native_policy,
             nats: addresses[2],
             nats_policy: self.nats_policy,
+            http: addresses[3],
+            http_policy: self.http_policy,
+            web: WebSettings {
+                origins: self.http_origins,
+                echo: self.has_echo,
+            },
+            no_broadcast: !self.may_broadcast,
             nats_payload_max: self.max_payload,
             user: self.user.map(|user| user.value.into_bytes()),
             latency: self.latency,
@@ -427,6 +465,22 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
                 source: Source::Default("nats"),
                 value: Listen::At(NATS_DEFAULT),
             }),
+        http: sources
+            .choose(Key::Http, value::parse_listen)
+            .unwrap_or(Sourced {
+                source: Source::Default("http"),
+                value: Listen::At(HTTP_DEFAULT),
+            }),
+        http_policy: sources.choose_policy(Key::HttpPolicy),
+        http_origins: sources
+            .choose(Key::HttpOrigin, value::parse_origins)
+            .map_or(Vec::new(), |origins| origins.value),
+        has_echo: sources
+            .choose(Key::Echo, value::parse_switch)
+            .is_some_and(|echo| echo.value),
+        may_broadcast: sources
+            .choose(Key::Broadcast, value::parse_broadcast)
+            .is_none_or(|may| may.value),
         redis_policy: sources.choose_policy(Key::RedisPolicy),
         native_policy: sources.choose_policy(Key::NativePolicy),
         nats_policy: sources.choose_policy(Key::NatsPolicy),
@@ -552,25 +606,7 @@ impl Sources<'_> {
     }
 
     fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
-        let listeners = [(
-            Key::Http,
-            "there is no HTTP nor WebSocket; leave it out or say off",
-        )];
         let mut asked = Vec::new();
-        for (key, what) in listeners {
-            // Whatever is not `off` is refused, so its address need not be a right one.
-            let parse = |text: &str| Ok(text != "off");
-            if let Some(Sourced {
-                source,
-                value: true,
-            }) = self.choose(key, parse)
-            {
-                asked.push(Sourced {
-                    source,
-                    value: what,
-                });
-            }
-        }
         if let Some(data) = self.choose(Key::Data, |_| Ok(())) {
             let what = "nothing is stored, so this would promise what is not kept; leave it out";
             asked.push(Sourced {
@@ -722,16 +758,11 @@ mod tests {
     #[test]
     fn what_does_not_exist_is_refused_and_off_is_not() {
         let environment = Environment::of(&[("SAPWOOD_NATS", "7422")]);
-        let given = [
-            (Key::Http, "7480"),
-            (Key::Nats, "off"),
-            (Key::Data, "somewhere"),
-        ];
+        let given = [(Key::Nats, "off"), (Key::Data, "somewhere")];
         let settings = resolve(flags(&given), &environment).unwrap();
         let messages = messages(settings.into_server_config().unwrap_err());
-        assert_eq!(messages.len(), 2, "{messages:?}");
-        assert!(messages[0].starts_with("--http: not yet: "), "{messages:?}");
-        assert!(messages[1].starts_with("--data: not yet: "), "{messages:?}");
+        assert_eq!(messages.len(), 1, "{messages:?}");
+        assert!(messages[0].starts_with("--data: not yet: "), "{messages:?}");
     }
 
     #[test]

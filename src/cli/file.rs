@@ -230,6 +230,10 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         Key::RedisPolicy
         | Key::NativePolicy
         | Key::NatsPolicy
+        | Key::HttpPolicy
+        | Key::HttpOrigin
+        | Key::Echo
+        | Key::Broadcast
         | Key::User
         | Key::Data
         | Key::Latency

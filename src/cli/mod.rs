@@ -163,9 +163,19 @@ struct ServeArgs {
     /// The same as --redis-policy for native clients, which may also choose themselves [default: close]
     #[arg(long, value_name = "POLICY")]
     native_policy: Option<String>,
-    /// Where HTTP and WebSocket clients connect; not yet, so only off [default: off]
+    /// Where HTTP and WebSocket clients connect; a browser shows the page there [default: 127.0.0.1:7480]
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
+    /// The same as --redis-policy for them; JSON and native clients may also choose themselves [default: close]
+    #[arg(long, value_name = "POLICY")]
+    http_policy: Option<String>,
+    /// Web sites whose scripts may use the broker, such as https://example.org, with commas between them; * is any
+    /// [default: none]
+    #[arg(long, value_name = "LIST")]
+    http_origin: Option<String>,
+    /// Have a WebSocket at /echo that sends back what it gets, for conformance suites
+    #[arg(long)]
+    echo: bool,
     /// Where NATS clients connect [default: 127.0.0.1:7422]
     #[arg(long, value_name = "ADDR")]
     nats: Option<String>,
@@ -175,6 +185,9 @@ struct ServeArgs {
     /// The longest payload that NATS clients may publish; they are told when they connect [default: 64 MiB]
     #[arg(long, value_name = "SIZE")]
     max_payload: Option<String>,
+    /// Who may publish to all clients, by the topic $all: anyone who is let in, or nobody [default: anyone]
+    #[arg(long, value_name = "WHO")]
+    broadcast: Option<String>,
     /// Where streams, tables and jobs will be kept; not yet, nothing is stored
     #[arg(long, value_name = "DIR")]
     data: Option<String>,

@@ -163,6 +163,8 @@ pub enum Wrong {
     TwoPasswords,
     /// A feature that does not exist yet.
     NotYet(&'static str),
+    /// An origin is not written as browsers write it.
+    Origin(String),
     /// A listener that other machines can reach, without a password; the flag that names it, and where it is.
     OpenToAll(&'static str, SocketAddr),
     /// Every listener is off.
@@ -289,6 +291,10 @@ impl fmt::Display for Wrong {
                 )
             }
             Wrong::NotYet(what) => write!(out, "not yet: {what}."),
+            Wrong::Origin(given) => write!(
+                out,
+                "{given:?} is no origin; write https://example.org or http://127.0.0.1:3000, without a path, or * for any."
+            ),
             Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
             Wrong::NothingListens => {
                 write!(

@@ -63,6 +63,10 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Native, args.native.clone()),
             (Key::NativePolicy, args.native_policy.clone()),
             (Key::Http, args.http.clone()),
+            (Key::HttpPolicy, args.http_policy.clone()),
+            (Key::HttpOrigin, args.http_origin.clone()),
+            (Key::Echo, args.echo.then(|| "on".to_string())),
+            (Key::Broadcast, args.broadcast.clone()),
             (Key::Nats, args.nats.clone()),
             (Key::NatsPolicy, args.nats_policy.clone()),
             (Key::MaxPayload, args.max_payload.clone()),
@@ -176,6 +180,9 @@ fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> Stri
     if listener == "nats" {
         let user = if has_password { "USER:PASSWORD@" } else { "" };
         return format!("nats -s nats://{user}{reachable} sub '>'");
+    }
+    if listener == "http" {
+        return format!("http://{reachable}/");
     }
     let host = match reachable.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),

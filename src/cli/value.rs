@@ -277,6 +277,50 @@ pub fn parse_latency(text: &str) -> Result<Latency, Wrong> {
     }
 }
 
+/// Reads `on` or `off`.
+pub fn parse_switch(text: &str) -> Result<bool, Wrong> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Wrong::Choice {
+            given: text.to_string(),
+            choices: &["on", "off"],
+        }),
+    }
+}
+
+/// Reads who may publish to all: `anyone` or `nobody`.
+pub fn parse_broadcast(text: &str) -> Result<bool, Wrong> {
+    match text {
+        "anyone" => Ok(true),
+        "nobody" => Ok(false),
+        _ => Err(Wrong::Choice {
+            given: text.to_string(),
+            choices: &["anyone", "nobody"],
+        }),
+    }
+}
+
+/// Reads origins with commas between them, each `https://HOST` or `http://HOST:PORT` as browsers write it, or `*`.
+pub fn parse_origins(text: &str) -> Result<Vec<String>, Wrong> {
+    let origins = text.split(',').map(str::trim);
+    let is_origin = |origin: &str| {
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"));
+        let is_host = |host: &str| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]_".contains(c);
+            !host.is_empty() && host.chars().all(is_part)
+        };
+        origin == "*" || host.is_some_and(is_host)
+    };
+    let check = |origin: &str| match is_origin(origin) {
+        true => Ok(origin.to_string()),
+        false => Err(Wrong::Origin(origin.to_string())),
+    };
+    origins.map(check).collect()
+}
+
 /// Reads `text` or `json`.
 pub fn parse_log_format(text: &str) -> Result<LogFormat, Wrong> {
     match text {

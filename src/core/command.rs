@@ -106,6 +106,8 @@ pub struct Event<'a> {
     pub attributes: &'a [u8],
     /// What it carries.
     pub payload: &'a [u8],
+    /// Larger than that of any event before it on this shard, for forms that show one; 0 until it is delivered.
+    pub number: u64,
 }
 
 impl<'a> Event<'a> {
@@ -117,6 +119,7 @@ impl<'a> Event<'a> {
             flags: 0,
             attributes: &[],
             payload,
+            number: 0,
         }
     }
 }
@@ -133,16 +136,46 @@ pub enum Form {
     Native,
     /// NATS protocol. Each message names the subscription that it is for.
     Nats,
+    /// Payloads alone, a WebSocket message each.
+    Text,
+    /// The JSON protocol, a WebSocket message for each frame.
+    Json,
+    /// The same, a line for each frame.
+    JsonLines,
+    /// The native protocol in WebSocket messages.
+    NativeMessages,
+    /// Server-sent events; and HTTP, which takes none.
+    Sse,
 }
 
 impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 9;
     /// Each of them.
-    pub const ALL: [Form; Form::COUNT] = [Form::Resp2, Form::Resp3, Form::Native, Form::Nats];
+    pub const ALL: [Form; Form::COUNT] = [
+        Form::Resp2,
+        Form::Resp3,
+        Form::Native,
+        Form::Nats,
+        Form::Text,
+        Form::Json,
+        Form::JsonLines,
+        Form::NativeMessages,
+        Form::Sse,
+    ];
 
     pub(crate) fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether a connection gets an event once, however many of its filters match.
+    pub(crate) fn takes_once(self) -> bool {
+        !matches!(self, Form::Resp2 | Form::Resp3 | Form::Nats)
+    }
+
+    /// Whether events are written as JSON: topics must be UTF-8, and payloads do not stand there as they are.
+    pub(crate) fn is_json(self) -> bool {
+        matches!(self, Form::Json | Form::JsonLines | Form::Sse)
     }
 }
 
@@ -244,6 +277,8 @@ pub enum CloseReason {
     InputsFull,
     /// Another client closed it.
     Killed,
+    /// The node ends.
+    Ending,
     /// The shard has as many connections as it may.
     TooManyConnections,
 }
@@ -276,6 +311,8 @@ pub struct Selection {
     pub but: Option<ClientId>,
     /// Nobody at all: a condition was given that no client can meet.
     pub nobody: bool,
+    /// The names of their subscriptions are wanted too.
+    pub with_names: bool,
 }
 
 impl Selection {
@@ -284,6 +321,19 @@ impl Selection {
         self.ids.sort_unstable();
         self.ids.dedup();
     }
+}
+
+/// What a connection has brought and taken since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Events that it published.
+    pub events_in: u64,
+    /// Events that were put into its output.
+    pub events_out: u64,
+    /// Bytes that it sent.
+    pub bytes_in: u64,
+    /// Bytes that were written to it.
+    pub bytes_out: u64,
 }
 
 /// One connected client, as it is shown to people.
@@ -313,6 +363,10 @@ pub struct ClientRecord {
     pub output: (usize, usize),
     /// Events that a policy dropped.
     pub lost: u64,
+    /// What it has sent and was sent.
+    pub traffic: Traffic,
+    /// What it subscribed to, if that was asked for.
+    pub names: Vec<Box<[u8]>>,
     /// The database it selected.
     pub database: u8,
     /// The version of the Redis protocol; 0 for another protocol.

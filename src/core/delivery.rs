@@ -22,8 +22,10 @@ use sapwood_wire::native::flag;
 use sapwood_wire::run::{Head, Span};
 use sapwood_wire::{nats, topic};
 
+mod broadcast;
 mod named;
 
+pub(crate) use broadcast::BROADCAST;
 use named::Named;
 
 /// The parts of a shard that a delivery goes through.
@@ -83,12 +85,14 @@ struct Way {
     heads: Vec<[Vec<u8>; Form::COUNT]>,
     /// Whether the topic can stand in a message of NATS.
     is_subject: bool,
+    /// Whether it can stand in JSON.
+    is_text: bool,
 }
 
 impl Way {
     /// Whether events of the topic can be written in this form.
     fn carries(&self, form: Form) -> bool {
-        form != Form::Nats || self.is_subject
+        (form != Form::Nats || self.is_subject) && (!form.is_json() || self.is_text)
     }
 
     /// What the frames of events begin with that reach this entry, at this place of the route.
@@ -129,6 +133,8 @@ pub(crate) struct Delivery {
     turn_key: Vec<u8>,
     /// Numbers events that several filters match.
     event: u64,
+    /// The number of the last event that was delivered here.
+    number: u64,
     /// Subscriptions that events were given to; natively, connections.
     pub delivered: u64,
     /// Turns that went to another shard because the first had no member left.
@@ -138,8 +144,8 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// Without routes; the seed decides which topics share a place.
-    pub(crate) fn new(hash_seed: u64) -> Delivery {
+    /// Without routes; the seed decides which topics share a place, and events are numbered from there.
+    pub(crate) fn new(hash_seed: u64, first_number: u64) -> Delivery {
         Delivery {
             ways: (0..ROUTES_KEPT).map(|_| Way::default()).collect(),
             present: 0,
@@ -155,6 +161,7 @@ impl Delivery {
             turn: Vec::new(),
             turn_key: Vec::new(),
             event: 0,
+            number: first_number,
             delivered: 0,
             turns_retried: 0,
             turns_unheard: 0,
@@ -254,14 +261,20 @@ impl Delivery {
             run,
             run_last,
             named,
+            number,
             ..
         } = self;
+        let first_number = *number + form::EVENT_NUMBER_STEP;
+        *number += payloads.len() as u64 * form::EVENT_NUMBER_STEP;
         let way = &mut routes[*present];
         let entry = ways.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
             let deliveries = u64::from(members) * payloads.len() as u64;
-            if members == 0 || !way.carries(form) {
+            if members == 0 {
+                continue;
+            }
+            if !way.carries(form) {
                 named.uncarried += deliveries;
                 continue;
             }
@@ -272,6 +285,7 @@ impl Delivery {
                 head: way.head(0, form, entry, head.topic),
                 frames,
                 payloads,
+                number: first_number,
             };
             match (only, form) {
                 (Some(member), Form::Nats) => {
@@ -282,9 +296,12 @@ impl Delivery {
                     named.gather_run(&how, entry, ways.outboxes);
                     continue;
                 }
-                (Some(member), _) => ways.outboxes.add_run(member.conn, |out| {
-                    how.encode(form, out);
-                }),
+                (Some(member), _) => {
+                    let events = payloads.len() as u64;
+                    ways.outboxes.add_run(member.conn, events, |out| {
+                        how.encode(form, out);
+                    });
+                }
                 (None, _) => {
                     run_last[form.index()] = how.encode(form, &mut run[form.index()]);
                 }
@@ -313,6 +330,9 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(ways, event.space, event.topic);
+        if event.topic == BROADCAST && event.space == Space::Topic {
+            return self.publish_to_all(ways, gathering, event);
+        }
         let mut targets = self.route().targets.iter();
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
             return Published::NoRoom;
@@ -374,7 +394,7 @@ impl Delivery {
             });
         }
         for &shard in &self.route().targets {
-            let plain = self.route().remote.contains(&shard);
+            let plain = self.route().remote.contains(&shard) || event.topic == BROADCAST;
             if !plain && !turns.contains(&shard) {
                 continue;
             }
@@ -476,11 +496,12 @@ impl Delivery {
         let Some(member) = self.member_in_turn(ways, place, gathering) else {
             return false;
         };
-        if ways.outboxes.outbox(member.conn).form == Form::Nats {
-            if !self.ways[self.present].is_subject {
-                self.named.uncarried += 1;
-                return true;
-            }
+        let form = ways.outboxes.outbox(member.conn).form;
+        if !self.ways[self.present].carries(form) {
+            self.named.uncarried += 1;
+            return true;
+        }
+        if form == Form::Nats {
             self.turn.clear();
             let kind = FilterKind::Topic;
             form::encode_event_head(Form::Nats, kind, b"", event.topic, &mut self.turn);
@@ -491,10 +512,15 @@ impl Delivery {
         self.delivered += 1;
         let Member { conn, number } = member;
         self.turn.clear();
-        form::encode_turn_before_payload(number, event, &mut self.turn);
         self.turn_key.clear();
         form::encode_turn_key(number, event.topic, &mut self.turn_key);
         let key = &self.turn_key;
+        if form.is_json() {
+            form::encode_json_turn(form, number, event, &mut self.turn);
+            ways.outboxes.offer(conn, &self.turn, Offer::one(key));
+            return true;
+        }
+        form::encode_turn_before_payload(form, number, event, &mut self.turn);
         match body {
             Some(body) => ways.outboxes.offer_shared(conn, &self.turn, body, b"", key),
             None => {
@@ -575,8 +601,10 @@ impl Delivery {
                 route,
                 heads,
                 is_subject,
+                is_text,
             } = &mut self.ways[place];
             *is_subject = nats::can_carry(topic);
+            *is_text = std::str::from_utf8(topic).is_ok();
             ways.broker.route(space, topic, route);
             heads.resize_with(route.filters.len(), Default::default);
             heads.iter_mut().flatten().for_each(Vec::clear);
@@ -595,8 +623,14 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) {
+        self.number += form::EVENT_NUMBER_STEP;
+        let event = &Event {
+            number: self.number,
+            ..*event
+        };
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
+            && event.topic != BROADCAST
             && self.route().filters.len() == 1
             && self.route().groups.is_empty()
             && self.route().receivers > 1
@@ -606,17 +640,24 @@ impl Delivery {
             return self.gather(ways, event);
         }
         self.settle(ways.broker, ways.outboxes);
-        // A client of the native protocol takes an event once, however many of its filters match.
-        let once = (self.route().filters.len() > 1).then(|| {
+        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
+        // Most clients take an event once, however many of their filters match.
+        let once = (self.route().filters.len() > 1 || is_for_all).then(|| {
             self.event += 1;
             self.event
         });
+        if let Some(once) = once.filter(|_| is_for_all) {
+            self.deliver_to_all(ways, event, body, once);
+        }
         let way = &mut self.ways[self.present];
         for place in 0..way.route.filters.len() {
             let entry = ways.broker.filters().entry(way.route.filters[place]);
             for form in Form::ALL {
                 let members = entry.forms[form.index()];
-                if members == 0 || !way.carries(form) {
+                if members == 0 {
+                    continue;
+                }
+                if !way.carries(form) {
                     self.named.uncarried += u64::from(members);
                     continue;
                 }
@@ -630,7 +671,7 @@ impl Delivery {
                     }
                     continue;
                 }
-                let once = once.filter(|_| form == Form::Native);
+                let once = once.filter(|_| form.takes_once());
                 let members = entry.members.iter().map(|member| member.conn);
                 let frame = Frame {
                     form,
@@ -649,7 +690,10 @@ impl Delivery {
         let entry = ways.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
-            if members == 0 || !way.carries(form) {
+            if members == 0 {
+                continue;
+            }
+            if !way.carries(form) {
                 self.named.uncarried += u64::from(members);
                 continue;
             }
@@ -701,7 +745,7 @@ impl Delivery {
             if let Some(body) = &shared[form]
                 && outboxes.takes_all(member.conn)
             {
-                outboxes.add_shared_run(member.conn, body);
+                outboxes.add_shared_run(member.conn, self.run_events, body);
                 continue;
             }
             let offer = Offer {
@@ -754,16 +798,17 @@ impl Frame<'_> {
             event,
             body,
         } = *self;
+        if form.is_json() {
+            return self.offer_written_to(members, once, outboxes);
+        }
         let mut before_payload = Vec::new();
         if body.is_some() {
             form::encode_event_before_payload(form, head, None, event, &mut before_payload);
         }
-        let length = head.len() + event.payload.len() + form::event_room(event);
+        let length = head.len() + event.payload.len() + form::event_room(form, event);
         let mut offered = 0;
         for conn in members {
-            if outboxes.outbox(conn).form != form
-                || once.is_some_and(|event| !outboxes.is_first_offer(conn, event))
-            {
+            if !self.is_for(conn, once, outboxes) {
                 continue;
             }
             offered += 1;
@@ -776,6 +821,36 @@ impl Frame<'_> {
                     out.reserve(length);
                     form::encode_event(form, head, None, event, out);
                 }),
+            }
+        }
+        offered
+    }
+
+    fn is_for(&self, conn: ConnId, once: Option<u64>, outboxes: &mut Outboxes) -> bool {
+        outboxes.outbox(conn).form == self.form
+            && once.is_none_or(|event| outboxes.is_first_offer(conn, event))
+    }
+
+    /// The same for a form that does not hold the payload as it is: written once for all.
+    fn offer_written_to(
+        &self,
+        members: impl Iterator<Item = ConnId>,
+        once: Option<u64>,
+        outboxes: &mut Outboxes,
+    ) -> u64 {
+        let mut frame = Vec::new();
+        form::encode_event(self.form, self.head, None, self.event, &mut frame);
+        let is_long = frame.len() >= SHARED_BODY_BYTES_MIN;
+        let shared = is_long.then(|| outboxes.gauge().adopt(std::mem::take(&mut frame)));
+        let mut offered = 0;
+        for conn in members {
+            if !self.is_for(conn, once, outboxes) {
+                continue;
+            }
+            offered += 1;
+            match &shared {
+                Some(shared) => outboxes.offer_shared(conn, b"", shared, b"", self.head),
+                None => outboxes.offer(conn, &frame, Offer::one(self.head)),
             }
         }
         offered

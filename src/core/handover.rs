@@ -248,6 +248,7 @@ impl<'a> Records<'a> {
                 flags,
                 attributes,
                 payload,
+                number: 0,
             },
             body,
             plain: form & NO_PLAIN == 0,
@@ -524,6 +525,7 @@ mod tests {
                 flags,
                 attributes,
                 payload,
+                number: 0,
             };
             let addressees = Addressees {
                 plain,

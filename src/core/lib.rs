@@ -50,9 +50,10 @@ use questions::Gathering;
 pub use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
-pub use session::Protocol;
 use session::{Context, Holds, Identity, Session, Settings, Then};
+pub use session::{Protocol, Spoken, WebSettings};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
@@ -68,6 +69,12 @@ pub struct Config {
     /// Longest payload that clients of NATS may publish, headers included; they are told when they connect.
     /// At most `PAYLOAD_BYTES_MAX`.
     pub nats_payload_max: usize,
+    /// What the web may do.
+    pub web: WebSettings,
+    /// Whether clients may publish to `$all`.
+    pub may_broadcast: bool,
+    /// What the node's process takes, for who asks.
+    pub vitals: Arc<Vitals>,
     /// The caps in force.
     pub limits: Limits,
     /// Keeps outsiders from choosing names that collide in hash tables.
@@ -80,6 +87,15 @@ pub struct Config {
     pub process_id: u32,
     /// When the node started, in milliseconds since 1970.
     pub started_wall_ms: u64,
+}
+
+/// What the node's process takes, as its driver has last measured it; 0 if it has not.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Resident memory, in bytes.
+    pub memory_bytes: AtomicU64,
+    /// CPU time, in thousandths of one CPU, since it was measured before.
+    pub cpu_permille: AtomicU64,
 }
 
 /// Something that happened, for a shard to handle.
@@ -205,6 +221,8 @@ struct Connection {
     local: SocketAddr,
     opened_ns: u64,
     active_ns: u64,
+    /// Bytes that it has sent, and events that it has published.
+    brought: (u64, u64),
     /// Bytes of unfinished input that are kept for it.
     kept_bytes: usize,
     /// When it must have authenticated, if it has not.
@@ -245,6 +263,10 @@ pub struct Shard {
     guests: Deadlines,
     /// When each client that is asked whether it is there is looked at next.
     pings: Deadlines,
+    /// When each connection of the web is looked at next.
+    looks: Deadlines,
+    /// Empty between inputs.
+    scratch: Vec<u8>,
     /// Connections that wait for room at another shard.
     stalled: Vec<(ConnId, ClientId)>,
 }
@@ -266,19 +288,23 @@ impl Shard {
             limits,
             ..
         } = config;
+        // Larger than those of the run before, unless that had 16 events in each microsecond.
+        let first_number = (config.started_wall_ms << 20) + u64::from(shard.0);
         Shard {
             connections: Vec::new(),
             broker: Broker::new((shard, shards), config.hash_seed, &limits),
             outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
-            delivery: Delivery::new(config.hash_seed),
+            delivery: Delivery::new(config.hash_seed, first_number),
             counters: Counters::default(),
             parser: Parser::new(),
             gatherings: Vec::new(),
             next_question: 1,
             guests: Deadlines::default(),
             pings: Deadlines::default(),
+            looks: Deadlines::default(),
+            scratch: Vec::new(),
             stalled: Vec::new(),
             settings: Settings {
                 shard,
@@ -286,6 +312,10 @@ impl Shard {
                 user: config.user,
                 password: config.password,
                 nats_payload_max: config.nats_payload_max,
+                web: config.web,
+                may_broadcast: config.may_broadcast,
+                vitals: config.vitals,
+                is_ending: false,
                 run_id: config.run_id,
                 process_id: config.process_id,
                 started_wall_ms: config.started_wall_ms,
@@ -300,11 +330,11 @@ impl Shard {
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
-                self.counters.bytes_in += fresh as u64;
+                self.note_bytes(conn, fresh);
                 self.handle_bytes(conn, bytes, now, outputs)
             }
             Input::Lent { conn, bytes, fresh } => {
-                self.counters.bytes_in += fresh as u64;
+                self.note_bytes(conn, fresh);
                 self.delivery.lent = Some(bytes.clone());
                 let handled = self.handle_bytes(conn, bytes, now, outputs);
                 self.delivery.lent = None;
@@ -353,11 +383,16 @@ impl Shard {
                         );
                     }
                 }
+                self.settings.is_ending = true;
+                if milliseconds <= limits::CLOSE_EARLY_MS {
+                    self.close_sockets(outputs);
+                }
                 Handled::DONE
             }
             Input::Tick => {
                 self.end_guests(now, outputs);
                 self.ping_silent(now, outputs);
+                self.look_at_web(now, outputs);
                 Handled::DONE
             }
         };
@@ -372,7 +407,7 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.guests.first(), self.pings.first()];
+        let deadlines = [self.guests.first(), self.pings.first(), self.looks.first()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -456,6 +491,13 @@ impl Shard {
         }
     }
 
+    fn note_bytes(&mut self, conn: ConnId, fresh: usize) {
+        self.counters.bytes_in += fresh as u64;
+        if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
+            connection.brought.0 += fresh as u64;
+        }
+    }
+
     fn open(
         &mut self,
         conn: ConnId,
@@ -497,6 +539,7 @@ impl Shard {
             local,
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
+            brought: (0, 0),
             kept_bytes: 0,
             guest_until_ns: 0,
             guest_listed: false,
@@ -509,6 +552,9 @@ impl Shard {
         if protocol == Protocol::Nats {
             let due_ns = now.monotonic_ns + self.settings.limits.ping_ms * 1_000_000;
             self.pings.add(due_ns, conn, client);
+        }
+        if matches!(connection.session, Session::Web(_)) {
+            self.look_later(conn, client, now);
         }
         self.connections[conn.slot()] = Some(connection);
     }
@@ -526,6 +572,9 @@ impl Shard {
         }
         if matches!(connection.session, Session::Nats(_)) {
             self.pings.note_gone(&self.connections);
+        }
+        if matches!(connection.session, Session::Web(_)) {
+            self.looks.note_gone(&self.connections);
         }
     }
 
@@ -562,9 +611,11 @@ impl Shard {
             connection.active_ns = now.monotonic_ns;
             // Its own events stand where it published them, even inside a reply.
             self.outboxes.end_deferring(conn);
+            let before = self.counters.events_published;
             let (session, mut cx) = split(self, &mut connection, conn, now);
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
+            connection.brought.1 += self.counters.events_published - before;
             consumed += handled.consumed;
             let rest = bytes.len() - consumed;
             let expected = match handled.then {
@@ -774,6 +825,7 @@ impl Shard {
             CloseReason::Killed => self.counters.closed_killed += 1,
             // Counted where they are decided, or no fault of anyone's.
             CloseReason::Quit
+            | CloseReason::Ending
             | CloseReason::OutboxFull
             | CloseReason::OutboxesFull
             | CloseReason::TooManyConnections => {}
@@ -852,6 +904,7 @@ fn split<'a>(
         delivery: &mut shard.delivery,
         counters: &mut shard.counters,
         parser: &mut shard.parser,
+        scratch: &mut shard.scratch,
     };
     (&mut connection.session, cx)
 }

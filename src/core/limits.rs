@@ -130,6 +130,27 @@ pub const PING_MS: u64 = 120_000;
 /// PINGs that a client of NATS may leave unanswered.
 pub const NATS_PINGS_OUT_MAX: u8 = 2;
 
+/// WebSockets are closed in their own words when the node ends within so many milliseconds; before, they may go on.
+pub const CLOSE_EARLY_MS: u32 = 5_000;
+
+/// A body of HTTP of which nothing comes for so long, in milliseconds, ends the connection.
+pub const HTTP_BODY_MS_MAX: u64 = 10_000;
+
+/// A connection of HTTP without a request is closed after so many milliseconds: longer than clients that keep connections for a minute.
+pub const HTTP_IDLE_MS_MAX: u64 = 75_000;
+
+/// Server-sent events bring something at least so often, in milliseconds: proxies give up on a silent connection after 30 seconds
+/// or more.
+pub const SSE_HEARTBEAT_MS: u64 = 15_000;
+
+/// Times that a WebSocket may leave a ping unanswered.
+pub const WEB_PINGS_OUT_MAX: u8 = 1;
+
+/// The web's connections are looked at so often, in milliseconds, and all that are due within the smaller time at once.
+pub const WEB_LOOK_MS: u64 = 2_500;
+/// See [`WEB_LOOK_MS`].
+pub const WEB_LOOK_STEP_MS: u64 = 250;
+
 /// The caps in force on a shard; the names are those of the constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

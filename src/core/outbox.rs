@@ -15,6 +15,7 @@ use crate::limits::{
     Limits, OUTBOX_CHUNK_BYTES, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX, SPARE_LISTS_MAX,
     UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
 };
+use crate::session::form::encode_reply;
 use bytes::Bytes;
 use lossy::{Lossy, What};
 use sapwood_wire::native::Policy;
@@ -22,14 +23,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the bytes of shared payloads that are alive, for all shards of a node together.
+/// What all shards of a node count together: bytes of shared payloads that are alive, and connections that
+/// get what is published to all.
 #[derive(Clone, Debug, Default)]
-pub struct BodyGauge(Arc<AtomicUsize>);
+pub struct BodyGauge(Arc<Gauges>);
+
+#[derive(Debug, Default)]
+struct Gauges {
+    body_bytes: AtomicUsize,
+    hearing_all: AtomicUsize,
+}
 
 impl BodyGauge {
     /// Bytes alive now.
     pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Connections that get what is published to all.
+    pub(crate) fn hearing(&self) -> u64 {
+        self.0.hearing_all.load(Ordering::Relaxed) as u64
     }
 
     /// Copies a payload once, to be shared by all its receivers.
@@ -39,7 +52,8 @@ impl BodyGauge {
 
     /// Counts a buffer, for all who will share it.
     pub(crate) fn adopt(&self, bytes: Vec<u8>) -> Bytes {
-        self.0.fetch_add(bytes.capacity(), Ordering::Relaxed);
+        let body_bytes = &self.0.body_bytes;
+        body_bytes.fetch_add(bytes.capacity(), Ordering::Relaxed);
         Bytes::from_owner(CountedBody {
             bytes,
             gauge: self.clone(),
@@ -60,9 +74,8 @@ impl AsRef<[u8]> for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        self.gauge
-            .0
-            .fetch_sub(self.bytes.capacity(), Ordering::Relaxed);
+        let body_bytes = &self.gauge.0.body_bytes;
+        body_bytes.fetch_sub(self.bytes.capacity(), Ordering::Relaxed);
     }
 }
 
@@ -114,6 +127,8 @@ pub(crate) struct Outbox {
     head: usize,
     /// Bytes that wait.
     length: usize,
+    /// What it has taken since it was opened: events that were admitted, and bytes that were written.
+    pub taken: (u64, u64),
     /// Events that came while `deferring`; none for nearly every connection.
     aside: Option<Box<Aside>>,
     /// What the policy needs to know, unless that is to close the connection.
@@ -132,6 +147,8 @@ pub(crate) struct Outbox {
     dirty: bool,
     /// Takes nothing more: the connection is to be closed, or the place is free.
     dead: bool,
+    /// Gets what is published to all.
+    hears_all: bool,
 }
 
 impl Outbox {
@@ -280,6 +297,9 @@ impl Outboxes {
             .lossy
             .as_ref()
             .map_or(0, |lossy| lossy.latest_owned());
+        if outbox.hears_all {
+            self.gauge.0.hearing_all.fetch_sub(1, Ordering::Relaxed);
+        }
         *outbox = Outbox {
             dead: true,
             dirty: outbox.dirty,
@@ -296,6 +316,21 @@ impl Outboxes {
 
     pub(crate) fn set_form(&mut self, conn: ConnId, form: Form) {
         self.boxes[conn.slot()].form = form;
+    }
+
+    /// From now on the connection gets what is published to all.
+    pub(crate) fn hear_all(&mut self, conn: ConnId) {
+        let outbox = &mut self.boxes[conn.slot()];
+        if !outbox.dead && !std::mem::replace(&mut outbox.hears_all, true) {
+            self.gauge.0.hearing_all.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The connections that get what is published to all.
+    pub(crate) fn all_hearing(&self) -> Vec<ConnId> {
+        let boxes = self.boxes.iter().enumerate();
+        let hearing = boxes.filter(|(_, outbox)| outbox.hears_all);
+        hearing.map(|(slot, _)| ConnId(slot as u32)).collect()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -326,6 +361,12 @@ impl Outboxes {
 
     /// Appends a reply. Never refused: a client that does not take its replies is not read on.
     pub(crate) fn reply(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+        let form = self.boxes[conn.slot()].form;
+        self.reply_bare(conn, |out| encode_reply(form, out, encode));
+    }
+
+    /// Appends what belongs to the connection itself and not to what is spoken on it, such as a close of WebSocket.
+    pub(crate) fn reply_bare(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.boxes[conn.slot()].dead {
             return;
         }
@@ -375,8 +416,9 @@ impl Outboxes {
     }
 
     /// Appends frames for a connection that takes all.
-    pub(crate) fn add_run(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn add_run(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(self.takes_all(conn), "a decision was due");
+        self.boxes[conn.slot()].taken.0 += events;
         self.append_piece(conn, encode);
     }
 
@@ -388,8 +430,9 @@ impl Outboxes {
     }
 
     /// Appends the frames of a run for a connection that takes all.
-    pub(crate) fn add_shared_run(&mut self, conn: ConnId, frames: &Bytes) {
+    pub(crate) fn add_shared_run(&mut self, conn: ConnId, events: u64, frames: &Bytes) {
         debug_assert!(self.takes_all(conn), "a decision was due");
+        self.boxes[conn.slot()].taken.0 += events;
         self.seal_tail(conn);
         self.push_segment(conn, Segment::Shared(frames.clone()));
         self.boxes[conn.slot()].length += frames.len();
@@ -444,10 +487,11 @@ impl Outboxes {
     }
 
     fn admit(&mut self, conn: ConnId, length: usize, events: u64) -> Admission {
-        let outbox = &self.boxes[conn.slot()];
+        let outbox = &mut self.boxes[conn.slot()];
         if outbox.dead {
             return Admission::Refuse;
         }
+        outbox.taken.0 += events;
         if outbox.lossy.is_some() {
             return self.admit_lossy(conn, length, events);
         }
@@ -691,6 +735,7 @@ impl Outboxes {
             outbox.length
         );
         outbox.blocked = blocked;
+        outbox.taken.1 += count as u64;
         outbox.length -= count;
         outbox.head += count;
         if let Some(lossy) = &mut outbox.lossy {

@@ -6,7 +6,7 @@
 //! of the asker. Start at [`Shard::ask`].
 
 use crate::command::{
-    Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query, Selection,
+    Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query, Selection, Traffic,
 };
 use crate::handover::Control;
 use crate::{Connection, Outputs, Shard, resume_if_free, split};
@@ -104,7 +104,13 @@ impl Shard {
             Query::Clients(selection) => {
                 let records = self.open_connections().filter_map(|(conn, connection)| {
                     let is_meant = self.is_selected(conn, connection, selection, now);
-                    is_meant.then(|| self.describe(conn, connection, now))
+                    is_meant.then(|| {
+                        let mut record = self.describe(conn, connection, now);
+                        if selection.with_names {
+                            record.names = self.names_of(conn);
+                        }
+                        record
+                    })
                 });
                 Answer::Clients(records.collect())
             }
@@ -152,6 +158,7 @@ impl Shard {
             age_s_min,
             but,
             nobody,
+            with_names: _,
         } = selection;
         !nobody
             && (ids.is_empty() || ids.binary_search(&connection.client).is_ok())
@@ -160,6 +167,20 @@ impl Shard {
             && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
             && age_s_min.is_none_or(|least| age_s >= least)
             && but.is_none_or(|but| but != connection.client)
+    }
+
+    /// The names of all that a connection subscribed to.
+    fn names_of(&self, conn: ConnId) -> Vec<Box<[u8]>> {
+        let kinds = [
+            FilterKind::Topic,
+            FilterKind::Wildcard,
+            FilterKind::Glob,
+            FilterKind::ShardChannel,
+        ];
+        kinds
+            .into_iter()
+            .flat_map(|kind| self.broker.names(conn, kind))
+            .collect()
     }
 
     fn describe(&self, conn: ConnId, connection: &Connection, now: Now) -> ClientRecord {
@@ -182,6 +203,13 @@ impl Shard {
             queued: None,
             output: (outbox.len(), outbox.pieces()),
             lost: outbox.lost(),
+            traffic: Traffic {
+                events_in: connection.brought.1,
+                events_out: outbox.taken.0 - outbox.lost().min(outbox.taken.0),
+                bytes_in: connection.brought.0,
+                bytes_out: outbox.taken.1,
+            },
+            names: Vec::new(),
             database: 0,
             version: 0,
             command: "",

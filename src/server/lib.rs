@@ -18,6 +18,7 @@ mod shard;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use crate::cpus::{Machine, PlanError};
 use crate::mesh::{Doors, Mesh};
@@ -29,9 +30,10 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
 pub use sapwood_core::PAYLOAD_BYTES_MAX;
 pub use sapwood_core::Policy;
+pub use sapwood_core::WebSettings;
 use sapwood_core::command::ShardId;
 pub use sapwood_core::limits::Limits;
-use sapwood_core::{BodyGauge, Protocol, Shard};
+use sapwood_core::{BodyGauge, Protocol, Shard, Vitals};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use vitals::Meter;
 
 /// Memory that glommio registers for files: the least it takes, since no shard reads any.
 const GLOMMIO_IO_BYTES: usize = 64 * 1024;
@@ -80,6 +83,14 @@ pub struct Config {
     pub nats: Option<SocketAddr>,
     /// What happens when a NATS client reads too slowly.
     pub nats_policy: Policy,
+    /// Where HTTP and WebSocket listen; `None` is nowhere.
+    pub http: Option<SocketAddr>,
+    /// What happens when one of their clients reads too slowly that does not say so itself.
+    pub http_policy: Policy,
+    /// What the web may do.
+    pub web: WebSettings,
+    /// Clients must not publish to all.
+    pub no_broadcast: bool,
     /// Longest payload that NATS clients may publish, in bytes; `None` is the most there is.
     pub nats_payload_max: Option<usize>,
     /// How shards wait.
@@ -260,7 +271,8 @@ impl Server {
             }
         };
         if !config.faults.no_poking {
-            server.poker = Some(start_poker(doors, pokes).map_err(StartError::System)?);
+            let vitals = Arc::clone(&identity.vitals);
+            server.poker = Some(start_poker(doors, pokes, vitals).map_err(StartError::System)?);
         }
         Ok(server)
     }
@@ -365,10 +377,12 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
     let redis = front(Protocol::Redis, config.redis_policy);
     let native = front(Protocol::Native, config.native_policy);
     let nats = front(Protocol::Nats, config.nats_policy);
+    let http = front(Protocol::Web, config.http_policy);
     let wanted = [
         ("redis", "--redis", redis, config.redis),
         ("native", "--native", native, config.native),
         ("nats", "--nats", nats, config.nats),
+        ("http", "--http", http, config.http),
     ];
     for (name, flag, front, address) in wanted {
         let Some(address) = address else { continue };
@@ -425,6 +439,9 @@ fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
         user: config.user.clone(),
         password: config.password.clone(),
         nats_payload_max: config.nats_payload_max.unwrap_or(PAYLOAD_BYTES_MAX),
+        web: config.web.clone(),
+        may_broadcast: !config.no_broadcast,
+        vitals: Arc::default(),
         limits: config.limits.clone(),
         hash_seed: seed,
         body_gauge: BodyGauge::default(),
@@ -495,13 +512,16 @@ impl Drop for EndsNode {
 fn start_poker(
     doors: Arc<Doors>,
     pokes: Vec<flume::Sender<()>>,
+    vitals: Arc<Vitals>,
 ) -> io::Result<(Arc<AtomicBool>, JoinHandle<()>)> {
     let end = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&end);
     let poke = move || {
         let mut seen: Vec<u64> = vec![0; pokes.len()];
+        let mut meter = Meter::new(vitals);
         while !ended.load(Ordering::Acquire) {
             std::thread::sleep(POKE_EVERY);
+            meter.look();
             for ((door, poke), seen) in doors.iter().zip(&pokes).zip(&mut seen) {
                 let turns = door.turns();
                 if turns == *seen {

@@ -1,6 +1,6 @@
 //! The stable codes of errors: one table for all protocols that carry a code.
 //!
-//! The native protocol sends them as numbers, JSON will send their names; the Redis protocol has a
+//! The native protocol sends them as numbers, JSON and HTTP send their names; the Redis protocol has a
 //! word of its own for some and `ERR` for the rest. NATIVE.md lists the same table, and a test
 //! compares the two.
 
@@ -75,6 +75,8 @@ codes! {
         "the connection has as many subscriptions as it may",
     FiltersFull = 205 "filters_full"
         "the broker knows as many different filters as it may",
+    RequestInvalid = 206 "request_invalid"
+        "a request of JSON or HTTP that cannot be read, or has a field too many, too few or of another kind",
 }
 
 impl ErrorCode {

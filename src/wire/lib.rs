@@ -5,14 +5,22 @@
 //! function of the bytes it is given, so that the broker, the client library, the simulator
 //! and a WASI module share it.
 //!
-//! Start reading at [`resp`] (the Redis protocol), [`nats`], [`native`] (Sapwood's own) or [`topic`]
+//! Start reading at [`resp`] (the Redis protocol), [`nats`], [`native`] (Sapwood's own), [`http`], or [`topic`]
 //! (names and matching).
 #![forbid(unsafe_code)]
 
 pub mod error;
+#[cfg(feature = "web")]
+pub mod http;
+#[cfg(feature = "web")]
+pub mod json;
 pub mod limits;
 pub mod native;
 pub mod nats;
 pub mod resp;
 pub mod run;
+#[cfg(feature = "web")]
+pub mod text;
 pub mod topic;
+#[cfg(feature = "web")]
+pub mod websocket;

@@ -34,3 +34,25 @@ pub const NATIVE_FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 128 * 1024;
 
 /// Longest HELLO: user, password, name and library with room to spare; a guest costs no more.
 pub const NATIVE_HELLO_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest frame of JSON: a payload of the greatest size in base64, with room for what a native frame has
+/// room for.
+pub const JSON_FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX.div_ceil(3) * 4 + 512 * 1024;
+
+/// Longest text command: a payload of the greatest size, and room for the channel.
+pub const TEXT_COMMAND_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 64 * 1024;
+
+/// Longest frame of JSON and text command before authentication.
+pub const GUEST_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest request line and headers of HTTP together: what browsers with many cookies send, and servers usually take.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Most headers of a request of HTTP.
+pub const HTTP_HEADERS_MAX: usize = 64;
+
+/// Longest line that gives a chunk's size, extensions included.
+pub const HTTP_CHUNK_LINE_BYTES_MAX: usize = 256;
+
+/// Longest trailers behind a chunked body.
+pub const HTTP_TRAILERS_BYTES_MAX: usize = 4 * 1024;

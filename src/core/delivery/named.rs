@@ -62,7 +62,7 @@ impl Named {
         let payloads = &how.payloads[..taken as usize];
         let how = form::Run { payloads, ..how };
         let (name, marks) = (&self.sids.get(number).name, &mut self.marks);
-        outboxes.add_run(conn, |out| how.encode_named(name, out, marks));
+        outboxes.add_run(conn, taken, |out| how.encode_named(name, out, marks));
         self.marks.clear();
     }
 
@@ -123,7 +123,7 @@ impl Named {
         let is_another = number != self.first && end.is_none();
         if is_alike && is_another && takes_all && is_run_shared(frames.len(), members) {
             let body = shared.get_or_insert_with(|| outboxes.share_run(frames));
-            return outboxes.add_shared_run(conn, body);
+            return outboxes.add_shared_run(conn, taken as u64, body);
         }
         let marks = &self.marks[..taken];
         let encode = |out: &mut Vec<u8>| match is_alike {
@@ -131,7 +131,7 @@ impl Named {
             false => form::encode_renamed(frames, marks, written.len(), name, out),
         };
         if takes_all {
-            return outboxes.add_run(conn, encode);
+            return outboxes.add_run(conn, taken as u64, encode);
         }
         self.key.clear();
         self.key.extend_from_slice(head);
@@ -177,7 +177,7 @@ impl Named {
             form::encode_event_before_payload(Form::Nats, head, Some(sid), event, &mut before);
             outboxes.offer_shared(conn, &before, body, nats::END, &self.key);
         } else {
-            let length = self.key.len() + event.payload.len() + form::event_room(event);
+            let length = self.key.len() + event.payload.len() + form::event_room(Form::Nats, event);
             outboxes.offer_with(conn, length, &self.key, |out| {
                 out.reserve(length);
                 form::encode_event(Form::Nats, head, Some(sid), event, out);

@@ -6,9 +6,12 @@
 use crate::command::{Event, FilterKind, Form, Space};
 use crate::sids::Sid;
 use sapwood_wire::native::{self, flag, kind};
-use sapwood_wire::nats;
 use sapwood_wire::resp::{self, Version};
 use sapwood_wire::run::{Source, Span, turn_into_pushes};
+use sapwood_wire::{json, nats, websocket};
+
+/// Numbers of events of one shard are so far apart that no two shards have the same.
+pub(crate) const EVENT_NUMBER_STEP: u64 = crate::limits::SHARDS_MAX as u64;
 
 /// Writes what the frames of one topic begin with, to be given to [`encode_event`] with each.
 pub(crate) fn encode_event_head(
@@ -21,10 +24,17 @@ pub(crate) fn encode_event_head(
     let version = match form {
         Form::Resp2 => Version::Two,
         Form::Resp3 => Version::Three,
-        Form::Native => {
+        Form::Native | Form::NativeMessages => {
             out.extend_from_slice(&[kind::MESSAGE, 0]);
             return native::write_text16(out, topic);
         }
+        Form::Text => {
+            // Never written, but it tells one topic's frames from another's.
+            out.push(b't');
+            return out.extend_from_slice(topic);
+        }
+        Form::Json | Form::JsonLines => return json::write_message_head(out, text_of(topic)),
+        Form::Sse => return json::write_sse_head(out, text_of(topic)),
         Form::Nats => {
             out.extend_from_slice(b"MSG ");
             out.extend_from_slice(topic);
@@ -43,6 +53,12 @@ pub(crate) fn encode_event_head(
     }
 }
 
+/// A topic that only forms which need text are asked to write if it is text.
+fn text_of(topic: &[u8]) -> &str {
+    // invariant: `Way::carries` has looked.
+    std::str::from_utf8(topic).expect("a topic that JSON can carry")
+}
+
 /// Writes an event's whole frame; to a form whose clients name their subscriptions, for `sid`.
 pub(crate) fn encode_event(
     form: Form,
@@ -51,10 +67,41 @@ pub(crate) fn encode_event(
     event: &Event<'_>,
     out: &mut Vec<u8>,
 ) {
+    if form.is_json() {
+        return encode_json(form, head, event, out);
+    }
     encode_event_before_payload(form, head, sid, event, out);
     out.extend_from_slice(event.payload);
     out.extend_from_slice(event_end(form));
 }
+
+/// Writes an event's whole frame in one of the forms of JSON.
+fn encode_json(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
+    let object = |out: &mut Vec<u8>| {
+        out.extend_from_slice(head);
+        json::write_event(out, event.flags, event.attributes, event.payload);
+    };
+    match form {
+        Form::Json => {
+            let expected = head.len() + event.payload.len() + JSON_REST_BYTES;
+            websocket::write_frame(out, websocket::TEXT, expected, object);
+        }
+        Form::Sse => {
+            out.extend_from_slice(b"id: ");
+            out.extend_from_slice(itoa::Buffer::new().format(event.number).as_bytes());
+            out.extend_from_slice(b"\ndata: ");
+            object(out);
+            out.extend_from_slice(b"\n\n");
+        }
+        _ => {
+            object(out);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// What a plain event of JSON has beside its head and payload: `,"data":""}`.
+const JSON_REST_BYTES: usize = 11;
 
 /// Adjacent publishes of one topic, for the members of one filter.
 pub(crate) struct Run<'a> {
@@ -68,6 +115,8 @@ pub(crate) struct Run<'a> {
     pub frames: &'a [u8],
     /// Where the payloads stand in what `frames` is the start of.
     pub payloads: &'a [Span],
+    /// The first event's.
+    pub number: u64,
 }
 
 impl Run<'_> {
@@ -83,10 +132,13 @@ impl Run<'_> {
             (Source::Resp, Form::Resp3) if is_topic => self.push(b'>', out),
             _ => {
                 let mut last = start;
-                for &(from, to) in self.payloads {
+                for (place, &(from, to)) in self.payloads.iter().enumerate() {
                     last = out.len();
                     let payload = &self.frames[from as usize..to as usize];
-                    let event = Event::plain(Space::Topic, self.topic, payload);
+                    let event = Event {
+                        number: self.number + place as u64 * EVENT_NUMBER_STEP,
+                        ..Event::plain(Space::Topic, self.topic, payload)
+                    };
                     encode_event(form, self.head, None, &event, out);
                 }
                 return last;
@@ -188,13 +240,32 @@ pub(crate) fn encode_event_before_payload(
             out.extend_from_slice(head);
             resp::bulk_header(out, event.payload.len());
         }
-        Form::Native => {
+        Form::Native | Form::NativeMessages => {
             let length = head.len() + event.attributes.len() + event.payload.len();
+            if form == Form::NativeMessages {
+                let frame = native::LENGTH_BYTES + length;
+                websocket::write_header(out, websocket::BINARY, frame);
+            }
             out.extend_from_slice(&(length as u32).to_le_bytes());
             out.extend_from_slice(&[head[0], event.flags]);
             out.extend_from_slice(&head[2..]);
             out.extend_from_slice(event.attributes);
         }
+        Form::Text => {
+            let opcode = text_or_binary(event.payload);
+            websocket::write_header(out, opcode, event.payload.len());
+        }
+        Form::Json | Form::JsonLines | Form::Sse => {
+            unreachable!("JSON does not hold payloads as they are")
+        }
+    }
+}
+
+/// The opcode of a message that should be text if it can be.
+pub(crate) fn text_or_binary(payload: &[u8]) -> websocket::OpCode {
+    match std::str::from_utf8(payload) {
+        Ok(_) => websocket::TEXT,
+        Err(_) => websocket::BINARY,
     }
 }
 
@@ -227,22 +298,40 @@ pub(crate) fn event_end(form: Form) -> &'static [u8] {
     match form {
         Form::Resp2 | Form::Resp3 => resp::END,
         Form::Nats => nats::END,
-        Form::Native => b"",
+        _ => b"",
     }
 }
 
 /// Most bytes of an event's frame but for its head and payload.
-pub(crate) fn event_room(event: &Event<'_>) -> usize {
+pub(crate) fn event_room(form: Form, event: &Event<'_>) -> usize {
     const NUMBERS_AND_ENDS: usize = 64;
+    if form.is_json() {
+        return NUMBERS_AND_ENDS + json::event_room(event.attributes, event.payload);
+    }
     // A header of NATS has one byte more than a native one.
     NUMBERS_AND_ENDS + 2 * event.attributes.len()
 }
 
-/// Writes the frame of a member's turn up to the payload, natively: the only form so far whose
-/// clients can be in a group.
-pub(crate) fn encode_turn_before_payload(number: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+/// Writes the whole frame of a member's turn in a form of JSON.
+pub(crate) fn encode_json_turn(form: Form, number: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+    let mut head = Vec::new();
+    json::write_turn_head(&mut head, number, text_of(event.topic));
+    encode_json(form, &head, event, out);
+}
+
+/// Writes the frame of a member's turn up to the payload, in a form of the native protocol.
+pub(crate) fn encode_turn_before_payload(
+    form: Form,
+    number: u32,
+    event: &Event<'_>,
+    out: &mut Vec<u8>,
+) {
     let message = 1 + 2 + event.topic.len() + event.attributes.len() + event.payload.len();
-    out.extend_from_slice(&((1 + 4 + message) as u32).to_le_bytes());
+    let length = 1 + 4 + message;
+    if form == Form::NativeMessages {
+        websocket::write_header(out, websocket::BINARY, native::LENGTH_BYTES + length);
+    }
+    out.extend_from_slice(&(length as u32).to_le_bytes());
     out.push(kind::TURN);
     out.extend_from_slice(&number.to_le_bytes());
     out.push(event.flags);
@@ -261,8 +350,32 @@ pub(crate) fn encode_turn_key(number: u32, topic: &[u8], out: &mut Vec<u8>) {
 /// Writes that events were lost, in a form that has a frame for it.
 pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     match form {
-        Form::Resp2 | Form::Resp3 | Form::Nats => {}
+        Form::Resp2 | Form::Resp3 | Form::Nats | Form::Text => {}
         Form::Native => native::write_gap(out, events),
+        Form::NativeMessages | Form::Json | Form::JsonLines => {
+            encode_reply(form, out, |out| match form {
+                Form::NativeMessages => native::write_gap(out, events),
+                _ => json::write_gap(out, events),
+            });
+        }
+        Form::Sse => {
+            out.extend_from_slice(b"event: gap\ndata: {\"events\":");
+            out.extend_from_slice(itoa::Buffer::new().format(events).as_bytes());
+            out.extend_from_slice(b"}\n\n");
+        }
+    }
+}
+
+/// Writes a reply, as connections of this form take it.
+pub(crate) fn encode_reply(form: Form, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+    match form {
+        Form::Text | Form::Json => websocket::write_frame(out, websocket::TEXT, 0, encode),
+        Form::NativeMessages => websocket::write_frame(out, websocket::BINARY, 0, encode),
+        Form::JsonLines => {
+            encode(out);
+            out.push(b'\n');
+        }
+        Form::Resp2 | Form::Resp3 | Form::Native | Form::Nats | Form::Sse => encode(out),
     }
 }
 
@@ -275,7 +388,7 @@ pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
     let mark = match to {
         Form::Resp2 => b'*',
         Form::Resp3 => b'>',
-        Form::Native | Form::Nats => unreachable!("only clients of Redis change their form"),
+        _ => unreachable!("only clients of Redis change their form"),
     };
     let mut at = 0;
     // Ends because each round steps over the frame's head at least.

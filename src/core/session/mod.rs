@@ -7,13 +7,16 @@ pub(crate) mod form;
 pub(crate) mod native;
 pub(crate) mod nats;
 pub(crate) mod redis;
+pub(crate) mod web;
 
+use crate::Vitals;
 use crate::broker::Broker;
 use crate::command::{
-    Answer, ClientId, ClientRecord, CloseReason, ConnId, Form, Now, Query, ShardId,
+    Answer, ClientId, ClientRecord, CloseReason, ConnId, Event, Form, Now, Query, Refusal, ShardId,
+    Space,
 };
 use crate::counters::Counters;
-use crate::delivery::{Delivery, PublishedRun, Ways};
+use crate::delivery::{BROADCAST, Delivery, Gathering, Published, PublishedRun, Ways};
 use crate::handover::HandOvers;
 use crate::interest::Interest;
 use crate::limits::{Limits, RUN_CHECK_BYTES};
@@ -24,6 +27,10 @@ use nats::NatsSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
+use sapwood_wire::topic;
+use std::sync::Arc;
+use web::WebSession;
+pub use web::WebSettings;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,34 @@ pub enum Protocol {
     Native,
     /// The client protocol of NATS.
     Nats,
+    /// HTTP, and what begins as it: WebSocket and server-sent events; and the JSON protocol by itself.
+    Web,
+    /// A WebSocket whose opening is over, speaking this: for a host that has its own HTTP.
+    WebSocket(Spoken),
+}
+
+/// What is spoken in WebSocket messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// Text commands: `sapwood.text`.
+    Text,
+    /// The JSON protocol: `sapwood.json`.
+    Json,
+    /// The native protocol: `sapwood.native`.
+    Native,
+    /// Every message is sent back.
+    Echo,
+}
+
+impl Spoken {
+    /// The form in which its events come.
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Spoken::Text | Spoken::Echo => Form::Text,
+            Spoken::Json => Form::Json,
+            Spoken::Native => Form::NativeMessages,
+        }
+    }
 }
 
 impl Protocol {
@@ -43,6 +78,8 @@ impl Protocol {
             Protocol::Redis => Form::Resp2,
             Protocol::Native => Form::Native,
             Protocol::Nats => Form::Nats,
+            Protocol::Web => Form::Sse,
+            Protocol::WebSocket(spoken) => spoken.form(),
         }
     }
 }
@@ -53,6 +90,7 @@ pub(crate) enum Session {
     Redis(RedisSession),
     Native(NativeSession),
     Nats(NatsSession),
+    Web(Box<WebSession>),
 }
 
 /// What the shard is and allows, the same for all its connections.
@@ -63,6 +101,11 @@ pub(crate) struct Settings {
     pub user: Option<Vec<u8>>,
     pub password: Option<Vec<u8>>,
     pub nats_payload_max: usize,
+    pub web: WebSettings,
+    pub may_broadcast: bool,
+    pub vitals: Arc<Vitals>,
+    /// The node has said that it will end.
+    pub is_ending: bool,
     pub run_id: String,
     pub process_id: u32,
     pub started_wall_ms: u64,
@@ -80,6 +123,15 @@ impl Settings {
 
     pub(crate) fn is_user(&self, name: &[u8]) -> bool {
         name == self.user()
+    }
+
+    /// Whether a client that says this is let in.
+    pub(crate) fn is_let_in(&self, user: Option<&[u8]>, given: Option<&[u8]>) -> bool {
+        let Some(password) = &self.password else {
+            return true;
+        };
+        let is_user = user.is_none_or(|user| self.is_user(user));
+        given.is_some_and(|given| is_equal(given, password)) && is_user
     }
 }
 
@@ -132,6 +184,8 @@ pub(crate) struct Context<'a> {
     pub delivery: &'a mut Delivery,
     pub counters: &'a mut Counters,
     pub parser: &'a mut Parser,
+    /// Empty, for what is needed within one call.
+    pub scratch: &'a mut Vec<u8>,
 }
 
 impl Context<'_> {
@@ -163,6 +217,47 @@ impl Context<'_> {
         self.counters.events_published += published.events as u64;
         self.counters.commands += published.events as u64;
         Some(published)
+    }
+
+    /// The form that this connection takes events in.
+    pub(crate) fn form(&self) -> Form {
+        self.outboxes.outbox(self.conn).form
+    }
+
+    /// Whether clients may publish to this name.
+    pub(crate) fn check_topic(&self, space: Space, name: &[u8]) -> Result<(), Refusal> {
+        topic::check_name(name).map_err(Refusal::Name)?;
+        let is_open = name == BROADCAST && space == Space::Topic && self.settings.may_broadcast;
+        match topic::is_reserved(name) && !is_open {
+            true => Err(Refusal::Reserved),
+            false => Ok(()),
+        }
+    }
+
+    /// Publishes an event; gives the matching subscriptions on this node, or `None` if nothing was done and the
+    /// same is to be done again once the connection may go on.
+    pub(crate) fn publish_one(&mut self, event: Event<'_>) -> Option<u64> {
+        if self.holds.barrier.is_some() {
+            // Who hears this event may answer at once: what this client asked for stands first.
+            return None;
+        }
+        let gathering = if self.broker.listens(self.conn) {
+            Gathering::AtOnce
+        } else {
+            Gathering::Allowed
+        };
+        let (delivery, mut ways) = self.delivery();
+        match delivery.publish(&mut ways, gathering, event) {
+            Published::NoRoom => {
+                self.holds.room = true;
+                self.counters.stalled_publishers += 1;
+                None
+            }
+            Published::To(subscriptions) => {
+                self.counters.events_published += 1;
+                Some(subscriptions)
+            }
+        }
     }
 
     /// To be called before this connection's subscriptions change.
@@ -245,8 +340,12 @@ impl Session {
     pub(crate) fn new(protocol: Protocol, settings: &Settings) -> Session {
         match protocol {
             Protocol::Redis => Session::Redis(RedisSession::new(settings)),
-            Protocol::Native => Session::Native(NativeSession::new()),
+            Protocol::Native => Session::Native(NativeSession::new(false)),
             Protocol::Nats => Session::Nats(NatsSession::new(settings)),
+            Protocol::Web => Session::Web(Box::new(WebSession::new())),
+            Protocol::WebSocket(spoken) => {
+                Session::Web(Box::new(WebSession::opened(spoken, settings)))
+            }
         }
     }
 
@@ -256,6 +355,7 @@ impl Session {
             Session::Redis(session) => session.handle(input, cx),
             Session::Native(session) => session.handle(input, cx),
             Session::Nats(session) => session.handle(input, cx),
+            Session::Web(session) => session.handle(input, cx),
         }
     }
 
@@ -263,6 +363,7 @@ impl Session {
     pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
         match self {
             Session::Redis(session) => session.answered(answer, cx),
+            Session::Web(session) => session.answered(answer, cx),
             Session::Native(_) | Session::Nats(_) => {
                 unreachable!("this protocol asks nothing: {answer:?}")
             }
@@ -275,6 +376,7 @@ impl Session {
             Session::Redis(session) => session.say_why(reason, conn, outboxes),
             Session::Native(session) => session.say_why(reason, conn, outboxes),
             Session::Nats(session) => session.say_why(reason, conn, outboxes),
+            Session::Web(session) => session.say_why(reason, conn, outboxes),
         }
     }
 
@@ -286,8 +388,10 @@ impl Session {
         conn: ConnId,
         outboxes: &mut Outboxes,
     ) {
-        if let Session::Nats(session) = self {
-            session.greet(settings, identity, conn, outboxes);
+        match self {
+            Session::Nats(session) => session.greet(settings, identity, conn, outboxes),
+            Session::Web(session) => session.greet(conn, outboxes),
+            Session::Redis(_) | Session::Native(_) => {}
         }
     }
 
@@ -304,6 +408,7 @@ impl Session {
             Session::Redis(_) => {}
             Session::Native(session) => session.announce_end(milliseconds, conn, outboxes),
             Session::Nats(session) => session.announce_end(settings, identity, conn, outboxes),
+            Session::Web(session) => session.announce_end(milliseconds, conn, outboxes),
         }
     }
 
@@ -313,6 +418,7 @@ impl Session {
             Session::Redis(session) => session.describe(record),
             Session::Native(session) => session.describe(record),
             Session::Nats(session) => session.describe(record),
+            Session::Web(session) => session.describe(record),
         }
     }
 
@@ -322,6 +428,7 @@ impl Session {
             Session::Redis(session) => session.is_guest(),
             Session::Native(session) => session.is_guest(),
             Session::Nats(session) => session.is_guest(),
+            Session::Web(session) => session.is_guest(),
         }
     }
 
@@ -329,6 +436,7 @@ impl Session {
     pub(crate) fn take_became_guest(&mut self) -> bool {
         match self {
             Session::Redis(session) => session.take_became_guest(),
+            Session::Web(session) => session.take_became_guest(),
             Session::Native(_) | Session::Nats(_) => false,
         }
     }
@@ -337,7 +445,7 @@ impl Session {
     pub(crate) fn is_replying(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_replying(),
-            Session::Native(_) | Session::Nats(_) => false,
+            Session::Native(_) | Session::Nats(_) | Session::Web(_) => false,
         }
     }
 
@@ -345,6 +453,7 @@ impl Session {
     pub(crate) fn forget_unfinished(&mut self) {
         match self {
             Session::Redis(session) => session.forget_unfinished(),
+            Session::Web(session) => session.forget_unfinished(),
             Session::Native(_) | Session::Nats(_) => {}
         }
     }
@@ -353,6 +462,7 @@ impl Session {
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {
             Session::Redis(session) => session.kept_bytes(),
+            Session::Web(session) => session.kept_bytes(),
             Session::Native(_) | Session::Nats(_) => 0,
         }
     }

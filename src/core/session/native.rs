@@ -6,9 +6,9 @@
 
 use super::{Context, Handled, Then};
 use crate::command::{
-    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
 };
-use crate::delivery::{Gathering, Published, PublishedRun};
+use crate::delivery::PublishedRun;
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use sapwood_wire::error::ErrorCode;
@@ -25,6 +25,8 @@ const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 /// What the protocol remembers of a connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
 pub(crate) struct NativeSession {
+    /// It has proved who it is by other means.
+    is_known: bool,
     welcomed: bool,
     /// A DRAIN under way: its request, and how many subscriptions end.
     draining: Option<(u32, u32)>,
@@ -42,8 +44,10 @@ enum Step {
 }
 
 impl NativeSession {
-    pub(crate) fn new() -> NativeSession {
+    /// Before HELLO; `is_known` if it has proved who it is.
+    pub(crate) fn new(is_known: bool) -> NativeSession {
         NativeSession {
+            is_known,
             welcomed: false,
             draining: None,
             last_frame: "none",
@@ -54,6 +58,11 @@ impl NativeSession {
 
     pub(crate) fn is_guest(&self) -> bool {
         !self.welcomed
+    }
+
+    /// Whether its subscriptions are being ended.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_some()
     }
 
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
@@ -177,7 +186,7 @@ impl NativeSession {
             );
             return close_with(cx, ErrorCode::Version, &text);
         }
-        if let Some(password) = &cx.settings.password {
+        if let Some(password) = cx.settings.password.as_ref().filter(|_| !self.is_known) {
             let is_user = hello.user.is_none_or(|user| cx.settings.is_user(user));
             let is_let_in = match hello.password {
                 Some(given) => is_user && super::is_equal(given, password),
@@ -195,6 +204,7 @@ impl NativeSession {
             }
         }
         self.welcomed = true;
+        cx.outboxes.hear_all(cx.conn);
         self.name = hello.name.into();
         self.library = hello.library.into();
         if let Some(policy) = hello.policy {
@@ -217,7 +227,7 @@ impl NativeSession {
         cx.settle();
         let count = cx.broker.count_all(cx.conn);
         if count > 0 {
-            cx.broker.begin_to_leave(cx.conn, Form::Native);
+            cx.broker.begin_to_leave(cx.conn, cx.form());
             cx.interest_changed();
         }
         self.draining = Some((request, count as u32));
@@ -231,7 +241,7 @@ impl NativeSession {
     fn end_drain(&mut self, cx: &mut Context<'_>) {
         if let Some((request, count)) = self.draining.take() {
             cx.settle();
-            cx.broker.leave(cx.conn, Form::Native);
+            cx.broker.leave(cx.conn, cx.form());
             ack(cx, request, count);
         }
     }
@@ -259,34 +269,20 @@ impl NativeSession {
 
 /// Publishes a message; `when` is that of a request, and `None` without one.
 fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Context<'_>) -> Step {
-    if cx.holds.barrier.is_some() {
-        // Who hears this event may answer at once: what this client asked for stands first.
-        return Step::Hold;
-    }
-    if let Err(refusal) = check(&message) {
+    if let Err(refusal) = check(&message, cx) {
         return refuse(cx, request, refusal);
     }
-    let gathering = if cx.broker.listens(cx.conn) {
-        Gathering::AtOnce
-    } else {
-        Gathering::Allowed
-    };
     let event = Event {
         space: Space::Topic,
         topic: message.topic,
         flags: message.flags,
         attributes: message.attributes,
         payload: message.payload,
+        number: 0,
     };
-    let (delivery, mut ways) = cx.delivery();
-    match delivery.publish(&mut ways, gathering, event) {
-        Published::NoRoom => {
-            cx.holds.room = true;
-            cx.counters.stalled_publishers += 1;
-            Step::Hold
-        }
-        Published::To(subscriptions) => {
-            cx.counters.events_published += 1;
+    match cx.publish_one(event) {
+        None => Step::Hold,
+        Some(subscriptions) => {
             let is_wanted = match when {
                 None => false,
                 Some(When::Always) => true,
@@ -305,11 +301,8 @@ fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Cont
 }
 
 /// Checks what the frame's own parser leaves to the broker.
-fn check(message: &Message<'_>) -> Result<(), Refusal> {
-    topic::check_name(message.topic).map_err(Refusal::Name)?;
-    if topic::is_reserved(message.topic) {
-        return Err(Refusal::Reserved);
-    }
+fn check(message: &Message<'_>, cx: &Context<'_>) -> Result<(), Refusal> {
+    cx.check_topic(Space::Topic, message.topic)?;
     if message.payload.len() > PAYLOAD_BYTES_MAX {
         return Err(Refusal::PayloadTooLong(message.payload.len()));
     }
@@ -325,7 +318,7 @@ fn check(message: &Message<'_>) -> Result<(), Refusal> {
 fn subscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
     cx.settle();
     let (member, filter) = key(cx.conn, subscription);
-    match cx.broker.subscribe(member, Form::Native, filter) {
+    match cx.broker.subscribe(member, cx.form(), filter) {
         Ok(is_new) => {
             if is_new {
                 cx.interest_changed();
@@ -340,7 +333,7 @@ fn subscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>)
 fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
     cx.settle();
     let (member, filter) = key(cx.conn, subscription);
-    if cx.broker.unsubscribe(member, Form::Native, filter) {
+    if cx.broker.unsubscribe(member, cx.form(), filter) {
         cx.interest_changed();
     }
     let count = cx.broker.count_all(cx.conn);

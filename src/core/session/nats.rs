@@ -277,7 +277,7 @@ impl NatsSession {
         if !is_name(subject) || reply.is_some_and(|reply| !is_name(reply)) {
             return Some(self.refuse(cx, "Invalid Publish Subject"));
         }
-        if topic::is_reserved(subject) {
+        if cx.check_topic(Space::Topic, subject).is_err() {
             // Libraries ask there for what a server can do besides; nobody answering says that it cannot.
             if let Some(reply) = reply
                 && self.no_responders
@@ -314,6 +314,7 @@ impl NatsSession {
             flags,
             attributes,
             payload: publish.payload,
+            number: 0,
         };
         let (delivery, mut ways) = cx.delivery();
         match delivery.publish(&mut ways, gathering, event) {

@@ -62,6 +62,24 @@ impl std::error::Error for PartsError {}
 impl Parts<'_> {
     /// Appends the message alone, without a frame around it. All or nothing.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), PartsError> {
+        let headers_length = self.check()?;
+        out.reserve(8 + self.topic.len() + headers_length + self.payload.len());
+        out.push(self.flags());
+        write_text16(out, self.topic);
+        self.push_attributes(headers_length, out);
+        out.extend_from_slice(self.payload);
+        Ok(())
+    }
+
+    /// Appends what stands between a message's topic and payload; gives its flags. All or nothing.
+    pub fn write_attributes(&self, out: &mut Vec<u8>) -> Result<u8, PartsError> {
+        let headers_length = self.check()?;
+        self.push_attributes(headers_length, out);
+        Ok(self.flags())
+    }
+
+    /// Whether the parts make a message; gives the length of the headers.
+    fn check(&self) -> Result<usize, PartsError> {
         for name in [Some(self.topic), self.reply].into_iter().flatten() {
             if name.len() > usize::from(u16::MAX) {
                 return Err(PartsError::Topic(name.len()));
@@ -80,6 +98,10 @@ impl Parts<'_> {
         if headers_length > usize::from(u16::MAX) {
             return Err(PartsError::Headers(headers_length));
         }
+        Ok(headers_length)
+    }
+
+    fn flags(&self) -> u8 {
         let mut flags = 0;
         flags |= self.reply.map_or(0, |_| flag::REPLY);
         flags |= if self.headers.is_empty() {
@@ -87,10 +109,10 @@ impl Parts<'_> {
         } else {
             flag::HEADERS
         };
-        flags |= if self.is_end { flag::END } else { 0 };
-        out.reserve(8 + self.topic.len() + headers_length + self.payload.len());
-        out.push(flags);
-        write_text16(out, self.topic);
+        flags | if self.is_end { flag::END } else { 0 }
+    }
+
+    fn push_attributes(&self, headers_length: usize, out: &mut Vec<u8>) {
         if let Some(reply) = self.reply {
             write_text16(out, reply);
         }
@@ -102,8 +124,6 @@ impl Parts<'_> {
                 write_text16(out, value);
             }
         }
-        out.extend_from_slice(self.payload);
-        Ok(())
     }
 }
 

@@ -25,6 +25,9 @@ fn shard(password: bool) -> Shard {
         shards: 1,
         user: None,
         nats_payload_max: PAYLOAD_BYTES_MAX,
+        web: Default::default(),
+        may_broadcast: true,
+        vitals: Default::default(),
         password: password.then(|| b"a".to_vec()),
         limits: Limits {
             outbox_bytes_max: OUTBOX_BYTES_MAX,

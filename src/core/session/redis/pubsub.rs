@@ -3,7 +3,6 @@
 use super::table::Verb;
 use super::{RedisSession, Step};
 use crate::command::{ConnId, Event, Filter, FilterKind, Member, Refusal, Space};
-use crate::delivery::{Gathering, Published};
 use crate::session::Context;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
@@ -41,10 +40,6 @@ impl RedisSession {
         arguments: Arguments<'_>,
         cx: &mut Context<'_>,
     ) -> Step {
-        if cx.holds.barrier.is_some() {
-            // Who hears this event may answer at once: what this client asked for stands first.
-            return Step::Hold;
-        }
         let (Some(name), Some(payload)) = (arguments.get(1), arguments.get(2)) else {
             unreachable!("the table says that PUBLISH has three words");
         };
@@ -52,29 +47,13 @@ impl RedisSession {
             Verb::Spublish => Space::ShardChannel,
             _ => Space::Topic,
         };
-        let refusal = match topic::check_name(name) {
-            Err(error) => Some(Refusal::Name(error)),
-            Ok(()) if topic::is_reserved(name) => Some(Refusal::Reserved),
-            Ok(()) => None,
-        };
-        if let Some(refusal) = refusal {
+        if let Err(refusal) = cx.check_topic(space, name) {
             self.refuse(refusal, cx);
             return Step::Done;
         }
-        let gathering = if cx.broker.listens(cx.conn) {
-            Gathering::AtOnce
-        } else {
-            Gathering::Allowed
-        };
-        let (delivery, mut ways) = cx.delivery();
-        match delivery.publish(&mut ways, gathering, Event::plain(space, name, payload)) {
-            Published::NoRoom => {
-                cx.holds.room = true;
-                cx.counters.stalled_publishers += 1;
-                Step::Hold
-            }
-            Published::To(subscriptions) => {
-                cx.counters.events_published += 1;
+        match cx.publish_one(Event::plain(space, name, payload)) {
+            None => Step::Hold,
+            Some(subscriptions) => {
                 self.integer(cx, subscriptions as i64);
                 Step::Done
             }

@@ -1,0 +1,573 @@
+//! Requests of HTTP one behind the other: each is read whole, carried out, and answered.
+//!
+//! Owns what stands of a request whose body comes in chunks, and the request that waits for other shards. Start at
+//! [`Http::handle`].
+
+use super::super::{Context, Then};
+use super::monitor::{self, Asked};
+use super::routes::{self, NoRoute, Opening, Route};
+use super::socket::Socket;
+use super::{Done, Mode};
+use crate::command::{
+    Answer, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
+};
+use crate::outbox::Outboxes;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
+use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
+use sapwood_wire::native::Parts;
+use sapwood_wire::{json, topic};
+
+/// What HTTP remembers of a connection. Small: most wait for a request.
+#[derive(Debug, Default)]
+pub(super) struct Http {
+    /// Bytes have come.
+    is_used: bool,
+    /// When the request line and headers began to come that are not whole; 0 for none.
+    begun_ns: u64,
+    /// A body has begun whose end has not come.
+    has_body_begun: bool,
+    /// The client was told to go on with this request's body.
+    has_continued: bool,
+    /// A publish whose body comes in chunks.
+    chunked: Option<Box<Chunked>>,
+    /// What the shards are being asked for.
+    asking: Option<Box<Asking>>,
+    /// The last request has been answered: the connection is to be closed.
+    is_over: bool,
+}
+
+/// A request that has been read but for its body.
+#[derive(Debug)]
+struct Chunked {
+    publish: Publish,
+    manner: Manner,
+    chunks: Chunks,
+    body: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    asked: Asked,
+    manner: Manner,
+}
+
+/// Where a body goes.
+#[derive(Debug)]
+struct Publish {
+    topic: Vec<u8>,
+    flags: u8,
+    attributes: Vec<u8>,
+}
+
+/// How a request is to be answered, whatever the answer.
+#[derive(Debug)]
+struct Manner {
+    keep_alive: bool,
+    /// The headers alone are wanted.
+    is_head: bool,
+    /// The origin whose scripts may read the answer.
+    origin: Option<Box<str>>,
+}
+
+/// An answer.
+struct Reply<'a> {
+    status: u16,
+    media_type: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: &'a [u8],
+}
+
+const JSON: &str = "application/json";
+
+impl Manner {
+    fn of(head: &Head<'_>, cx: &Context<'_>) -> Manner {
+        Manner {
+            keep_alive: head.keep_alive,
+            is_head: head.method == Method::Head,
+            origin: routes::readable_by(head, cx.settings).map(Box::from),
+        }
+    }
+
+    /// The headers that every answer has behind its own.
+    fn headers<'a>(&'a self, date: &'a str) -> Vec<(&'a str, &'a str)> {
+        let mut headers = vec![("Date", date), ("X-Content-Type-Options", "nosniff")];
+        if let Some(origin) = &self.origin {
+            headers.push(("Access-Control-Allow-Origin", origin));
+            headers.push(("Vary", "Origin"));
+        }
+        headers
+    }
+}
+
+impl Http {
+    /// Whether nothing has come yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        !self.is_used
+    }
+
+    pub(super) fn begun_ns(&self) -> u64 {
+        self.begun_ns
+    }
+
+    pub(super) fn has_body_begun(&self) -> bool {
+        self.has_body_begun
+    }
+
+    /// Whether the client waits, and not the broker.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.chunked
+            .as_ref()
+            .map_or(0, |chunked| chunked.body.capacity())
+    }
+
+    pub(super) fn forget_unfinished(&mut self) {
+        self.chunked = None;
+    }
+
+    /// Carries out the requests in `input`, as far as the connection may go on; gives how many bytes they were.
+    pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Done) {
+        let mut consumed = 0;
+        loop {
+            if let Some(then) = cx.must_pause(None) {
+                return (consumed, Done::Then(then));
+            }
+            if self.is_over {
+                return (consumed, Done::Then(Then::Close(CloseReason::Quit)));
+            }
+            let rest = &input[consumed..];
+            let step = match self.chunked.take() {
+                Some(chunked) => self.take_chunks(chunked, rest, cx),
+                None => self.take_request(rest, cx),
+            };
+            match step {
+                Ok((taken, None)) => consumed += taken,
+                Ok((taken, Some(done))) => return (consumed + taken, done),
+                Err(error) => {
+                    // What follows cannot be told apart any more.
+                    let manner = Manner {
+                        keep_alive: false,
+                        is_head: false,
+                        origin: None,
+                    };
+                    self.refuse(&error.into(), &manner, cx);
+                }
+            }
+        }
+    }
+
+    /// Takes the request at the start of the input; gives its bytes, and what follows unless the next request does.
+    fn take_request(
+        &mut self,
+        input: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(usize, Option<Done>), HttpError> {
+        if input.starts_with(http::END) {
+            // Old clients end a body with a line end too many.
+            return Ok((http::END.len(), None));
+        }
+        let read_on = |needed| Ok((0, Some(Done::Then(Then::Read { needed }))));
+        self.is_used |= !input.is_empty();
+        let Some(head) = Head::parse(input)? else {
+            if !input.is_empty() && self.begun_ns == 0 {
+                self.begun_ns = cx.now.monotonic_ns.max(1);
+            }
+            return read_on(input.len() + 1);
+        };
+        self.begun_ns = 0;
+        let manner = Manner::of(&head, cx);
+        let route = match routes::find(&head, cx.settings) {
+            Ok(route) => route,
+            Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, &head, cx)),
+        };
+        let Route::Publish(topic) = route else {
+            if head.body != Body::Length(0) {
+                let text = "this request has no body";
+                let error = HttpError::new(400, "request_invalid", text);
+                return Ok(self.refuse_unread(&error.into(), manner, &head, cx));
+            }
+            cx.counters.commands += 1;
+            return Ok((head.length, self.carry_out(route, manner, &head, cx)));
+        };
+        let publish = match publish_of(topic, &head, cx) {
+            Ok(publish) => publish,
+            Err(refusal) => {
+                return Ok(self.refuse_unread(&no_route_of(refusal), manner, &head, cx));
+            }
+        };
+        self.has_body_begun = true;
+        if head.expects_continue && !std::mem::replace(&mut self.has_continued, true) {
+            cx.outboxes
+                .reply_bare(cx.conn, |out| write_head(out, 100, &[]));
+        }
+        match head.body {
+            Body::Length(length) if length > PAYLOAD_BYTES_MAX => {
+                let error = http::too_long(PAYLOAD_BYTES_MAX);
+                Ok(self.refuse_unread(&error.into(), manner, &head, cx))
+            }
+            Body::Length(length) => match input[head.length..].get(..length) {
+                None => read_on(head.length + length),
+                Some(body) => match self.publish(&publish, body, &manner, cx) {
+                    Some(done) => Ok((0, Some(done))),
+                    None => Ok((head.length + length, None)),
+                },
+            },
+            Body::Chunked => {
+                self.chunked = Some(Box::new(Chunked {
+                    publish,
+                    manner,
+                    chunks: Chunks::default(),
+                    body: Vec::new(),
+                }));
+                Ok((head.length, None))
+            }
+        }
+    }
+
+    /// Takes more of a chunked body.
+    fn take_chunks(
+        &mut self,
+        mut chunked: Box<Chunked>,
+        input: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(usize, Option<Done>), HttpError> {
+        let taken = chunked
+            .chunks
+            .take(input, PAYLOAD_BYTES_MAX, &mut chunked.body)?;
+        if chunked.chunks != Chunks::Done {
+            self.chunked = Some(chunked);
+            let needed = input.len() - taken + 1;
+            return Ok((taken, Some(Done::Then(Then::Read { needed }))));
+        }
+        let done = self.publish(&chunked.publish, &chunked.body, &chunked.manner, cx);
+        if done.is_some() {
+            self.chunked = Some(chunked);
+        }
+        Ok((taken, done))
+    }
+
+    /// Publishes a body and answers; gives what follows if that cannot be done now.
+    fn publish(
+        &mut self,
+        publish: &Publish,
+        body: &[u8],
+        manner: &Manner,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        let event = Event {
+            space: Space::Topic,
+            topic: &publish.topic,
+            flags: publish.flags,
+            attributes: &publish.attributes,
+            payload: body,
+            number: 0,
+        };
+        let Some(count) = cx.publish_one(event) else {
+            return Some(Done::Then(Then::Hold));
+        };
+        cx.counters.commands += 1;
+        self.has_body_begun = false;
+        self.has_continued = false;
+        self.answer_json(200, &format!("{{\"count\":{count}}}"), manner, cx);
+        None
+    }
+
+    /// Carries out a request without a body; gives what follows unless the next request does.
+    fn carry_out(
+        &mut self,
+        route: Route,
+        manner: Manner,
+        head: &Head<'_>,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        let asked = match route {
+            Route::Page(asset) => {
+                let reply = Reply {
+                    status: 200,
+                    media_type: asset.media_type,
+                    headers: &[
+                        ("Content-Security-Policy", "default-src 'self'"),
+                        ("Cache-Control", "no-cache"),
+                    ],
+                    body: asset.bytes,
+                };
+                self.answer(&reply, &manner, cx);
+                return None;
+            }
+            Route::Health => {
+                let (status, word) = match cx.settings.is_ending {
+                    true => (503, "draining"),
+                    false => (200, "ok"),
+                };
+                self.answer_json(status, &format!("{{\"status\":\"{word}\"}}"), &manner, cx);
+                return None;
+            }
+            Route::Preflight => {
+                self.preflight(manner, head, cx);
+                return None;
+            }
+            Route::Events(topics) => return self.begin_events(&topics, manner, head, cx),
+            Route::WebSocket(opening) => return Some(open_socket(&opening, &manner, cx)),
+            Route::Publish(_) => unreachable!("a publish has a body"),
+            Route::Info => Asked::Info,
+            Route::Varz => Asked::Varz,
+            Route::Subsz => Asked::Subsz,
+            Route::Connz(connz) => Asked::Connz(connz),
+        };
+        let query = Box::new(asked.query());
+        self.asking = Some(Box::new(Asking { asked, manner }));
+        cx.holds.gather = true;
+        Some(Done::Then(Then::Ask(query)))
+    }
+
+    pub(super) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
+        if let Some(asking) = self.asking.take() {
+            let body = monitor::show(&asking.asked, answer, cx);
+            self.answer_json(200, &body, &asking.manner, cx);
+        }
+    }
+
+    fn preflight(&mut self, manner: Manner, head: &Head<'_>, cx: &mut Context<'_>) {
+        if manner.origin.is_none() && head.values("origin").next().is_some() {
+            let text =
+                "scripts of this origin may not use this broker, unless --http-origin names it";
+            let error = HttpError::new(403, "origin", text);
+            return self.refuse(&error.into(), &manner, cx);
+        }
+        let reply = Reply {
+            status: 204,
+            media_type: "",
+            headers: &[
+                ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
+                (
+                    "Access-Control-Allow-Headers",
+                    "authorization, content-type, last-event-id, sapwood-reply, sapwood-header",
+                ),
+                ("Access-Control-Max-Age", "600"),
+            ],
+            body: b"",
+        };
+        self.answer(&reply, &manner, cx);
+    }
+
+    /// Subscribes to all topics, or to none, and begins the stream.
+    fn begin_events(
+        &mut self,
+        topics: &[Vec<u8>],
+        manner: Manner,
+        head: &Head<'_>,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        let form = cx.form();
+        let member = Member {
+            conn: cx.conn,
+            number: 0,
+        };
+        for topic in topics {
+            let kind = match topic::is_wildcard(topic) {
+                true => FilterKind::Wildcard,
+                false => FilterKind::Topic,
+            };
+            let subscribed = cx
+                .broker
+                .subscribe(member, form, Filter::plain(kind, topic));
+            if let Err(refusal) = subscribed {
+                cx.broker.leave(cx.conn, form);
+                self.refuse(&no_route_of(refusal), &manner, cx);
+                return None;
+            }
+        }
+        cx.interest_changed();
+        let date = Moment::of(cx.now.wall_ms).http();
+        let mut headers = vec![
+            ("Content-Type", "text/event-stream"),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+            // What stands between must not collect events.
+            ("X-Accel-Buffering", "no"),
+        ];
+        headers.extend(manner.headers(&date));
+        let has_been_away = head.values("last-event-id").next().is_some();
+        cx.outboxes.reply_bare(cx.conn, |out| {
+            write_head(out, 200, &headers);
+            out.extend_from_slice(b":\n\n");
+            if has_been_away {
+                out.extend_from_slice(b"event: gap\ndata: {\"events\":null}\n\n");
+            }
+        });
+        Some(Done::Becomes(Mode::Events))
+    }
+
+    /// Answers that a request is refused whose body, if it has one, will not be read.
+    fn refuse_unread(
+        &mut self,
+        no_route: &NoRoute,
+        mut manner: Manner,
+        head: &Head<'_>,
+        cx: &mut Context<'_>,
+    ) -> (usize, Option<Done>) {
+        manner.keep_alive &= head.body == Body::Length(0);
+        if no_route.error.status == 401 && head.values("authorization").next().is_some() {
+            cx.counters.wrong_passwords += 1;
+        }
+        self.refuse(no_route, &manner, cx);
+        (head.length, None)
+    }
+
+    fn refuse(&mut self, no_route: &NoRoute, manner: &Manner, cx: &mut Context<'_>) {
+        cx.counters.errors += 1;
+        let error = &no_route.error;
+        let mut headers = Vec::new();
+        match error.status {
+            401 => headers.push((
+                "WWW-Authenticate",
+                "Basic realm=\"Sapwood\", charset=\"UTF-8\", Bearer",
+            )),
+            426 => {
+                headers.push(("Upgrade", "websocket"));
+                headers.push(("Sec-WebSocket-Version", "13"));
+            }
+            _ => {}
+        }
+        headers.extend(no_route.allow.map(|allow| ("Allow", allow)));
+        let body = error_body(error.code, &error.text);
+        let reply = Reply {
+            status: error.status,
+            media_type: JSON,
+            headers: &headers,
+            body: &body,
+        };
+        self.answer(&reply, manner, cx);
+    }
+
+    fn answer_json(&mut self, status: u16, body: &str, manner: &Manner, cx: &mut Context<'_>) {
+        let reply = Reply {
+            status,
+            media_type: JSON,
+            headers: &[("Cache-Control", "no-store")],
+            body: body.as_bytes(),
+        };
+        self.answer(&reply, manner, cx);
+    }
+
+    fn answer(&mut self, reply: &Reply<'_>, manner: &Manner, cx: &mut Context<'_>) {
+        let date = Moment::of(cx.now.wall_ms).http();
+        let mut length = itoa::Buffer::new();
+        let length = length.format(reply.body.len());
+        let mut headers = Vec::new();
+        if reply.status != 204 {
+            headers.push(("Content-Type", reply.media_type));
+            headers.push(("Content-Length", length));
+        }
+        headers.extend(reply.headers);
+        headers.extend(manner.headers(&date));
+        headers.push(match manner.keep_alive {
+            true => ("Connection", "keep-alive"),
+            false => ("Connection", "close"),
+        });
+        cx.outboxes.reply_bare(cx.conn, |out| {
+            write_head(out, reply.status, &headers);
+            if !manner.is_head {
+                out.extend_from_slice(reply.body);
+            }
+        });
+        self.is_over = !manner.keep_alive;
+    }
+
+    /// Says why the connection is closed, if a request has begun.
+    pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let is_late = reason == CloseReason::Stale && (self.begun_ns > 0 || self.has_body_begun);
+        let (status, code, text) = match reason {
+            CloseReason::TooManyConnections => (
+                503,
+                ErrorCode::ConnectionsFull.name(),
+                "this shard of the broker has as many connections as it may",
+            ),
+            _ if is_late => (408, "request_invalid", "the request did not come in time"),
+            _ => return,
+        };
+        let body = error_body(code, text);
+        let mut length = itoa::Buffer::new();
+        let headers = [
+            ("Content-Type", JSON),
+            ("Content-Length", length.format(body.len())),
+            ("Connection", "close"),
+        ];
+        outboxes.reply_bare(conn, |out| {
+            write_head(out, status, &headers);
+            out.extend_from_slice(&body);
+        });
+    }
+}
+
+fn error_body(code: &str, text: &str) -> Vec<u8> {
+    let mut body = b"{\"error\":{\"code\":".to_vec();
+    json::write_text(&mut body, code);
+    body.extend_from_slice(b",\"text\":");
+    json::write_text(&mut body, text);
+    body.extend_from_slice(b"}}");
+    body
+}
+
+fn no_route_of(refusal: Refusal) -> NoRoute {
+    let status = match refusal.code() {
+        ErrorCode::TopicReserved => 403,
+        ErrorCode::PayloadTooLong => 413,
+        ErrorCode::SubscriptionsFull | ErrorCode::FiltersFull => 503,
+        _ => 400,
+    };
+    HttpError::new(status, refusal.code().name(), &refusal.to_string()).into()
+}
+
+/// What is published to a topic by a request with these headers.
+fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publish, Refusal> {
+    cx.check_topic(Space::Topic, &topic)?;
+    let reply = head.only("sapwood-reply");
+    if let Some(reply) = reply {
+        topic::check_name(reply).map_err(Refusal::Name)?;
+    }
+    let mut headers = Vec::new();
+    for header in head.values("sapwood-header") {
+        let colon = header.iter().position(|&byte| byte == b':');
+        let colon = colon.ok_or(Refusal::Headers)?;
+        headers.push((
+            header[..colon].trim_ascii(),
+            header[colon + 1..].trim_ascii(),
+        ));
+    }
+    let parts = Parts {
+        topic: &topic,
+        reply,
+        headers: &headers,
+        is_end: false,
+        payload: b"",
+    };
+    let mut attributes = Vec::new();
+    let flags = parts.write_attributes(&mut attributes);
+    let flags = flags.map_err(|_| Refusal::Headers)?;
+    Ok(Publish {
+        topic,
+        flags,
+        attributes,
+    })
+}
+
+/// Answers that the connection is a WebSocket from here on.
+fn open_socket(opening: &Opening, manner: &Manner, cx: &mut Context<'_>) -> Done {
+    let date = Moment::of(cx.now.wall_ms).http();
+    let mut headers = vec![
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", opening.accept.as_str()),
+    ];
+    headers.extend(opening.name.map(|name| ("Sec-WebSocket-Protocol", name)));
+    headers.extend(manner.headers(&date));
+    cx.outboxes
+        .reply_bare(cx.conn, |out| write_head(out, 101, &headers));
+    let socket = Socket::new(opening.spoken, opening.is_known);
+    Done::Becomes(Mode::Socket(Box::new(socket)))
+}

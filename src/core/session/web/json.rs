@@ -1,0 +1,334 @@
+//! The JSON protocol, as `JSON.md` beside `wire/json.rs` specifies it: what the native protocol does, as text.
+//!
+//! Start at [`JsonSession::message`].
+
+use super::super::{Context, Then};
+use crate::command::{
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
+};
+use crate::outbox::Outboxes;
+use sapwood_wire::error::ErrorCode;
+use sapwood_wire::json::{self, Hello, Op, Publish, Request, Subscription};
+use sapwood_wire::limits::{GUEST_MESSAGE_BYTES_MAX, JSON_FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use sapwood_wire::native::{PartsError, VERSION, Welcome, When};
+use sapwood_wire::topic;
+
+/// What WELCOME calls the broker.
+const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
+
+/// What the JSON protocol remembers of a connection.
+#[derive(Debug)]
+pub(super) struct JsonSession {
+    authenticated: bool,
+    has_said_anything: bool,
+    /// A `drain` under way: its id, and how many subscriptions end.
+    draining: Option<(Option<u64>, u64)>,
+    last_op: &'static str,
+    name: Box<str>,
+    library: Box<str>,
+}
+
+impl JsonSession {
+    /// `is_known` if the client has proved who it is, or need not.
+    pub(super) fn new(is_known: bool) -> JsonSession {
+        JsonSession {
+            authenticated: is_known,
+            has_said_anything: false,
+            draining: None,
+            last_op: "none",
+            name: Box::default(),
+            library: Box::default(),
+        }
+    }
+
+    pub(super) fn is_guest(&self) -> bool {
+        !self.authenticated
+    }
+
+    pub(super) fn describe(&self, record: &mut ClientRecord) {
+        record.name = self.name.as_bytes().to_vec();
+        let (name, version) = self.library.split_once('/').unwrap_or((&self.library, ""));
+        record.library = (name.into(), version.into());
+        record.command = self.last_op;
+    }
+
+    /// The longest frame that it may send.
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        match self.is_guest() {
+            true => GUEST_MESSAGE_BYTES_MAX,
+            false => JSON_FRAME_BYTES_MAX,
+        }
+    }
+
+    /// Carries out the lines in `input`, as far as the connection may go on.
+    pub(super) fn handle_lines(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
+        let mut consumed = 0;
+        loop {
+            if let Some(then) = cx.must_pause(None) {
+                return (consumed, then);
+            }
+            if let Some(then) = self.end_drain(cx) {
+                return (consumed, then);
+            }
+            let rest = &input[consumed..];
+            let cap = self.frame_bytes_max();
+            let Some(end) = memchr::memchr(b'\n', &rest[..rest.len().min(cap + 2)]) else {
+                if rest.len() > cap + 1 {
+                    let text = format!("a line has at most {cap} bytes");
+                    let then = fail(cx, None, ErrorCode::FrameTooLong, &text);
+                    return (consumed, then);
+                }
+                let needed = rest.len() + 1;
+                return (consumed, Then::Read { needed });
+            };
+            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+            let then = match line.is_empty() {
+                true => None,
+                false => self.message(line, cx),
+            };
+            if !matches!(then, Some(Then::Hold)) {
+                consumed += end + 1;
+            }
+            if let Some(then) = then {
+                return (consumed, then);
+            }
+        }
+    }
+
+    /// Carries out a frame; `None` once it is dealt with, and [`Then::Hold`] if it is to be given again.
+    pub(super) fn message(&mut self, frame: &[u8], cx: &mut Context<'_>) -> Option<Then> {
+        if let Some(then) = self.end_drain(cx) {
+            return Some(then);
+        }
+        let Request { id, op } = match Request::parse(frame) {
+            Ok(request) => request,
+            Err(error) => {
+                refuse(cx, error.id, ErrorCode::RequestInvalid, &error);
+                return self
+                    .is_guest()
+                    .then_some(Then::Close(CloseReason::Protocol));
+            }
+        };
+        if self.is_guest() && !matches!(op, Op::Hello(_)) {
+            let text = "this broker wants a password, send \"hello\" first";
+            return Some(fail(cx, id, ErrorCode::Authentication, text));
+        }
+        let (name, then) = match op {
+            Op::Hello(hello) => ("hello", self.hello(id, &hello, cx)),
+            Op::Publish(publish) => ("publish", publish_message(id, &publish, cx)),
+            Op::Subscribe(subscription) => ("subscribe", subscribe(id, &subscription, cx)),
+            Op::Unsubscribe(subscription) => ("unsubscribe", unsubscribe(id, &subscription, cx)),
+            Op::Ping => ("ping", ok(cx, id, 0)),
+            Op::Drain => ("drain", self.drain(id, cx)),
+        };
+        self.last_op = name;
+        self.has_said_anything |= !matches!(then, Some(Then::Hold));
+        then
+    }
+
+    fn hello(&mut self, id: Option<u64>, hello: &Hello<'_>, cx: &mut Context<'_>) -> Option<Then> {
+        if self.has_said_anything {
+            let text = "\"hello\" opens a connection, and stands there only once";
+            return Some(fail(cx, id, ErrorCode::HelloExpected, text));
+        }
+        if let Some(version) = hello.version
+            && version != u64::from(VERSION)
+        {
+            let text =
+                format!("the client speaks version {version}, this broker version {VERSION}");
+            return Some(fail(cx, id, ErrorCode::Version, &text));
+        }
+        let user = hello.user.as_deref().map(str::as_bytes);
+        let password = hello.password.as_deref().map(str::as_bytes);
+        // Who has proved it by the request that opened the WebSocket need not do so again.
+        let must_prove = self.is_guest() || password.is_some();
+        if must_prove && !cx.settings.is_let_in(user, password) {
+            cx.counters.wrong_passwords += u64::from(password.is_some());
+            let text = match password {
+                Some(_) => "the user or the password is wrong",
+                None => "this broker wants a password, give it in \"hello\"",
+            };
+            return Some(fail(cx, id, ErrorCode::Authentication, text));
+        }
+        self.authenticated = true;
+        self.name = (&*hello.name).into();
+        self.library = (&*hello.library).into();
+        cx.outboxes.hear_all(cx.conn);
+        if let Some(policy) = hello.policy {
+            cx.outboxes.set_policy(cx.conn, policy);
+        }
+        let welcome = Welcome {
+            version: VERSION,
+            broker: BROKER,
+            client: cx.client.0,
+            run: &cx.settings.run_id,
+            payload_max: PAYLOAD_BYTES_MAX as u32,
+        };
+        cx.outboxes
+            .reply(cx.conn, |out| json::write_welcome(out, id, &welcome));
+        None
+    }
+
+    /// Ends all subscriptions, once all that was on its way to them is there.
+    fn drain(&mut self, id: Option<u64>, cx: &mut Context<'_>) -> Option<Then> {
+        cx.settle();
+        let count = cx.broker.count_all(cx.conn) as u64;
+        if count > 0 {
+            cx.broker.begin_to_leave(cx.conn, cx.form());
+            cx.interest_changed();
+        }
+        self.draining = Some((id, count));
+        self.end_drain(cx);
+        None
+    }
+
+    /// Answers a `drain` whose events have all come; [`Then::Hold`] while they have not.
+    pub(super) fn end_drain(&mut self, cx: &mut Context<'_>) -> Option<Then> {
+        let (id, count) = self.draining?;
+        if cx.holds.barrier.is_some() {
+            return Some(Then::Hold);
+        }
+        self.draining = None;
+        cx.settle();
+        cx.broker.leave(cx.conn, cx.form());
+        ok(cx, id, count)
+    }
+
+    /// Says why the connection will be closed.
+    pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let (code, text) = match reason {
+            CloseReason::TooManyConnections => (
+                ErrorCode::ConnectionsFull,
+                "this shard of the broker has as many connections as it may",
+            ),
+            CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no \"hello\" came in time"),
+            _ => return,
+        };
+        outboxes.reply(conn, |out| json::write_error(out, None, code.name(), text));
+    }
+
+    pub(super) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+        if !self.is_guest() {
+            outboxes.reply(conn, |out| json::write_draining(out, milliseconds));
+        }
+    }
+}
+
+fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<Then> {
+    let mut attributes = std::mem::take(&mut cx.delivery.attributes);
+    let published = check(publish, cx).and_then(|()| {
+        let flags = publish
+            .write_attributes(&mut attributes)
+            .map_err(refusal_of)?;
+        let event = Event {
+            space: Space::Topic,
+            topic: publish.topic.as_bytes(),
+            flags,
+            attributes: &attributes,
+            payload: &publish.payload,
+            number: 0,
+        };
+        Ok(cx.publish_one(event))
+    });
+    attributes.clear();
+    cx.delivery.attributes = attributes;
+    match published {
+        Err(refusal) => {
+            refuse(cx, id, refusal.code(), &refusal);
+            None
+        }
+        Ok(None) => Some(Then::Hold),
+        Ok(Some(count)) => match publish.when {
+            When::Unheard if count > 0 => None,
+            When::Unheard | When::Always => ok(cx, id, count),
+        },
+    }
+}
+
+fn refusal_of(error: PartsError) -> Refusal {
+    match error {
+        PartsError::Payload(length) => Refusal::PayloadTooLong(length),
+        PartsError::Topic(_) | PartsError::Header | PartsError::Headers(_) => Refusal::Headers,
+    }
+}
+
+fn check(publish: &Publish<'_>, cx: &Context<'_>) -> Result<(), Refusal> {
+    cx.check_topic(Space::Topic, publish.topic.as_bytes())?;
+    match publish.reply() {
+        Some(reply) => topic::check_name(reply).map_err(Refusal::Name),
+        None => Ok(()),
+    }
+}
+
+fn subscribe(
+    id: Option<u64>,
+    subscription: &Subscription<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Then> {
+    cx.settle();
+    let (member, filter) = key(cx.conn, subscription);
+    match cx.broker.subscribe(member, cx.form(), filter) {
+        Ok(is_new) => {
+            if is_new {
+                cx.interest_changed();
+            }
+            let count = cx.broker.count_all(cx.conn);
+            ok(cx, id, count as u64)
+        }
+        Err(refusal) => {
+            refuse(cx, id, refusal.code(), &refusal);
+            None
+        }
+    }
+}
+
+fn unsubscribe(
+    id: Option<u64>,
+    subscription: &Subscription<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Then> {
+    cx.settle();
+    let (member, filter) = key(cx.conn, subscription);
+    if cx.broker.unsubscribe(member, cx.form(), filter) {
+        cx.interest_changed();
+    }
+    let count = cx.broker.count_all(cx.conn);
+    ok(cx, id, count as u64)
+}
+
+fn key<'a>(conn: ConnId, subscription: &'a Subscription<'_>) -> (Member, Filter<'a>) {
+    let name = subscription.filter.as_bytes();
+    let kind = match topic::is_wildcard(name) {
+        true => FilterKind::Wildcard,
+        false => FilterKind::Topic,
+    };
+    let member = Member {
+        conn,
+        number: subscription.member,
+    };
+    let group = subscription.group.as_bytes();
+    (member, Filter { kind, name, group })
+}
+
+/// Answers a request that wants it.
+fn ok(cx: &mut Context<'_>, id: Option<u64>, count: u64) -> Option<Then> {
+    if let Some(id) = id {
+        cx.outboxes
+            .reply(cx.conn, |out| json::write_ok(out, id, count));
+    }
+    None
+}
+
+fn refuse(cx: &mut Context<'_>, id: Option<u64>, code: ErrorCode, what: &dyn std::fmt::Display) {
+    cx.settle();
+    cx.counters.errors += 1;
+    let text = what.to_string();
+    cx.outboxes.reply(cx.conn, |out| {
+        json::write_error(out, id, code.name(), &text);
+    });
+}
+
+fn fail(cx: &mut Context<'_>, id: Option<u64>, code: ErrorCode, text: &str) -> Then {
+    refuse(cx, id, code, &text);
+    Then::Close(CloseReason::Protocol)
+}

@@ -1,0 +1,256 @@
+//! What begins as HTTP: requests, server-sent events, WebSocket with what is spoken in it; and the JSON protocol by
+//! itself, which the first byte tells from HTTP.
+//!
+//! Owns which of these a connection is. `WEB.md` and `JSON.md` specify them. Start at [`WebSession::handle`].
+
+mod http;
+mod json;
+mod monitor;
+mod page;
+mod routes;
+mod socket;
+mod text;
+
+use super::{Context, Handled, Settings, Spoken, Then};
+use crate::command::{Answer, ClientRecord, CloseReason, ConnId, Form, Now};
+use crate::limits::{HTTP_BODY_MS_MAX, HTTP_IDLE_MS_MAX, SSE_HEARTBEAT_MS, WEB_PINGS_OUT_MAX};
+use crate::outbox::Outboxes;
+use http::Http;
+use json::JsonSession;
+use socket::Socket;
+
+/// What an operator may say about the web.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebSettings {
+    /// Origins whose scripts may use the broker besides its own page's, such as `https://example.org`; `*` is any.
+    pub origins: Vec<String>,
+    /// Whether `/echo` is there.
+    pub echo: bool,
+}
+
+/// What the web's protocols remember of a connection.
+#[derive(Debug)]
+pub(crate) struct WebSession {
+    mode: Mode,
+    /// It must prove who it is from now on, since this was last asked.
+    became_guest: bool,
+    /// When it was last sent a heartbeat, or asked whether it is there, by the monotonic clock.
+    asked_ns: u64,
+    /// Times that it was asked and has not answered.
+    pings_out: u8,
+}
+
+/// What a connection is.
+#[derive(Debug)]
+enum Mode {
+    Http(Http),
+    /// Server-sent events: whatever comes means nothing any more.
+    Events,
+    Socket(Box<Socket>),
+    /// The JSON protocol by itself, a frame a line.
+    Lines(Box<JsonSession>),
+}
+
+/// What a part of the web did with input.
+enum Done {
+    /// It ends here, for now.
+    Then(Then),
+    /// The connection is something else from here on.
+    Becomes(Mode),
+}
+
+impl WebSession {
+    pub(crate) fn new() -> WebSession {
+        WebSession {
+            mode: Mode::Http(Http::default()),
+            became_guest: false,
+            asked_ns: 0,
+            pings_out: 0,
+        }
+    }
+
+    /// A WebSocket whose opening is over.
+    pub(crate) fn opened(spoken: Spoken, settings: &Settings) -> WebSession {
+        let socket = Socket::new(spoken, settings.password.is_none());
+        WebSession {
+            mode: Mode::Socket(Box::new(socket)),
+            ..WebSession::new()
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+        let mut consumed = 0;
+        self.pings_out = 0;
+        loop {
+            let rest = &input[consumed..];
+            let (taken, done) = match &mut self.mode {
+                Mode::Http(http) if http.is_fresh() && rest.first() == Some(&b'{') => {
+                    let lines = JsonSession::new(cx.settings.password.is_none());
+                    (0, Done::Becomes(Mode::Lines(Box::new(lines))))
+                }
+                Mode::Http(http) => http.handle(rest, cx),
+                Mode::Events => (rest.len(), Done::Then(Then::Read { needed: 1 })),
+                Mode::Socket(socket) => {
+                    let (taken, then) = socket.handle(rest, cx);
+                    (taken, Done::Then(then))
+                }
+                Mode::Lines(json) => {
+                    let (taken, then) = json.handle_lines(rest, cx);
+                    (taken, Done::Then(then))
+                }
+            };
+            consumed += taken;
+            match done {
+                Done::Then(then) => return Handled { consumed, then },
+                Done::Becomes(mode) => self.become_mode(mode, cx),
+            }
+        }
+    }
+
+    fn become_mode(&mut self, mode: Mode, cx: &mut Context<'_>) {
+        match &mode {
+            Mode::Lines(_) => cx.outboxes.set_form(cx.conn, Form::JsonLines),
+            Mode::Socket(socket) => cx.outboxes.set_form(cx.conn, socket.spoken().form()),
+            Mode::Http(_) | Mode::Events => {}
+        }
+        self.mode = mode;
+        self.asked_ns = cx.now.monotonic_ns;
+        self.became_guest = self.is_guest();
+        self.begin(cx.conn, cx.outboxes);
+    }
+
+    /// Begins what needs no word of the client.
+    fn begin(&self, conn: ConnId, outboxes: &mut Outboxes) {
+        let hears_all = match &self.mode {
+            Mode::Socket(socket) => socket.hears_all(),
+            Mode::Lines(json) => !json.is_guest(),
+            Mode::Http(_) | Mode::Events => false,
+        };
+        if hears_all {
+            outboxes.hear_all(conn);
+        }
+    }
+
+    /// Begins a connection that is a WebSocket from the start.
+    pub(crate) fn greet(&self, conn: ConnId, outboxes: &mut Outboxes) {
+        self.begin(conn, outboxes);
+    }
+
+    pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
+        match &mut self.mode {
+            Mode::Http(http) => http.answered(answer, cx),
+            _ => unreachable!("only HTTP asks: {answer:?}"),
+        }
+    }
+
+    /// Says why the connection is closed.
+    pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        match &self.mode {
+            Mode::Http(http) => http.say_why(reason, conn, outboxes),
+            Mode::Events => {}
+            Mode::Socket(socket) => socket.say_why(reason, conn, outboxes),
+            Mode::Lines(json) => json.say_why(reason, conn, outboxes),
+        }
+    }
+
+    pub(crate) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+        match &self.mode {
+            Mode::Http(_) | Mode::Events => {}
+            Mode::Socket(socket) => socket.announce_end(milliseconds, conn, outboxes),
+            Mode::Lines(json) => json.announce_end(milliseconds, conn, outboxes),
+        }
+    }
+
+    /// Whether it is to be told that the node ends, and closed, before the node closes it.
+    pub(crate) fn is_closed_early(&self) -> bool {
+        matches!(self.mode, Mode::Socket(_))
+    }
+
+    pub(crate) fn describe(&self, record: &mut ClientRecord) {
+        match &self.mode {
+            Mode::Http(_) => record.command = "http",
+            Mode::Events => record.command = "events",
+            Mode::Socket(socket) => socket.describe(record),
+            Mode::Lines(json) => json.describe(record),
+        }
+    }
+
+    pub(crate) fn is_guest(&self) -> bool {
+        match &self.mode {
+            // Each request brings its own proof.
+            Mode::Http(_) | Mode::Events => false,
+            Mode::Socket(socket) => socket.is_guest(),
+            Mode::Lines(json) => json.is_guest(),
+        }
+    }
+
+    pub(crate) fn take_became_guest(&mut self) -> bool {
+        std::mem::take(&mut self.became_guest)
+    }
+
+    pub(crate) fn forget_unfinished(&mut self) {
+        match &mut self.mode {
+            Mode::Http(http) => http.forget_unfinished(),
+            Mode::Socket(socket) => socket.forget_unfinished(),
+            Mode::Events | Mode::Lines(_) => {}
+        }
+    }
+
+    pub(crate) fn kept_bytes(&self) -> usize {
+        match &self.mode {
+            Mode::Http(http) => http.kept_bytes(),
+            Mode::Socket(socket) => socket.kept_bytes(),
+            Mode::Events | Mode::Lines(_) => 0,
+        }
+    }
+
+    /// Looks after the time: sends heartbeats, asks the silent. Gives why the connection is to be closed, if it is.
+    pub(crate) fn look(
+        &mut self,
+        active_ns: u64,
+        now: Now,
+        settings: &Settings,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) -> Option<CloseReason> {
+        let since = |then_ns: u64| now.monotonic_ns.saturating_sub(then_ns) / 1_000_000;
+        match &mut self.mode {
+            Mode::Http(http) => {
+                let begun_ns = http.begun_ns();
+                let is_late = if http.is_waiting() {
+                    false
+                } else if begun_ns > 0 {
+                    since(begun_ns) >= settings.limits.guest_ms_max
+                } else if http.has_body_begun() {
+                    since(active_ns) >= HTTP_BODY_MS_MAX
+                } else {
+                    since(active_ns) >= HTTP_IDLE_MS_MAX
+                };
+                is_late.then_some(CloseReason::Stale)
+            }
+            Mode::Events => {
+                // A reader that has not taken what is there needs no more.
+                let is_due = since(self.asked_ns) >= SSE_HEARTBEAT_MS;
+                if is_due && outboxes.outbox(conn).len() == 0 {
+                    self.asked_ns = now.monotonic_ns;
+                    outboxes.reply_bare(conn, |out| out.extend_from_slice(b":\n\n"));
+                }
+                None
+            }
+            Mode::Socket(socket) => {
+                let quiet_ms = since(active_ns.max(self.asked_ns));
+                if quiet_ms < settings.limits.ping_ms || socket.is_guest() {
+                    return None;
+                }
+                if self.pings_out == WEB_PINGS_OUT_MAX {
+                    return Some(CloseReason::Stale);
+                }
+                self.pings_out += 1;
+                self.asked_ns = now.monotonic_ns;
+                socket.ping(conn, outboxes);
+                None
+            }
+            Mode::Lines(_) => None,
+        }
+    }
+}

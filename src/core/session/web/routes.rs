@@ -1,0 +1,379 @@
+//! Which request means what, and who may make it.
+//!
+//! Owns paths, methods, and the rules about passwords, hosts and origins. Start at [`find`].
+
+use super::super::{Settings, Spoken};
+use super::page::{self, Asset};
+use sapwood_wire::http::{Head, HttpError, Method, decode, query_pairs};
+use sapwood_wire::json;
+use sapwood_wire::websocket::accept_key;
+use std::net::IpAddr;
+
+/// Most topics of one request for server-sent events.
+const TOPICS_MAX: usize = 1_000;
+
+/// The sub-protocols that are known.
+const SUB_PROTOCOLS: [(&str, Spoken); 3] = [
+    ("sapwood.text", Spoken::Text),
+    ("sapwood.json", Spoken::Json),
+    ("sapwood.native", Spoken::Native),
+];
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) enum Route {
+    Page(&'static Asset),
+    Health,
+    Info,
+    Varz,
+    Connz(Connz),
+    Subsz,
+    /// To this topic.
+    Publish(Vec<u8>),
+    /// Of these topics and wildcards.
+    Events(Vec<Vec<u8>>),
+    WebSocket(Opening),
+    /// What a script of another origin may do.
+    Preflight,
+}
+
+/// How a WebSocket is opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub spoken: Spoken,
+    /// The sub-protocol, if one was asked for.
+    pub name: Option<&'static str>,
+    pub accept: String,
+    /// The request has proved who the client is, or that is not wanted.
+    pub is_known: bool,
+}
+
+/// Which connections are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Connz {
+    pub offset: usize,
+    pub limit: usize,
+    pub with_subscriptions: bool,
+    pub sort: Vec<u8>,
+    pub cid: Option<u64>,
+}
+
+/// What a request's path stands for, before it is known whether it may be made.
+enum Place {
+    Page(&'static Asset),
+    Health,
+    Info,
+    Varz,
+    Connz,
+    Subsz,
+    Topics,
+    WebSocket,
+    Echo,
+}
+
+impl Place {
+    fn of(path: &str, settings: &Settings) -> Option<Place> {
+        Some(match path {
+            "/health" | "/healthz" => Place::Health,
+            "/info" => Place::Info,
+            "/varz" => Place::Varz,
+            "/connz" => Place::Connz,
+            "/subsz" => Place::Subsz,
+            "/ws" => Place::WebSocket,
+            "/echo" if settings.web.echo => Place::Echo,
+            "/v1/topics" => Place::Topics,
+            _ if path.starts_with("/v1/topics/") => Place::Topics,
+            _ => Place::Page(page::find(path)?),
+        })
+    }
+
+    /// The methods that it takes, for people and programs.
+    fn allows(&self) -> &'static str {
+        match self {
+            Place::Topics => "GET, POST, OPTIONS",
+            Place::WebSocket | Place::Echo => "GET, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    fn takes(&self, method: Method) -> bool {
+        match method {
+            Method::Get | Method::Options => true,
+            Method::Head => self.allows().contains("HEAD"),
+            Method::Post => self.allows().contains("POST"),
+            Method::Other => false,
+        }
+    }
+}
+
+/// Why there is no route, and the methods that there are, if that is why.
+#[derive(Debug)]
+pub(super) struct NoRoute {
+    pub error: HttpError,
+    pub allow: Option<&'static str>,
+}
+
+impl From<HttpError> for NoRoute {
+    fn from(error: HttpError) -> NoRoute {
+        NoRoute { error, allow: None }
+    }
+}
+
+fn refuse(status: u16, code: &'static str, text: &str) -> NoRoute {
+    HttpError::new(status, code, text).into()
+}
+
+/// Finds out what a request asks for, and whether it may.
+pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<Route, NoRoute> {
+    check_host(head, settings)?;
+    let place = Place::of(head.path, settings).ok_or_else(|| {
+        refuse(
+            404,
+            "not_found",
+            "there is nothing at this path; GET / shows what there is",
+        )
+    })?;
+    if !place.takes(head.method) {
+        let text = format!("this path takes {}", place.allows());
+        return Err(NoRoute {
+            error: HttpError::new(405, "method", &text),
+            allow: Some(place.allows()),
+        });
+    }
+    if head.method == Method::Options {
+        return Ok(Route::Preflight);
+    }
+    let opens = matches!(place, Place::WebSocket | Place::Echo);
+    let changes = opens || head.method == Method::Post;
+    if changes && !is_origin_welcome(head, settings) {
+        let text = "scripts of this origin may not use this broker, unless --http-origin names it";
+        return Err(refuse(403, "origin", text));
+    }
+    let proof = proof(head, settings);
+    if proof == Proof::Wrong || proof == Proof::Missing && !opens && !is_open(&place) {
+        let text = "this broker wants a password, by Authorization: Bearer or Basic";
+        return Err(refuse(401, "authentication", text));
+    }
+    Ok(match place {
+        Place::Page(asset) => Route::Page(asset),
+        Place::Health => Route::Health,
+        Place::Info => Route::Info,
+        Place::Varz => Route::Varz,
+        Place::Connz => Route::Connz(connz(head)?),
+        Place::Subsz => Route::Subsz,
+        Place::Topics => topics(head)?,
+        Place::WebSocket | Place::Echo => {
+            let mut opening = opening(head)?;
+            opening.is_known = proof == Proof::Right;
+            if let Place::Echo = place {
+                opening.spoken = Spoken::Echo;
+            }
+            Route::WebSocket(opening)
+        }
+    })
+}
+
+/// Whether something is shown without a password.
+fn is_open(place: &Place) -> bool {
+    matches!(place, Place::Health)
+}
+
+/// What a request says about who makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Right,
+    Wrong,
+    Missing,
+}
+
+fn proof(head: &Head<'_>, settings: &Settings) -> Proof {
+    if settings.password.is_none() {
+        return Proof::Right;
+    }
+    if head.values("authorization").next().is_none() {
+        return Proof::Missing;
+    }
+    let is_right = head.only("authorization").is_some_and(|value| {
+        let blank = value.iter().position(|&byte| byte == b' ');
+        let (scheme, rest) = value.split_at(blank.unwrap_or(value.len()));
+        let rest = rest.trim_ascii();
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            return settings.is_let_in(None, Some(rest));
+        }
+        let decoded = scheme
+            .eq_ignore_ascii_case(b"basic")
+            .then(|| json::from_base64(rest));
+        let decoded = decoded.flatten().unwrap_or_default();
+        let colon = decoded.iter().position(|&byte| byte == b':');
+        colon.is_some_and(|colon| {
+            let user = Some(&decoded[..colon]).filter(|user| !user.is_empty());
+            settings.is_let_in(user, Some(&decoded[colon + 1..]))
+        })
+    });
+    match is_right {
+        true => Proof::Right,
+        false => Proof::Wrong,
+    }
+}
+
+/// A host without its port.
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+/// Without a password, only names that nobody else can make point here: else a page could have its own name point to this machine
+/// and would then be of the same origin.
+fn check_host(head: &Head<'_>, settings: &Settings) -> Result<(), NoRoute> {
+    let Some(host) = head.only("host") else {
+        return Ok(());
+    };
+    let host = String::from_utf8_lossy(host);
+    let name = host_name(&host);
+    let is_local = name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok();
+    let is_given = settings.web.origins.iter().any(|origin| {
+        let given = origin.split_once("://").map_or(&**origin, |(_, rest)| rest);
+        origin == "*" || host_name(given).eq_ignore_ascii_case(name)
+    });
+    if settings.password.is_some() || is_local || is_given {
+        return Ok(());
+    }
+    let text = "without a password, this broker answers to addresses, localhost and the hosts given by --http-origin";
+    Err(refuse(403, "host", text))
+}
+
+/// The origin that a request's script is of, if it may read the answer.
+pub(super) fn readable_by<'a>(head: &Head<'a>, settings: &Settings) -> Option<&'a str> {
+    let origin = std::str::from_utf8(head.only("origin")?).ok()?;
+    let origins = &settings.web.origins;
+    let is_given = |given: &String| given == "*" || given.eq_ignore_ascii_case(origin);
+    origins.iter().any(is_given).then_some(origin)
+}
+
+/// Whether a script of this origin may change something: it is this broker's own page, or was given.
+fn is_origin_welcome(head: &Head<'_>, settings: &Settings) -> bool {
+    if head.values("origin").next().is_none() {
+        // No browser, which always says it.
+        return true;
+    }
+    let origin = head
+        .only("origin")
+        .and_then(|origin| std::str::from_utf8(origin).ok());
+    let host = head
+        .only("host")
+        .and_then(|host| std::str::from_utf8(host).ok());
+    let is_same = origin.zip(host).is_some_and(|(origin, host)| {
+        let of = origin.split_once("://").map(|(_, rest)| rest);
+        of.is_some_and(|of| of.eq_ignore_ascii_case(host))
+    });
+    is_same || readable_by(head, settings).is_some()
+}
+
+fn invalid(text: &str) -> NoRoute {
+    refuse(400, "request_invalid", text)
+}
+
+/// The topics of a path and a query.
+fn topics(head: &Head<'_>) -> Result<Route, NoRoute> {
+    let wrong = || invalid("a `%` is followed by two hexadecimal digits");
+    let mut topics = Vec::new();
+    if let Some(topic) = head.path.strip_prefix("/v1/topics/") {
+        topics.push(decode(topic, false).ok_or_else(wrong)?);
+    }
+    if head.method == Method::Post {
+        return match (topics.pop(), head.query) {
+            (Some(topic), "") => Ok(Route::Publish(topic)),
+            _ => Err(invalid(
+                "a publish goes to /v1/topics/{topic}, without a query",
+            )),
+        };
+    }
+    for pair in query_pairs(head.query) {
+        let (name, value) = pair.ok_or_else(wrong)?;
+        if name != b"topic" {
+            return Err(invalid("the query has only `topic`, as often as wanted"));
+        }
+        topics.push(value);
+    }
+    match topics.len() {
+        0 => Err(invalid("name a topic: /v1/topics/{topic}, or ?topic=")),
+        1..=TOPICS_MAX => Ok(Route::Events(topics)),
+        _ => Err(invalid("at most 1,000 topics at once")),
+    }
+}
+
+fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
+    let mut connz = Connz {
+        offset: 0,
+        limit: 1_024,
+        with_subscriptions: false,
+        sort: b"cid".to_vec(),
+        cid: None,
+    };
+    let number = |text: &[u8]| -> Result<u64, NoRoute> {
+        let text = std::str::from_utf8(text).ok();
+        let number = text.and_then(|text| text.parse().ok());
+        number.ok_or_else(|| invalid("`offset`, `limit` and `cid` are numbers"))
+    };
+    for pair in query_pairs(head.query) {
+        let (name, value) = pair.ok_or_else(|| invalid("the query is not percent-encoded"))?;
+        match name.as_slice() {
+            b"offset" => connz.offset = number(&value)? as usize,
+            b"limit" => connz.limit = number(&value)? as usize,
+            b"cid" => connz.cid = Some(number(&value)?),
+            b"subs" => connz.with_subscriptions = matches!(&value[..], b"1" | b"true" | b"detail"),
+            b"sort" => connz.sort = value,
+            // Tools ask for more than there is here.
+            _ => {}
+        }
+    }
+    Ok(connz)
+}
+
+/// What a request to open a WebSocket wants.
+fn opening(head: &Head<'_>) -> Result<Opening, NoRoute> {
+    let is_upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
+    if !is_upgrade || !head.is_current {
+        let text =
+            "a WebSocket is opened here: Connection: Upgrade, Upgrade: websocket, in HTTP/1.1";
+        return Err(refuse(426, "request_invalid", text));
+    }
+    if head.only("sec-websocket-version") != Some(b"13") {
+        return Err(refuse(
+            426,
+            "request_invalid",
+            "Sec-WebSocket-Version is 13",
+        ));
+    }
+    let key = head.only("sec-websocket-key").unwrap_or_default();
+    if json::from_base64(key).is_none_or(|key| key.len() != 16) {
+        return Err(invalid("Sec-WebSocket-Key is 16 bytes in base64"));
+    }
+    let asked = head.values("sec-websocket-protocol");
+    let mut asked = asked.flat_map(|list| list.split(|&byte| byte == b','));
+    let mut is_asked = false;
+    let chosen = asked.find_map(|name| {
+        is_asked = true;
+        let name = name.trim_ascii();
+        let mut known = SUB_PROTOCOLS.iter();
+        known.find(|(other, _)| other.as_bytes() == name)
+    });
+    let (name, spoken) = match (chosen, is_asked) {
+        (Some(&(name, spoken)), _) => (Some(name), spoken),
+        (None, false) => (None, Spoken::Text),
+        (None, true) => {
+            let text = "of sub-protocols sapwood.text, sapwood.json and sapwood.native are known";
+            return Err(invalid(text));
+        }
+    };
+    Ok(Opening {
+        spoken,
+        name,
+        accept: accept_key(key),
+        is_known: false,
+    })
+}

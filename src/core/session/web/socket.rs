@@ -1,0 +1,427 @@
+//! WebSocket under a session: frames of the client become messages, and what is spoken in them is a session's own.
+//!
+//! Owns the message that is being received, and the rules of RFC 6455 that span frames. What the session writes is put
+//! into frames by the form of the connection. A message that stands whole in the input is unmasked into a buffer that all connections
+//! share; only one that comes in parts is kept. Start at [`Socket::handle`].
+
+use super::super::native::NativeSession;
+use super::super::{Context, Spoken, Then};
+use super::json::JsonSession;
+use super::text::TextSession;
+use crate::command::{ClientRecord, CloseReason, ConnId};
+use crate::limits::GUEST_OUTBOX_BYTES_MAX;
+use crate::outbox::Outboxes;
+use sapwood_wire::limits::{
+    GUEST_MESSAGE_BYTES_MAX, NATIVE_FRAME_BYTES_MAX, NATIVE_HELLO_BYTES_MAX, TEXT_COMMAND_BYTES_MAX,
+};
+use sapwood_wire::native::LENGTH_BYTES;
+use sapwood_wire::websocket::{
+    self, BINARY, CLOSE, CONTINUE, CONTROL_BYTES_MAX, Closing, Frame, OpCode, PING, PONG, TEXT,
+    Utf8Check,
+};
+
+/// What is spoken in the messages.
+#[derive(Debug)]
+enum Inner {
+    Text(TextSession),
+    Json(JsonSession),
+    Native(NativeSession),
+    Echo,
+}
+
+/// A frame of which not everything has come.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    frame: Frame,
+    /// Bytes of its payload that have come.
+    came: u64,
+}
+
+/// What a WebSocket remembers.
+#[derive(Debug)]
+pub(super) struct Socket {
+    inner: Inner,
+    /// The kind of the message that comes in several frames, or in one that has not come whole.
+    begun: Option<OpCode>,
+    part: Option<Part>,
+    /// What has come of that message; or what is left of a whole one that could not be dealt with at once.
+    message: Vec<u8>,
+    /// `message` is whole: it comes before what is read next.
+    is_whole: bool,
+    check: Utf8Check,
+    /// A close has been written: nothing may follow.
+    is_closed: bool,
+}
+
+impl Socket {
+    /// `is_known` if the client has proved who it is, or need not.
+    pub(super) fn new(spoken: Spoken, is_known: bool) -> Socket {
+        Socket {
+            inner: match spoken {
+                Spoken::Text => Inner::Text(TextSession::new(is_known)),
+                Spoken::Json => Inner::Json(JsonSession::new(is_known)),
+                Spoken::Native => Inner::Native(NativeSession::new(is_known)),
+                Spoken::Echo => Inner::Echo,
+            },
+            begun: None,
+            part: None,
+            message: Vec::new(),
+            is_whole: false,
+            check: Utf8Check::default(),
+            is_closed: false,
+        }
+    }
+
+    pub(super) fn spoken(&self) -> Spoken {
+        match &self.inner {
+            Inner::Text(_) => Spoken::Text,
+            Inner::Json(_) => Spoken::Json,
+            Inner::Native(_) => Spoken::Native,
+            Inner::Echo => Spoken::Echo,
+        }
+    }
+
+    pub(super) fn is_guest(&self) -> bool {
+        match &self.inner {
+            Inner::Text(text) => text.is_guest(),
+            Inner::Json(json) => json.is_guest(),
+            Inner::Native(native) => native.is_guest(),
+            Inner::Echo => false,
+        }
+    }
+
+    /// Whether it gets what is published to all, as it stands.
+    pub(super) fn hears_all(&self) -> bool {
+        matches!(self.inner, Inner::Text(_) | Inner::Json(_)) && !self.is_guest()
+    }
+
+    pub(super) fn describe(&self, record: &mut ClientRecord) {
+        match &self.inner {
+            Inner::Text(text) => record.command = text.last_command(),
+            Inner::Json(json) => json.describe(record),
+            Inner::Native(native) => native.describe(record),
+            Inner::Echo => record.command = "echo",
+        }
+    }
+
+    pub(super) fn forget_unfinished(&mut self) {
+        self.message = Vec::new();
+        self.is_whole = false;
+    }
+
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.message.capacity()
+    }
+
+    /// The longest message that may come.
+    fn message_bytes_max(&self) -> usize {
+        match &self.inner {
+            Inner::Text(text) if text.is_guest() => GUEST_MESSAGE_BYTES_MAX,
+            Inner::Text(_) | Inner::Echo => TEXT_COMMAND_BYTES_MAX,
+            Inner::Json(json) => json.frame_bytes_max(),
+            Inner::Native(native) if native.is_guest() => NATIVE_HELLO_BYTES_MAX + LENGTH_BYTES,
+            Inner::Native(_) => NATIVE_FRAME_BYTES_MAX + LENGTH_BYTES,
+        }
+    }
+
+    /// Takes the frames at the start of the input, as far as the connection may go on; gives how many bytes
+    /// those were.
+    pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
+        let mut consumed = 0;
+        let then = loop {
+            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            if let Some(then) = cx.must_pause(guest_cap) {
+                break then;
+            }
+            if let Some(then) = self.go_on(cx) {
+                break then;
+            }
+            if self.is_whole {
+                if let Some(then) = self.deal_with_kept(cx) {
+                    break self.ended(then, cx);
+                }
+                continue;
+            }
+            let rest = &input[consumed..];
+            let step = match self.part {
+                Some(part) => self.take_part(part, rest),
+                None => self.take_frame(rest, cx),
+            };
+            match step {
+                Ok((taken, None)) => consumed += taken,
+                Ok((taken, Some(then))) => {
+                    consumed += taken;
+                    break self.ended(then, cx);
+                }
+                Err(closing) => break self.close(closing, cx),
+            }
+        };
+        (consumed, then)
+    }
+
+    /// Lets the session end what it had begun; gives what follows unless that is the next message.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Option<Then> {
+        match &mut self.inner {
+            Inner::Native(native) if native.is_draining() => match native.handle(&[], cx).then {
+                Then::Read { .. } => None,
+                then => Some(then),
+            },
+            Inner::Json(json) => json.end_drain(cx),
+            Inner::Text(_) | Inner::Native(_) | Inner::Echo => None,
+        }
+    }
+
+    /// Closes because of what the client sent.
+    fn close(&mut self, closing: Closing, cx: &mut Context<'_>) -> Then {
+        cx.settle();
+        cx.counters.errors += 1;
+        cx.outboxes.reply_bare(cx.conn, |out| {
+            websocket::write_close(out, Some(closing.code), closing.text);
+        });
+        self.is_closed = true;
+        Then::Close(CloseReason::Protocol)
+    }
+
+    /// What the end of a session means for its WebSocket.
+    fn ended(&mut self, then: Then, cx: &mut Context<'_>) -> Then {
+        if let Then::Close(CloseReason::Protocol) = then
+            && !self.is_closed
+        {
+            let closing = match self.is_guest() {
+                true => Closing {
+                    code: 1008,
+                    text: "not let in",
+                },
+                false => Closing::protocol("the error before says why"),
+            };
+            return self.close(closing, cx);
+        }
+        then
+    }
+
+    /// Takes a frame's header, and its payload if that is there; gives how many bytes that was, and what
+    /// follows unless the next frame does.
+    fn take_frame(
+        &mut self,
+        input: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(usize, Option<Then>), Closing> {
+        let Some(frame) = Frame::parse(input)? else {
+            let needed = input.len() + 1;
+            return Ok((0, Some(Then::Read { needed })));
+        };
+        let payload = &input[frame.header..];
+        if matches!(frame.opcode, OpCode::Control(_)) {
+            let length = frame.length as usize;
+            let Some(payload) = payload.get(..length) else {
+                let needed = frame.header + length;
+                return Ok((0, Some(Then::Read { needed })));
+            };
+            let then = control(&frame, payload, cx)?;
+            return Ok((frame.header + length, then));
+        }
+        match (frame.opcode == CONTINUE, self.begun) {
+            (true, None) => return Err(Closing::protocol("there is nothing to continue")),
+            (false, Some(_)) => return Err(Closing::protocol("a message is not finished")),
+            _ => {}
+        }
+        let cap = self.message_bytes_max();
+        if frame.length > (cap - self.message.len().min(cap)) as u64 {
+            return Err(Closing {
+                code: 1009,
+                text: "the message is too long",
+            });
+        }
+        match (&self.inner, frame.opcode) {
+            (Inner::Json(_), BINARY) => return Err(unsupported("JSON comes in text messages")),
+            (Inner::Native(_), TEXT) => {
+                return Err(unsupported("native frames come in binary messages"));
+            }
+            _ => {}
+        }
+        let length = frame.length as usize;
+        if let Some(payload) = payload.get(..length)
+            && frame.is_final
+            && self.begun.is_none()
+        {
+            let then = self.take_message(&frame, payload, cx)?;
+            return Ok((frame.header + length, then));
+        }
+        if frame.opcode != CONTINUE {
+            self.begun = Some(frame.opcode);
+        }
+        self.part = Some(Part { frame, came: 0 });
+        Ok((frame.header, None))
+    }
+
+    /// Takes more of a frame's payload.
+    fn take_part(
+        &mut self,
+        mut part: Part,
+        input: &[u8],
+    ) -> Result<(usize, Option<Then>), Closing> {
+        let left = part.frame.length - part.came;
+        let taken = left.min(input.len() as u64) as usize;
+        if taken == 0 && left > 0 {
+            return Ok((0, Some(Then::Read { needed: 1 })));
+        }
+        let start = self.message.len();
+        self.message.extend_from_slice(&input[..taken]);
+        let fresh = &mut self.message[start..];
+        websocket::unmask(fresh, part.frame.mask, part.came);
+        if self.begun == Some(TEXT) && !self.check.take(fresh) {
+            return Err(Closing::NOT_UTF8);
+        }
+        part.came += taken as u64;
+        let is_over = part.came == part.frame.length;
+        self.part = (!is_over).then_some(part);
+        if is_over && part.frame.is_final {
+            if !self.check.is_whole() {
+                return Err(Closing::NOT_UTF8);
+            }
+            self.is_whole = true;
+        }
+        Ok((taken, None))
+    }
+
+    /// Deals with a message that stands whole in the input; keeps what cannot be dealt with now.
+    fn take_message(
+        &mut self,
+        frame: &Frame,
+        payload: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Then>, Closing> {
+        let mut message = std::mem::take(cx.scratch);
+        message.extend_from_slice(payload);
+        websocket::unmask(&mut message, frame.mask, 0);
+        let is_sound = frame.opcode != TEXT || std::str::from_utf8(&message).is_ok();
+        let then = is_sound.then(|| {
+            let (consumed, then) = self.deal_with(frame.opcode, &message, cx);
+            if consumed < message.len() {
+                self.message = message[consumed..].to_vec();
+                self.begun = Some(frame.opcode);
+                self.is_whole = true;
+            }
+            then
+        });
+        message.clear();
+        *cx.scratch = message;
+        then.ok_or(Closing::NOT_UTF8)
+    }
+
+    /// Deals with the message that is kept.
+    fn deal_with_kept(&mut self, cx: &mut Context<'_>) -> Option<Then> {
+        let mut message = std::mem::take(&mut self.message);
+        let opcode = self.begun.unwrap_or(BINARY);
+        let (consumed, then) = self.deal_with(opcode, &message, cx);
+        if consumed < message.len() {
+            message.drain(..consumed);
+            self.message = message;
+        } else {
+            self.begun = None;
+            self.is_whole = false;
+        }
+        then
+    }
+
+    /// Hands a message to the session; gives how much of it is dealt with, and what follows unless the next
+    /// message does.
+    fn deal_with(
+        &mut self,
+        opcode: OpCode,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) -> (usize, Option<Then>) {
+        let then = match &mut self.inner {
+            Inner::Text(text) => text.message(message, cx),
+            Inner::Json(json) => json.message(message, cx),
+            Inner::Native(native) => {
+                let handled = native.handle(message, cx);
+                let is_all = handled.consumed == message.len();
+                return match handled.then {
+                    Then::Read { .. } if is_all => (handled.consumed, None),
+                    Then::Read { .. } => {
+                        let text = "native frames stand whole in a message";
+                        (message.len(), Some(self.close(Closing::protocol(text), cx)))
+                    }
+                    then => (handled.consumed, Some(then)),
+                };
+            }
+            Inner::Echo => {
+                cx.outboxes.reply_bare(cx.conn, |out| {
+                    websocket::write_header(out, opcode, message.len());
+                    out.extend_from_slice(message);
+                });
+                None
+            }
+        };
+        match then {
+            Some(Then::Hold) if message.is_empty() => {
+                unreachable!("an empty message asks for nothing that could wait")
+            }
+            Some(Then::Hold) => (0, then),
+            _ => (message.len(), then),
+        }
+    }
+
+    /// Says why the connection is closed.
+    pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let (code, text) = match reason {
+            CloseReason::GuestTimeout => (1008, "not let in in time"),
+            CloseReason::TooManyConnections => (1013, "too many connections"),
+            CloseReason::Ending => (1001, "the broker ends"),
+            CloseReason::Killed => (1008, "closed by another client"),
+            CloseReason::Stale => (1008, "no answer to a ping"),
+            _ => return,
+        };
+        match &self.inner {
+            Inner::Json(json) => json.say_why(reason, conn, outboxes),
+            Inner::Native(native) => native.say_why(reason, conn, outboxes),
+            Inner::Text(_) | Inner::Echo => {}
+        }
+        outboxes.reply_bare(conn, |out| websocket::write_close(out, Some(code), text));
+    }
+
+    pub(super) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
+        match &self.inner {
+            Inner::Json(json) => json.announce_end(milliseconds, conn, outboxes),
+            Inner::Native(native) => native.announce_end(milliseconds, conn, outboxes),
+            Inner::Text(_) | Inner::Echo => {}
+        }
+    }
+
+    /// Asks whether the client is there.
+    pub(super) fn ping(&self, conn: ConnId, outboxes: &mut Outboxes) {
+        outboxes.reply_bare(conn, |out| websocket::write_header(out, PING, 0));
+    }
+}
+
+fn unsupported(text: &'static str) -> Closing {
+    Closing { code: 1003, text }
+}
+
+/// Deals with a ping, pong or close.
+fn control(frame: &Frame, payload: &[u8], cx: &mut Context<'_>) -> Result<Option<Then>, Closing> {
+    let mut buffer = [0; CONTROL_BYTES_MAX];
+    let unmasked = &mut buffer[..payload.len()];
+    unmasked.copy_from_slice(payload);
+    websocket::unmask(unmasked, frame.mask, 0);
+    match frame.opcode {
+        PING => {
+            cx.settle();
+            cx.outboxes.reply_bare(cx.conn, |out| {
+                websocket::write_header(out, PONG, unmasked.len());
+                out.extend_from_slice(unmasked);
+            });
+            Ok(None)
+        }
+        CLOSE => {
+            let code = websocket::parse_close(unmasked)?;
+            cx.settle();
+            cx.outboxes
+                .reply_bare(cx.conn, |out| websocket::write_close(out, code, ""));
+            Ok(Some(Then::Close(CloseReason::Quit)))
+        }
+        _ => Ok(None),
+    }
+}
