@@ -27,6 +27,7 @@ fn sapwood(args: &[&str], environment: &[(&str, &str)]) -> Command {
         // The default port would let two tests at a time disturb each other.
         .env("SAPWOOD_NATIVE", "127.0.0.1:0")
         .env("SAPWOOD_NATS", "127.0.0.1:0")
+        .env("SAPWOOD_HTTP", "127.0.0.1:0")
         .args(args)
         .envs(environment.iter().copied());
     command
@@ -79,7 +80,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker and reads its table, which ends with the line of the NATS listener.
+    /// Starts a broker and reads its table, which ends with the line of the HTTP listener.
     fn start(args: &[&str], environment: &[(&str, &str)]) -> Broker {
         let mut child = sapwood(&[&["serve"], args].concat(), environment)
             .stdin(Stdio::null())
@@ -95,7 +96,7 @@ impl Broker {
             loop {
                 let mut line = String::new();
                 let count = stdout.read_line(&mut line).unwrap();
-                let is_last = count == 0 || line.starts_with("nats");
+                let is_last = count == 0 || line.starts_with("http");
                 let _ = sender.send(line.trim_end().to_string());
                 if is_last {
                     break;
@@ -113,7 +114,7 @@ impl Broker {
         };
         loop {
             match lines.recv_timeout(DEADLINE) {
-                Ok(line) if line.starts_with("nats") => {
+                Ok(line) if line.starts_with("http") => {
                     broker.table.push(line);
                     return broker;
                 }
@@ -410,6 +411,7 @@ fn a_broker_that_listens_nowhere_is_refused() {
         ("SAPWOOD_REDIS", "off"),
         ("SAPWOOD_NATIVE", "off"),
         ("SAPWOOD_NATS", "off"),
+        ("SAPWOOD_HTTP", "off"),
     ];
     check_refused(&[], &nowhere, &["every listener is off"]);
 }
@@ -483,6 +485,8 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
     let native = broker.listener("native");
     let nats = broker.listener("nats");
     let url = format!("nats://{nats}");
+    let http = broker.listener("http");
+    let page = format!("http://{http}/");
     let expected = [
         vec!["sapwood", env!("CARGO_PKG_VERSION")],
         vec!["shards", "1", "on", "CPUs", "0"],
@@ -491,6 +495,7 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
             "native", &native, "sapwood", "sub", "--native", &native, "'>'",
         ],
         vec!["nats", &nats, "nats", "-s", &url, "sub", "'>'"],
+        vec!["http", &http, &page],
     ];
     assert_eq!(words, expected);
     TcpStream::connect(&address).unwrap();

@@ -443,6 +443,12 @@ fn a_second_broker_on_the_same_port_is_refused() {
                 &address,
                 "--shards",
                 &shards.to_string(),
+                "--native",
+                "127.0.0.1:0",
+                "--nats",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
             ])
             .stdin(Stdio::null())
             .output()

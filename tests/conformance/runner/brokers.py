@@ -36,7 +36,7 @@ class Broker:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SAPWOOD_")}
         if "password" in profile:
             environment["SAPWOOD_PASSWORD"] = profile["password"]
-        listeners = ["--native", "127.0.0.1:0", "--redis", "127.0.0.1:0", "--nats", "off"]
+        listeners = ["--native", "127.0.0.1:0", "--redis", "127.0.0.1:0", "--nats", "off", "--http", "off"]
         self.process = subprocess.Popen(
             [program, "serve", *listeners, "--shards", str(shards), "--config", str(config)],
             stdin=subprocess.DEVNULL,
