@@ -447,30 +447,10 @@ pub fn resolve_client(
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let (mut sources, limits) = sources(flags, environment);
     let settings = Settings {
-        redis: sources
-            .choose(Key::Redis, value::parse_listen)
-            .unwrap_or(Sourced {
-                source: Source::Default("redis"),
-                value: Listen::At(REDIS_DEFAULT),
-            }),
-        native: sources
-            .choose(Key::Native, value::parse_listen)
-            .unwrap_or(Sourced {
-                source: Source::Default("native"),
-                value: Listen::At(NATIVE_DEFAULT),
-            }),
-        nats: sources
-            .choose(Key::Nats, value::parse_listen)
-            .unwrap_or(Sourced {
-                source: Source::Default("nats"),
-                value: Listen::At(NATS_DEFAULT),
-            }),
-        http: sources
-            .choose(Key::Http, value::parse_listen)
-            .unwrap_or(Sourced {
-                source: Source::Default("http"),
-                value: Listen::At(HTTP_DEFAULT),
-            }),
+        redis: sources.choose_listen(Key::Redis, REDIS_DEFAULT),
+        native: sources.choose_listen(Key::Native, NATIVE_DEFAULT),
+        nats: sources.choose_listen(Key::Nats, NATS_DEFAULT),
+        http: sources.choose_listen(Key::Http, HTTP_DEFAULT),
         http_policy: sources.choose_policy(Key::HttpPolicy),
         http_origins: sources
             .choose(Key::HttpOrigin, value::parse_origins)
@@ -598,6 +578,14 @@ impl Sources<'_> {
             }
         }
         chosen
+    }
+
+    fn choose_listen(&mut self, key: Key, usual: SocketAddr) -> Sourced<Listen> {
+        let listen = self.choose(key, value::parse_listen);
+        listen.unwrap_or(Sourced {
+            source: Source::Default(key.name()),
+            value: Listen::At(usual),
+        })
     }
 
     fn choose_policy(&mut self, key: Key) -> Policy {

@@ -241,6 +241,9 @@ pub enum WrongOption {
     Escape(String),
 }
 
+const USER_WITHOUT_PASSWORD: &str =
+    "a user is of no use without a password; set SAPWOOD_PASSWORD or --password-file too";
+
 impl fmt::Display for Wrong {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -291,10 +294,7 @@ impl fmt::Display for Wrong {
                 )
             }
             Wrong::NotYet(what) => write!(out, "not yet: {what}."),
-            Wrong::Origin(given) => write!(
-                out,
-                "{given:?} is no origin; write https://example.org or http://127.0.0.1:3000, without a path, or * for any."
-            ),
+            Wrong::Origin(given) => write_origin(out, given),
             Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
             Wrong::NothingListens => {
                 write!(
@@ -302,10 +302,7 @@ impl fmt::Display for Wrong {
                     "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463, or --native one."
                 )
             }
-            Wrong::UserWithoutPassword => write!(
-                out,
-                "a user is of no use without a password; set SAPWOOD_PASSWORD or --password-file too"
-            ),
+            Wrong::UserWithoutPassword => out.write_str(USER_WITHOUT_PASSWORD),
             Wrong::NoAddressToAsk(flag, usual) => write!(
                 out,
                 "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as {flag} {usual}."
@@ -316,6 +313,13 @@ impl fmt::Display for Wrong {
             ),
         }
     }
+}
+
+fn write_origin(out: &mut fmt::Formatter<'_>, given: &str) -> fmt::Result {
+    write!(
+        out,
+        "{given:?} is no origin; write https://example.org or http://127.0.0.1:3000, without a path, or * for any."
+    )
 }
 
 fn write_number(

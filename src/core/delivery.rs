@@ -254,6 +254,8 @@ impl Delivery {
         frames: &[u8],
         only: Option<Member>,
     ) {
+        let first_number = self.number + form::EVENT_NUMBER_STEP;
+        self.number += self.payloads.len() as u64 * form::EVENT_NUMBER_STEP;
         let Delivery {
             ways: routes,
             present,
@@ -261,11 +263,8 @@ impl Delivery {
             run,
             run_last,
             named,
-            number,
             ..
         } = self;
-        let first_number = *number + form::EVENT_NUMBER_STEP;
-        *number += payloads.len() as u64 * form::EVENT_NUMBER_STEP;
         let way = &mut routes[*present];
         let entry = ways.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
@@ -297,10 +296,7 @@ impl Delivery {
                     continue;
                 }
                 (Some(member), _) => {
-                    let events = payloads.len() as u64;
-                    ways.outboxes.add_run(member.conn, events, |out| {
-                        how.encode(form, out);
-                    });
+                    how.give_to(member.conn, form, ways.outboxes);
                 }
                 (None, _) => {
                     run_last[form.index()] = how.encode(form, &mut run[form.index()]);

@@ -221,8 +221,8 @@ struct Connection {
     local: SocketAddr,
     opened_ns: u64,
     active_ns: u64,
-    /// Bytes that it has sent, and events that it has published.
-    brought: (u64, u64),
+    bytes_in: u64,
+    events_in: u64,
     /// Bytes of unfinished input that are kept for it.
     kept_bytes: usize,
     /// When it must have authenticated, if it has not.
@@ -371,22 +371,7 @@ impl Shard {
                 Handled::DONE
             }
             Input::Ending { milliseconds } => {
-                for (slot, place) in self.connections.iter().enumerate() {
-                    if let Some(connection) = place.as_ref().filter(|there| !there.closing) {
-                        let conn = ConnId(slot as u32);
-                        connection.session.announce_end(
-                            milliseconds,
-                            &self.settings,
-                            connection.identity(),
-                            conn,
-                            &mut self.outboxes,
-                        );
-                    }
-                }
-                self.settings.is_ending = true;
-                if milliseconds <= limits::CLOSE_EARLY_MS {
-                    self.close_sockets(outputs);
-                }
+                self.announce_end(milliseconds, outputs);
                 Handled::DONE
             }
             Input::Tick => {
@@ -491,10 +476,30 @@ impl Shard {
         }
     }
 
+    /// Tells all whose protocol has words for it that the node will close them within so many milliseconds.
+    fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) {
+        for (slot, place) in self.connections.iter().enumerate() {
+            if let Some(connection) = place.as_ref().filter(|there| !there.closing) {
+                let conn = ConnId(slot as u32);
+                connection.session.announce_end(
+                    milliseconds,
+                    &self.settings,
+                    connection.identity(),
+                    conn,
+                    &mut self.outboxes,
+                );
+            }
+        }
+        self.settings.is_ending = true;
+        if milliseconds <= limits::CLOSE_EARLY_MS {
+            self.close_sockets(outputs);
+        }
+    }
+
     fn note_bytes(&mut self, conn: ConnId, fresh: usize) {
         self.counters.bytes_in += fresh as u64;
         if let Some(Some(connection)) = self.connections.get_mut(conn.slot()) {
-            connection.brought.0 += fresh as u64;
+            connection.bytes_in += fresh as u64;
         }
     }
 
@@ -539,7 +544,8 @@ impl Shard {
             local,
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
-            brought: (0, 0),
+            bytes_in: 0,
+            events_in: 0,
             kept_bytes: 0,
             guest_until_ns: 0,
             guest_listed: false,
@@ -611,11 +617,9 @@ impl Shard {
             connection.active_ns = now.monotonic_ns;
             // Its own events stand where it published them, even inside a reply.
             self.outboxes.end_deferring(conn);
-            let before = self.counters.events_published;
             let (session, mut cx) = split(self, &mut connection, conn, now);
             let handled = session.handle(&bytes[consumed..], &mut cx);
             cx.settle();
-            connection.brought.1 += self.counters.events_published - before;
             consumed += handled.consumed;
             let rest = bytes.len() - consumed;
             let expected = match handled.then {
@@ -905,6 +909,7 @@ fn split<'a>(
         counters: &mut shard.counters,
         parser: &mut shard.parser,
         scratch: &mut shard.scratch,
+        events_in: &mut connection.events_in,
     };
     (&mut connection.session, cx)
 }

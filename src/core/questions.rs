@@ -204,9 +204,9 @@ impl Shard {
             output: (outbox.len(), outbox.pieces()),
             lost: outbox.lost(),
             traffic: Traffic {
-                events_in: connection.brought.1,
+                events_in: connection.events_in,
                 events_out: outbox.taken.0 - outbox.lost().min(outbox.taken.0),
-                bytes_in: connection.brought.0,
+                bytes_in: connection.bytes_in,
                 bytes_out: outbox.taken.1,
             },
             names: Vec::new(),

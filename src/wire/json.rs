@@ -376,8 +376,8 @@ pub fn write_event(out: &mut Vec<u8>, flags: u8, attributes: &[u8], payload: &[u
             out.extend_from_slice(b",\"data_b64\":\"");
             let start = out.len();
             out.resize(start + payload.len().div_ceil(3) * 4, 0);
-            // invariant: base64 takes four bytes for each three.
             let written = STANDARD.encode_slice(payload, &mut out[start..]);
+            // invariant: base64 takes four bytes for each three.
             written.expect("room for base64");
             out.push(b'"');
         }

@@ -208,10 +208,9 @@ pub fn write_header(out: &mut Vec<u8>, opcode: OpCode, length: usize) {
         opcode,
         ..FrameHeader::default()
     };
+    let written = header.format(length as u64, out);
     // invariant: writing to a Vec cannot fail.
-    header
-        .format(length as u64, out)
-        .expect("room for a header");
+    written.expect("room for a header");
 }
 
 /// Writes a frame whose payload is written by `encode`, and has about `expected` bytes. Cost: a move of the payload where that

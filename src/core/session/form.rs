@@ -3,7 +3,8 @@
 //! A frame is a head, which is the same for all events of one topic that reach a connection by one
 //! filter, and what differs from event to event. Start at [`encode_event`].
 
-use crate::command::{Event, FilterKind, Form, Space};
+use crate::command::{ConnId, Event, FilterKind, Form, Space};
+use crate::outbox::Outboxes;
 use crate::sids::Sid;
 use sapwood_wire::native::{self, flag, kind};
 use sapwood_wire::resp::{self, Version};
@@ -150,6 +151,13 @@ impl Run<'_> {
             _ => 0,
         };
         start + last
+    }
+
+    /// Gives the frames to a connection that takes all.
+    pub(crate) fn give_to(&self, conn: ConnId, form: Form, outboxes: &mut Outboxes) {
+        outboxes.add_run(conn, self.payloads.len() as u64, |out| {
+            self.encode(form, out);
+        });
     }
 
     /// Writes the frames as messages of NATS for this subscription, and notes where each begins and where

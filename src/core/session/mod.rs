@@ -186,6 +186,8 @@ pub(crate) struct Context<'a> {
     pub parser: &'a mut Parser,
     /// Empty, for what is needed within one call.
     pub scratch: &'a mut Vec<u8>,
+    /// Events that this connection has published.
+    pub events_in: &'a mut u64,
 }
 
 impl Context<'_> {
@@ -215,6 +217,7 @@ impl Context<'_> {
         let (delivery, mut ways) = self.delivery();
         let published = delivery.publish_run(&mut ways, head, input, payload_max)?;
         self.counters.events_published += published.events as u64;
+        *self.events_in += published.events as u64;
         self.counters.commands += published.events as u64;
         Some(published)
     }
@@ -255,6 +258,7 @@ impl Context<'_> {
             }
             Published::To(subscriptions) => {
                 self.counters.events_published += 1;
+                *self.events_in += 1;
                 Some(subscriptions)
             }
         }

@@ -325,6 +325,7 @@ impl NatsSession {
             }
             Published::To(subscriptions) => {
                 cx.counters.events_published += 1;
+                *cx.events_in += 1;
                 if let Some(reply) = publish.reply
                     && subscriptions == 0
                     && self.no_responders

@@ -4,10 +4,10 @@
 
 use super::super::{Settings, Spoken};
 use super::page::{self, Asset};
+use core::net::IpAddr;
 use sapwood_wire::http::{Head, HttpError, Method, decode, query_pairs};
 use sapwood_wire::json;
 use sapwood_wire::websocket::accept_key;
-use std::net::IpAddr;
 
 /// Most topics of one request for server-sent events.
 const TOPICS_MAX: usize = 1_000;
