@@ -103,7 +103,8 @@ pub const HANDOVER_COST_MIN: usize = 4 * 1024;
 /// for control when data has used its window.
 pub const HANDOVER_ITEMS_MAX: usize = 2 * HANDOVER_WINDOW_BYTES / HANDOVER_COST_MIN;
 
-/// Events that wait for a slow shard, before the publishers for it are no longer read.
+/// Events that wait for a slow shard, before the publishers for it are no longer read. The last event or run that goes
+/// in may be as large as one may be.
 pub const HANDOVER_BACKLOG_BYTES: usize = 1024 * 1024;
 
 /// Queued commands of one transaction, in bytes: as much as one event of the greatest size.

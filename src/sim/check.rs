@@ -11,12 +11,16 @@ use crate::reader::{Frame, Value};
 use crate::world::World;
 use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{CloseReason, ConnId, FilterKind};
+use sapwood_core::limits::RUN_BYTES_MAX;
 use sapwood_core::{Policy, Protocol};
 use sapwood_wire::native::flag;
 use std::collections::BTreeSet;
 
 /// The largest event that clients publish, as a frame: payload, topic, glob and heads.
 pub(crate) const FRAME_BYTES_MAX: usize = 41_500;
+
+/// The largest run that is handed over as a whole, which is more than an event.
+const RUN_OR_FRAME_BYTES_MAX: usize = RUN_BYTES_MAX;
 
 /// Output that may gather before the shard writes, as the limits say.
 pub(crate) const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
@@ -352,6 +356,7 @@ impl World {
             CloseReason::Killed => ("closed: killed", true),
             CloseReason::TooManyConnections => ("closed: too many", true),
             CloseReason::Stale => ("closed: stale", false),
+            CloseReason::Ending => ("closed: ending", false),
         };
         self.coverage.hit(name);
         if !is_right {
@@ -415,7 +420,7 @@ impl World {
     }
 
     /// Data on the way to a shard stays within the window, or is one batch alone. A batch alone is
-    /// at most the backlog and one event more.
+    /// at most the backlog and one event or run more.
     pub(crate) fn check_window(&mut self, shard: usize, to: usize) -> Result<(), Failure> {
         let in_flight = &self.nodes[shard].in_flight[to];
         let data: Vec<usize> = in_flight
@@ -424,7 +429,7 @@ impl World {
             .filter(|&bytes| bytes > 0)
             .collect();
         let bytes: usize = data.iter().sum();
-        let alone = self.limits.handover_backlog_bytes + FRAME_BYTES_MAX;
+        let alone = self.limits.handover_backlog_bytes + RUN_OR_FRAME_BYTES_MAX;
         let bound = match data.len() {
             0 | 1 => self.limits.handover_window_bytes.max(alone),
             _ => self.limits.handover_window_bytes,
@@ -442,9 +447,9 @@ impl World {
     fn check_backlog(&self, shard: usize) -> Result<(), Failure> {
         let node = &self.nodes[shard];
         let counters = node.core.counters();
-        // Before a backlog is full, one event may go in, whatever its size; a head has 8 bytes.
+        // Before a backlog is full, one event or run may go in, whatever its size; a head has 8 bytes.
         let backlog =
-            (self.nodes.len() - 1) * (self.limits.handover_backlog_bytes + FRAME_BYTES_MAX);
+            (self.nodes.len() - 1) * (self.limits.handover_backlog_bytes + RUN_OR_FRAME_BYTES_MAX);
         // Beside what came back.
         let pending = self.model.shards[shard].pending.iter().flatten();
         let backlog = backlog + pending.map(HandedOver::bytes_again).sum::<usize>();

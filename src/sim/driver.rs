@@ -151,6 +151,7 @@ impl World {
                 Protocol::Redis => 7463,
                 Protocol::Native => 7400,
                 Protocol::Nats => 7422,
+                Protocol::Web | Protocol::WebSocket { .. } => 7480,
             };
             let input = Input::Opened {
                 conn: ConnId(slot as u32),

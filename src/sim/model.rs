@@ -789,7 +789,7 @@ impl Model {
         let what = match conn.protocol {
             Protocol::Redis => text.map(What::Error),
             Protocol::Native => code.map(|code| What::Refused { request: 0, code }),
-            Protocol::Nats => None,
+            _ => None,
         };
         if let Some(what) = what {
             self.owe(key, what);

@@ -294,8 +294,8 @@ impl Stream {
             return Ok(());
         }
         let lost = match self.protocol {
-            Protocol::Redis | Protocol::Nats => certain,
             Protocol::Native => said,
+            _ => certain,
         };
         if lost < certain || lost > certain + possible + own || (lost > 0 && !self.was_behind) {
             let text = format!(

@@ -5,6 +5,7 @@
 
 use sha1::{Digest, Sha1};
 use std::io::Cursor;
+use std::ops::Range;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data};
 
@@ -228,6 +229,29 @@ pub fn write_frame(
     let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
     write_header(&mut header, opcode, out.len() - body);
     out.splice(start..body, header);
+}
+
+/// Writes the header of a client's whole message, with a mask that changes nothing: for who hands on what
+/// another has unmasked.
+pub fn write_client_header(out: &mut Vec<u8>, opcode: OpCode, length: usize) {
+    let header = FrameHeader {
+        opcode,
+        mask: Some([0; 4]),
+        ..FrameHeader::default()
+    };
+    let written = header.format(length as u64, out);
+    // invariant: writing to a Vec cannot fail.
+    written.expect("room for a header");
+}
+
+/// Finds the frame that a server wrote at the start of the input: its opcode, and where its payload stands. `None` if it
+/// has not come whole.
+pub fn server_frame(input: &[u8]) -> Option<(u8, Range<usize>)> {
+    let mut cursor = Cursor::new(&input[..input.len().min(HEADER_BYTES_MAX)]);
+    let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+    let start = cursor.position() as usize;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    (end <= input.len()).then(|| (header.opcode.into(), start..end))
 }
 
 /// Writes a close.

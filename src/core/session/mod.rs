@@ -43,8 +43,13 @@ pub enum Protocol {
     Nats,
     /// HTTP, and what begins as it: WebSocket and server-sent events; and the JSON protocol by itself.
     Web,
-    /// A WebSocket whose opening is over, speaking this: for a host that has its own HTTP.
-    WebSocket(Spoken),
+    /// A WebSocket whose opening is over: for a host that has its own HTTP.
+    WebSocket {
+        /// What is spoken on it.
+        spoken: Spoken,
+        /// The host has proved who the client is.
+        is_known: bool,
+    },
 }
 
 /// What is spoken in WebSocket messages.
@@ -79,7 +84,7 @@ impl Protocol {
             Protocol::Native => Form::Native,
             Protocol::Nats => Form::Nats,
             Protocol::Web => Form::Sse,
-            Protocol::WebSocket(spoken) => spoken.form(),
+            Protocol::WebSocket { spoken, .. } => spoken.form(),
         }
     }
 }
@@ -347,8 +352,9 @@ impl Session {
             Protocol::Native => Session::Native(NativeSession::new(false)),
             Protocol::Nats => Session::Nats(NatsSession::new(settings)),
             Protocol::Web => Session::Web(Box::new(WebSession::new())),
-            Protocol::WebSocket(spoken) => {
-                Session::Web(Box::new(WebSession::opened(spoken, settings)))
+            Protocol::WebSocket { spoken, is_known } => {
+                let is_known = is_known || settings.password.is_none();
+                Session::Web(Box::new(WebSession::opened(spoken, is_known)))
             }
         }
     }

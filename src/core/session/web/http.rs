@@ -423,10 +423,12 @@ impl Http {
         let error = &no_route.error;
         let mut headers = Vec::new();
         match error.status {
-            401 => headers.push((
-                "WWW-Authenticate",
-                "Basic realm=\"Sapwood\", charset=\"UTF-8\", Bearer",
-            )),
+            401 => {
+                // A line each: browsers read one challenge a line.
+                let basic = "Basic realm=\"Sapwood\", charset=\"UTF-8\"";
+                headers.push(("WWW-Authenticate", basic));
+                headers.push(("WWW-Authenticate", "Bearer realm=\"Sapwood\""));
+            }
             426 => {
                 headers.push(("Upgrade", "websocket"));
                 headers.push(("Sec-WebSocket-Version", "13"));

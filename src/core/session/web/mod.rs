@@ -70,8 +70,8 @@ impl WebSession {
     }
 
     /// A WebSocket whose opening is over.
-    pub(crate) fn opened(spoken: Spoken, settings: &Settings) -> WebSession {
-        let socket = Socket::new(spoken, settings.password.is_none());
+    pub(crate) fn opened(spoken: Spoken, is_known: bool) -> WebSession {
+        let socket = Socket::new(spoken, is_known);
         WebSession {
             mode: Mode::Socket(Box::new(socket)),
             ..WebSession::new()

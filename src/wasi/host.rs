@@ -1,0 +1,336 @@
+//! One shard of core, driven by a host's calls.
+//!
+//! Owns which connections there are and what the host has not taken yet. A message of a WebSocket is given to core as
+//! the frame that it was, and what core writes are frames, which are taken apart again: so the sessions are the same as in the broker, to the
+//! byte. Start at [`Host::message`].
+
+use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::limits::Limits;
+use sapwood_core::{
+    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
+    WebSettings,
+};
+use sapwood_wire::websocket::{self, BINARY, TEXT};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Highest number of a connection: places are kept by number.
+const CONNECTION_MAX: u32 = 65_535;
+
+/// What is taken of a connection at once, in bytes; the rest stays for the next time.
+const TAKEN_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// Text commands.
+    Text,
+    /// The JSON protocol.
+    Json,
+    /// The native protocol.
+    Native,
+    /// Every message is sent back.
+    Echo,
+}
+
+impl Spoken {
+    /// By its number; `None` for another.
+    pub fn of(number: u32) -> Option<Spoken> {
+        let all = [Spoken::Text, Spoken::Json, Spoken::Native, Spoken::Echo];
+        all.get(number as usize).copied()
+    }
+
+    fn in_core(self) -> sapwood_core::Spoken {
+        match self {
+            Spoken::Text => sapwood_core::Spoken::Text,
+            Spoken::Json => sapwood_core::Spoken::Json,
+            Spoken::Native => sapwood_core::Spoken::Native,
+            Spoken::Echo => sapwood_core::Spoken::Echo,
+        }
+    }
+}
+
+/// What the host configures, as JSON.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Setup {
+    /// What clients must know that the host has not let in by itself.
+    pub password: Option<String>,
+    /// The name that goes with it; `default` if there is none.
+    pub user: Option<String>,
+    /// Whether clients may publish to `$all`; they may if nothing is said.
+    pub broadcast: Option<bool>,
+    /// Forty hexadecimal digits that name this run.
+    pub run: Option<String>,
+}
+
+/// Why settings are none.
+#[derive(Debug)]
+pub struct SetupError(serde_json::Error);
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the settings cannot be read: {}", self.0)
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+impl Setup {
+    /// Reads a JSON object; nothing at all is all defaults.
+    pub fn parse(text: &[u8]) -> Result<Setup, SetupError> {
+        match text.is_empty() {
+            true => Ok(Setup::default()),
+            false => serde_json::from_slice(text).map_err(SetupError),
+        }
+    }
+}
+
+/// A connection as its host sees it.
+#[derive(Debug, Default)]
+struct Place {
+    /// Frames that core has not taken.
+    input: Vec<u8>,
+    /// Core said not to read on.
+    held: bool,
+    /// Output of which no whole frame has come yet.
+    partial: Vec<u8>,
+    /// The host's socket has too much output.
+    is_full: bool,
+    /// Core is done with it.
+    is_closing: bool,
+}
+
+/// A broker of one shard, and the connections that a host has.
+#[derive(Debug)]
+pub struct Host {
+    shard: Shard,
+    now: Now,
+    outputs: Outputs,
+    places: BTreeMap<u32, Place>,
+    dirty: Vec<ConnId>,
+    clients: u64,
+}
+
+impl Host {
+    /// Without connections. The seed decides where names are kept; it should be random.
+    pub fn new(setup: Setup, seed: u64, wall_ms: u64) -> Host {
+        let config = Config {
+            shard: ShardId(0),
+            shards: 1,
+            user: setup.user.map(String::into_bytes),
+            password: setup.password.map(String::into_bytes),
+            nats_payload_max: PAYLOAD_BYTES_MAX,
+            web: WebSettings {
+                echo: true,
+                ..WebSettings::default()
+            },
+            may_broadcast: setup.broadcast.unwrap_or(true),
+            vitals: Arc::default(),
+            limits: Limits::default(),
+            hash_seed: seed,
+            body_gauge: BodyGauge::default(),
+            run_id: setup.run.unwrap_or_else(|| format!("{seed:040x}")),
+            process_id: 0,
+            started_wall_ms: wall_ms,
+        };
+        Host {
+            shard: Shard::new(config),
+            now: Now {
+                monotonic_ns: 0,
+                wall_ms,
+            },
+            outputs: Outputs::default(),
+            places: BTreeMap::new(),
+            dirty: Vec::new(),
+            clients: 0,
+        }
+    }
+
+    /// Tells the time, and does what waited for it.
+    pub fn set_time(&mut self, monotonic_ns: u64, wall_ms: u64) {
+        self.now = Now {
+            monotonic_ns: monotonic_ns.max(self.now.monotonic_ns),
+            wall_ms,
+        };
+        let due = self.shard.next_deadline();
+        if due.is_some_and(|due_ns| due_ns <= self.now.monotonic_ns) {
+            self.shard.handle(Input::Tick, self.now, &mut self.outputs);
+        }
+        self.go_on();
+    }
+
+    /// Milliseconds until the time is to be told again.
+    pub fn due_ms(&self) -> Option<i32> {
+        let due_ns = self.shard.next_deadline()?;
+        let wait_ns = due_ns.saturating_sub(self.now.monotonic_ns);
+        Some(i32::try_from(wait_ns.div_ceil(1_000_000)).unwrap_or(i32::MAX))
+    }
+
+    /// Opens a connection under a number of the host's choice that is free; false if it is not.
+    pub fn open(&mut self, conn: u32, spoken: Spoken, is_known: bool) -> bool {
+        if conn > CONNECTION_MAX || self.places.contains_key(&conn) {
+            return false;
+        }
+        self.places.insert(conn, Place::default());
+        self.clients += 1;
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let input = Input::Opened {
+            conn: ConnId(conn),
+            client: ClientId(self.clients),
+            protocol: Protocol::WebSocket {
+                spoken: spoken.in_core(),
+                is_known,
+            },
+            policy: Policy::default(),
+            peer: nowhere,
+            local: nowhere,
+        };
+        self.shard.handle(input, self.now, &mut self.outputs);
+        self.go_on();
+        true
+    }
+
+    /// Takes a message of a client; false if there is no such connection.
+    pub fn message(&mut self, conn: u32, is_text: bool, message: &[u8]) -> bool {
+        let Some(place) = self.places.get_mut(&conn) else {
+            return false;
+        };
+        if !place.is_closing {
+            let opcode = if is_text { TEXT } else { BINARY };
+            websocket::write_client_header(&mut place.input, opcode, message.len());
+            place.input.extend_from_slice(message);
+            self.offer(conn);
+        }
+        self.go_on();
+        true
+    }
+
+    /// Says whether a connection takes output; false if there is no such connection.
+    pub fn set_ready(&mut self, conn: u32, is_ready: bool) -> bool {
+        let Some(place) = self.places.get_mut(&conn) else {
+            return false;
+        };
+        let was_full = std::mem::replace(&mut place.is_full, !is_ready);
+        if !is_ready {
+            self.shard.sent(ConnId(conn), 0, true, &mut self.outputs);
+        } else if was_full {
+            self.dirty.push(ConnId(conn));
+        }
+        true
+    }
+
+    /// Says that a connection is gone; false if there is none.
+    pub fn close(&mut self, conn: u32) -> bool {
+        if self.places.remove(&conn).is_none() {
+            return false;
+        }
+        let conn = ConnId(conn);
+        self.shard
+            .handle(Input::Closed { conn }, self.now, &mut self.outputs);
+        self.go_on();
+        true
+    }
+
+    /// Appends what is to be sent: for each frame the connection (4 bytes, little-endian), what it is (1 byte: the opcode of
+    /// RFC 6455), the payload's length (4 bytes) and the payload. Behind a close nothing follows for that connection.
+    pub fn take(&mut self, out: &mut Vec<u8>) {
+        self.shard.take_dirty(&mut self.dirty);
+        for conn in std::mem::take(&mut self.dirty) {
+            self.take_of(conn, out);
+        }
+        self.go_on();
+    }
+
+    fn take_of(&mut self, conn: ConnId, out: &mut Vec<u8>) {
+        let Some(place) = self.places.get_mut(&conn.0) else {
+            return;
+        };
+        if place.is_full {
+            return;
+        }
+        let mut taken = 0;
+        for piece in self.shard.output(conn) {
+            let piece = &piece[..piece.len().min(TAKEN_BYTES_MAX - taken)];
+            place.partial.extend_from_slice(piece);
+            taken += piece.len();
+            if taken == TAKEN_BYTES_MAX {
+                break;
+            }
+        }
+        self.shard.sent(conn, taken, false, &mut self.outputs);
+        if taken == TAKEN_BYTES_MAX {
+            self.dirty.push(conn);
+        }
+        let mut from = 0;
+        while let Some((opcode, payload)) = websocket::server_frame(&place.partial[from..]) {
+            out.extend_from_slice(&conn.0.to_le_bytes());
+            out.push(opcode);
+            let start = from + payload.start;
+            out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            out.extend_from_slice(&place.partial[start..start + payload.len()]);
+            from += payload.end;
+        }
+        place.partial.drain(..from);
+        if place.partial.is_empty() {
+            place.partial = Vec::new();
+        }
+    }
+
+    /// Offers core what stands of a connection's input.
+    fn offer(&mut self, conn: u32) {
+        let Some(place) = self.places.get_mut(&conn) else {
+            return;
+        };
+        let mut input = std::mem::take(&mut place.input);
+        place.held = false;
+        let mut fresh = input.len();
+        loop {
+            let bytes = Input::Bytes {
+                conn: ConnId(conn),
+                bytes: &input,
+                fresh: std::mem::take(&mut fresh),
+            };
+            let handled = self.shard.handle(bytes, self.now, &mut self.outputs);
+            input.drain(..handled.consumed);
+            match handled.next {
+                Next::Hold => {
+                    place.held = true;
+                    break;
+                }
+                // Output waits for the host, which takes it behind this call.
+                Next::Flush => {
+                    self.outputs.resumed.push(ConnId(conn));
+                    place.held = true;
+                    break;
+                }
+                Next::Read { .. } | Next::Done => break,
+            }
+        }
+        if !place.is_closing {
+            place.input = input;
+        }
+    }
+
+    /// Ends the turn, and goes on with connections that core holds no longer.
+    fn go_on(&mut self) {
+        self.shard
+            .handle(Input::TurnEnd, self.now, &mut self.outputs);
+        for (conn, _) in std::mem::take(&mut self.outputs.closing) {
+            if let Some(place) = self.places.get_mut(&conn.0) {
+                place.is_closing = true;
+                place.input = Vec::new();
+            }
+        }
+        // One round: who is held again comes with the next call.
+        for conn in std::mem::take(&mut self.outputs.resumed) {
+            let place = self.places.get(&conn.0);
+            if place.is_some_and(|place| place.held) {
+                self.offer(conn.0);
+            }
+        }
+    }
+}
