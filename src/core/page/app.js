@@ -105,7 +105,8 @@ function showNode(varz) {
 }
 
 function showSilence(error) {
-  const { answered } = numbers;
+  const { answered, panels, samples } = numbers;
+  panels.forEach((panel) => panel(samples, performance.now()));
   byId('node').dataset.answers = 'no';
   // With a status it was answered, though not as hoped.
   byId('node-note').textContent = error.status ? error.message : `No answer${answered ? ` since ${clock(answered)}` : ''}`;
