@@ -46,6 +46,8 @@ pub struct Server {
     native_port: u16,
     /// Where it speaks that of NATS; 0 for another server.
     nats_port: u16,
+    /// Where it speaks HTTP; 0 for another server.
+    http_port: u16,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -62,11 +64,16 @@ impl Server {
         self.nats_port
     }
 
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
     fn ports(&self) -> Ports {
         Ports {
             redis: self.port,
             native: self.native_port,
             nats: self.nats_port,
+            http: self.http_port,
         }
     }
 
@@ -115,6 +122,16 @@ struct Ports {
     redis: u16,
     native: u16,
     nats: u16,
+    http: u16,
+}
+
+impl Ports {
+    /// Whether the start-up table has named them all.
+    fn are_known(&self) -> bool {
+        [self.redis, self.native, self.nats, self.http]
+            .into_iter()
+            .all(|port| port > 0)
+    }
 }
 
 /// The broker under test.
@@ -157,6 +174,7 @@ impl Broker {
             redis: free_port(),
             native: free_port(),
             nats: free_port(),
+            http: free_port(),
         };
         Broker::start_at(ports, shards, password, extra_args)
     }
@@ -265,6 +283,7 @@ fn spawn_sapwood(
         .args(["serve", "--redis", &format!("127.0.0.1:{}", ports.redis)])
         .args(["--native", &format!("127.0.0.1:{}", ports.native)])
         .args(["--nats", &format!("127.0.0.1:{}", ports.nats)])
+        .args(["--http", &format!("127.0.0.1:{}", ports.http)])
         .args(["--shards", &shards.to_string(), "--log-format", "json"])
         .args(extra_args)
         .env_remove("SAPWOOD_PASSWORD");
@@ -286,6 +305,7 @@ fn spawn_sapwood(
         port: 0,
         native_port: 0,
         nats_port: 0,
+        http_port: 0,
         stderr,
     };
     let deadline = Instant::now() + START_SECONDS_MAX;
@@ -293,14 +313,15 @@ fn spawn_sapwood(
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(port) = listener_port(&line, "redis") {
-                    server.port = port;
+                for (listener, port) in [
+                    ("redis", &mut server.port),
+                    ("native", &mut server.native_port),
+                    ("nats", &mut server.nats_port),
+                    ("http", &mut server.http_port),
+                ] {
+                    *port = listener_port(&line, listener).unwrap_or(*port);
                 }
-                if let Some(port) = listener_port(&line, "native") {
-                    server.native_port = port;
-                }
-                if let Some(port) = listener_port(&line, "nats") {
-                    server.nats_port = port;
+                if server.ports().are_known() {
                     return server;
                 }
                 seen.push(line);
@@ -309,7 +330,7 @@ fn spawn_sapwood(
                 // The end of stdout may come a moment before the process' own end and last words.
                 let ended = server.child.try_wait();
                 panic!(
-                    "sapwood printed no line `nats <address>` ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
+                    "sapwood printed no address of some listener ({ended:?})\nstdout: {seen:#?}\nstderr: {}",
                     server.stderr()
                 );
             }
@@ -344,6 +365,7 @@ fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
             port: chosen,
             native_port: 0,
             nats_port: 0,
+            http_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;
@@ -387,6 +409,7 @@ fn spawn_nats(extra_args: &[&str]) -> Server {
             port: 0,
             native_port: 0,
             nats_port: port,
+            http_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;
