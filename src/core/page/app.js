@@ -60,8 +60,8 @@ async function poll() {
   try {
     const ask = async (path) => answerOf(await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(POLL_MS_MAX) }));
     const varz = { ...await ask('varz'), at: performance.now() };
-    // Another broker, or the same one restarted, counts from the beginning: that is no base for a difference.
-    const isAnother = numbers.last === null || varz.in_msgs < numbers.last.in_msgs;
+    // One that was restarted counts from the beginning: that is no base for a difference.
+    const isAnother = varz.server_id !== numbers.last?.server_id;
     if (isAnother || !numbers.answers) showInfo(await ask('info'));
     measure(varz, !isAnother && numbers.answers);
     showNode(varz);
@@ -87,16 +87,15 @@ function measure(varz, isNext) {
 }
 
 function showInfo({ shards, run }) {
-  byId('shards').textContent = whole(Array.isArray(shards) ? shards.length : shards);
+  byId('shards').textContent = whole(shards);
   sawRun(run);
 }
 
 function showNode(varz) {
   numbers.answered = new Date();
   byId('node').dataset.answers = 'yes';
-  byId('node-note').textContent = varz.server_name;
-  byId('version').textContent = varz.version;
-  byId('uptime').textContent = varz.uptime.replace(/([a-z])(?=\d)/g, '$1 '); // It comes as `1d2h3m4s`.
+  byId('node-note').textContent = `${varz.server_name} ${varz.version}`;
+  byId('uptime').textContent = varz.uptime.match(/\d+[a-z]+/g).slice(0, 2).join(' '); // It comes as `1d2h3m4s`.
   byId('connections').textContent = whole(varz.connections);
   byId('subscriptions').textContent = whole(varz.subscriptions);
   byId('slow-consumers').textContent = whole(varz.slow_consumers);
@@ -106,7 +105,8 @@ function showNode(varz) {
 }
 
 function showSilence(error) {
-  const { answered } = numbers;
+  const { answered, panels, samples } = numbers;
+  panels.forEach((panel) => panel(samples, performance.now()));
   byId('node').dataset.answers = 'no';
   // With a status it was answered, though not as hoped.
   byId('node-note').textContent = error.status ? error.message : `No answer${answered ? ` since ${clock(answered)}` : ''}`;
@@ -123,10 +123,10 @@ function draw(name, properties) {
   return drawn;
 }
 
-/** The next of 1, 2, 5, 10, 20 and so on, so that the scale stays while the rate moves. */
+/** The next round number, so that the scale stays while the rate moves. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((step) => step * power >= value) * power;
+  return [1, 1.5, 2, 3, 4, 6, 8, 10].find((step) => step * power >= value) * power;
 }
 
 /** Draws two rates of the samples, `keys`, into a panel; the scale ends at `least` where there is nothing higher. */
@@ -225,7 +225,7 @@ const link = {
       list.add({ note: `Not connected from ${clock(this.missingSince)} to ${clock(new Date())}: events of that time are missing.` });
       this.missingSince = null;
     }
-    this.show('live', `Connected by ${name}`);
+    this.show('live', `Live over ${name}`);
   },
 
   /** Tries again after a wait, which doubles and is a bit random, so that pages do not all come back at once. */
@@ -406,7 +406,8 @@ const list = {
       while (rows.children.length > EVENTS_MAX) rows.lastChild.remove();
     }
     const shown = rows.querySelectorAll('.event').length;
-    byId('events-note').textContent = shown < this.came ? `${whole(shown)} of ${plural(this.came, 'event')}` : plural(shown, 'event');
+    const count = `${shown < this.came ? `${whole(shown)} of ` : ''}${plural(this.came, 'event')}`;
+    byId('events-note').textContent = this.came > 0 ? count : '';
     const held = this.waiting.length > 0 ? ` (${this.waiting.length} new)` : '';
     byId('pause').textContent = this.isPaused ? `Go on${held}` : 'Pause';
     rows.hidden = rows.children.length === 0;
@@ -435,7 +436,9 @@ function row({ at, message, gap, note }) {
   if (isCut) details.push(`the first ${whole(PAYLOAD_CHARACTERS_MAX)} of ${plural(text.length, 'character')}`);
   if (message.reply) details.push(`reply to ${message.reply}`);
   if (message.last) details.push('last reply');
-  const made = make('li', { className: 'event' }, time, make('span', { className: 'topic' }, message.topic));
+  // A line may end behind each point of a topic.
+  const topic = make('span', { className: 'topic' }, ...message.topic.split(/(?<=\.)/).flatMap((token) => [token, make('wbr')]));
+  const made = make('li', { className: 'event' }, time, topic);
   if (text !== '') made.append(make('pre', {}, text.slice(0, PAYLOAD_CHARACTERS_MAX)));
   if (details.length > 0) made.append(make('ul', { className: 'details' }, ...details.map((detail) => make('li', {}, detail))));
   return made;

@@ -9,7 +9,7 @@ pub(super) struct Asset {
 }
 
 /// All of them.
-static ASSETS: [Asset; 3] = [
+static ASSETS: [Asset; 4] = [
     Asset {
         path: "/",
         media_type: "text/html; charset=utf-8",
@@ -24,6 +24,11 @@ static ASSETS: [Asset; 3] = [
         path: "/style.css",
         media_type: "text/css; charset=utf-8",
         bytes: include_bytes!("../../page/style.css"),
+    },
+    Asset {
+        path: "/icon.svg",
+        media_type: "image/svg+xml",
+        bytes: include_bytes!("../../page/icon.svg"),
     },
 ];
 
