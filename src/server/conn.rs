@@ -373,7 +373,8 @@ impl Connections {
             let mut input = std::mem::take(&mut socket.input);
             let before = input.len();
             let needed = socket.needed.max(last_length);
-            input.reserve_exact(needed.saturating_sub(before).max(1));
+            // At least a receive's worth: of a line nobody knows how long it will be.
+            input.reserve_exact(needed.saturating_sub(before).max(RECEIVE_BYTES));
             let received = recv(&socket.fd, spare_capacity(&mut input), RecvFlags::DONTWAIT);
             let fresh = input.len() - before;
             if received.is_err() || fresh == 0 {

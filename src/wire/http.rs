@@ -133,7 +133,8 @@ impl<'a> Head<'a> {
             Some("OPTIONS") => Method::Options,
             _ => Method::Other,
         };
-        let (path, query) = split_target(request.path.unwrap_or_default(), method)?;
+        let target = request.path.unwrap_or_default();
+        let (authority, path, query) = split_target(target, method)?;
         let mut head = Head {
             method,
             path,
@@ -145,7 +146,7 @@ impl<'a> Head<'a> {
             is_current,
             headers,
         };
-        head.check_host()?;
+        head.check_host(authority)?;
         head.body = head.find_body()?;
         head.find_wishes()?;
         Ok(Some(head))
@@ -169,11 +170,20 @@ impl<'a> Head<'a> {
         self.values(name).any(|list| has_word(list, word))
     }
 
-    fn check_host(&self) -> Result<(), HttpError> {
-        match self.values("host").count() {
-            1 => Ok(()),
-            0 if !self.is_current => Ok(()),
-            _ => Err(HttpError::bad("a request has one Host header")),
+    /// There is one host, and it is one; a target that names it names the same.
+    fn check_host(&self, authority: Option<&str>) -> Result<(), HttpError> {
+        let mut hosts = self.values("host");
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) if is_host(host) => host,
+            (None, None) if !self.is_current && authority.is_none() => return Ok(()),
+            (Some(_), None) => return Err(HttpError::bad("Host is a name or address, and a port")),
+            _ => return Err(HttpError::bad("a request has one Host header")),
+        };
+        match authority {
+            Some(other) if !other.as_bytes().eq_ignore_ascii_case(host) => {
+                Err(HttpError::bad("the target and Host name different hosts"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -245,28 +255,50 @@ fn check_lines(input: &[u8]) -> Result<(), HttpError> {
     }
 }
 
-/// Path and query of a target.
-fn split_target(target: &str, method: Method) -> Result<(&str, &str), HttpError> {
+/// Whether this is a name or address, with a port or without.
+fn is_host(host: &[u8]) -> bool {
+    let name_end = match host.first() {
+        Some(b'[') => memchr(b']', host).map(|end| end + 1),
+        _ => Some(memchr(b':', host).unwrap_or(host.len())),
+    };
+    let Some((name, port)) = name_end.and_then(|end| host.split_at_checked(end)) else {
+        return false;
+    };
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(byte);
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    name.iter().all(is_part) && is_port
+}
+
+/// The authority that a target names, if it does, its path and its query.
+type Target<'a> = (Option<&'a str>, &'a str, &'a str);
+
+fn split_target(target: &str, method: Method) -> Result<Target<'_>, HttpError> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(HttpError::bad("a target is ASCII, percent-encoded"));
     }
     let wrong = || HttpError::bad("a target is a path, such as /health");
-    let target = match target {
-        "*" if method == Method::Options => "/",
-        _ if target.starts_with('/') => target,
+    let (authority, target) = match target {
+        "*" if method == Method::Options => (None, "/"),
+        _ if target.starts_with('/') => (None, target),
         _ => {
             let scheme = target.get(..7);
             let is_http = scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
             let rest = is_http.then(|| &target[7..]).ok_or_else(wrong)?;
-            let path = rest.find(['/', '?']).map_or("/", |at| &rest[at..]);
-            if path.starts_with('/') { path } else { "/" }
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            (Some(authority), if path.is_empty() { "/" } else { path })
         }
     };
     // A fragment is never sent; one that is belongs to nothing.
     if target.contains('#') {
         return Err(wrong());
     }
-    Ok(target.split_once('?').unwrap_or((target, "")))
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    Ok((authority, if path.is_empty() { "/" } else { path }, query))
 }
 
 /// Decodes percent-encoding; `None` if a `%` is not followed by two hexadecimal digits. In a query, `+` is a blank.
@@ -363,6 +395,9 @@ impl Chunks {
                     let Some(line) = line_of(rest, HTTP_TRAILERS_BYTES_MAX - so_far)? else {
                         break;
                     };
+                    if !line.is_empty() && !is_field(line) {
+                        return Err(HttpError::bad("a trailer is a name, a colon and a value"));
+                    }
                     at += line.len() + END.len();
                     let so_far = (so_far + line.len() + END.len()).min(HTTP_TRAILERS_BYTES_MAX);
                     *self = match line.is_empty() {
@@ -375,6 +410,16 @@ impl Chunks {
         }
         Ok(at)
     }
+}
+
+/// Whether a line is a name, which is a token, a colon, and a value.
+fn is_field(line: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let is_value = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+    let colon = memchr(b':', line).filter(|&colon| colon > 0);
+    colon.is_some_and(|colon| {
+        line[..colon].iter().all(is_token) && line[colon + 1..].iter().all(is_value)
+    })
 }
 
 /// What a body that is too long is answered.

@@ -6,7 +6,7 @@
 use crate::native::{self, Parts, PartsError, Policy, When};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -17,28 +17,60 @@ const ID_MAX: u64 = 9_007_199_254_740_991;
 #[derive(Debug, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A field that is there has a value: `null` is none.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The id of a frame that is no request.
+#[derive(Debug, Deserialize)]
+struct OnlyId {
+    id: Option<u64>,
+}
+
 /// All fields that any request may have.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, bound(deserialize = "'de: 'a"))]
 struct Fields<'a> {
     #[serde(borrow)]
     op: Text<'a>,
+    #[serde(default, deserialize_with = "given")]
     id: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "given")]
     topic: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     data: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     data_b64: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     reply: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     headers: Option<Vec<(Text<'a>, Text<'a>)>>,
+    #[serde(default, deserialize_with = "given")]
     last: Option<bool>,
+    #[serde(borrow, default, deserialize_with = "given")]
     when: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     filter: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     group: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "given")]
     member: Option<u32>,
+    #[serde(borrow, default, deserialize_with = "given")]
     user: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     password: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     name: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     library: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     policy: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "given")]
     version: Option<u64>,
 }
 
@@ -289,8 +321,12 @@ impl<'a> Request<'a> {
         let mut fields: Fields<'a> = match serde_json::from_slice(frame) {
             Ok(fields) => fields,
             Err(error) => {
+                // Whoever waits for an answer gets it, if it can be told whose it is.
+                let only = serde_json::from_slice::<OnlyId>(frame);
+                let id = only.ok().and_then(|only| only.id);
+                let id = id.filter(|id| (1..=ID_MAX).contains(id));
                 let text = format!("this is no request: {error}");
-                return Err(RequestError { id: None, text });
+                return Err(RequestError { id, text });
             }
         };
         let op = fields.op();

@@ -199,16 +199,16 @@ impl Http {
                 return Ok(self.refuse_unread(&no_route_of(refusal), manner, &head, cx));
             }
         };
+        if matches!(head.body, Body::Length(length) if length > PAYLOAD_BYTES_MAX) {
+            let error = http::too_long(PAYLOAD_BYTES_MAX);
+            return Ok(self.refuse_unread(&error.into(), manner, &head, cx));
+        }
         self.has_body_begun = true;
         if head.expects_continue && !std::mem::replace(&mut self.has_continued, true) {
             cx.outboxes
                 .reply_bare(cx.conn, |out| write_head(out, 100, &[]));
         }
         match head.body {
-            Body::Length(length) if length > PAYLOAD_BYTES_MAX => {
-                let error = http::too_long(PAYLOAD_BYTES_MAX);
-                Ok(self.refuse_unread(&error.into(), manner, &head, cx))
-            }
             Body::Length(length) => match input[head.length..].get(..length) {
                 None => read_on(head.length + length),
                 Some(body) => match self.publish(&publish, body, &manner, cx) {

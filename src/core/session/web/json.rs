@@ -26,6 +26,10 @@ pub(super) struct JsonSession {
     last_op: &'static str,
     name: Box<str>,
     library: Box<str>,
+    /// What has come of a line, where frames are lines.
+    line: Vec<u8>,
+    /// It is whole, and comes before what is read next.
+    is_line_whole: bool,
 }
 
 impl JsonSession {
@@ -38,6 +42,8 @@ impl JsonSession {
             last_op: "none",
             name: Box::default(),
             library: Box::default(),
+            line: Vec::new(),
+            is_line_whole: false,
         }
     }
 
@@ -60,7 +66,8 @@ impl JsonSession {
         }
     }
 
-    /// Carries out the lines in `input`, as far as the connection may go on.
+    /// Carries out the lines in `input`, as far as the connection may go on. Of a line that has not come whole, what has is kept
+    /// here, so that nothing is looked through twice.
     pub(super) fn handle_lines(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
         let mut consumed = 0;
         loop {
@@ -70,29 +77,68 @@ impl JsonSession {
             if let Some(then) = self.end_drain(cx) {
                 return (consumed, then);
             }
-            let rest = &input[consumed..];
-            let cap = self.frame_bytes_max();
-            let Some(end) = memchr::memchr(b'\n', &rest[..rest.len().min(cap + 2)]) else {
-                if rest.len() > cap + 1 {
-                    let text = format!("a line has at most {cap} bytes");
-                    let then = fail(cx, None, ErrorCode::FrameTooLong, &text);
+            if self.is_line_whole {
+                if let Some(then) = self.deal_with_line(cx) {
                     return (consumed, then);
                 }
-                let needed = rest.len() + 1;
-                return (consumed, Then::Read { needed });
-            };
-            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-            let then = match line.is_empty() {
-                true => None,
-                false => self.message(line, cx),
-            };
-            if !matches!(then, Some(Then::Hold)) {
-                consumed += end + 1;
+                continue;
             }
-            if let Some(then) = then {
+            let rest = &input[consumed..];
+            let cap = self.frame_bytes_max();
+            let end = memchr::memchr(b'\n', rest);
+            // A CR may stand behind the frame.
+            if self.line.len() + end.unwrap_or(rest.len()) > cap + 1 {
+                let text = format!("a line has at most {cap} bytes");
+                let then = fail(cx, None, ErrorCode::FrameTooLong, &text);
                 return (consumed, then);
             }
+            let Some(end) = end else {
+                self.line.extend_from_slice(rest);
+                return (input.len(), Then::Read { needed: 1 });
+            };
+            if self.line.is_empty() {
+                let then = self.deal_with(&rest[..end], cx);
+                if !matches!(then, Some(Then::Hold)) {
+                    consumed += end + 1;
+                }
+                if let Some(then) = then {
+                    return (consumed, then);
+                }
+                continue;
+            }
+            self.line.extend_from_slice(&rest[..end]);
+            self.is_line_whole = true;
+            consumed += end + 1;
         }
+    }
+
+    /// Deals with the line that is kept, and forgets it unless it has to wait.
+    fn deal_with_line(&mut self, cx: &mut Context<'_>) -> Option<Then> {
+        let line = std::mem::take(&mut self.line);
+        let then = self.deal_with(&line, cx);
+        match then {
+            Some(Then::Hold) => self.line = line,
+            _ => self.is_line_whole = false,
+        }
+        then
+    }
+
+    fn deal_with(&mut self, line: &[u8], cx: &mut Context<'_>) -> Option<Then> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match line.is_empty() {
+            true => None,
+            false => self.message(line, cx),
+        }
+    }
+
+    /// Drops what has come of a line: the connection is to be closed.
+    pub(super) fn forget_unfinished(&mut self) {
+        self.line = Vec::new();
+        self.is_line_whole = false;
+    }
+
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.line.capacity()
     }
 
     /// Carries out a frame; `None` once it is dealt with, and [`Then::Hold`] if it is to be given again.

@@ -192,7 +192,8 @@ impl WebSession {
         match &mut self.mode {
             Mode::Http(http) => http.forget_unfinished(),
             Mode::Socket(socket) => socket.forget_unfinished(),
-            Mode::Events | Mode::Lines(_) => {}
+            Mode::Lines(json) => json.forget_unfinished(),
+            Mode::Events => {}
         }
     }
 
@@ -200,7 +201,8 @@ impl WebSession {
         match &self.mode {
             Mode::Http(http) => http.kept_bytes(),
             Mode::Socket(socket) => socket.kept_bytes(),
-            Mode::Events | Mode::Lines(_) => 0,
+            Mode::Lines(json) => json.kept_bytes(),
+            Mode::Events => 0,
         }
     }
 

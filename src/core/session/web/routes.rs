@@ -144,8 +144,9 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<Route, NoRout
         return Ok(Route::Preflight);
     }
     let opens = matches!(place, Place::WebSocket | Place::Echo);
-    let changes = opens || head.method == Method::Post;
-    if changes && !is_origin_welcome(head, settings) {
+    // Events would stream on for a script that cannot read them.
+    let is_guarded = opens || matches!(place, Place::Topics);
+    if is_guarded && !is_origin_welcome(head, settings) {
         let text = "scripts of this origin may not use this broker, unless --http-origin names it";
         return Err(refuse(403, "origin", text));
     }
