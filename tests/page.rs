@@ -29,7 +29,10 @@ fn check(shards: usize, password: Option<&str>) {
     let mut command = script::node("page.mjs");
     command
         .env("SAPWOOD_TEST_CHROMIUM", chromium())
-        .env("SAPWOOD_TEST_PYTHON", script::cache().join("python/bin/python"))
+        .env(
+            "SAPWOOD_TEST_PYTHON",
+            script::cache().join("python/bin/python"),
+        )
         .env("SAPWOOD_TEST_REDIS_PORT", broker.port().to_string())
         .env("SAPWOOD_TEST_NATS_PORT", broker.nats_port().to_string())
         .env("SAPWOOD_TEST_VERSION", env!("CARGO_PKG_VERSION"));
