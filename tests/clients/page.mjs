@@ -190,7 +190,7 @@ async function saysWhatWasDropped() {
   for (let number = 0; number < 1000; number += 1) receive({ op: 'message', topic: 'many', data: String(number) });
   await opened.shown('many', '999');
   equal((await opened.rows()).length, 300, 'rows');
-  equal(await opened.text('#events-note'), '300 of 1,002 events');
+  equal(await opened.text('#events-note'), '300 of 1,002 events, 1,234 dropped');
   await opened.close();
 }
 
@@ -218,17 +218,25 @@ async function fitsAPhoneAndTheKeyboard() {
 
 async function comesBackAfterARestart() {
   const all = await both((carrier) => open(`#topic=again&by=${carrier}`));
-  const isLive = (opened) => opened.state('live');
   const isAnswered = (opened) => opened.page.waitForSelector('#node[data-answers=yes]');
-  await Promise.all([...all.map(isLive), ...all.map(isAnswered)]);
-  all.forEach((opened) => opened.mayComplain());
-  await Promise.all([...all.map((opened) => opened.state('waiting')), restartBroker()]);
-  await Promise.all(all.map(isLive));
+  await Promise.all(all.flatMap((opened) => [opened.state('live'), isAnswered(opened)]));
+  for (const opened of all) {
+    opened.mayComplain();
+    // A state may be gone before anybody looks for it from here, so the page takes them down.
+    await opened.page.evaluate(() => {
+      const state = document.querySelector('#link');
+      window.states = [];
+      new MutationObserver(() => window.states.push(state.dataset.state)).observe(state, { attributeFilter: ['data-state'] });
+    });
+  }
+  await restartBroker();
+  for (const opened of all) await opened.page.waitForFunction(() => window.states.at(-1) === 'live');
   await byRedis('again', 'after the restart');
   for (const opened of all) {
     await opened.shown('again', 'after the restart');
     await opened.page.locator('#events .note', { hasText: 'The broker was restarted.' }).waitFor();
     assert((await opened.notes()).some((note) => /^Not connected from .* are missing\.$/.test(note)), 'what is missing is said');
+    equal((await opened.page.evaluate(() => window.states)).slice(0, 2), ['waiting', 'connecting']);
     await isAnswered(opened);
     await opened.close();
   }
@@ -238,7 +246,6 @@ async function closesTheBrowser() {
   await browser.close();
 }
 
-await run([
-  showsWhatRuns, showsEventsOfAll, followsItsSubscriptions, saysWhatWasDropped, fitsAPhoneAndTheKeyboard, comesBackAfterARestart,
-  closesTheBrowser,
-]);
+// The number of shards and a password make no difference to the others.
+const once = [followsItsSubscriptions, saysWhatWasDropped, fitsAPhoneAndTheKeyboard];
+await run([showsWhatRuns, showsEventsOfAll, ...(shards === '1' ? once : []), comesBackAfterARestart, closesTheBrowser]);

@@ -229,7 +229,7 @@ const link = {
   },
 
   /** Tries again after a wait, which doubles and is a bit random, so that pages do not all come back at once. */
-  lost(reason) {
+  lost(reason = this.state === 'live' ? 'Connection lost' : 'No connection') {
     this.close();
     const wait = Math.min(RETRY_MS_MIN * 2 ** this.failures, RETRY_MS_MAX) * (0.75 + Math.random() / 4);
     this.failures += 1;
@@ -276,7 +276,7 @@ function showWait() {
 function openSocket() {
   const socket = new WebSocket(new URL('ws', document.baseURI).href.replace('http', 'ws'), 'sapwood.json');
   const answers = new Map();
-  let [lastId, reason] = [0, 'Connection lost'];
+  let [lastId, reason] = [0, undefined];
   const send = (frame) => socket.send(JSON.stringify(frame));
   const carrier = {
     request: (frame) => new Promise((resolve, reject) => {
@@ -330,7 +330,7 @@ function openStream() {
     source.close();
     const refusal = mayBeRefused ? await refusalOf(url) : null;
     if (link.carrier !== carrier) return; // It was closed while we asked.
-    if (refusal === null) link.lost('Connection lost');
+    if (refusal === null) link.lost();
     else link.refused(refusal);
   };
   return carrier;
@@ -371,6 +371,7 @@ const LIST_MS = 200;
 
 const list = {
   came: 0,
+  dropped: 0,
   /** What is not shown yet, the oldest first. */
   waiting: [],
   isPaused: false,
@@ -391,6 +392,7 @@ const list = {
   /** Gaps that follow each other are one. */
   addGap(events) {
     const last = this.waiting.at(-1);
+    this.dropped += events ?? 0;
     if (events === null) this.add({ note: 'Events may be missing here.' });
     else if (last?.gap) last.gap += events;
     else this.add({ gap: events });
@@ -406,8 +408,9 @@ const list = {
       while (rows.children.length > EVENTS_MAX) rows.lastChild.remove();
     }
     const shown = rows.querySelectorAll('.event').length;
-    const count = `${shown < this.came ? `${whole(shown)} of ` : ''}${plural(this.came, 'event')}`;
-    byId('events-note').textContent = this.came > 0 ? count : '';
+    const counts = [`${shown < this.came ? `${whole(shown)} of ` : ''}${plural(this.came, 'event')}`];
+    if (this.dropped > 0) counts.push(`${whole(this.dropped)} dropped`);
+    byId('events-note').textContent = this.came > 0 ? counts.join(', ') : '';
     const held = this.waiting.length > 0 ? ` (${this.waiting.length} new)` : '';
     byId('pause').textContent = this.isPaused ? `Go on${held}` : 'Pause';
     rows.hidden = rows.children.length === 0;
@@ -418,7 +421,7 @@ const list = {
   },
 
   clear() {
-    [this.came, this.waiting] = [0, []];
+    [this.came, this.dropped, this.waiting] = [0, 0, []];
     byId('events').replaceChildren();
     this.show();
   },
