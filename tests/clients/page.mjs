@@ -97,7 +97,7 @@ async function open(where = '', options = {}, prepare = () => {}) {
 async function showsWhatRuns() {
   const opened = await open();
   const { page, response } = opened;
-  equal(response.headers()['content-security-policy'], "default-src 'self'");
+  equal(response.headers()['content-security-policy'], "default-src 'self'; frame-ancestors 'none'; base-uri 'none'");
   await opened.state('live');
   await page.waitForSelector('#node[data-answers=yes]');
   equal(await opened.text('#shards'), shards);

@@ -290,7 +290,10 @@ impl Http {
                     status: 200,
                     media_type: asset.media_type,
                     headers: &[
-                        ("Content-Security-Policy", "default-src 'self'"),
+                        (
+                            "Content-Security-Policy",
+                            "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+                        ),
                         ("Cache-Control", "no-cache"),
                     ],
                     body: asset.bytes,
