@@ -181,6 +181,10 @@ impl Delivery {
         payload_max: usize,
     ) -> Option<PublishedRun> {
         let is_legal = |name: &[u8]| topic::check_name(name).is_ok() && !topic::is_reserved(name);
+        // A route to it may be known, but it goes further than its route.
+        if head.topic == BROADCAST {
+            return None;
+        }
         if !self.prepare_if(ways, (Space::Topic, head.topic), is_legal) {
             return None;
         }

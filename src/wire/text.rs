@@ -24,13 +24,8 @@ pub enum Command<'a> {
     },
     /// Asks for a PONG with the same text.
     Ping(&'a [u8]),
-    /// Proves who the client is.
-    Auth {
-        /// The user's name, if one is given.
-        user: Option<&'a [u8]>,
-        /// The password.
-        password: &'a [u8],
-    },
+    /// Proves who the client is: a password; or a user's name, a blank and the password, which may hold blanks itself.
+    Auth(&'a [u8]),
 }
 
 /// Names that stand behind each other, separated by blanks.
@@ -41,7 +36,7 @@ impl<'a> Names<'a> {
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         self.0
-            .split(u8::is_ascii_whitespace)
+            .split(|&byte| byte == b' ')
             .filter(|name| !name.is_empty())
     }
 }
@@ -74,7 +69,7 @@ const SHOWN_BYTES_MAX: usize = 32;
 
 /// Reads a command.
 pub fn parse(message: &[u8]) -> Result<Command<'_>, TextError> {
-    let end = message.iter().position(u8::is_ascii_whitespace);
+    let end = message.iter().position(|&byte| byte == b' ');
     let (word, rest) = match end {
         Some(end) => (&message[..end], &message[end + 1..]),
         None => (message, &[][..]),
@@ -88,7 +83,7 @@ pub fn parse(message: &[u8]) -> Result<Command<'_>, TextError> {
     };
     let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     if is("PUBLISH") {
-        let blank = rest.iter().position(u8::is_ascii_whitespace);
+        let blank = rest.iter().position(|&byte| byte == b' ');
         match blank {
             Some(0) | None => Err(TextError::Usage("PUBLISH ch msg")),
             Some(blank) => Ok(Command::Publish {
@@ -107,21 +102,12 @@ pub fn parse(message: &[u8]) -> Result<Command<'_>, TextError> {
     } else if is("PING") {
         Ok(Command::Ping(rest))
     } else if is("AUTH") {
-        parse_auth(rest)
+        match rest {
+            [] => Err(TextError::Usage("AUTH [user] password")),
+            proof => Ok(Command::Auth(proof)),
+        }
     } else {
         let shown = &word[..word.len().min(SHOWN_BYTES_MAX)];
         Err(TextError::Unknown(shown.escape_ascii().to_string()))
-    }
-}
-
-fn parse_auth(rest: &[u8]) -> Result<Command<'_>, TextError> {
-    let mut words = Names(rest).iter();
-    match (words.next(), words.next(), words.next()) {
-        (Some(password), None, None) => Ok(Command::Auth {
-            user: None,
-            password,
-        }),
-        (user, Some(password), None) => Ok(Command::Auth { user, password }),
-        _ => Err(TextError::Usage("AUTH [user] password")),
     }
 }

@@ -192,7 +192,8 @@ pub fn parse_close(payload: &[u8]) -> Result<Option<u16>, Closing> {
         };
     };
     let code = u16::from_be_bytes([*high, *low]);
-    if !CloseCode::from(code).is_allowed() {
+    // The codec does not know 1014, which was registered later.
+    if !CloseCode::from(code).is_allowed() && code != 1014 {
         return Err(Closing::protocol(
             "a close has a code that must not be sent",
         ));

@@ -182,13 +182,13 @@ impl Http {
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings) {
             Ok(route) => route,
-            Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, &head, cx)),
+            Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
         };
         let Route::Publish(topic) = route else {
             if head.body != Body::Length(0) {
                 let text = "this request has no body";
                 let error = HttpError::new(400, "request_invalid", text);
-                return Ok(self.refuse_unread(&error.into(), manner, &head, cx));
+                return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
             }
             cx.counters.commands += 1;
             return Ok((head.length, self.carry_out(route, manner, &head, cx)));
@@ -196,12 +196,12 @@ impl Http {
         let publish = match publish_of(topic, &head, cx) {
             Ok(publish) => publish,
             Err(refusal) => {
-                return Ok(self.refuse_unread(&no_route_of(refusal), manner, &head, cx));
+                return Ok(self.refuse_unread(&no_route_of(refusal), manner, (&head, input), cx));
             }
         };
         if matches!(head.body, Body::Length(length) if length > PAYLOAD_BYTES_MAX) {
             let error = http::too_long(PAYLOAD_BYTES_MAX);
-            return Ok(self.refuse_unread(&error.into(), manner, &head, cx));
+            return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
         }
         self.has_body_begun = true;
         if head.expects_continue && !std::mem::replace(&mut self.has_continued, true) {
@@ -405,20 +405,24 @@ impl Http {
         Some(Done::Becomes(Mode::Events))
     }
 
-    /// Answers that a request is refused whose body, if it has one, will not be read.
+    /// Answers that a request is refused. Of a body only what is there already is read: then the connection goes on.
     fn refuse_unread(
         &mut self,
         no_route: &NoRoute,
         mut manner: Manner,
-        head: &Head<'_>,
+        (head, input): (&Head<'_>, &[u8]),
         cx: &mut Context<'_>,
     ) -> (usize, Option<Done>) {
-        manner.keep_alive &= head.body == Body::Length(0);
+        let length = match head.body {
+            Body::Length(length) if length <= input.len() - head.length => Some(length),
+            Body::Length(_) | Body::Chunked => None,
+        };
+        manner.keep_alive &= length.is_some();
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
             cx.counters.wrong_passwords += 1;
         }
         self.refuse(no_route, &manner, cx);
-        (head.length, None)
+        (head.length + length.unwrap_or(0), None)
     }
 
     fn refuse(&mut self, no_route: &NoRoute, manner: &Manner, cx: &mut Context<'_>) {

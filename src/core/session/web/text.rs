@@ -39,7 +39,7 @@ impl TextSession {
             Ok(command) => command,
             Err(error) => return refuse(cx, &error),
         };
-        if self.is_guest() && !matches!(command, Command::Auth { .. }) {
+        if self.is_guest() && !matches!(command, Command::Auth(_)) {
             refuse(
                 cx,
                 &"this broker wants a password, send AUTH [user] password first",
@@ -59,19 +59,19 @@ impl TextSession {
                 ("punsubscribe", unsubscribe(FilterKind::Glob, names, cx))
             }
             Command::Ping(text) => ("ping", pong(text, cx)),
-            Command::Auth { user, password } => ("auth", self.authenticate(user, password, cx)),
+            Command::Auth(proof) => ("auth", self.authenticate(proof, cx)),
         };
         self.last_command = name;
         then
     }
 
-    fn authenticate(
-        &mut self,
-        user: Option<&[u8]>,
-        password: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Option<Then> {
-        if !cx.settings.is_let_in(user, Some(password)) {
+    fn authenticate(&mut self, proof: &[u8], cx: &mut Context<'_>) -> Option<Then> {
+        let blank = proof.iter().position(|&byte| byte == b' ');
+        let is_user = blank.is_some_and(|blank| {
+            let (user, password) = (&proof[..blank], &proof[blank + 1..]);
+            cx.settings.is_let_in(Some(user), Some(password))
+        });
+        if !is_user && !cx.settings.is_let_in(None, Some(proof)) {
             cx.counters.wrong_passwords += 1;
             refuse(cx, &"the user or the password is wrong");
             return Some(Then::Close(CloseReason::Protocol));
