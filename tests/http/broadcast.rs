@@ -211,6 +211,7 @@ fn nobody_may_where_that_was_said() {
             panic!("no refusal")
         };
         assert!(line.starts_with("-ERR 'Permissions Violation"), "{line}");
+        nats.hears_nothing();
         let answer = ask(broker.http_port(), "POST /v1/topics/$all", &[], b"x");
         assert_eq!(
             (answer.status, answer.code().as_str()),
