@@ -500,14 +500,15 @@ impl Events {
     }
 
     /// The id and the data of the next event, which must have these two fields and no other.
-    pub fn event(&mut self) -> ((u64, u64), Json) {
+    pub fn event(&mut self) -> (Vec<u64>, Json) {
         let fields = self.fields().expect("the stream goes on");
         let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["id", "data"], "{fields:?}");
-        let (left, right) = fields[0].1.split_once('-').expect("an id has two numbers");
-        let number = |text: &str| text.parse().expect("a number");
+        // An id is a number, or several with `-` between, of which the first counts most.
+        let numbers = fields[0].1.split('-');
+        let id = numbers.map(|text| text.parse().expect("an id is numbers"));
         let data = serde_json::from_str(&fields[1].1).unwrap();
-        ((number(left), number(right)), data)
+        (id.collect(), data)
     }
 
     /// The data of the next event.

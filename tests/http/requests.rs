@@ -129,6 +129,10 @@ fn the_count_is_of_subscriptions_on_all_shards_and_of_all_protocols() {
 /// A request line, headers, the status and the code that it is refused with.
 const ERRORS: &[(&str, &[&str], u16, &str)] = &[
     ("GET /nothing", &[], 404, "not_found"),
+    ("POST /v1/topics/a%", &[], 400, "request_invalid"),
+    ("POST /v1/topics/a%4", &[], 400, "request_invalid"),
+    ("POST /v1/topics/a%zz", &[], 400, "request_invalid"),
+    ("POST /v1/topics/a%+1", &[], 400, "request_invalid"),
     ("GET /v2/topics/a", &[], 404, "not_found"),
     ("GET /v1", &[], 404, "not_found"),
     ("GET /v1/topic/a", &[], 404, "not_found"),
@@ -203,7 +207,7 @@ fn errors_have_a_status_and_a_code_and_the_connection_goes_on() {
     let long = format!("POST /v1/topics/{}", "t".repeat(1_025));
     let deep = format!("POST /v1/topics/{}", vec!["x"; 65].join("."));
     for line in [long, deep] {
-        let answer = http.ask(&line, &[], b"x");
+        let answer = http.ask(&line, &[], b"");
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (400, "topic_invalid")
@@ -294,16 +298,6 @@ const ODD: &[(&str, &str, u16)] = &[
         200,
     ),
     (
-        "a body of a GET",
-        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc",
-        200,
-    ),
-    (
-        "a chunked body of a GET",
-        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        200,
-    ),
-    (
         "a query",
         "GET /health?x=1&y HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         200,
@@ -322,7 +316,7 @@ const CHUNKED: &[(&str, &str)] = &[
     ("3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n", "abcdef"),
     ("1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n", "abc"),
     ("0003\r\nabc\r\n00\r\n\r\n", "abc"),
-    ("0000000000000003\r\nabc\r\n0\r\n\r\n", "abc"),
+    ("00000003\r\nabc\r\n0\r\n\r\n", "abc"),
     ("a\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
     ("A\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
     ("4\r\n\r\n\r\n\r\n0\r\n\r\n", "\r\n\r\n"),
