@@ -23,6 +23,8 @@ mod json;
 mod json_cases;
 #[path = "http/monitoring.rs"]
 mod monitoring;
+#[path = "http/random.rs"]
+mod random;
 #[path = "http/refusals.rs"]
 mod refusals;
 #[path = "http/requests.rs"]

@@ -500,15 +500,12 @@ impl Events {
     }
 
     /// The id and the data of the next event, which must have these two fields and no other.
-    pub fn event(&mut self) -> (Vec<u64>, Json) {
+    pub fn event(&mut self) -> (u64, Json) {
         let fields = self.fields().expect("the stream goes on");
         let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["id", "data"], "{fields:?}");
-        // An id is a number, or several with `-` between, of which the first counts most.
-        let numbers = fields[0].1.split('-');
-        let id = numbers.map(|text| text.parse().expect("an id is numbers"));
-        let data = serde_json::from_str(&fields[1].1).unwrap();
-        (id.collect(), data)
+        let id = fields[0].1.parse().expect("an id is a number");
+        (id, serde_json::from_str(&fields[1].1).unwrap())
     }
 
     /// The data of the next event.

@@ -465,6 +465,48 @@ fn a_password_has_to_come_first() {
 }
 
 #[test]
+fn a_hello_with_an_id_is_answered_with_it() {
+    let broker = Broker::start(1, &[]);
+    for mut client in JsonClient::both(&broker) {
+        client.send(r#"{"op":"hello","id":9007199254740991}"#);
+        let welcome = client.frame();
+        assert_eq!(
+            (&welcome["op"], &welcome["id"]),
+            (&json!("welcome"), &json!(9_007_199_254_740_991_u64))
+        );
+        client.send(r#"{"op":"hello","id":5}"#);
+        assert_eq!(said(&client.frame()), "error 5 hello_expected");
+        client.expect_close();
+    }
+}
+
+#[test]
+fn before_the_password_a_frame_is_short() {
+    let broker = Broker::start_guarded(1, "secret", &[]);
+    let hello = |length: usize| {
+        let (start, end) = (r#"{"op":"hello","password":"secret""#, "}");
+        let blanks = " ".repeat(length - start.len() - end.len());
+        format!("{start}{blanks}{end}")
+    };
+    for mut client in JsonClient::both(&broker) {
+        client.send(&hello(16 * 1024));
+        assert_eq!(client.frame()["op"], "welcome");
+        // Once it is let in, it may send long ones.
+        let long = "x".repeat(1_000_000);
+        let publish = json!({"op": "publish", "topic": "a", "data": long, "id": 1});
+        assert_eq!(client.call(&publish.to_string()), (vec![], 0));
+    }
+    let mut client = JsonClient::tcp(&broker);
+    // A CR and a LF have room beside it.
+    client.send(&hello(16 * 1024 + 3));
+    assert_eq!(said(&client.frame()), "error - frame_too_long");
+    client.expect_close();
+    let mut socket = WebSocket::speaking(broker.http_port(), "sapwood.json");
+    socket.send_text(&hello(16 * 1024 + 1));
+    socket.expect_close(1009);
+}
+
+#[test]
 fn a_hello_has_to_come_in_time() {
     let config = File::new("[limits]\nguest_ms_max = 300\n");
     let broker = Broker::start_guarded(1, "secret", &["--config", config.path()]);

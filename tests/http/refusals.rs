@@ -439,6 +439,21 @@ const CHUNKS: &[(&str, &str)] = &[
 /// What may be refused in one way or another, or not at all: the statuses. Nothing is smuggled either way.
 const EITHER: &[(&str, &str, &[u16])] = &[
     (
+        "an absolute target here",
+        "GET http://127.0.0.1/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[200, 400],
+    ),
+    (
+        "an asterisk",
+        "OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[200, 204, 400, 404, 405],
+    ),
+    (
+        "an empty line before",
+        "\r\nGET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        &[200, 400],
+    ),
+    (
         "a body of a GET",
         "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc",
         &[200, 400],

@@ -298,6 +298,11 @@ const ODD: &[(&str, &str, u16)] = &[
         200,
     ),
     (
+        "an upgrade that is not known",
+        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n",
+        200,
+    ),
+    (
         "a query",
         "GET /health?x=1&y HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         200,

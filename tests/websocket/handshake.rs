@@ -111,6 +111,8 @@ const REFUSED: &[(&str, Edits, &[u16])] = &[
         &[400],
     ),
     ("HTTP/1.0", &["> GET /echo HTTP/1.0"], &[400, 426, 505]),
+    ("a body", &["Content-Length: 5"], &[400]),
+    ("a chunked body", &["Transfer-Encoding: chunked"], &[400]),
     ("no Host", &["-Host"], &[400]),
     ("two of Host", &["+Host: 127.0.0.1"], &[400]),
     ("another place", &["> GET /echo/x HTTP/1.1"], &[404]),
