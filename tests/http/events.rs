@@ -1,0 +1,360 @@
+//! Server-sent events, as a browser's `EventSource` reads them.
+
+use serde_json::{Value as Json, json};
+
+use super::common::Broker;
+use super::common::native::{Event, NativeClient};
+use super::common::resp::RawClient;
+use super::nats::NatsClient;
+use super::web::{Asked, Events, Http, ask, request};
+
+fn publish(broker: &Broker, topic: &str, payload: &[u8]) {
+    let line = format!("POST /v1/topics/{topic}");
+    assert_eq!(ask(broker.http_port(), &line, &[], payload).status, 200);
+}
+
+#[test]
+fn the_stream_is_what_event_source_reads() {
+    let broker = Broker::start(1, &[]);
+    let mut events = Events::open(
+        broker.http_port(),
+        "/v1/topics/news.*",
+        &["Accept: text/event-stream"],
+    );
+    let head = events.head.clone();
+    assert!(
+        matches!(head.header("Cache-Control"), Some(value) if value.contains("no-cache") || value.contains("no-store")),
+        "what is kept on the way is no event: {head:?}"
+    );
+    assert_eq!(head.header("Content-Length"), None);
+    publish(&broker, "news.today", b"it works");
+    let fields = events.fields().expect("an event");
+    let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["id", "data"]);
+    assert_eq!(fields[1].1, r#"{"topic":"news.today","data":"it works"}"#);
+    assert!(fields[0].1.parse::<u64>().is_ok(), "{fields:?}");
+}
+
+#[test]
+fn ids_grow_also_from_stream_to_stream() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut last = 0;
+        for round in 0..3 {
+            let mut events = Events::open(broker.http_port(), "/v1/topics/n", &[]);
+            let mut publisher = NativeClient::connect(broker.native_port());
+            for number in 0..1_000u32 {
+                publisher.publish(&Event::new("n", number.to_string()));
+            }
+            for number in 0..1_000u32 {
+                let (id, data) = events.event();
+                assert_eq!(data, json!({"topic": "n", "data": number.to_string()}));
+                assert!(
+                    number == 0 && round > 0 || id > last,
+                    "{id:?} behind {last:?}"
+                );
+                last = id;
+            }
+        }
+    }
+}
+
+/// A payload, and how it is written.
+fn payloads() -> Vec<(Vec<u8>, Json)> {
+    let text = |text: &str| {
+        (
+            text.as_bytes().to_vec(),
+            json!({"topic": "p", "data": text}),
+        )
+    };
+    let binary =
+        |bytes: &[u8], base64: &str| (bytes.to_vec(), json!({"topic": "p", "data_b64": base64}));
+    vec![
+        text("plain"),
+        text("quote \" backslash \\ slash /"),
+        text("tab \t, LF \n, CR \r, CR LF \r\n, and two\n\n"),
+        text("\ndata: {}\n\n: comment"),
+        text("κόσμε 👍 \u{2028} \u{feff}"),
+        text("</script>"),
+        text("~ "),
+        binary(b"\0", "AA=="),
+        binary(b"a\x1f", "YR8="),
+        binary(b"\x1b[0m", "G1swbQ=="),
+        binary(b"\x08", "CA=="),
+        binary(b"\x0b\x0c", "Cww="),
+        binary(b"\xff\xfe\xfd", "//79"),
+        binary(b"\xc3", "ww=="),
+        binary(b"ab\xed\xa0\x80", "YWLtoIA="),
+        binary(b"\xfb\xef\xbe", "++++"),
+    ]
+}
+
+#[test]
+fn payloads_are_text_where_they_can_be_and_base64_where_not() {
+    let broker = Broker::start(1, &[]);
+    let mut events = Events::open(broker.http_port(), "/v1/topics/p", &[]);
+    for (payload, expected) in payloads() {
+        publish(&broker, "p", &payload);
+        assert_eq!(events.data(), expected);
+    }
+    // An empty one has neither or an empty text.
+    publish(&broker, "p", b"");
+    let data = events.data();
+    assert!(
+        data == json!({"topic": "p", "data": ""}) || data == json!({"topic": "p"}),
+        "{data}"
+    );
+    let long = "x".repeat(3_000_000);
+    publish(&broker, "p", long.as_bytes());
+    assert_eq!(events.data()["data"], long);
+}
+
+#[test]
+fn an_event_has_its_reply_headers_and_end_mark() {
+    let broker = Broker::start(1, &[]);
+    let mut events = Events::open(broker.http_port(), "/v1/topics/a", &[]);
+    let mut native = NativeClient::connect(broker.native_port());
+    let event = Event {
+        reply: Some(b"back.1".to_vec()),
+        headers: vec![
+            (b"trace".to_vec(), b"7".to_vec()),
+            (b"trace".to_vec(), "é \"8\"".as_bytes().to_vec()),
+        ],
+        is_end: true,
+        ..Event::new("a", "x")
+    };
+    native.publish(&event);
+    let expected = json!({
+        "topic": "a",
+        "data": "x",
+        "reply": "back.1",
+        "headers": [["trace", "7"], ["trace", "é \"8\""]],
+        "last": true,
+    });
+    assert_eq!(events.data(), expected);
+}
+
+/// What is asked for, topics that come, and topics that do not.
+const FILTERS: &[(&str, &[&str], &[&str])] = &[
+    ("/v1/topics/a", &["a"], &["b", "a.b", "A"]),
+    ("/v1/topics/a.*", &["a.b", "a."], &["a", "a.b.c"]),
+    ("/v1/topics/a.%3E", &["a.b", "a.b.c"], &["a", "b.a"]),
+    ("/v1/topics/a.>", &["a.b", "a.b.c"], &["a"]),
+    ("/v1/topics/>", &["a", "b.c"], &[]),
+    ("/v1/topics/*.b", &["a.b", "x.b"], &["a.b.c", "b"]),
+    ("/v1/topics/a?topic=b&topic=c", &["a", "b", "c"], &["d"]),
+    ("/v1/topics?topic=a", &["a"], &["b"]),
+    ("/v1/topics?topic=a&topic=b.*", &["a", "b.c"], &["b"]),
+    ("/v1/topics?topic=x%2Fy%26z", &["x/y&z"], &["x", "z"]),
+    ("/v1/topics/x/y", &["x/y"], &["x"]),
+    ("/v1/topics/a?topic=a&topic=*", &["a", "b"], &["a.b"]),
+    ("/v1/topics?topic=caf%C3%A9", &["café"], &["cafe"]),
+];
+
+#[test]
+fn several_topics_and_wildcards_come_in_one_stream_and_each_event_once() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut redis = RawClient::connect(broker.port());
+        let mut nats = NatsClient::connect(broker.nats_port());
+        let mut native = NativeClient::connect(broker.native_port());
+        for (target, heard, unheard) in FILTERS {
+            let mut events = Events::open(broker.http_port(), target, &[]);
+            // Those that should not come are published first: they would stand before the others.
+            for (place, topic) in unheard.iter().chain(*heard).enumerate() {
+                match place % 3 {
+                    0 => drop(redis.call(&["PUBLISH", topic, "x"])),
+                    1 if *topic != "a." => {
+                        nats.publish(topic, "x");
+                        nats.sync();
+                    }
+                    _ => drop(native.publish_counted(&Event::new(topic, "x"))),
+                }
+            }
+            let mut came: Vec<String> = heard
+                .iter()
+                .map(|_| events.data()["topic"].as_str().unwrap().to_string())
+                .collect();
+            came.sort();
+            let mut expected = heard.to_vec();
+            expected.sort_unstable();
+            assert_eq!(came, expected, "{target}");
+            events.wire().hears_nothing();
+        }
+    }
+}
+
+#[test]
+fn events_of_all_protocols_come_to_a_stream_on_any_shard() {
+    let broker = Broker::start(2, &[]);
+    let mut streams: Vec<Events> = (0..8)
+        .map(|_| Events::open(broker.http_port(), "/v1/topics/room", &[]))
+        .collect();
+    let mut redis = RawClient::connect(broker.port());
+    let count = redis.call(&["PUBLISH", "room", "from redis"]);
+    assert_eq!(count, super::common::resp::Value::Integer(8));
+    let mut nats = NatsClient::connect(broker.nats_port());
+    nats.send("HPUB room back 23 32\r\nNATS/1.0\r\nColour: b\r\n\r\nfrom nats\r\n");
+    nats.sync();
+    publish(&broker, "room", b"from HTTP");
+    for events in &mut streams {
+        let mut came = [events.data(), events.data(), events.data()];
+        came.sort_by_key(|data| data["data"].to_string());
+        assert_eq!(
+            came,
+            [
+                json!({"topic": "room", "data": "from HTTP"}),
+                json!({"topic": "room", "data": "from nats", "reply": "back", "headers": [["Colour", "b"]]}),
+                json!({"topic": "room", "data": "from redis"}),
+            ]
+        );
+    }
+}
+
+#[test]
+fn who_comes_back_is_told_that_events_may_be_missing() {
+    let broker = Broker::start(1, &[]);
+    for id in ["1853284-0", "0-0", "abc"] {
+        let header = format!("Last-Event-ID: {id}");
+        let mut events = Events::open(broker.http_port(), "/v1/topics/a", &[&header]);
+        let fields = events.fields().expect("a gap");
+        let field = |name: &str| {
+            let mut values = fields.iter().filter(|(other, _)| other == name);
+            values.next().map(|(_, value)| value.as_str())
+        };
+        assert_eq!(field("event"), Some("gap"), "{fields:?}");
+        assert_eq!(field("data"), Some(r#"{"events":null}"#), "{fields:?}");
+        publish(&broker, "a", b"x");
+        assert_eq!(events.data(), json!({"topic": "a", "data": "x"}));
+    }
+}
+
+#[test]
+fn streams_that_ask_for_nothing_or_too_much_are_refused() {
+    let broker = Broker::start(1, &[]);
+    let mut http = Http::dial(broker.http_port());
+    let long = format!("GET /v1/topics/{}", "t".repeat(1_025));
+    for (line, code) in [
+        ("GET /v1/topics", "request_invalid"),
+        ("GET /v1/topics?other=a", "request_invalid"),
+        ("GET /v1/topics?topic=a&other=b", "request_invalid"),
+        ("GET /v1/topics/a.>.b", "topic_invalid"),
+        ("GET /v1/topics/a?topic=%3E.a", "topic_invalid"),
+        ("GET /v1/topics?topic=%zz", "request_invalid"),
+        ("GET /v1/topics?topic=a%2", "request_invalid"),
+        (&long, "topic_invalid"),
+    ] {
+        let answer = http.ask(line, &[], b"");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn topics_that_are_no_text_are_counted_and_left_out() {
+    let broker = Broker::start(1, &[]);
+    let mut redis = RawClient::connect(broker.port());
+    let mut events = Events::open(broker.http_port(), "/v1/topics/>", &[]);
+    let before = super::load::counter(&mut redis, "events_not_carried");
+    for topic in [&b"\xff"[..], b"a\xc3", b"fine"] {
+        let mut request = super::common::resp::request(&[b"PUBLISH", topic, b"x"]);
+        redis.send(&std::mem::take(&mut request));
+        redis.value();
+    }
+    assert_eq!(events.data(), json!({"topic": "fine", "data": "x"}));
+    let after = super::load::counter(&mut redis, "events_not_carried");
+    assert_eq!(after - before, 2);
+}
+
+#[test]
+fn a_stream_that_is_left_is_forgotten() {
+    let broker = Broker::start(2, &[]);
+    let streams: Vec<Events> = (0..10)
+        .map(|_| Events::open(broker.http_port(), "/v1/topics/a?topic=b", &[]))
+        .collect();
+    let mut redis = RawClient::connect(broker.port());
+    let count = |redis: &mut RawClient| super::load::counter(redis, "subscriptions");
+    assert_eq!(count(&mut redis), 20);
+    drop(streams);
+    super::load::wait_until("no subscription is left", || count(&mut redis) == 0);
+}
+
+/// Events of 10 kB each, twice as many as a stream that is not read may have waiting anywhere.
+const FLOOD: u64 = 3_000;
+
+fn flood(broker: &Broker) {
+    let mut publisher = NativeClient::connect(broker.native_port());
+    for number in 0..FLOOD {
+        let payload = format!("{number:08}{}", "x".repeat(10_000));
+        publisher.publish(&Event::new("flood", payload));
+    }
+    assert_eq!(publisher.ping(), []);
+}
+
+#[test]
+fn who_reads_too_slowly_is_told_how_many_events_are_missing() {
+    let limits = super::load::File::new("[limits]\noutbox_bytes_max = \"1 MiB\"\n");
+    let args = ["--http-policy", "drop-oldest", "--config", limits.path()];
+    let broker = Broker::start(1, &args);
+    let mut events = Events::open(broker.http_port(), "/v1/topics/flood", &[]);
+    flood(&broker);
+    let (mut came, mut dropped, mut next) = (0, 0, 0);
+    while came + dropped < FLOOD {
+        let fields = events.fields().expect("the stream goes on");
+        let data = &fields.last().unwrap().1;
+        let data: Json = serde_json::from_str(data).unwrap();
+        if fields.iter().any(|field| field.1 == "gap") {
+            let events = data["events"].as_u64().expect("a number of events");
+            assert!(events > 0);
+            dropped += events;
+            next += events;
+        } else {
+            let number: u64 = data["data"].as_str().unwrap()[..8].parse().unwrap();
+            assert_eq!(number, next, "behind {dropped} dropped");
+            came += 1;
+            next += 1;
+        }
+    }
+    assert_eq!(came + dropped, FLOOD);
+    assert!(dropped > 0, "the flood was too small to lose anything");
+    publish(&broker, "flood", b"after");
+    assert_eq!(events.data()["data"], "after");
+}
+
+#[test]
+fn who_reads_too_slowly_is_closed_where_nothing_else_was_said() {
+    let (broker, _config) = super::load::broker_with_limits(1, "outbox_bytes_max = \"1 MiB\"");
+    let mut events = Events::open(broker.http_port(), "/v1/topics/flood", &[]);
+    flood(&broker);
+    let mut came = 0;
+    let rest = events.wire().try_rest().unwrap();
+    for line in rest.split(|byte| *byte == b'\n') {
+        came += u64::from(line.starts_with(b"data: "));
+    }
+    assert!(came < FLOOD, "all {came} events came");
+}
+
+#[test]
+fn requests_behind_a_stream_are_not_answered_in_it() {
+    let broker = Broker::start(1, &[]);
+    let port = broker.http_port();
+    let mut http = Http::dial(port);
+    http.send(
+        [
+            request(port, "GET /health", &[], b""),
+            request(port, "GET /v1/topics/a", &[], b""),
+            request(port, "GET /health", &[], b""),
+        ]
+        .concat(),
+    );
+    assert_eq!(http.try_answer(Asked::Other).unwrap().unwrap().status, 200);
+    let head = http.try_head().unwrap().expect("an answer");
+    assert_eq!(head.status, 200);
+    // A comment may come, but no answer.
+    let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
+    while let Ok(true) = http.wire.fill(soon) {}
+    assert!(!http.wire.unread.windows(8).any(|part| part == b"HTTP/1.1"));
+}
