@@ -417,7 +417,8 @@ impl Http {
             Body::Length(length) if length <= input.len() - head.length => Some(length),
             Body::Length(_) | Body::Chunked => None,
         };
-        manner.keep_alive &= length.is_some();
+        // Behind what cannot be read nothing is a request.
+        manner.keep_alive &= length.is_some() && no_route.error.status != 400;
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
             cx.counters.wrong_passwords += 1;
         }
