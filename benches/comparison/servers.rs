@@ -128,6 +128,8 @@ pub struct Server {
     child: Child,
     /// Where it listens for this contender's protocol.
     pub address: SocketAddr,
+    /// Where it listens for HTTP, if it is Sapwood.
+    pub http: Option<SocketAddr>,
 }
 
 impl Drop for Server {
@@ -206,6 +208,7 @@ impl Server {
         let server = Server {
             child: command.spawn()?,
             address,
+            http: None,
         };
         server.wait_until_it_listens()
     }
@@ -238,12 +241,21 @@ impl Server {
         let mut server = Server {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http: None,
         };
+        let mut address = None;
         for line in BufReader::new(stdout.ok_or(io::ErrorKind::BrokenPipe)?).lines() {
             let line = line?;
             let mut words = line.split_whitespace();
-            if words.next() == Some(listener)
-                && let Some(Ok(address)) = words.next().map(str::parse)
+            let (name, at) = (words.next(), words.next());
+            let at: Option<SocketAddr> = at.and_then(|at| at.parse().ok());
+            if name == Some(listener) {
+                address = at;
+            } else if name == Some("http") {
+                server.http = at;
+            }
+            if let Some(address) = address
+                && server.http.is_some()
             {
                 server.address = address;
                 // What it logs is not of interest, but a full pipe would be.
@@ -287,7 +299,12 @@ impl Server {
 
     /// CPU time so far, of all its threads.
     pub fn cpu(&self) -> io::Result<Duration> {
-        cpu_of(&self.proc("task"))
+        schedstat(&self.proc("task"), ON_CPU)
+    }
+
+    /// Time so far for which its threads could have run and another process had the CPU.
+    pub fn waited(&self) -> io::Result<Duration> {
+        schedstat(&self.proc("task"), WAITED)
     }
 
     /// Resident bytes: now, and at most so far.
@@ -307,9 +324,12 @@ impl Server {
     }
 }
 
-/// Nanoseconds on a CPU of all threads in a `/proc` task directory, which `/proc/PID/stat` would count in
-/// ticks of 10 ms.
-fn cpu_of(tasks: &Path) -> io::Result<Duration> {
+/// Fields of `schedstat`, both in nanoseconds.
+const ON_CPU: usize = 0;
+const WAITED: usize = 1;
+
+/// The sum of a field over all threads in a `/proc` task directory; `/proc/PID/stat` would count in ticks of 10 ms.
+fn schedstat(tasks: &Path, field: usize) -> io::Result<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(tasks)? {
         // A thread may end meanwhile: its time is then in no file that shows nanoseconds.
@@ -318,7 +338,7 @@ fn cpu_of(tasks: &Path) -> io::Result<Duration> {
         };
         nanoseconds += text
             .split(' ')
-            .next()
+            .nth(field)
             .and_then(|word| word.parse::<u64>().ok())
             .unwrap_or(0);
     }
@@ -327,5 +347,10 @@ fn cpu_of(tasks: &Path) -> io::Result<Duration> {
 
 /// CPU time of this process so far.
 pub fn own_cpu() -> io::Result<Duration> {
-    cpu_of(Path::new("/proc/self/task"))
+    schedstat(Path::new("/proc/self/task"), ON_CPU)
+}
+
+/// As [`Server::waited`], of this process.
+pub fn own_waited() -> io::Result<Duration> {
+    schedstat(Path::new("/proc/self/task"), WAITED)
 }
