@@ -697,6 +697,7 @@ fn crowd(times: u64) -> Crowd {
         subscribers: 5_000,
         events_per_second: 5,
         seconds: 30,
+        phase_seconds: 32,
         payload_bytes: 128,
         flood_payload_bytes: 64 << 10,
         flood_bytes: 48 << 20,
@@ -717,6 +718,7 @@ fn the_webs_crowd_has_a_section_if_it_was_measured() {
         format!("| spread, p50 | {same} | {same} | {same} | {same} |"),
         "| last, worst | 31 ms (30.7 to 31.3) | 32 ms (31.7 to 32.3) |".to_string(),
         "The spread of the event streams did not change by more than between runs.".to_string(),
+        "after 20 s (20 to 20) of 32 s.".to_string(),
         "used 10 % (10 to 10) of its CPU, 100 (100 to 100) s for a million".to_string(),
         "```console\ntools/crowd\n".to_string(),
     ] {

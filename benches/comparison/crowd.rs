@@ -30,8 +30,10 @@ pub struct Crowd {
     pub subscribers: u64,
     /// Events that were published in a second.
     pub events_per_second: u64,
-    /// Seconds of each phase of a run.
+    /// Seconds of each phase of a run that are measured.
     pub seconds: u64,
+    /// Seconds of a phase, with those at its start that are not measured.
+    pub phase_seconds: u64,
     /// Bytes of an event's payload.
     pub payload_bytes: u64,
     /// Bytes of a payload of the flood that the stalled subscriber gets, and of all of them.
@@ -70,7 +72,7 @@ pub struct Phase {
     pub deliveries: u64,
     /// The broker's CPU time meanwhile.
     pub broker_cpu_seconds: f64,
-    /// How long the broker could have run and another process had its CPU.
+    /// How long its shard could have run and another process had the CPU.
     pub broker_waited_seconds: f64,
     /// The generator's CPU time.
     pub generator_cpu_seconds: f64,
@@ -230,10 +232,11 @@ fn findings(crowd: &Crowd) -> String {
     let broker_waited = |round: &Round| round.alone.broker_waited_seconds / round.alone.seconds;
     let generator_waited =
         |round: &Round| round.alone.generator_waited_seconds / round.alone.seconds;
-    let lines = [
+    let mut lines = vec![
         format!(
-            "- The broker closed nobody but the stalled reader, that one after {}. {} {}",
+            "- The broker closed nobody but the stalled reader, that one after {} of {} s. {} {}",
             crowd.shown(|round| round.stalled_closed_after, seconds),
+            crowd.phase_seconds,
             change(crowd, "the WebSockets", SOCKETS, SOCKETS_STALLED),
             change(crowd, "the event streams", STREAMS, STREAMS_STALLED),
         ),
@@ -249,7 +252,27 @@ fn findings(crowd: &Crowd) -> String {
             crowd.shown(generator_waited, percent),
         ),
     ];
+    lines.extend(order(crowd));
     lines.join("\n")
+}
+
+/// Which kind is written to first, if one had to wait for the other.
+fn order(crowd: &Crowd) -> Option<String> {
+    let median = |which, figure| Some(crowd.arrivals(which, figure, P50)?.median);
+    let begins_later = |earlier, later| {
+        let (end, begin) = (median(earlier, LAST)?, median(later, FIRST)?);
+        // The last of one and the first of the other are read within the same batch.
+        Some(begin >= 0.9 * end)
+    };
+    let (first, second) = match begins_later(STREAMS, SOCKETS)? {
+        true => ("event streams", "WebSockets"),
+        false if begins_later(SOCKETS, STREAMS)? => ("WebSockets", "event streams"),
+        false => return None,
+    };
+    Some(format!(
+        "- The broker writes an event to all {first} before the {second}, so the first of these has it when the last \
+         of those does."
+    ))
 }
 
 /// Whether the stalled reader changed the others' spread, by the rule of the comparison's verdicts.

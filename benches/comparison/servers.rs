@@ -299,12 +299,12 @@ impl Server {
 
     /// CPU time so far, of all its threads.
     pub fn cpu(&self) -> io::Result<Duration> {
-        schedstat(&self.proc("task"), ON_CPU)
+        cpu_of(&self.proc("task"))
     }
 
-    /// Time so far for which its threads could have run and another process had the CPU.
+    /// Time so far for which its busiest thread could have run and another process had the CPU.
     pub fn waited(&self) -> io::Result<Duration> {
-        schedstat(&self.proc("task"), WAITED)
+        waited_of(&self.proc("task"))
     }
 
     /// Resident bytes: now, and at most so far.
@@ -324,33 +324,38 @@ impl Server {
     }
 }
 
-/// Fields of `schedstat`, both in nanoseconds.
-const ON_CPU: usize = 0;
-const WAITED: usize = 1;
-
-/// The sum of a field over all threads in a `/proc` task directory; `/proc/PID/stat` would count in ticks of 10 ms.
-fn schedstat(tasks: &Path, field: usize) -> io::Result<Duration> {
-    let mut nanoseconds = 0;
+/// Of every thread in a `/proc` task directory: nanoseconds on a CPU, which `/proc/PID/stat` would count in ticks of
+/// 10 ms, and nanoseconds that it waited for one.
+fn schedstat(tasks: &Path) -> io::Result<Vec<(u64, u64)>> {
+    let mut threads = Vec::new();
     for task in fs::read_dir(tasks)? {
         // A thread may end meanwhile: its time is then in no file that shows nanoseconds.
         let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
             continue;
         };
-        nanoseconds += text
-            .split(' ')
-            .nth(field)
-            .and_then(|word| word.parse::<u64>().ok())
-            .unwrap_or(0);
+        let mut words = text.split(' ').map(|word| word.parse().unwrap_or(0));
+        threads.extend(words.next().zip(words.next()));
     }
-    Ok(Duration::from_nanos(nanoseconds))
+    Ok(threads)
+}
+
+fn cpu_of(tasks: &Path) -> io::Result<Duration> {
+    let threads = schedstat(tasks)?;
+    Ok(Duration::from_nanos(threads.iter().map(|one| one.0).sum()))
+}
+
+/// How long the busiest thread waited. The sum of all would count the same moment several times.
+fn waited_of(tasks: &Path) -> io::Result<Duration> {
+    let busiest = schedstat(tasks)?.into_iter().max();
+    Ok(Duration::from_nanos(busiest.map_or(0, |one| one.1)))
 }
 
 /// CPU time of this process so far.
 pub fn own_cpu() -> io::Result<Duration> {
-    schedstat(Path::new("/proc/self/task"), ON_CPU)
+    cpu_of(Path::new("/proc/self/task"))
 }
 
 /// As [`Server::waited`], of this process.
 pub fn own_waited() -> io::Result<Duration> {
-    schedstat(Path::new("/proc/self/task"), WAITED)
+    waited_of(Path::new("/proc/self/task"))
 }

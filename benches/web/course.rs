@@ -53,6 +53,11 @@ impl Plan {
     fn events(&self) -> usize {
         WARM_EVENTS + (self.events_per_second * self.seconds) as usize
     }
+
+    /// Seconds of a phase, those at its start included that are not measured.
+    pub fn phase_seconds(&self) -> u64 {
+        self.events() as u64 / self.events_per_second
+    }
 }
 
 /// Times of the broker and of this process at one moment.

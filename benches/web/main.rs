@@ -126,6 +126,7 @@ fn measure(arguments: &Arguments) -> Result<(), Trouble> {
         subscribers: plan.subscribers,
         events_per_second: plan.events_per_second,
         seconds: plan.seconds,
+        phase_seconds: plan.phase_seconds(),
         payload_bytes: plan.payload_bytes,
         flood_payload_bytes: plan.flood_payload_bytes,
         flood_bytes: plan.flood_bytes,
