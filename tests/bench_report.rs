@@ -2,10 +2,16 @@
 //!
 //! The modules are the benchmark's own. They take a record and give text, so nothing here measures anything.
 
+// The benchmark and this test each use a part of it.
+#[allow(dead_code)]
+#[path = "../benches/comparison/crowd.rs"]
+mod crowd;
 #[path = "../benches/comparison/figures.rs"]
 mod figures;
 #[path = "../benches/comparison/goals.rs"]
 mod goals;
+#[path = "../benches/comparison/pieces.rs"]
+mod pieces;
 #[path = "../benches/comparison/plot.rs"]
 mod plot;
 #[path = "../benches/comparison/record.rs"]
@@ -21,6 +27,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crowd::{Arrival, Crowd, Phase, Round};
 use figures::{Spread, bytes, count, duration, number, ratio, rows};
 use goals::{Finding, Reached, findings};
 use plot::charts;
@@ -181,7 +188,7 @@ fn check_verdict(ours: Vec<Run>, theirs: Vec<Run>, standing: Standing, sentences
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].sentences(), sentences);
     assert_eq!(found[0].standing(), standing);
-    let page = markdown(&record(vec![workload.clone()]), "");
+    let page = markdown(&record(vec![workload.clone()]), None, "");
     assert!(page.contains(sentences), "{page}");
 }
 
@@ -375,7 +382,7 @@ fn the_floor_is_no_rival() {
 
 #[test]
 fn variants_are_rows_of_their_own() {
-    let page = markdown(&full(), "");
+    let page = markdown(&full(), None, "");
     for line in [
         "| Sapwood, Redis protocol, 2 shards | 2.5M/s (2.48M to 2.52M) | 0.28 (0.277 to 0.283) |",
         "- **Sapwood, Redis protocol, 2 shards, against redis-server:** Sapwood needs 1/7.14 of redis-server's CPU and \
@@ -396,6 +403,7 @@ fn where_every_run_is_a_variant_the_first_stands_for_the_contender() {
     ];
     let page = markdown(
         &record(vec![workload("shards-pairs", Kind::Throughput, &runs)]),
+        None,
         "",
     );
     for part in [
@@ -412,7 +420,7 @@ fn missing_peers_are_named_with_the_reason() {
     let mut record = full();
     record.contenders[1].missing = Some("nats-server is not | installed".to_string());
     record.workloads[0].runs.retain(|run| run.who != Nats);
-    let page = markdown(&record, "");
+    let page = markdown(&record, None, "");
     let reason = "nats-server is not \\| installed";
     assert!(
         page.contains(&format!("**did not take part:** {reason} |")),
@@ -439,7 +447,7 @@ fn a_contender_that_failed_has_no_figure() {
         round: 2,
         error: "delivery 7\nof `a` came | twice".to_string(),
     });
-    let page = markdown(&record, "");
+    let page = markdown(&record, None, "");
     for part in [
         "| s/M | 2 | 0.6 | - | failed | - | 0.2 | 0.14 | **Sapwood, Redis protocol failed**<br>",
         "- **Sapwood, Redis protocol failed in round 2, so it has no figure:** `delivery 7 of 'a' came | twice`",
@@ -458,9 +466,9 @@ fn a_contender_that_failed_has_no_figure() {
 #[test]
 fn a_quick_look_says_so_before_anything_else() {
     let mut record = full();
-    assert!(!markdown(&record, "").contains("quick look"));
+    assert!(!markdown(&record, None, "").contains("quick look"));
     record.quick = true;
-    let page = markdown(&record, "");
+    let page = markdown(&record, None, "");
     assert!(
         page.starts_with(
             "# Benchmarks: a quick look\n\n> **This is a quick look and not a result.**"
@@ -470,7 +478,7 @@ fn a_quick_look_says_so_before_anything_else() {
 
 #[test]
 fn the_summary_counts_where_sapwood_is_ahead_and_where_not() {
-    let page = markdown(&full(), "");
+    let page = markdown(&full(), None, "");
     let line = "- Sapwood, Redis protocol is ahead of redis-server in 2 of 4 workloads; better in one figure and worse in \
                 another in 1 (the latency-10k one); **behind** in 1 (the closed-1 one).";
     assert!(page.contains(line), "{page}");
@@ -478,7 +486,7 @@ fn the_summary_counts_where_sapwood_is_ahead_and_where_not() {
 
 #[test]
 fn nothing_measured_gives_a_page_without_claims() {
-    let page = markdown(&record(Vec::new()), "## Note\n\nBy hand.\n");
+    let page = markdown(&record(Vec::new()), None, "## Note\n\nBy hand.\n");
     assert!(
         !page.contains("ahead of") && !page.contains("svg"),
         "{page}"
@@ -499,7 +507,7 @@ fn nothing_measured_gives_a_page_without_claims() {
             .iter()
             .all(|found| found.comparisons.len() == 1)
     );
-    let page = markdown(&record(vec![none]), "");
+    let page = markdown(&record(vec![none]), None, "");
     assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
 }
 
@@ -536,7 +544,7 @@ fn goals_are_judged_by_medians() {
         Reached::NotMeasured("not run".to_string()),
         "-",
     );
-    let page = markdown(&record, "");
+    let page = markdown(&record, None, "");
     let line = "| `closed-1` | Sapwood, Redis protocol | redis-server | rate at least 0.95x | 0.9x | 18k/s | 20k/s | **not \
                 met** |";
     assert!(page.contains(line), "{page}");
@@ -628,7 +636,7 @@ fn names_of_lines_that_end_together_stand_apart() {
 
 #[test]
 fn the_page_shows_every_chart() {
-    let written = files(&full(), "");
+    let written = files(&full(), None, "");
     let page = &written[0];
     assert_eq!(page.0, "BENCHMARKS.md");
     assert_eq!(written.len(), 4);
@@ -639,7 +647,7 @@ fn the_page_shows_every_chart() {
 
 #[test]
 fn every_line_of_a_table_has_as_many_cells() {
-    let page = markdown(&full(), "");
+    let page = markdown(&full(), None, "");
     let mut cells = None;
     for line in page.lines() {
         let count = line.matches('|').count() - line.matches("\\|").count();
@@ -650,6 +658,75 @@ fn every_line_of_a_table_has_as_many_cells() {
         }
         assert!(!line.ends_with(' '), "{line:?}");
     }
+}
+
+/// A crowd whose figures are the same in three rounds, but for a hundredth; beside the stalled reader all takes so many
+/// times as long.
+fn crowd(times: u64) -> Crowd {
+    let phase = |nanoseconds: u64| {
+        let arrivals = |first: u64| {
+            let event = |number: u64| Arrival(first, first + number * nanoseconds);
+            (1..=3).map(event).collect()
+        };
+        Phase {
+            seconds: 30.0,
+            deliveries: 30_000,
+            broker_cpu_seconds: 3.0,
+            broker_waited_seconds: 0.3,
+            generator_cpu_seconds: 6.0,
+            generator_waited_seconds: 0.6,
+            sockets: arrivals(1_000_000),
+            streams: arrivals(2_000_000),
+        }
+    };
+    let round = |part: u64| Round {
+        load_average: 0.5,
+        memory_before: 1 << 20,
+        memory_with_sockets: (1 << 20) + 5_000 * 1_000,
+        memory_with_streams: (1 << 20) + 5_000 * 1_700,
+        alone: phase(part * 100_000),
+        beside_stalled: phase(times * part * 100_000),
+        stalled_closed_after: 20.0,
+    };
+    let record = record(Vec::new());
+    Crowd {
+        command: "tools/crowd".to_string(),
+        date: record.date,
+        commit: record.commit,
+        machine: record.machine,
+        subscribers: 5_000,
+        events_per_second: 5,
+        seconds: 30,
+        phase_seconds: 32,
+        payload_bytes: 128,
+        flood_payload_bytes: 64 << 10,
+        flood_bytes: 48 << 20,
+        rounds: [99, 100, 101].map(round).to_vec(),
+    }
+}
+
+#[test]
+fn the_webs_crowd_has_a_section_if_it_was_measured() {
+    assert!(!markdown(&full(), None, "").contains("The web"));
+    let page = markdown(&full(), Some(&crowd(1)), "");
+    let same = "20 ms (19.8 to 20.2)";
+    for part in [
+        "## The web: 5,000 WebSockets and 5,000 event streams\n\n".to_string(),
+        "| memory for each, idle | 1000 B (1000 to 1000) | 700 B (700 to 700) | - | - |"
+            .to_string(),
+        "| first, p50 | 1 ms (1 to 1) | 2 ms (2 to 2) |".to_string(),
+        format!("| spread, p50 | {same} | {same} | {same} | {same} |"),
+        "| last, worst | 31 ms (30.7 to 31.3) | 32 ms (31.7 to 32.3) |".to_string(),
+        "The spread of the event streams did not change by more than between runs.".to_string(),
+        "after 20 s (20 to 20) of 32 s.".to_string(),
+        "used 10 % (10 to 10) of its CPU, 100 (100 to 100) s for a million".to_string(),
+        "```console\ntools/crowd\n".to_string(),
+    ] {
+        assert!(page.contains(&part), "{part}\n{page}");
+    }
+    let page = markdown(&full(), Some(&crowd(2)), "");
+    let part = "The spread of the WebSockets is 2x what it is without it.";
+    assert!(page.contains(part), "{page}");
 }
 
 #[test]
@@ -663,11 +740,16 @@ fn repository_holds_what_the_record_gives() {
         !record.quick,
         "{RECORD} is a quick look, which is no result"
     );
-    let written = files(&record, &read(NOTES));
+    let crowd: Option<Crowd> = root
+        .join(crowd::RECORD)
+        .exists()
+        .then(|| serde_json::from_str(&read(crowd::RECORD)).unwrap());
+    let written = files(&record, crowd.as_ref(), &read(NOTES));
     for (path, contents) in &written {
         assert!(
             read(path) == *contents,
-            "{path} is not what {RECORD} and {NOTES} give; write the report again"
+            "{path} is not what {RECORD}, {} and {NOTES} give; write the report again",
+            crowd::RECORD
         );
     }
     let paths: BTreeSet<_> = written.into_iter().map(|(path, _)| path).collect();

@@ -34,6 +34,19 @@ impl Spread {
         })
     }
 
+    /// The median, and the least and the most in parentheses.
+    pub fn show(&self, show: impl Fn(f64) -> String) -> String {
+        let shown = [self.median, self.min, self.max].map(show);
+        let units = shown.each_ref().map(|shown| unit(shown));
+        // A unit that all three have is said once.
+        let same = units[0] == units[1] && units[0] == units[2];
+        let bare = |index: usize| match same {
+            true => shown[index].trim_end_matches(units[index]),
+            false => &shown[index],
+        };
+        format!("{} ({} to {})", shown[0], bare(1), bare(2))
+    }
+
     /// Whether a value can be in both spreads.
     pub fn overlaps(&self, other: &Spread) -> bool {
         self.min <= other.max && other.min <= self.max
@@ -149,19 +162,10 @@ impl Row<'_> {
         let Some(spread) = self.spread(metric) else {
             return "-".to_string();
         };
-        let median = metric.show(spread.median);
-        if self.runs.len() < 2 {
-            return median;
+        match self.runs.len() {
+            1 => metric.show(spread.median),
+            _ => spread.show(|value| metric.show(value)),
         }
-        let shown = [spread.median, spread.min, spread.max].map(|value| metric.show(value));
-        let units = shown.each_ref().map(|shown| unit(shown));
-        // A unit that all three have is said once.
-        let same = units[0] == units[1] && units[0] == units[2];
-        let bare = |index: usize| match same {
-            true => shown[index].trim_end_matches(units[index]),
-            false => &shown[index],
-        };
-        format!("{median} ({} to {})", bare(1), bare(2))
     }
 
     /// Whether the generator had no more to give.

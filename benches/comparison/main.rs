@@ -12,31 +12,36 @@
 
 #![forbid(unsafe_code)]
 
+mod crowd;
 mod dialect;
 mod figures;
 mod generator;
 mod goals;
+mod machine;
 mod measure;
+mod pieces;
 mod plot;
 mod questions;
 mod record;
 mod relay;
 mod report;
 mod script;
+// The benchmark of the web asks a server for more.
+#[allow(dead_code)]
 mod servers;
 mod svg;
 mod verdicts;
 mod workloads;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
 use generator::Trouble;
 use measure::Times;
-use record::{Contender, Machine, Record, Run, RunFailure, Who};
+use record::{Contender, Record, Run, RunFailure, Who};
 use servers::{Server, Setting};
 use workloads::{Variant, Workload};
 
@@ -129,7 +134,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode, Trouble> {
             "the servers and the generator need a CPU each; this process may use one".to_string(),
         ));
     }
-    raise_file_limit()?;
+    machine::raise_file_limit()?;
     servers::pin(&[GENERATOR_CPU])?;
     let mut record = new_record(arguments, cpus)?;
     for contender in &record.contenders {
@@ -334,46 +339,27 @@ fn read_record() -> Result<Record, Trouble> {
 
 fn write_report(record: &Record) -> Result<(), Trouble> {
     let notes = std::fs::read_to_string(root().join(report::NOTES))?;
+    let crowd = read_crowd()?;
     std::fs::create_dir_all(results())?;
-    for (path, contents) in report::files(record, &notes) {
+    for (path, contents) in report::files(record, crowd.as_ref(), &notes) {
         std::fs::write(root().join(path), contents)?;
     }
     Ok(())
 }
 
-/// 10,000 connections have an end here and one in the server, which inherits the limit.
-fn raise_file_limit() -> std::io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    const WANTED: u64 = 24_000;
-    let mut limit = getrlimit(Resource::Nofile);
-    let hard = limit.maximum.unwrap_or(u64::MAX);
-    limit.current = Some(limit.current.unwrap_or(u64::MAX).max(WANTED.min(hard)));
-    Ok(setrlimit(Resource::Nofile, limit)?)
-}
-
-/// First line that a command prints.
-fn said(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .output();
-    let text = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).to_string())
-        .unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_string()
+/// What the benchmark of the web's crowd recorded, if it was run.
+fn read_crowd() -> Result<Option<crowd::Crowd>, Trouble> {
+    let path = root().join(crowd::RECORD);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path)?;
+    Ok(Some(
+        serde_json::from_str(&text).map_err(std::io::Error::other)?,
+    ))
 }
 
 fn new_record(arguments: &Arguments, cpus: u32) -> Result<Record, Trouble> {
-    let field = |file: &str, name: &str| -> String {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_default();
-        line.trim_matches([':', ' ', '\t']).to_string()
-    };
-    let memory = field("/proc/meminfo", "MemTotal");
-    let is_changed = !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
     let is_wanted = |who: &&Who| {
         let name = serde_json::to_string(*who).unwrap_or_default();
         arguments.who.is_empty()
@@ -395,15 +381,9 @@ fn new_record(arguments: &Arguments, cpus: u32) -> Result<Record, Trouble> {
     Ok(Record {
         quick: arguments.quick,
         command: "cargo bench --bench comparison".to_string(),
-        date: said("date", &["-u", "+%F"]),
-        commit: said("git", &["rev-parse", "--short", "HEAD"]) + if is_changed { "+" } else { "" },
-        machine: Machine {
-            cpu: field("/proc/cpuinfo", "model name"),
-            cpus,
-            memory: memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024,
-            kernel: said("uname", &["-r"]),
-            rustc: said("rustc", &["--version"]),
-        },
+        date: machine::date(),
+        commit: machine::commit(),
+        machine: machine::look(cpus),
         rounds: if arguments.quick { 1 } else { arguments.rounds },
         contenders,
         workloads: Vec::new(),

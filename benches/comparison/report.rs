@@ -5,8 +5,10 @@
 //! wrote are appended as they are. The same record gives the same bytes, which a test holds the repository to.
 //! Start at [`files`].
 
+use crate::crowd::{self, Crowd};
 use crate::figures::{Metric, Row, bytes, has_failed, named, of_kind, rows, usual};
 use crate::goals::{Reached, findings};
+use crate::pieces::{one_line, table, text};
 use crate::plot::{Chart, charts};
 use crate::record::{Kind, Record, Who, Workload};
 use crate::verdicts::{Against, PAIRS, Standing, Verdict, compare, judged, verdicts};
@@ -20,9 +22,11 @@ pub const NOTES: &str = "benches/NOTES.md";
 /// Where charts go.
 pub const CHARTS: &str = "benches/results";
 
-/// Everything that is made of a record: paths from the repository's root, and contents. `notes` is [`NOTES`]' text.
-pub fn files(record: &Record, notes: &str) -> Vec<(String, String)> {
-    let mut files = vec![("BENCHMARKS.md".to_string(), markdown(record, notes))];
+/// Everything that is made of a record: paths from the repository's root, and contents. `crowd` is the record of
+/// [`crowd::RECORD`], if there is one, and `notes` is [`NOTES`]' text.
+pub fn files(record: &Record, crowd: Option<&Crowd>, notes: &str) -> Vec<(String, String)> {
+    let page = markdown(record, crowd, notes);
+    let mut files = vec![("BENCHMARKS.md".to_string(), page)];
     for chart in charts(record) {
         files.push((format!("{CHARTS}/{}", chart.file), chart.svg));
     }
@@ -30,7 +34,7 @@ pub fn files(record: &Record, notes: &str) -> Vec<(String, String)> {
 }
 
 /// The whole of BENCHMARKS.md. `notes` end it, unchanged.
-pub fn markdown(record: &Record, notes: &str) -> String {
+pub fn markdown(record: &Record, crowd: Option<&Crowd>, notes: &str) -> String {
     let charts = charts(record);
     let mut parts = vec![
         head(record),
@@ -41,6 +45,7 @@ pub fn markdown(record: &Record, notes: &str) -> String {
         closed(record),
         latency(record, &charts),
         idle(record),
+        crowd.map(crowd::section).unwrap_or_default(),
         goals(record),
         notes.trim().to_string(),
     ];
@@ -482,22 +487,6 @@ fn goals(record: &Record) -> String {
     )
 }
 
-fn table(header: &[&str], lines: Vec<Vec<String>>) -> String {
-    let mut text = format!(
-        "| {} |\n|{}",
-        header.join(" | "),
-        "---|".repeat(header.len())
-    );
-    for line in lines {
-        text.push_str("\n|");
-        for cell in line {
-            let gap = if cell.is_empty() { "" } else { " " };
-            text += &format!("{gap}{cell} |");
-        }
-    }
-    text
-}
-
 /// Whoever failed a run, each once.
 fn failed(workload: &Workload) -> Vec<Who> {
     let failed = |who: &Who| has_failed(workload, *who);
@@ -514,13 +503,4 @@ fn plural(number: u32, noun: &str) -> String {
         1 => format!("1 {noun}"),
         number => format!("{number} {noun}s"),
     }
-}
-
-/// Text from a record as it can stand in a paragraph or a table's cell.
-fn text(text: &str) -> String {
-    one_line(text).replace('|', "\\|").replace('<', "&lt;")
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

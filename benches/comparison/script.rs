@@ -104,7 +104,8 @@ impl Script {
 #[derive(Debug)]
 pub struct Mismatch(pub String);
 
-fn mismatch(what: &str, expected: &[u8], got: &[u8]) -> Mismatch {
+/// Shows both from a little before the first byte that differs.
+pub fn mismatch(what: &str, expected: &[u8], got: &[u8]) -> Mismatch {
     let differs = expected
         .iter()
         .zip(got)

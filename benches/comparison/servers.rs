@@ -128,6 +128,8 @@ pub struct Server {
     child: Child,
     /// Where it listens for this contender's protocol.
     pub address: SocketAddr,
+    /// Where it listens for HTTP, if it is Sapwood.
+    pub http: Option<SocketAddr>,
 }
 
 impl Drop for Server {
@@ -206,6 +208,7 @@ impl Server {
         let server = Server {
             child: command.spawn()?,
             address,
+            http: None,
         };
         server.wait_until_it_listens()
     }
@@ -238,12 +241,21 @@ impl Server {
         let mut server = Server {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http: None,
         };
+        let mut address = None;
         for line in BufReader::new(stdout.ok_or(io::ErrorKind::BrokenPipe)?).lines() {
             let line = line?;
             let mut words = line.split_whitespace();
-            if words.next() == Some(listener)
-                && let Some(Ok(address)) = words.next().map(str::parse)
+            let (name, at) = (words.next(), words.next());
+            let at: Option<SocketAddr> = at.and_then(|at| at.parse().ok());
+            if name == Some(listener) {
+                address = at;
+            } else if name == Some("http") {
+                server.http = at;
+            }
+            if let Some(address) = address
+                && server.http.is_some()
             {
                 server.address = address;
                 // What it logs is not of interest, but a full pipe would be.
@@ -290,6 +302,11 @@ impl Server {
         cpu_of(&self.proc("task"))
     }
 
+    /// Time so far for which its busiest thread could have run and another process had the CPU.
+    pub fn waited(&self) -> io::Result<Duration> {
+        waited_of(&self.proc("task"))
+    }
+
     /// Resident bytes: now, and at most so far.
     pub fn memory(&self) -> io::Result<(u64, u64)> {
         let status = fs::read_to_string(self.proc("status"))?;
@@ -307,25 +324,38 @@ impl Server {
     }
 }
 
-/// Nanoseconds on a CPU of all threads in a `/proc` task directory, which `/proc/PID/stat` would count in
-/// ticks of 10 ms.
-fn cpu_of(tasks: &Path) -> io::Result<Duration> {
-    let mut nanoseconds = 0;
+/// Of every thread in a `/proc` task directory: nanoseconds on a CPU, which `/proc/PID/stat` would count in ticks of
+/// 10 ms, and nanoseconds that it waited for one.
+fn schedstat(tasks: &Path) -> io::Result<Vec<(u64, u64)>> {
+    let mut threads = Vec::new();
     for task in fs::read_dir(tasks)? {
         // A thread may end meanwhile: its time is then in no file that shows nanoseconds.
         let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
             continue;
         };
-        nanoseconds += text
-            .split(' ')
-            .next()
-            .and_then(|word| word.parse::<u64>().ok())
-            .unwrap_or(0);
+        let mut words = text.split(' ').map(|word| word.parse().unwrap_or(0));
+        threads.extend(words.next().zip(words.next()));
     }
-    Ok(Duration::from_nanos(nanoseconds))
+    Ok(threads)
+}
+
+fn cpu_of(tasks: &Path) -> io::Result<Duration> {
+    let threads = schedstat(tasks)?;
+    Ok(Duration::from_nanos(threads.iter().map(|one| one.0).sum()))
+}
+
+/// How long the busiest thread waited. The sum of all would count the same moment several times.
+fn waited_of(tasks: &Path) -> io::Result<Duration> {
+    let busiest = schedstat(tasks)?.into_iter().max();
+    Ok(Duration::from_nanos(busiest.map_or(0, |one| one.1)))
 }
 
 /// CPU time of this process so far.
 pub fn own_cpu() -> io::Result<Duration> {
     cpu_of(Path::new("/proc/self/task"))
+}
+
+/// As [`Server::waited`], of this process.
+pub fn own_waited() -> io::Result<Duration> {
+    waited_of(Path::new("/proc/self/task"))
 }

@@ -417,8 +417,9 @@ impl Http {
             Body::Length(length) if length <= input.len() - head.length => Some(length),
             Body::Length(_) | Body::Chunked => None,
         };
-        // Behind what cannot be read nothing is a request.
-        manner.keep_alive &= length.is_some() && no_route.error.status != 400;
+        // Behind a body that should not be there, nothing is sure to be a request.
+        let is_sound = head.body == Body::Length(0) || no_route.error.status != 400;
+        manner.keep_alive &= length.is_some() && is_sound;
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
             cx.counters.wrong_passwords += 1;
         }
