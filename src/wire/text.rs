@@ -125,3 +125,7 @@ fn parse_auth(rest: &[u8]) -> Result<Command<'_>, TextError> {
         _ => Err(TextError::Usage("AUTH [user] password")),
     }
 }
+
+#[cfg(test)]
+#[path = "text_tests.rs"]
+mod tests;
