@@ -233,6 +233,7 @@ impl<'a> Head<'a> {
 /// Every line ends with CR and LF, and neither stands elsewhere: other readers see other lines.
 fn check_lines(input: &[u8]) -> Result<(), HttpError> {
     let mut from = 0;
+    let mut has_begun = false;
     while let Some(at) = memchr(b'\r', &input[from..]) {
         let at = from + at;
         if memchr(b'\n', &input[from..at]).is_some() {
@@ -243,10 +244,11 @@ fn check_lines(input: &[u8]) -> Result<(), HttpError> {
             Some(b'\n') => {}
             Some(_) => return Err(HttpError::bad("a CR stands alone")),
         }
-        if at == from && from > 0 {
-            // The empty line: what follows is no header.
+        if at == from && has_begun {
+            // The empty line: what follows is no header. Those before the request line end nothing.
             return Ok(());
         }
+        has_begun |= at > from;
         from = at + 2;
     }
     match memchr(b'\n', &input[from..]) {
@@ -570,3 +572,7 @@ impl Moment {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

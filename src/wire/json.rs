@@ -494,3 +494,7 @@ pub fn write_draining(out: &mut Vec<u8>, milliseconds: u32) {
     write_number(out, "ms", u64::from(milliseconds));
     out.push(b'}');
 }
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

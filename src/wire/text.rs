@@ -111,3 +111,7 @@ pub fn parse(message: &[u8]) -> Result<Command<'_>, TextError> {
         Err(TextError::Unknown(shown.escape_ascii().to_string()))
     }
 }
+
+#[cfg(test)]
+#[path = "text_tests.rs"]
+mod tests;

@@ -273,3 +273,7 @@ pub fn accept_key(key: &[u8]) -> String {
         .finalize();
     crate::json::base64(&digest)
 }
+
+#[cfg(test)]
+#[path = "websocket_tests.rs"]
+mod tests;

@@ -33,7 +33,7 @@ fn parse(input: &[u8], step: usize) -> (Vec<String>, Option<Violation>) {
 
 fn look(operation: &Operation<'_>) {
     match operation {
-        Operation::Connect(json) => drop(Connect::read(json)),
+        Operation::Connect(json) => drop(Connect::default().update(json)),
         Operation::Publish(publish) => {
             if let Some(block) = there_and_back(publish.headers) {
                 assert_eq!(there_and_back(&block), Some(block));

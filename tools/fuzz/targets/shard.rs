@@ -2,21 +2,43 @@
 //! read slowly: no panic, whole frames, no output beyond its bound, and nothing is left when all have gone.
 #![no_main]
 
+#[path = "shard_web.rs"]
+mod shard_web;
+
 use libfuzzer_sys::fuzz_target;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::limits::Limits;
 use sapwood_core::{
-    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
+    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard, WebSettings,
 };
 use sapwood_wire::native::{self, Hello, Parsed};
 
 /// Redis, native and NATS by turns, each three with another policy.
-const CONNECTIONS: usize = 9;
+const PLAIN: usize = 9;
+
+/// All connections; those of the web stand behind the others.
+const CONNECTIONS: usize = PLAIN + shard_web::CONNECTIONS;
+
+/// The first byte that names a connection of the web: below it inputs mean what they did before there was one.
+const WEB_FROM: u8 = 192;
+
+/// The byte that is not a connection's: time passes.
+const TIME: u8 = 255;
 
 const OUTBOX_BYTES_MAX: usize = 4096;
 
-fn protocol(place: usize) -> Protocol {
-    [Protocol::Redis, Protocol::Native, Protocol::Nats][place % 3]
+fn protocol(place: usize, password: bool) -> Protocol {
+    match place.checked_sub(PLAIN) {
+        Some(place) => shard_web::protocol(place, password),
+        None => [Protocol::Redis, Protocol::Native, Protocol::Nats][place % 3],
+    }
+}
+
+fn place(byte: u8) -> usize {
+    match byte.checked_sub(WEB_FROM) {
+        Some(byte) => PLAIN + usize::from(byte) % shard_web::CONNECTIONS,
+        None => usize::from(byte) % PLAIN,
+    }
 }
 
 fn shard(password: bool) -> Shard {
@@ -25,7 +47,7 @@ fn shard(password: bool) -> Shard {
         shards: 1,
         user: None,
         nats_payload_max: PAYLOAD_BYTES_MAX,
-        web: Default::default(),
+        web: WebSettings { echo: true, ..WebSettings::default() },
         may_broadcast: true,
         vitals: Default::default(),
         password: password.then(|| b"a".to_vec()),
@@ -49,6 +71,8 @@ struct Client {
     kept: Vec<u8>,
     /// What was read and makes no whole frame yet; not of Redis clients.
     read: Vec<u8>,
+    /// Of a client of the web.
+    web: Option<shard_web::Reader>,
     /// Reads so many bytes when it is written to, or everything.
     share: Option<usize>,
     blocked: bool,
@@ -114,30 +138,36 @@ fn flush(shard: &mut Shard, clients: &mut [Client], outputs: &mut Outputs) {
 fn write(shard: &mut Shard, conn: ConnId, client: &mut Client, outputs: &mut Outputs) {
     let waiting: Vec<u8> = shard.output(conn).collect::<Vec<_>>().concat();
     let count = client.share.unwrap_or(usize::MAX).min(waiting.len());
-    match protocol(conn.0 as usize) {
-        Protocol::Redis => {}
-        Protocol::Native => client.take(&waiting[..count]),
-        Protocol::Nats => client.take_lines(&waiting[..count]),
+    match (&mut client.web, protocol(conn.0 as usize, false)) {
+        (Some(web), _) => web.take(&waiting[..count]),
+        (None, Protocol::Native) => client.take(&waiting[..count]),
+        (None, Protocol::Nats) => client.take_lines(&waiting[..count]),
+        (None, _) => {}
     }
     client.blocked = count < waiting.len();
     shard.sent(conn, count, client.blocked, outputs);
 }
 
+/// Closes whom core names.
+fn close(shard: &mut Shard, now: Now, clients: &mut [Client], outputs: &mut Outputs) {
+    for (conn, _) in outputs.closing.drain(..) {
+        clients[conn.0 as usize].closed = true;
+        shard.handle(Input::Closed { conn }, now, &mut Outputs::default());
+    }
+}
+
 /// Gives a connection what stands of its input.
-fn give(shard: &mut Shard, place: usize, fresh: usize, clients: &mut [Client], outputs: &mut Outputs) {
+fn give(shard: &mut Shard, place: usize, fresh: usize, now: Now, clients: &mut [Client], outputs: &mut Outputs) {
     let conn = ConnId(place as u32);
     let mut fresh = fresh;
     // Ends because each round consumes something, or makes room for it by writing.
     while !clients[place].closed {
         let input = Input::Bytes { conn, bytes: &clients[place].kept, fresh };
-        let handled = shard.handle(input, Now::default(), outputs);
+        let handled = shard.handle(input, now, outputs);
         clients[place].kept.drain(..handled.consumed);
         fresh = 0;
         flush(shard, clients, outputs);
-        for (conn, _) in outputs.closing.drain(..) {
-            clients[conn.0 as usize].closed = true;
-            shard.handle(Input::Closed { conn }, Now::default(), &mut Outputs::default());
-        }
+        close(shard, now, clients, outputs);
         clients[place].held = handled.next == Next::Hold;
         if handled.next != Next::Flush {
             break;
@@ -174,37 +204,62 @@ fn operation(kind: u8, fields: &[u8]) -> Vec<u8> {
 
 /// Native clients mostly say frames with a right length, which is hard to guess.
 fn append(input: &mut Vec<u8>, place: usize, how: u8, bytes: &[u8]) {
+    let protocol = protocol(place, false);
     match bytes {
-        [kind, fields @ ..] if protocol(place) == Protocol::Native && how % 4 != 0 => {
+        _ if place >= PLAIN => shard_web::append(input, place - PLAIN, how, bytes),
+        [kind, fields @ ..] if protocol == Protocol::Native && how % 4 != 0 => {
             native::write_frame(input, *kind, |out| out.extend_from_slice(fields));
         }
-        [kind, fields @ ..] if protocol(place) == Protocol::Nats && how % 4 != 0 => {
+        [kind, fields @ ..] if protocol == Protocol::Nats && how % 4 != 0 => {
             input.extend_from_slice(&operation(*kind, fields));
         }
         _ => input.extend_from_slice(bytes),
     }
 }
 
-fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
-    let (password, pieces) = data;
-    let mut shard = shard(password);
-    let mut outputs = Outputs::default();
-    let now = Now::default();
+/// All connections, and what most of them say first.
+fn open(shard: &mut Shard, password: bool, now: Now, outputs: &mut Outputs) -> Vec<Client> {
     let address = "127.0.0.1:1".parse().expect("an address");
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::default()).collect();
     for (place, client) in clients.iter_mut().enumerate() {
         let (conn, id) = (ConnId(place as u32), ClientId(place as u64 + 1));
-        let policy = Policy::ALL[place / 3];
-        let protocol = protocol(place);
+        let policy = Policy::ALL[place / 3 % 3];
+        let protocol = protocol(place, password);
         let input = Input::Opened { conn, client: id, protocol, policy, peer: address, local: address };
-        shard.handle(input, now, &mut outputs);
+        shard.handle(input, now, outputs);
         if protocol == Protocol::Native && !password {
             // Most of what follows is reached only by who was let in.
             native::write_hello(&mut client.kept, &Hello::default());
         }
+        if let Some(place) = place.checked_sub(PLAIN) {
+            client.kept = shard_web::begin(place, password);
+            client.web = Some(shard_web::Reader::new(place));
+        }
     }
-    for (place, how, bytes) in pieces {
-        let place = usize::from(place) % CONNECTIONS;
+    clients
+}
+
+/// Lets seconds pass.
+fn pass(shard: &mut Shard, seconds: u8, now: &mut Now, clients: &mut [Client], outputs: &mut Outputs) {
+    now.monotonic_ns += u64::from(seconds) * 1_000_000_000;
+    now.wall_ms += u64::from(seconds) * 1_000;
+    shard.handle(Input::Tick, *now, outputs);
+    flush(shard, clients, outputs);
+    close(shard, *now, clients, outputs);
+}
+
+fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
+    let (password, pieces) = data;
+    let mut shard = shard(password);
+    let mut outputs = Outputs::default();
+    let mut now = Now::default();
+    let mut clients = open(&mut shard, password, now, &mut outputs);
+    for (byte, how, bytes) in pieces {
+        if byte == TIME {
+            pass(&mut shard, how, &mut now, &mut clients, &mut outputs);
+            continue;
+        }
+        let place = place(byte);
         let conn = ConnId(place as u32);
         if clients[place].closed {
             continue;
@@ -219,12 +274,12 @@ fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
             let before = clients[place].kept.len();
             append(&mut clients[place].kept, place, how, &bytes);
             let fresh = clients[place].kept.len() - before;
-            give(&mut shard, place, fresh, &mut clients, &mut outputs);
+            give(&mut shard, place, fresh, now, &mut clients, &mut outputs);
         }
         for conn in std::mem::take(&mut outputs.resumed) {
-            give(&mut shard, conn.0 as usize, 0, &mut clients, &mut outputs);
+            give(&mut shard, conn.0 as usize, 0, now, &mut clients, &mut outputs);
         }
-        // The largest frame here is below 4 KiB, and a cap's half may wait aside.
+        // The largest frame here is below 4 KiB, and a cap's half may wait aside; the page's files are below 64 KiB.
         let most = CONNECTIONS * (2 * OUTBOX_BYTES_MAX + 64 * 1024);
         assert!(shard.counters().outbox_bytes <= most as u64, "output beyond its bound");
     }
