@@ -15,12 +15,7 @@ fn page_works_with_one_shard() {
 }
 
 #[test]
-fn page_works_with_two_shards() {
-    check(2, None);
-}
-
-#[test]
-fn page_works_with_a_password() {
+fn page_works_with_two_shards_and_a_password() {
     check(2, Some(PASSWORD));
 }
 
