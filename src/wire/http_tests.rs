@@ -385,7 +385,8 @@ fn chunks_are_taken_up_to_their_caps() {
     let line = |length: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "y".repeat(length - 4));
     let trailers = |length: usize| format!("0\r\nA:{}\r\nB:\r\n\r\n", "y".repeat(length - 10));
     // What is written to a length, its cap, and what stands before it.
-    let cases: [(&dyn Fn(usize) -> String, usize, usize); 2] = [
+    type Make<'a> = &'a dyn Fn(usize) -> String;
+    let cases: [(Make<'_>, usize, usize); 2] = [
         (&line, HTTP_CHUNK_LINE_BYTES_MAX, 0),
         (&trailers, HTTP_TRAILERS_BYTES_MAX, "0\r\n".len()),
     ];

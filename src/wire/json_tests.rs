@@ -20,9 +20,7 @@ fn read(frame: &str) -> Result<String, (Option<u64>, String)> {
     let whole = show(frame.as_bytes());
     let blanks = show(format!(" \t{frame}\r\n ").as_bytes());
     assert_eq!(blanks.is_ok(), whole.is_ok(), "blanks around {frame}");
-    if whole.is_err() {
-        return whole;
-    }
+    whole.as_ref().map_err(Clone::clone)?;
     for behind in ["x", ",", "}", "{}", "\0"] {
         assert!(
             show(format!("{frame}{behind}").as_bytes()).is_err(),
@@ -136,48 +134,50 @@ fn a_publish_is_read_field_by_field() {
     ));
 }
 
+/// What is wrong with a frame that has an id, but for the id.
+const WRONG_WITH_ID: &[&str] = &[
+    r#""op":"ping","topic":"a""#,
+    r#""op":"ping","unknown":1"#,
+    r#""op":"nothing""#,
+    r#""op":"PING""#,
+    r#""op":1"#,
+    r#""op":null"#,
+    r#""x":1"#,
+    r#""op":"ping","op":"ping""#,
+    r#""op":"publish""#,
+    r#""op":"publish","topic":null"#,
+    r#""op":"publish","topic":"a","topic":"b""#,
+    r#""op":"publish","topic":"a","data":null"#,
+    r#""op":"publish","topic":"a","data":1"#,
+    r#""op":"publish","topic":"a","data":"","data_b64":"""#,
+    r#""op":"publish","topic":"a","data_b64":"YQ""#,
+    r#""op":"publish","topic":"a","data_b64":"Y Q=""#,
+    r#""op":"publish","topic":"a","data_b64":"YR==""#,
+    r#""op":"publish","topic":"a","data_b64":"_w==""#,
+    r#""op":"publish","topic":"a","headers":[["a"]]"#,
+    r#""op":"publish","topic":"a","headers":[["a","b","c"]]"#,
+    r#""op":"publish","topic":"a","headers":{"a":"b"}"#,
+    r#""op":"publish","topic":"a","headers":[["a",1]]"#,
+    r#""op":"publish","topic":"a","last":1"#,
+    r#""op":"publish","topic":"a","last":null"#,
+    r#""op":"publish","topic":"a","when":"never""#,
+    r#""op":"publish","topic":"a","filter":"a""#,
+    r#""op":"subscribe","topic":"a""#,
+    r#""op":"subscribe","filter":"a","data":"b""#,
+    r#""op":"subscribe","filter":"a","member":1"#,
+    r#""op":"subscribe","filter":"a","group":"","member":1"#,
+    r#""op":"subscribe","filter":"a","group":"g","member":4294967296"#,
+    r#""op":"subscribe","filter":"a","group":"g","member":-1"#,
+    r#""op":"subscribe","filter":"a","group":"g","member":1.0"#,
+    r#""op":"hello","policy":"never""#,
+    r#""op":"hello","version":"1""#,
+    r#""op":"hello","user":null"#,
+    r#""op":"drain","filter":"a""#,
+];
+
 #[test]
 fn what_is_no_request_is_refused_with_its_id() {
-    let with_id = [
-        r#""op":"ping","topic":"a""#,
-        r#""op":"ping","unknown":1"#,
-        r#""op":"nothing""#,
-        r#""op":"PING""#,
-        r#""op":1"#,
-        r#""op":null"#,
-        r#""x":1"#,
-        r#""op":"ping","op":"ping""#,
-        r#""op":"publish""#,
-        r#""op":"publish","topic":null"#,
-        r#""op":"publish","topic":"a","topic":"b""#,
-        r#""op":"publish","topic":"a","data":null"#,
-        r#""op":"publish","topic":"a","data":1"#,
-        r#""op":"publish","topic":"a","data":"","data_b64":"""#,
-        r#""op":"publish","topic":"a","data_b64":"YQ""#,
-        r#""op":"publish","topic":"a","data_b64":"Y Q=""#,
-        r#""op":"publish","topic":"a","data_b64":"YR==""#,
-        r#""op":"publish","topic":"a","data_b64":"_w==""#,
-        r#""op":"publish","topic":"a","headers":[["a"]]"#,
-        r#""op":"publish","topic":"a","headers":[["a","b","c"]]"#,
-        r#""op":"publish","topic":"a","headers":{"a":"b"}"#,
-        r#""op":"publish","topic":"a","headers":[["a",1]]"#,
-        r#""op":"publish","topic":"a","last":1"#,
-        r#""op":"publish","topic":"a","last":null"#,
-        r#""op":"publish","topic":"a","when":"never""#,
-        r#""op":"publish","topic":"a","filter":"a""#,
-        r#""op":"subscribe","topic":"a""#,
-        r#""op":"subscribe","filter":"a","data":"b""#,
-        r#""op":"subscribe","filter":"a","member":1"#,
-        r#""op":"subscribe","filter":"a","group":"","member":1"#,
-        r#""op":"subscribe","filter":"a","group":"g","member":4294967296"#,
-        r#""op":"subscribe","filter":"a","group":"g","member":-1"#,
-        r#""op":"subscribe","filter":"a","group":"g","member":1.0"#,
-        r#""op":"hello","policy":"never""#,
-        r#""op":"hello","version":"1""#,
-        r#""op":"hello","user":null"#,
-        r#""op":"drain","filter":"a""#,
-    ];
-    for fields in with_id {
+    for fields in WRONG_WITH_ID {
         for frame in [
             format!("{{\"id\":7,{fields}}}"),
             format!("{{{fields},\"id\":7}}"),
@@ -440,7 +440,8 @@ proptest! {
             given(json!(headers), !headers.is_empty()),
             given(json!(true), is_end),
         );
-        let heads: [(&str, &dyn Fn(&mut Vec<u8>)); 3] = [
+        type Write<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let heads: [(&str, Write<'_>); 3] = [
             ("\"message\"", &|out| write_message_head(out, &topic)),
             ("\"turn\"", &|out| write_turn_head(out, member, &topic)),
             ("null", &|out| write_sse_head(out, &topic)),
