@@ -94,6 +94,8 @@ impl Setup {
 struct Place {
     /// Frames that core has not taken.
     input: Vec<u8>,
+    /// How many bytes of them, at the end, it has not seen.
+    fresh: usize,
     /// Core said not to read on.
     held: bool,
     /// Output of which no whole frame has come yet.
@@ -201,9 +203,14 @@ impl Host {
         };
         if !place.is_closing {
             let opcode = if is_text { TEXT } else { BINARY };
+            let before = place.input.len();
             websocket::write_client_header(&mut place.input, opcode, message.len());
             place.input.extend_from_slice(message);
-            self.offer(conn);
+            place.fresh += place.input.len() - before;
+            // Who is held is offered all of it once it may go on.
+            if !place.held {
+                self.offer(conn);
+            }
         }
         self.go_on();
         true
@@ -286,29 +293,17 @@ impl Host {
             return;
         };
         let mut input = std::mem::take(&mut place.input);
-        place.held = false;
-        let mut fresh = input.len();
-        loop {
-            let bytes = Input::Bytes {
-                conn: ConnId(conn),
-                bytes: &input,
-                fresh: std::mem::take(&mut fresh),
-            };
-            let handled = self.shard.handle(bytes, self.now, &mut self.outputs);
-            input.drain(..handled.consumed);
-            match handled.next {
-                Next::Hold => {
-                    place.held = true;
-                    break;
-                }
-                // Output waits for the host, which takes it behind this call.
-                Next::Flush => {
-                    self.outputs.resumed.push(ConnId(conn));
-                    place.held = true;
-                    break;
-                }
-                Next::Read { .. } | Next::Done => break,
-            }
+        let bytes = Input::Bytes {
+            conn: ConnId(conn),
+            bytes: &input,
+            fresh: std::mem::take(&mut place.fresh),
+        };
+        let handled = self.shard.handle(bytes, self.now, &mut self.outputs);
+        input.drain(..handled.consumed);
+        place.held = matches!(handled.next, Next::Hold | Next::Flush);
+        if handled.next == Next::Flush {
+            // Output waits for the host, which takes it behind this call.
+            self.outputs.resumed.push(ConnId(conn));
         }
         if !place.is_closing {
             place.input = input;
