@@ -96,7 +96,7 @@ fn faults_are_noticed_however_they_are_cut() {
                 refused(&|events| events[2][at] ^= 1);
             }
         }
-        refused(&|events| events[EVENTS - 1].truncate(1));
+        refused(&|events| events[EVENTS - 1].truncate(3));
     });
 }
 
