@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// Highest number of a connection: places are kept by number.
 const CONNECTION_MAX: u32 = 65_535;
 
+/// Most input that waits for a connection that is held: a message of the greatest length and as much again.
+const INPUT_BYTES_MAX: usize = 192 * 1024 * 1024;
+
 /// What is taken of a connection at once, in bytes; the rest stays for the next time.
 const TAKEN_BYTES_MAX: usize = 1024 * 1024;
 
@@ -114,6 +117,8 @@ pub struct Host {
     outputs: Outputs,
     places: BTreeMap<u32, Place>,
     dirty: Vec<ConnId>,
+    /// Connections to be closed because they sent too much while they were held.
+    floods: Vec<u32>,
     clients: u64,
 }
 
@@ -148,6 +153,7 @@ impl Host {
             outputs: Outputs::default(),
             places: BTreeMap::new(),
             dirty: Vec::new(),
+            floods: Vec::new(),
             clients: 0,
         }
     }
@@ -210,6 +216,10 @@ impl Host {
             // Who is held is offered all of it once it may go on.
             if !place.held {
                 self.offer(conn);
+            } else if place.input.len() > INPUT_BYTES_MAX {
+                place.is_closing = true;
+                place.input = Vec::new();
+                self.floods.push(conn);
             }
         }
         self.go_on();
@@ -245,6 +255,14 @@ impl Host {
     /// Appends what is to be sent: for each frame the connection (4 bytes, little-endian), what it is (1 byte: the opcode of
     /// RFC 6455), the payload's length (4 bytes) and the payload. Behind a close nothing follows for that connection.
     pub fn take(&mut self, out: &mut Vec<u8>) {
+        for conn in std::mem::take(&mut self.floods) {
+            let reason = b"more than may wait was sent while nothing was read";
+            out.extend_from_slice(&conn.to_le_bytes());
+            out.push(websocket::CLOSE.into());
+            out.extend_from_slice(&(2 + reason.len() as u32).to_le_bytes());
+            out.extend_from_slice(&1008_u16.to_be_bytes());
+            out.extend_from_slice(reason);
+        }
         self.shard.take_dirty(&mut self.dirty);
         for conn in std::mem::take(&mut self.dirty) {
             self.take_of(conn, out);
