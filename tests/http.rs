@@ -15,6 +15,8 @@ mod web;
 mod access;
 #[path = "http/broadcast.rs"]
 mod broadcast;
+#[path = "http/delays.rs"]
+mod delays;
 #[path = "http/events.rs"]
 mod events;
 #[path = "http/json.rs"]
@@ -29,7 +31,5 @@ mod random;
 mod refusals;
 #[path = "http/requests.rs"]
 mod requests;
-#[path = "http/slow.rs"]
-mod slow;
 #[path = "http/text.rs"]
 mod text;

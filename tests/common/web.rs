@@ -79,7 +79,9 @@ pub fn check_all<T: Sync>(items: &[T], check: impl Fn(&T) -> Result<(), String> 
 /// A TCP connection, and what came of it and nobody has taken yet.
 pub struct Wire {
     stream: TcpStream,
-    pub unread: Vec<u8>,
+    came: Vec<u8>,
+    /// So many bytes of that have been taken; they are dropped a megabyte at a time, because many messages are short.
+    taken: usize,
     /// The peer did not close in order.
     pub was_reset: bool,
 }
@@ -93,13 +95,19 @@ impl Wire {
         stream.set_write_timeout(Some(VALUE_SECONDS_MAX)).unwrap();
         Wire {
             stream,
-            unread: Vec::new(),
+            came: Vec::new(),
+            taken: 0,
             was_reset: false,
         }
     }
 
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// What came and nobody has taken yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.came[self.taken..]
     }
 
     /// Writes bytes. A peer that has closed is no error here: reading tells.
@@ -140,7 +148,7 @@ impl Wire {
             if left.is_zero() {
                 return Err(format!(
                     "nothing more in time; unread: {}",
-                    shown(&self.unread)
+                    shown(self.unread())
                 ));
             }
             let left = left.max(Duration::from_millis(1));
@@ -148,7 +156,7 @@ impl Wire {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Ok(false),
                 Ok(length) => {
-                    self.unread.extend_from_slice(&chunk[..length]);
+                    self.came.extend_from_slice(&chunk[..length]);
                     return Ok(true);
                 }
                 Err(error) => match error.kind() {
@@ -170,8 +178,12 @@ impl Wire {
     ) -> Result<Option<T>, String> {
         let deadline = Instant::now() + VALUE_SECONDS_MAX;
         loop {
-            if let Some((value, length)) = parse(&self.unread)? {
-                self.unread.drain(..length);
+            if let Some((value, length)) = parse(self.unread())? {
+                self.taken += length;
+                if self.taken == self.came.len() || self.taken > 1_000_000 {
+                    self.came.drain(..self.taken);
+                    self.taken = 0;
+                }
                 return Ok(Some(value));
             }
             if !self.fill(deadline)? {
@@ -184,7 +196,9 @@ impl Wire {
     pub fn try_rest(&mut self) -> Result<Vec<u8>, String> {
         let deadline = Instant::now() + VALUE_SECONDS_MAX;
         while self.fill(deadline)? {}
-        Ok(std::mem::take(&mut self.unread))
+        let rest = self.unread().to_vec();
+        (self.came, self.taken) = (Vec::new(), 0);
+        Ok(rest)
     }
 
     /// Waits until the peer closes, which must send nothing more.
@@ -208,14 +222,14 @@ impl Wire {
         });
         let line = line.unwrap_or_else(|error| panic!("{error}"));
         let line =
-            line.unwrap_or_else(|| panic!("the end, behind a part: {}", shown(&self.unread)));
+            line.unwrap_or_else(|| panic!("the end, behind a part: {}", shown(self.unread())));
         String::from_utf8(line).expect("a line is UTF-8")
     }
 
     /// Nothing comes for a moment.
     pub fn hears_nothing(&mut self) {
         let came = self.fill(Instant::now() + Duration::from_millis(50));
-        assert!(came.is_err(), "more came: {}", shown(&self.unread));
+        assert!(came.is_err(), "more came: {}", shown(self.unread()));
     }
 }
 
@@ -318,9 +332,9 @@ impl Http {
     /// The next answer; `None` if the broker closed without one.
     pub fn try_answer(&mut self, asked: Asked) -> Result<Option<Answer>, String> {
         let Some(mut answer) = self.try_head()? else {
-            return match self.wire.unread.is_empty() {
+            return match self.wire.unread().is_empty() {
                 true => Ok(None),
-                false => Err(format!("the end within {}", shown(&self.wire.unread))),
+                false => Err(format!("the end within {}", shown(self.wire.unread()))),
             };
         };
         if asked == Asked::Head || matches!(answer.status, 100..=199 | 204 | 304) {
@@ -604,9 +618,9 @@ impl WebSocket {
     pub fn try_said(&mut self) -> Result<Said, String> {
         loop {
             let Some((head, payload)) = self.wire.try_until(parse_frame)? else {
-                return match self.wire.unread.is_empty() && self.part.is_none() {
+                return match self.wire.unread().is_empty() && self.part.is_none() {
                     true => Ok(Said::End),
-                    false => Err(format!("the end within {}", shown(&self.wire.unread))),
+                    false => Err(format!("the end within {}", shown(self.wire.unread()))),
                 };
             };
             let (is_last, opcode) = (head & 0x80 != 0, head & 0x0f);

@@ -356,5 +356,11 @@ fn requests_behind_a_stream_are_not_answered_in_it() {
     // A comment may come, but no answer.
     let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
     while let Ok(true) = http.wire.fill(soon) {}
-    assert!(!http.wire.unread.windows(8).any(|part| part == b"HTTP/1.1"));
+    assert!(
+        !http
+            .wire
+            .unread()
+            .windows(8)
+            .any(|part| part == b"HTTP/1.1")
+    );
 }

@@ -142,8 +142,10 @@ fn who_does_not_read_answers_is_not_read_and_loses_none() {
     let broker = Broker::start(1, &["--echo", "--config", limits.path()]);
     let port = broker.http_port();
     let baseline = baseline_kib(&broker);
-    let info = request(port, "GET /info", &[], b"");
-    let block = info.repeat(200);
+    // Long requests, so that what the kernels keep between is not very many of them.
+    let padding = format!("X: {}", "x".repeat(4_000));
+    let info = request(port, "GET /info", &[&padding], b"");
+    let block = info.repeat(20);
     let mut http = Http::dial(port);
     let written = flood(&http.wire, &block, 5_000);
     assert!(written < 5_000 * block.len(), "the broker took all of it");

@@ -454,11 +454,6 @@ const EITHER: &[(&str, &str, &[u16])] = &[
         &[200, 400],
     ),
     (
-        "a body of a GET",
-        "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc",
-        &[200, 400],
-    ),
-    (
         "a chunked body of a GET",
         "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         &[200, 400],
@@ -727,4 +722,69 @@ fn what_is_refused_one_way_or_another_smuggles_nothing() {
         run.bytes.truncate(run.bytes.len() - SMUGGLED.len());
     }
     check_all(&all, |run| check(broker.http_port(), run));
+}
+
+/// What is refused though its length is clear, and how a body of that length is announced.
+const REFUSED_WITH_BODY: &[(&str, &[&str], u16)] = &[
+    ("POST /nothing", &[], 404),
+    ("DELETE /v1/topics/smuggled", &[], 405),
+    ("POST /health", &[], 405),
+    ("GET /health", &[], 400),
+    ("POST /v1/topics/$sys", &[], 403),
+    ("POST /v1/topics/a%", &[], 400),
+    (
+        "POST /v1/topics/smuggled",
+        &["Origin: https://evil.example"],
+        403,
+    ),
+    ("POST /v1/topics/smuggled", &["Host: evil.example"], 403),
+    ("POST /v1/topics/smuggled", &["Sapwood-Header: none"], 400),
+    ("POST /v1/topics/smuggled", &["Expect: a-miracle"], 417),
+];
+
+#[test]
+fn the_body_of_a_refused_request_is_not_read_as_the_next_one() {
+    let broker = Broker::start(1, &[]);
+    let port = broker.http_port();
+    let mut listener = NativeClient::connect(broker.native_port());
+    listener.subscribe("smuggled");
+    let mut runs = Vec::new();
+    for case in REFUSED_WITH_BODY {
+        for times in [1, 20_000] {
+            for cut in [Cut::Whole, Cut::Pieces(1_021), Cut::At(150)] {
+                runs.push((case, times, cut));
+            }
+        }
+    }
+    check_all(&runs, |((line, headers, status), times, cut)| {
+        let body = SMUGGLED.repeat(*times);
+        let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        for (how, body) in [
+            (format!("Content-Length: {}", body.len()), &body),
+            ("Transfer-Encoding: chunked".to_string(), &chunked),
+        ] {
+            let mut text = format!("{line} HTTP/1.1\r\n");
+            if !headers.iter().any(|header| header.starts_with("Host")) {
+                text += "Host: 127.0.0.1\r\n";
+            }
+            for header in *headers {
+                text += &format!("{header}\r\n");
+            }
+            text += &format!("{how}\r\n\r\n{body}GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+            let mut http = Http::dial(port);
+            http.wire.send_cut(text.as_bytes(), *cut);
+            let answer = http.try_answer(Asked::Other)?;
+            let first = answer.as_ref().map(|answer| answer.status);
+            // The connection is closed, or the next request is the one that stands behind the body.
+            let next = http.try_answer(Asked::Other)?;
+            let is_info = next.is_none_or(|next| next.json()["shards"] == 1);
+            if first != Some(*status) || !is_info {
+                return Err(format!("{line} {headers:?} {how} {cut:?}: {first:?}"));
+            }
+        }
+        Ok(())
+    });
+    let marker = Event::new("smuggled", "marker");
+    listener.publish(&marker);
+    assert_eq!(listener.message(), marker);
 }

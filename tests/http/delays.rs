@@ -89,13 +89,13 @@ fn kept(port: u16, slow: &Slow) -> (Duration, Vec<u8>) {
         loop {
             match wire.fill(next) {
                 Ok(true) => {}
-                Ok(false) => return (begin.elapsed(), wire.unread),
+                Ok(false) => return (begin.elapsed(), wire.unread().to_vec()),
                 Err(_) => break,
             }
         }
         wire.send(slow.then);
     }
-    (begin.elapsed(), wire.unread)
+    (begin.elapsed(), wire.unread().to_vec())
 }
 
 fn check(port: u16, slow: &Slow) -> Result<(), String> {
