@@ -2,6 +2,8 @@
 //! flooding publishers than the shard has receive buffers beside a client that waits for a reply.
 
 mod common;
+#[path = "common/load.rs"]
+mod load;
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::{io::Read, io::Write, thread};
 
 use common::Broker;
 use common::resp::{RawClient, Value, request};
+use load::alone;
 
 /// More than a shard reads from in a turn, if each brings all it may.
 const FLOODERS: usize = 80;
@@ -20,6 +23,7 @@ const ASKERS: usize = 600;
 
 #[test]
 fn a_subscriber_that_reads_survives_a_transaction_larger_than_its_outbox() {
+    let _alone = alone();
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);
         let mut subscriber = RawClient::connect(broker.port());
@@ -62,6 +66,7 @@ fn a_subscriber_that_reads_survives_a_transaction_larger_than_its_outbox() {
 
 #[test]
 fn more_flooders_than_buffers_starve_nobody() {
+    let _alone = alone();
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);
         let ended = Arc::new(AtomicBool::new(false));
@@ -98,6 +103,7 @@ fn more_flooders_than_buffers_starve_nobody() {
 
 #[test]
 fn more_askers_at_once_than_receive_buffers_are_all_answered() {
+    let _alone = alone();
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);
         let mut askers: Vec<TcpStream> = (0..ASKERS)
@@ -131,6 +137,7 @@ fn more_askers_at_once_than_receive_buffers_are_all_answered() {
 
 #[test]
 fn lines_of_http_close_the_connection() {
+    let _alone = alone();
     for shards in [1, 2] {
         let broker = Broker::start(shards, &[]);
         let mut subscriber = RawClient::connect(broker.port());

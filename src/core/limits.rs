@@ -134,6 +134,10 @@ pub const NATS_PINGS_OUT_MAX: u8 = 2;
 /// WebSockets are closed in their own words when the node ends within so many milliseconds; before, they may go on.
 pub const CLOSE_EARLY_MS: u32 = 5_000;
 
+/// Answers of HTTP that wait, in bytes, before the next request of the connection is carried out: as much as is
+/// written at once. Most requests need no password to be answered, if only by a refusal.
+pub const HTTP_OUTBOX_BYTES_MAX: usize = UNFLUSHED_BYTES_MAX;
+
 /// A body of HTTP of which nothing comes for so long, in milliseconds, ends the connection.
 pub const HTTP_BODY_MS_MAX: u64 = 10_000;
 

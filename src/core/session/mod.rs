@@ -32,6 +32,12 @@ use std::sync::Arc;
 use web::WebSession;
 pub use web::WebSettings;
 
+/// What the broker calls itself where a protocol asks.
+const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
+
+/// Why a connection is refused that is one too many.
+const TOO_MANY_CONNECTIONS: &str = "this shard of the broker has as many connections as it may";
+
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {

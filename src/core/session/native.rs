@@ -4,7 +4,7 @@
 //! itself. Every request is answered once, in the order of the requests. Start at
 //! [`NativeSession::handle`].
 
-use super::{Context, Handled, Then};
+use super::{BROKER, Context, Handled, TOO_MANY_CONNECTIONS, Then};
 use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
 };
@@ -18,9 +18,6 @@ use sapwood_wire::native::{
 };
 use sapwood_wire::run::Head;
 use sapwood_wire::topic;
-
-/// What WELCOME calls the broker.
-const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 
 /// What the protocol remembers of a connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
@@ -249,10 +246,7 @@ impl NativeSession {
     /// Says why the connection will be closed.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
-            CloseReason::TooManyConnections => (
-                ErrorCode::ConnectionsFull,
-                "this shard of the broker has as many connections as it may",
-            ),
+            CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
             CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no HELLO came in time"),
             _ => return,
         };

@@ -3,7 +3,7 @@
 //! Owns what stands of a request whose body comes in chunks, and the request that waits for other shards. Start at
 //! [`Http::handle`].
 
-use super::super::{Context, Then};
+use super::super::{Context, TOO_MANY_CONNECTIONS, Then};
 use super::monitor::{self, Asked};
 use super::routes::{self, NoRoute, Opening, Route};
 use super::socket::Socket;
@@ -11,6 +11,7 @@ use super::{Done, Mode};
 use crate::command::{
     Answer, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
 };
+use crate::limits::HTTP_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
@@ -133,7 +134,8 @@ impl Http {
     pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Done) {
         let mut consumed = 0;
         loop {
-            if let Some(then) = cx.must_pause(None) {
+            // Whoever asks for much and reads nothing need not have proved who he is.
+            if let Some(then) = cx.must_pause(Some(HTTP_OUTBOX_BYTES_MAX)) {
                 return (consumed, Done::Then(then));
             }
             if self.is_over {
@@ -493,11 +495,9 @@ impl Http {
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let is_late = reason == CloseReason::Stale && (self.begun_ns > 0 || self.has_body_begun);
         let (status, code, text) = match reason {
-            CloseReason::TooManyConnections => (
-                503,
-                ErrorCode::ConnectionsFull.name(),
-                "this shard of the broker has as many connections as it may",
-            ),
+            CloseReason::TooManyConnections => {
+                (503, ErrorCode::ConnectionsFull.name(), TOO_MANY_CONNECTIONS)
+            }
             _ if is_late => (408, "request_invalid", "the request did not come in time"),
             _ => return,
         };

@@ -2,7 +2,7 @@
 //!
 //! Start at [`JsonSession::message`].
 
-use super::super::{Context, Then};
+use super::super::{BROKER, Context, TOO_MANY_CONNECTIONS, Then};
 use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
 };
@@ -12,9 +12,6 @@ use sapwood_wire::json::{self, Hello, Op, Publish, Request, Subscription};
 use sapwood_wire::limits::{GUEST_MESSAGE_BYTES_MAX, JSON_FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use sapwood_wire::native::{PartsError, VERSION, Welcome, When};
 use sapwood_wire::topic;
-
-/// What WELCOME calls the broker.
-const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 
 /// What the JSON protocol remembers of a connection.
 #[derive(Debug)]
@@ -243,10 +240,7 @@ impl JsonSession {
     /// Says why the connection will be closed.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
-            CloseReason::TooManyConnections => (
-                ErrorCode::ConnectionsFull,
-                "this shard of the broker has as many connections as it may",
-            ),
+            CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
             CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no \"hello\" came in time"),
             _ => return,
         };

@@ -2,7 +2,7 @@
 //!
 //! All counts are sums over the shards, asked at that moment. Start at [`show`].
 
-use super::super::Context;
+use super::super::{BROKER, Context};
 use super::routes::Connz;
 use crate::command::{Answer, ClientRecord, Query, Selection, ShardId};
 use crate::counters::Counters;
@@ -77,7 +77,7 @@ fn show_info(sum: &Counters, each: &[(ShardId, Counters)], cx: &Context<'_>) -> 
         .collect();
     counters.insert("each".to_string(), shards.into());
     json!({
-        "broker": concat!("sapwood/", env!("CARGO_PKG_VERSION")),
+        "broker": BROKER,
         "run": cx.settings.run_id,
         "process_id": cx.settings.process_id,
         "uptime_s": uptime_s(cx),
