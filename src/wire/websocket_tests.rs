@@ -221,7 +221,7 @@ fn a_close_has_a_code_that_may_be_sent_and_a_reason_in_utf8() {
     let wrong = Closing::protocol("a close has a code that must not be sent");
     for code in 0..=u16::MAX {
         let payload = code.to_be_bytes();
-        let may_be_sent = matches!(code, 1000..=1003 | 1007..=1013 | 3000..=4999);
+        let may_be_sent = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
         let expected = if may_be_sent {
             Ok(Some(code))
         } else {
