@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
+use sapwood_wire::topic;
 
 /// A connection's place on its shard; used again after it has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +61,16 @@ pub enum FilterKind {
     Glob,
     /// A token wildcard over topics.
     Wildcard,
+}
+
+impl FilterKind {
+    /// The kind of a name in protocols whose patterns are token wildcards.
+    pub(crate) fn of_tokens(name: &[u8]) -> FilterKind {
+        match topic::is_wildcard(name) {
+            true => FilterKind::Wildcard,
+            false => FilterKind::Topic,
+        }
+    }
 }
 
 /// What a subscription asks for.

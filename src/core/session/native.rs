@@ -183,22 +183,15 @@ impl NativeSession {
             );
             return close_with(cx, ErrorCode::Version, &text);
         }
-        if let Some(password) = cx.settings.password.as_ref().filter(|_| !self.is_known) {
-            let is_user = hello.user.is_none_or(|user| cx.settings.is_user(user));
-            let is_let_in = match hello.password {
-                Some(given) => is_user && super::is_equal(given, password),
-                None => false,
+        if !self.is_known && !cx.settings.is_let_in(hello.user, hello.password) {
+            let text = match hello.password {
+                Some(_) => {
+                    cx.counters.wrong_passwords += 1;
+                    "the user or the password is wrong"
+                }
+                None => "this broker wants a password, give it in HELLO",
             };
-            if !is_let_in {
-                let text = match hello.password {
-                    Some(_) => {
-                        cx.counters.wrong_passwords += 1;
-                        "the user or the password is wrong"
-                    }
-                    None => "this broker wants a password, give it in HELLO",
-                };
-                return close_with(cx, ErrorCode::Authentication, text);
-            }
+            return close_with(cx, ErrorCode::Authentication, text);
         }
         self.welcomed = true;
         cx.outboxes.hear_all(cx.conn);
@@ -335,11 +328,7 @@ fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_
 }
 
 fn key(conn: ConnId, subscription: Subscription<'_>) -> (Member, Filter<'_>) {
-    let kind = if topic::is_wildcard(subscription.filter) {
-        FilterKind::Wildcard
-    } else {
-        FilterKind::Topic
-    };
+    let kind = FilterKind::of_tokens(subscription.filter);
     let member = Member {
         conn,
         number: subscription.member,

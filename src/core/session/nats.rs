@@ -378,10 +378,7 @@ impl NatsSession {
         if group.len() > NATS_QUEUE_BYTES_MAX {
             return self.refuse(cx, "Invalid Queue Name");
         }
-        let kind = match topic::is_wildcard(subject) {
-            true => FilterKind::Wildcard,
-            false => FilterKind::Topic,
-        };
+        let kind = FilterKind::of_tokens(subject);
         let filter = Filter {
             kind,
             name: subject,

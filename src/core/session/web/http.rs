@@ -373,10 +373,7 @@ impl Http {
             number: 0,
         };
         for topic in topics {
-            let kind = match topic::is_wildcard(topic) {
-                true => FilterKind::Wildcard,
-                false => FilterKind::Topic,
-            };
+            let kind = FilterKind::of_tokens(topic);
             let subscribed = cx
                 .broker
                 .subscribe(member, form, Filter::plain(kind, topic));

@@ -338,10 +338,7 @@ fn unsubscribe(
 
 fn key<'a>(conn: ConnId, subscription: &'a Subscription<'_>) -> (Member, Filter<'a>) {
     let name = subscription.filter.as_bytes();
-    let kind = match topic::is_wildcard(name) {
-        true => FilterKind::Wildcard,
-        false => FilterKind::Topic,
-    };
+    let kind = FilterKind::of_tokens(name);
     let member = Member {
         conn,
         number: subscription.member,
