@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench micro`, or with a part of a name behind it: `cargo bench --bench micro -- match/`. Times are
 //! those of one message, but for `fanout`, where they are those of one publish, `runs`, where they are those of one
-//! read, and `interest`, where they are those of a subscription and its end; the rates of the first two are in
-//! deliveries.
+//! read, `interest`, where they are those of a subscription and its end, and `node`, where they are those of one frame;
+//! the rates of the first two are in deliveries.
 //! What stands in `sapwood_core` is driven through `Shard::handle`, as the server does it, so that what is
 //! measured is what runs; a message to nobody is the least that it can cost.
 
@@ -12,6 +12,9 @@ mod shards;
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sapwood_wire::native::{self, Parsed};
+use sapwood_wire::node::events::{Event, Events, EventsHead, Route, Space, write_events};
+use sapwood_wire::node::interest::Beat;
+use sapwood_wire::node::{self, Frame, NodeId};
 use sapwood_wire::resp::{Parser, Progress, RequestLimits};
 use shards::{Client, Node, native_message, resp_publish, resp_request};
 use std::hint::black_box;
@@ -376,6 +379,69 @@ fn interest(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Frames between nodes: 64 events of 128 bytes, written, read, and written for the next node; and a beat.
+fn node_frames(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("node");
+    let payload = [b'x'; 128];
+    let event = Event {
+        flags: 0,
+        attributes: b"",
+        payload: &payload,
+    };
+    let head = EventsHead {
+        origin: NodeId(1),
+        incarnation: 1,
+        lane: 0,
+        first: 1,
+        topic: b"device.0000001.temperature",
+        space: Space::Topic,
+        route: Route::default(),
+    };
+    let events = std::iter::repeat_n(event, 64);
+    let mut frame = Vec::new();
+    write_events(&mut frame, 1, &head, events.clone());
+    group.throughput(Throughput::Elements(64));
+    let mut out = Vec::with_capacity(frame.len());
+    group.bench_function("write/64 of 128B", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            write_events(&mut out, 1, &head, black_box(events.clone()));
+        });
+    });
+    group.bench_function("read/64 of 128B", |bencher| {
+        bencher.iter(|| {
+            let events = Events::read(&whole_frame(black_box(&frame)));
+            let events = events.expect("events");
+            events.iter().for_each(|event| {
+                black_box(event);
+            });
+        });
+    });
+    group.bench_function("pass on/64 of 128B", |bencher| {
+        let events = Events::read(&whole_frame(&frame)).expect("events");
+        bencher.iter(|| {
+            out.clear();
+            black_box(&events).write_to(Route::default(), 1, &mut out);
+        });
+    });
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("write and read/beat", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            black_box(Beat::default()).write(1, &mut out);
+            Beat::read(&whole_frame(&out)).expect("a beat")
+        });
+    });
+    group.finish();
+}
+
+fn whole_frame(bytes: &[u8]) -> Frame<'_> {
+    match node::parse(bytes, 1, bytes.len()) {
+        Ok(node::Parsed::Frame(frame, _)) => frame,
+        other => panic!("no frame: {other:?}"),
+    }
+}
+
 criterion_group! {
     name = micro;
     // Short, because what is measured allocates nothing and has settled after a few rounds; a change of a tenth
@@ -385,6 +451,6 @@ criterion_group! {
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_millis(1_000));
-    targets = match_exact, match_wildcards, match_globs, parse, encode, fanout, runs, interest
+    targets = match_exact, match_wildcards, match_globs, parse, encode, fanout, runs, interest, node_frames
 }
 criterion_main!(micro);

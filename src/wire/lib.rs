@@ -17,6 +17,8 @@ pub mod json;
 pub mod limits;
 pub mod native;
 pub mod nats;
+#[cfg(feature = "node")]
+pub mod node;
 pub mod resp;
 pub mod run;
 #[cfg(feature = "web")]

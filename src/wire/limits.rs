@@ -56,3 +56,48 @@ pub const HTTP_CHUNK_LINE_BYTES_MAX: usize = 256;
 
 /// Longest trailers behind a chunked body.
 pub const HTTP_TRAILERS_BYTES_MAX: usize = 4 * 1024;
+
+/// Longest body of a frame between nodes: one event of the greatest size, headers and all, or many that are as long
+/// together; beside them what [`NODE_EVENTS_MAX`] and [`NODE_GROUPS_BYTES_MAX`] may take.
+/// Worst memory: one for each lane, while it is received.
+pub const NODE_FRAME_BYTES_MAX: usize = NATIVE_FRAME_BYTES_MAX + 2 * 1024 * 1024;
+
+/// Longest body of HELLO and WELCOME: their texts and numbers with room to spare; who is not let in costs no more.
+pub const NODE_HELLO_BYTES_MAX: usize = 1024;
+
+/// Most shards of a node: what fits the lanes of a link.
+pub const NODE_SHARDS_MAX: usize = 64;
+
+/// Most lanes of a link: each is a connection, and one for each shard of the larger node is enough.
+pub const NODE_LANES_MAX: usize = 64;
+
+/// Longest name of a node: what a host's name has at most, and what fits a line of a listing.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+
+/// Longest address of a node: an IPv6 address with scope and port has 58.
+pub const NODE_ADDRESS_BYTES_MAX: usize = 64;
+
+/// Longest text of a refusal: a sentence or two for a log.
+pub const NODE_REFUSAL_BYTES_MAX: usize = 512;
+
+/// Most events of one frame: enough that a header's cost vanishes, and what they take beside their bytes, 9 each, stays
+/// below 1 MiB.
+pub const NODE_EVENTS_MAX: usize = 65_536;
+
+/// Longest list of groups of a frame of events: it cannot be split, so it has room for 4,096 of the longest names.
+pub const NODE_GROUPS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest name of a group: as the native protocol has it.
+pub const NODE_GROUP_BYTES_MAX: usize = 255;
+
+/// Most changes of one frame of interest: a million filters are told in 256 frames, between which others may stand.
+pub const NODE_CHANGES_MAX: usize = 4_096;
+
+/// Longest body of a frame of interest: what a shard takes in well below a millisecond.
+pub const NODE_INTEREST_BYTES_MAX: usize = 256 * 1024;
+
+/// Shortest secret that nodes may share: 16 random bytes cannot be guessed.
+pub const NODE_SECRET_BYTES_MIN: usize = 16;
+
+/// Longest secret file: nobody means a longer file to be one.
+pub const NODE_SECRET_BYTES_MAX: usize = 64 * 1024;

@@ -9,6 +9,7 @@
 
 use crate::error::ErrorCode;
 use crate::limits::NATIVE_FRAME_BYTES_MAX;
+use crate::topic;
 use std::fmt;
 
 mod write;
@@ -213,6 +214,21 @@ pub fn attributes_headers(flags: u8, attributes: &[u8]) -> Headers<'_> {
         return Headers::default();
     }
     Headers(reader.text16("headers").unwrap_or_default())
+}
+
+/// Whether these flags and attributes are those of a message that the broker takes: whole, without anything too much,
+/// the reply topic one that may be published to, and no byte in a header that it must not hold.
+pub fn attributes_are_valid(flags: u8, attributes: &[u8]) -> bool {
+    if flags & !flag::ALL != 0 {
+        return false;
+    }
+    let mut reader = Reader::new(kind::MESSAGE, attributes);
+    if reader.attributes(flags).is_err() || reader.end().is_err() {
+        return false;
+    }
+    let reply = attributes_reply(flags, attributes);
+    reply.is_none_or(|reply| topic::check_name(reply).is_ok())
+        && attributes_headers(flags, attributes).are_valid()
 }
 
 /// The headers of a message: names and values, in order.
@@ -629,6 +645,19 @@ impl<'a> Reader<'a> {
         }
         let topic = self.text16("topic")?;
         let behind_topic = self.bytes;
+        self.attributes(flags)?;
+        let payload = self.rest();
+        Ok(Message {
+            bytes,
+            flags,
+            topic,
+            attributes: &behind_topic[..behind_topic.len() - payload.len()],
+            payload,
+        })
+    }
+
+    /// Reads over the fields that these flags announce behind the topic.
+    fn attributes(&mut self, flags: u8) -> Result<(), FrameError> {
         if flags & flag::REPLY != 0 {
             self.text16("reply")?;
         }
@@ -640,14 +669,7 @@ impl<'a> Reader<'a> {
                 headers.text16("header value")?;
             }
         }
-        let payload = self.rest();
-        Ok(Message {
-            bytes,
-            flags,
-            topic,
-            attributes: &behind_topic[..behind_topic.len() - payload.len()],
-            payload,
-        })
+        Ok(())
     }
 
     fn subscription(&mut self) -> Result<Subscription<'a>, FrameError> {

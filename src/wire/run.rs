@@ -29,6 +29,8 @@ pub enum Source {
     Native,
     /// PUB of the NATS protocol, without a reply subject and not empty.
     Nats,
+    /// A frame of another node, in which the payloads stand; there is nothing to scan.
+    Node,
 }
 
 /// What all frames of a run have in common.
@@ -96,6 +98,15 @@ impl<'a> Head<'a> {
         })
     }
 
+    /// The head of a run whose payloads are known.
+    pub fn of_payloads(source: Source, topic: &'a [u8]) -> Head<'a> {
+        Head {
+            source,
+            topic,
+            common: &[],
+        }
+    }
+
     /// Finds the whole frames with this head at the start of the input, until they have more than
     /// `bytes_max` bytes together, though one at least, or a payload has more than `payload_max`.
     /// Appends where the payloads stand; gives the bytes of the frames.
@@ -115,6 +126,7 @@ impl<'a> Head<'a> {
             let frame = frame.or_else(|| match self.source {
                 Source::Resp | Source::Nats => self.next_line(input, at),
                 Source::Native => self.next_native(input, at),
+                Source::Node => None,
             });
             let Some((start, end, next)) = frame else {
                 return at;
@@ -149,6 +161,7 @@ impl<'a> Head<'a> {
                 (input.get(end..end + 2)? == b"\r\n").then_some((start, end, end + 2))
             }
             Source::Native => (input.len() >= end).then_some((start, end, end)),
+            Source::Node => None,
         }
     }
 
@@ -247,6 +260,7 @@ mod tests {
             Source::Resp => Head::of_resp(input),
             Source::Native => Head::of_native(input),
             Source::Nats => Head::of_nats(input, 100),
+            Source::Node => None,
         };
         let mut payloads = Vec::new();
         let length = head.map_or(0, |head| head.scan(input, bytes_max, 1_000, &mut payloads));
@@ -373,6 +387,7 @@ mod tests {
                 Source::Resp => resp("PUBLISH", &[b'a' + topic], payload),
                 Source::Native => native(&[b'a' + topic], payload),
                 Source::Nats => nats(&[b'a' + topic], payload),
+                Source::Node => Vec::new(),
             });
             let mut input = frames.collect::<Vec<_>>().concat();
             input.truncate(cut);
@@ -384,6 +399,7 @@ mod tests {
             for payload in &found {
                 let rest = &input[at..];
                 let taken = match source {
+                    Source::Node => unreachable!("nothing of it is scanned"),
                     Source::Resp => {
                         let mut parser = Parser::new();
                         let Ok(Progress::Request { length }) = parser.parse(rest, &RequestLimits::MEMBER) else {

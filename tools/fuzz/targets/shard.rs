@@ -49,6 +49,7 @@ fn shard(password: bool) -> Shard {
         nats_payload_max: PAYLOAD_BYTES_MAX,
         web: WebSettings { echo: true, ..WebSettings::default() },
         may_broadcast: true,
+            tree: None,
         vitals: Default::default(),
         password: password.then(|| b"a".to_vec()),
         limits: Limits {
