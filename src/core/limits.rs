@@ -114,6 +114,9 @@ pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// slowest link needs no tenth of.
 pub const GUEST_MS_MAX: u64 = 10_000;
 
+/// Time that a node has to say who it is, in milliseconds: ten round trips of the slowest links.
+pub const NODE_GUEST_MS_MAX: u64 = 3_000;
+
 /// Most bytes of the arguments of an operation of NATS, as in nats-server.
 pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
 
@@ -156,6 +159,56 @@ pub const WEB_LOOK_MS: u64 = 2_500;
 /// See [`WEB_LOOK_MS`].
 pub const WEB_LOOK_STEP_MS: u64 = 250;
 
+/// Most links of a node: its parent, its children, and those it asks or is asked by.
+pub const LINKS_MAX: usize = 128;
+
+/// Most bytes that a lane keeps until the other side has them, as much as of an outbox. What comes beyond is dropped and
+/// counted. Worst memory: this for each lane.
+pub const LANE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Frames about interest may go beyond that so far, because they must not be lost; a link that has no room for them ends.
+pub const LANE_INTEREST_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of a lane that its connection is given before it has written them: enough to keep a fast network busy.
+pub const LANE_OUTBOX_BYTES: usize = 1024 * 1024;
+
+/// Messages about places that wait for a link's first lane to have a connection again, in bytes: four of the longest. A lane
+/// is without one for a second at most, in which a branch has as many pulses to say.
+pub const PLACES_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that come on a lane before they are acknowledged; else that is done with each sign of life.
+pub const ACKNOWLEDGE_BYTES: usize = 256 * 1024;
+
+/// Lanes are looked at so often, in nanoseconds, and say that they live.
+pub const LANE_LOOK_NS: u64 = 250_000_000;
+
+/// A lane that nothing came on for so long, in nanoseconds, is given up: four signs of life.
+pub const LANE_SILENCE_NS: u64 = 1_000_000_000;
+
+/// A lane is dialed at most so often, in nanoseconds.
+pub const LANE_REDIAL_NS: u64 = 100_000_000;
+
+/// Filters whose changes links are told of in one turn: the rest comes in the next ones.
+pub const LINK_CHANGES_AT_ONCE: usize = 4_096;
+
+/// Filters that a link is told of one by one; beyond, it is told to send everything. Worst memory: about 250 bytes each,
+/// on every shard of the other node.
+pub const LINK_FILTERS_MAX: usize = 100_000;
+
+/// Globs among them, which the other node must match one after the other.
+pub const LINK_GLOBS_MAX: usize = 1_024;
+
+/// Shards of other nodes of which the last event is remembered, so that none comes twice; half as many for sure, the
+/// others if nothing was heard of them for longest. Worst memory: about 40 bytes each, 10 MiB a shard.
+pub const ORIGINS_MAX: usize = 262_144;
+/// Most numbers of a node's path, which is how deep a tree can be: their count is one byte. Worst memory: 40 bytes and
+/// these.
+pub const PATH_NUMBERS_MAX: usize = 255;
+
+/// Longest set of targets in a frame, in bytes: some 30,000 nodes of a full tree. More of them go in several frames.
+/// Worst memory where it is read: 11 MiB.
+pub const TARGETS_BYTES_MAX: usize = 64 * 1024;
+
 /// The caps in force on a shard; the names are those of the constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -185,6 +238,16 @@ pub struct Limits {
     pub control_line_bytes_max: usize,
     /// See [`PING_MS`].
     pub ping_ms: u64,
+    /// See [`LINKS_MAX`].
+    pub links_max: usize,
+    /// See [`LANE_BYTES_MAX`].
+    pub lane_bytes_max: usize,
+    /// See [`LINK_FILTERS_MAX`].
+    pub link_filters_max: usize,
+    /// See [`LINK_GLOBS_MAX`].
+    pub link_globs_max: usize,
+    /// See [`ORIGINS_MAX`].
+    pub origins_max: usize,
 }
 
 impl Default for Limits {
@@ -203,6 +266,11 @@ impl Default for Limits {
             guest_ms_max: GUEST_MS_MAX,
             control_line_bytes_max: CONTROL_LINE_BYTES_MAX,
             ping_ms: PING_MS,
+            links_max: LINKS_MAX,
+            lane_bytes_max: LANE_BYTES_MAX,
+            link_filters_max: LINK_FILTERS_MAX,
+            link_globs_max: LINK_GLOBS_MAX,
+            origins_max: ORIGINS_MAX,
         }
     }
 }

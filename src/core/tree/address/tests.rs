@@ -1,0 +1,530 @@
+//! Addresses against breadth-first search, which knows nothing of them.
+
+use super::*;
+use crate::limits::TARGETS_BYTES_MAX;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A tree as a graph: each node's path, and its neighbours.
+#[derive(Debug)]
+struct Tree {
+    paths: Vec<Path>,
+    neighbours: Vec<Vec<usize>>,
+    parents: Vec<Option<usize>>,
+}
+
+impl Tree {
+    /// A root, and a node for each pair: which of those before is its parent, and the child number that it would like.
+    fn grow(wishes: &[(usize, u8)]) -> Tree {
+        let mut tree = Tree {
+            paths: vec![Path::ROOT],
+            neighbours: vec![Vec::new()],
+            parents: vec![None],
+        };
+        let mut taken = BTreeSet::from([Path::ROOT]);
+        for (parent, number) in wishes {
+            let parent = parent % tree.paths.len();
+            let Ok(path) = tree.paths[parent].child(*number) else {
+                continue;
+            };
+            if taken.insert(path.clone()) {
+                let node = tree.paths.len();
+                tree.paths.push(path);
+                tree.neighbours.push(vec![parent]);
+                tree.neighbours[parent].push(node);
+                tree.parents.push(Some(parent));
+            }
+        }
+        tree
+    }
+
+    /// For each node the one before it on the shortest way from a start.
+    fn search(&self, start: usize) -> Vec<usize> {
+        let mut before = vec![usize::MAX; self.paths.len()];
+        before[start] = start;
+        let mut queue = VecDeque::from([start]);
+        while let Some(node) = queue.pop_front() {
+            for next in &self.neighbours[node] {
+                if before[*next] == usize::MAX {
+                    before[*next] = node;
+                    queue.push_back(*next);
+                }
+            }
+        }
+        before
+    }
+
+    fn shortest(&self, from: usize, to: usize) -> Vec<usize> {
+        let before = self.search(from);
+        let mut way = vec![to];
+        while *way.last().unwrap() != from {
+            way.push(before[*way.last().unwrap()]);
+        }
+        way.reverse();
+        way
+    }
+
+    fn node_at(&self, path: &Path) -> usize {
+        self.paths.iter().position(|other| other == path).unwrap()
+    }
+
+    fn children(&self, node: usize) -> impl Iterator<Item = u8> + '_ {
+        let children = self.neighbours[node]
+            .iter()
+            .filter(move |next| self.parents[**next] == Some(node));
+        children.map(|child| *self.paths[*child].numbers().last().unwrap())
+    }
+
+    /// The node that a hop leads to, and what the hop is for that one.
+    fn follow(&self, node: usize, hop: Hop) -> (usize, Hop) {
+        let path = &self.paths[node];
+        match hop {
+            Hop::Here => (node, Hop::Here),
+            Hop::Up => {
+                let parent = self.parents[node].expect("no hop leads above the root");
+                (parent, Hop::Down(*path.numbers().last().unwrap()))
+            }
+            Hop::Down(number) => (self.node_at(&path.child(number).unwrap()), Hop::Up),
+        }
+    }
+}
+
+/// Trees of all shapes: small parents make bushes, large ones chains.
+fn trees() -> impl Strategy<Value = Tree> {
+    let bush = vec((0..4usize, any::<u8>()), 0..60);
+    let any_shape = vec((any::<usize>(), 0..6u8), 0..60);
+    // Each hangs below the last: 48 deep, so that paths leave their inline room.
+    let chain = vec(any::<u8>(), 0..48).prop_map(|numbers| {
+        let wishes = numbers.into_iter().enumerate();
+        wishes.collect::<Vec<(usize, u8)>>()
+    });
+    prop_oneof![bush, any_shape, chain].prop_map(|wishes| Tree::grow(&wishes))
+}
+
+fn paths() -> impl Strategy<Value = Path> {
+    // Few different numbers, so that paths have much in common.
+    let short = vec(prop_oneof![0..3u8, Just(255)], 0..8);
+    let long = vec(0..2u8, 0..=PATH_NUMBERS_MAX);
+    prop_oneof![4 => short, 1 => long].prop_map(|numbers| Path::new(&numbers).unwrap())
+}
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_route_is_the_shortest_way(tree in trees(), from in any::<usize>(), to in any::<usize>()) {
+        let (from, to) = (from % tree.paths.len(), to % tree.paths.len());
+        let (here, there) = (&tree.paths[from], &tree.paths[to]);
+        let expected = tree.shortest(from, to);
+        let route: Vec<_> = here.route(there).map(|path| tree.node_at(&path)).collect();
+        prop_assert_eq!(&route, &expected);
+        prop_assert_eq!(here.distance(there), expected.len() - 1);
+        prop_assert_eq!(here.route(there).len(), expected.len());
+
+        // Hop by hop, each node asked by itself.
+        let mut way = vec![from];
+        loop {
+            let node = *way.last().unwrap();
+            match tree.paths[node].next_hop(there) {
+                Hop::Here => break,
+                hop => way.push(tree.follow(node, hop).0),
+            }
+            prop_assert!(way.len() <= expected.len(), "{:?} goes astray", way);
+        }
+        prop_assert_eq!(way, expected);
+    }
+
+    #[test]
+    fn the_common_ancestor_is_the_deepest_that_both_stand_below(tree in trees(), one in any::<usize>(), other in any::<usize>()) {
+        let above = |node: usize| {
+            let climb = std::iter::successors(Some(node), |node| tree.parents[*node]);
+            climb.collect::<Vec<_>>()
+        };
+        let (one, other) = (one % tree.paths.len(), other % tree.paths.len());
+        let above_other = above(other);
+        let deepest = above(one).into_iter().find(|node| above_other.contains(node)).unwrap();
+        let ancestor = tree.paths[one].common_ancestor(&tree.paths[other]);
+        prop_assert_eq!(tree.node_at(&ancestor), deepest);
+        prop_assert_eq!(tree.paths[one].is_ancestor_or_same(&tree.paths[other]), above_other.contains(&one));
+        prop_assert_eq!(
+            tree.paths[one].is_ancestor(&tree.paths[other]),
+            one != other && above_other.contains(&one)
+        );
+        prop_assert_eq!(tree.paths[one].parent(), tree.parents[one].map(|parent| tree.paths[parent].clone()));
+    }
+
+    #[test]
+    fn multicast_sends_one_copy_on_each_link_that_leads_to_a_target_and_reaches_each_once(
+        tree in trees(),
+        from in any::<usize>(),
+        chosen in btree_set(any::<usize>(), 0..40),
+    ) {
+        let from = from % tree.paths.len();
+        let targets: BTreeSet<_> = chosen.iter().map(|node| tree.paths[node % tree.paths.len()].clone()).collect();
+        let mut expected = BTreeMap::new();
+        for target in &targets {
+            for hop in tree.shortest(from, tree.node_at(target)).windows(2) {
+                expected.insert((hop[0], hop[1]), 1);
+            }
+        }
+
+        let mut sent = BTreeMap::new();
+        let mut reached = BTreeMap::new();
+        let mut queue = VecDeque::from([(from, targets.iter().cloned().collect::<Vec<_>>())]);
+        while let Some((node, targets)) = queue.pop_front() {
+            let split = Split::of(&tree.paths[node], &targets);
+            if split.is_here() {
+                *reached.entry(tree.paths[node].clone()).or_insert(0) += 1;
+            }
+            let mut parts: Vec<(Hop, Vec<&Path>)> = Vec::new();
+            if split.goes_up() {
+                parts.push((Hop::Up, split.up().collect()));
+            }
+            parts.extend(split.children().map(|(child, part)| (Hop::Down(child), part.iter().collect())));
+            for (hop, part) in parts {
+                prop_assert!(!part.is_empty());
+                let next = tree.follow(node, hop).0;
+                *sent.entry((node, next)).or_insert(0) += 1;
+                // As the next node gets them.
+                let mut bytes = Vec::new();
+                prop_assert_eq!(encode_targets(part.iter().copied(), &mut bytes), part.len());
+                queue.push_back((next, decode_targets(&bytes).unwrap()));
+            }
+        }
+        prop_assert_eq!(sent, expected);
+        prop_assert_eq!(reached, targets.into_iter().map(|target| (target, 1)).collect());
+    }
+
+    #[test]
+    fn broadcast_reaches_each_node_once(tree in trees(), from in any::<usize>()) {
+        let mut reached = vec![0; tree.paths.len()];
+        let mut queue = VecDeque::from([(from % tree.paths.len(), Hop::Here)]);
+        let mut copies = 0;
+        while let Some((node, came_by)) = queue.pop_front() {
+            reached[node] += 1;
+            prop_assert!(reached[node] == 1, "{} is reached twice", tree.paths[node]);
+            let has_parent = tree.parents[node].is_some();
+            for hop in broadcast(has_parent, tree.children(node), came_by) {
+                copies += 1;
+                queue.push_back(tree.follow(node, hop));
+            }
+        }
+        prop_assert!(reached.iter().all(|count| *count == 1));
+        prop_assert_eq!(copies, tree.paths.len() - 1);
+    }
+
+    #[test]
+    fn text_is_read_back(path in paths()) {
+        let text = path.to_string();
+        prop_assert_eq!(text.parse::<Path>().unwrap(), path.clone());
+        prop_assert_eq!(format!("{path:>9}"), format!("{text:>9}"));
+    }
+
+    #[test]
+    fn text_that_is_no_path_never_panics(text in "[/0-9+a ]{0,24}") {
+        if let Ok(path) = text.parse::<Path>() {
+            prop_assert_eq!(path.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_back_and_every_cut_is_noticed(path in paths(), rest in vec(any::<u8>(), 0..4)) {
+        let mut bytes = Vec::new();
+        path.encode(&mut bytes);
+        let count = bytes.len();
+        prop_assert_eq!(count, 1 + path.depth());
+        for cut in 0..count {
+            prop_assert_eq!(Path::decode(&bytes[..cut]), Err(PathError::Cut));
+        }
+        bytes.extend(rest);
+        prop_assert_eq!(Path::decode(&bytes), Ok((path, count)));
+    }
+
+    #[test]
+    fn paths_are_ordered_as_their_numbers(one in paths(), other in paths()) {
+        prop_assert_eq!(one.cmp(&other), one.numbers().cmp(other.numbers()));
+        prop_assert_eq!(one == other, one.numbers() == other.numbers());
+    }
+
+    #[test]
+    fn targets_are_read_back(targets in btree_set(paths(), 0..60)) {
+        let mut bytes = b"before".to_vec();
+        prop_assert_eq!(encode_targets(&targets, &mut bytes), targets.len());
+        let read = decode_targets(&bytes[6..]).unwrap();
+        prop_assert_eq!(read, targets.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn targets_cut_anywhere_are_those_before_or_an_error(targets in btree_set(paths(), 0..20)) {
+        let mut bytes = Vec::new();
+        prop_assert_eq!(encode_targets(&targets, &mut bytes), targets.len());
+        let targets: Vec<_> = targets.into_iter().collect();
+        for cut in 0..bytes.len() {
+            match decode_targets(&bytes[..cut]) {
+                Ok(read) => prop_assert!(read.len() < targets.len() && targets.starts_with(&read)),
+                Err(TargetsError::Cut(at)) => prop_assert!(at < cut),
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_taken_for_targets_are_their_only_form(
+        bytes in vec(prop_oneof![0..0x22u8, Just(0xf0), Just(0xff), any::<u8>()], 0..64),
+    ) {
+        if let Ok(targets) = decode_targets(&bytes) {
+            prop_assert!(targets.is_sorted_by(|one, next| one < next));
+            let mut again = Vec::new();
+            prop_assert_eq!(encode_targets(&targets, &mut again), targets.len());
+            prop_assert_eq!(again, bytes);
+        }
+    }
+}
+
+#[test]
+fn text_has_one_form() {
+    for (text, numbers) in [
+        ("/", &[][..]),
+        ("/0", &[0]),
+        ("/3/1", &[3, 1]),
+        ("/255/0/10", &[255, 0, 10]),
+    ] {
+        assert_eq!(path(text).numbers(), numbers);
+        assert_eq!(Path::new(numbers).unwrap().to_string(), text);
+    }
+    for (text, error) in [
+        ("", PathError::NoSlash),
+        ("3/1", PathError::NoSlash),
+        (" /3", PathError::NoSlash),
+        ("//", PathError::Number(1)),
+        ("/3/", PathError::Number(2)),
+        ("/3//1", PathError::Number(2)),
+        ("/03", PathError::Number(1)),
+        ("/+3", PathError::Number(1)),
+        ("/-0", PathError::Number(1)),
+        ("/256", PathError::Number(1)),
+        ("/3/1 ", PathError::Number(2)),
+        ("/3/x", PathError::Number(2)),
+        ("/\u{663}", PathError::Number(1)),
+        ("/99999999999999999999", PathError::Number(1)),
+    ] {
+        assert_eq!(text.parse::<Path>(), Err(error), "{text:?}");
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+#[test]
+fn a_path_has_255_numbers_and_no_more() {
+    let deepest = Path::new(&[7; PATH_NUMBERS_MAX]).unwrap();
+    let text = "/7".repeat(PATH_NUMBERS_MAX);
+    assert_eq!(path(&text), deepest);
+    assert_eq!(deepest.child(0), Err(PathError::TooLong));
+    assert_eq!(
+        Path::new(&[7; PATH_NUMBERS_MAX + 1]),
+        Err(PathError::TooLong)
+    );
+    assert_eq!((text + "/7").parse::<Path>(), Err(PathError::TooLong));
+    let parent = deepest.parent().unwrap();
+    assert_eq!(parent.child(7), Ok(deepest.clone()));
+    let other = Path::new(&[8; PATH_NUMBERS_MAX]).unwrap();
+    assert_eq!(deepest.distance(&other), 510);
+    assert_eq!(deepest.route(&other).count(), 511);
+}
+
+#[test]
+fn a_path_keeps_its_value_where_it_leaves_its_inline_room() {
+    let mut path = Path::ROOT;
+    for depth in 0..INLINE_NUMBERS + 4 {
+        assert_eq!(path.depth(), depth);
+        let child = path.child(depth as u8).unwrap();
+        assert_eq!(child.parent(), Some(path));
+        path = child;
+    }
+    assert_eq!(size_of::<Path>(), 40);
+}
+
+#[test]
+fn next_hop_leads_down_to_descendants_and_up_to_all_others() {
+    for (here, there, hop) in [
+        ("/", "/", Hop::Here),
+        ("/", "/3/1", Hop::Down(3)),
+        ("/3", "/3/1", Hop::Down(1)),
+        ("/3/1", "/3/1", Hop::Here),
+        ("/3/1", "/3", Hop::Up),
+        ("/3/1", "/3/2", Hop::Up),
+        ("/3/1", "/", Hop::Up),
+        ("/3", "/31", Hop::Up),
+    ] {
+        assert_eq!(path(here).next_hop(&path(there)), hop, "{here} to {there}");
+    }
+}
+
+#[test]
+fn targets_are_split_by_their_first_step() {
+    let texts = [
+        "/", "/2/9", "/3", "/3/0/5", "/3/1", "/3/1/0", "/3/1/255", "/4",
+    ];
+    let targets = texts.map(path);
+    let split = Split::of(&path("/3"), &targets);
+    let up: Vec<_> = split.up().map(Path::to_string).collect();
+    assert_eq!(up, ["/", "/2/9", "/4"]);
+    assert!(split.goes_up() && split.is_here());
+    let children: Vec<_> = split.children().collect();
+    assert_eq!(children, [(0, &targets[3..4]), (1, &targets[4..7])]);
+
+    let split = Split::of(&path("/3/1/7"), &targets);
+    assert_eq!(
+        (split.up().count(), split.is_here()),
+        (targets.len(), false)
+    );
+    assert_eq!(split.children().count(), 0);
+    let split = Split::of(&Path::ROOT, &targets);
+    assert!(split.is_here() && !split.goes_up());
+    let numbers: Vec<_> = split.children().map(|(number, _)| number).collect();
+    assert_eq!(numbers, [2, 3, 4]);
+    let nobody = Split::of(&path("/3"), &[]);
+    assert!(!nobody.goes_up() && !nobody.is_here() && nobody.children().count() == 0);
+}
+
+#[test]
+fn targets_have_exactly_these_bytes() {
+    let check = |texts: &[&str], expected: &[u8]| {
+        let targets: Vec<_> = texts.iter().map(|text| path(text)).collect();
+        let mut bytes = Vec::new();
+        assert_eq!(encode_targets(&targets, &mut bytes), targets.len());
+        assert_eq!(bytes, expected, "{texts:?}");
+        assert_eq!(decode_targets(&bytes), Ok(targets));
+    };
+    check(&[], &[]);
+    check(&["/"], &[0]);
+    check(&["/", "/3"], &[0, 0x01, 3]);
+    check(&["/3/1", "/3/2", "/4"], &[0x02, 3, 1, 0x11, 2, 0x21, 4]);
+    let deep = "/7".repeat(15);
+    let mut bytes = vec![0x0f, 15];
+    bytes.extend([7; 15]);
+    bytes.extend([0xf1, 15, 8]);
+    check(&[&deep, "/8"], &bytes);
+}
+
+#[test]
+fn bytes_that_are_no_targets_are_refused() {
+    for (bytes, error) in [
+        (&[0x01][..], TargetsError::Cut(0)),
+        (&[0x0f], TargetsError::Cut(0)),
+        (&[0xf1], TargetsError::Cut(0)),
+        (&[0x0f, 14], TargetsError::Count(0)),
+        (&[0x11, 3], TargetsError::Above(0)),
+        (&[0x01, 3, 0x21, 4], TargetsError::Above(2)),
+        (&[0x01, 3, 0xff, 0xff, 0xff], TargetsError::Above(2)),
+        (&[0, 0], TargetsError::Order(1)),
+        (&[0x01, 3, 0x00], TargetsError::Order(2)),
+        (&[0x01, 3, 0x10], TargetsError::Order(2)),
+        (&[0x01, 3, 0x11, 3], TargetsError::Order(2)),
+        (&[0x01, 3, 0x11, 2], TargetsError::Order(2)),
+    ] {
+        assert_eq!(decode_targets(bytes), Err(error), "{bytes:02x?}");
+        assert!(!error.to_string().is_empty());
+    }
+    let mut too_deep = vec![0x0f, 255];
+    too_deep.extend([0; PATH_NUMBERS_MAX]);
+    assert_eq!(decode_targets(&too_deep).unwrap()[0].depth(), 255);
+    too_deep.extend([0x01, 0]);
+    assert_eq!(decode_targets(&too_deep), Err(TargetsError::TooDeep(257)));
+    let too_long = vec![0; TARGETS_BYTES_MAX + 1];
+    let error = TargetsError::TooLong(too_long.len());
+    assert_eq!(decode_targets(&too_long), Err(error));
+}
+
+#[test]
+fn targets_beyond_the_cap_are_left_for_another_frame() {
+    let targets = full_tree(40_000, 8);
+    let mut left = &targets[..];
+    let mut read = Vec::new();
+    let mut frames = 0;
+    while !left.is_empty() {
+        let mut bytes = Vec::new();
+        let count = encode_targets(left, &mut bytes);
+        assert!(count > 0 && bytes.len() <= TARGETS_BYTES_MAX);
+        if count < left.len() {
+            let room = TARGETS_BYTES_MAX - bytes.len();
+            assert!(room < 10, "{room} bytes are left though they would do");
+        }
+        read.extend(decode_targets(&bytes).unwrap());
+        left = &left[count..];
+        frames += 1;
+    }
+    assert_eq!((read == targets, frames), (true, 2));
+}
+
+/// So many nodes, level by level, each with so many children: sorted.
+fn full_tree(count: usize, fan_out: u8) -> Vec<Path> {
+    let mut nodes = vec![Path::ROOT];
+    let mut parent = 0;
+    while nodes.len() < count {
+        let children = (0..fan_out).map(|number| nodes[parent].child(number).unwrap());
+        let children: Vec<_> = children.take(count - nodes.len()).collect();
+        nodes.extend(children);
+        parent += 1;
+    }
+    nodes.sort();
+    nodes
+}
+
+/// So many nodes in chains that end at this depth: as many from the root as it can have, and each of them again parts below.
+fn chains(count: usize, depth: usize) -> Vec<Path> {
+    let mut nodes = BTreeSet::from([Path::ROOT]);
+    for chain in 0.. {
+        let mut path = Path::ROOT;
+        for level in 0..depth {
+            let number = match level {
+                0 => chain % 256,
+                1 => chain / 256,
+                _ => 0,
+            };
+            path = path.child(number as u8).unwrap();
+            nodes.insert(path.clone());
+            if nodes.len() == count {
+                return nodes.into_iter().collect();
+            }
+        }
+    }
+    unreachable!("the chains never end")
+}
+
+/// Prints what addresses cost; run it with `--nocapture`. Beside the header that every frame has.
+#[test]
+fn an_address_takes_at_most_33_bytes_in_trees_that_place_themselves() {
+    println!("                                unicast, bytes   broadcast  multicast to all");
+    println!("shape          nodes   depth    mean  greatest   bytes      bytes  frames");
+    for count in [10, 100, 1_000, 100_000] {
+        let shapes = [
+            ("fan-out 8", full_tree(count, 8)),
+            ("chains of 32", chains(count, 32)),
+        ];
+        for (shape, nodes) in shapes {
+            assert_eq!(nodes.len(), count);
+            let depth = nodes.iter().map(Path::depth).max().unwrap();
+            let mut bytes = Vec::new();
+            nodes.iter().for_each(|node| node.encode(&mut bytes));
+            let mean = bytes.len() as f64 / count as f64;
+            let (mut all, mut frames, mut left) = (0, 0, &nodes[..]);
+            while !left.is_empty() {
+                let mut set = Vec::new();
+                left = &left[encode_targets(left, &mut set)..];
+                all += set.len();
+                frames += 1;
+            }
+            println!(
+                "{shape:<12} {count:>7} {depth:>7} {mean:>7.1} {:>9} {:>7} {all:>10} {frames:>7}",
+                depth + 1,
+                0,
+            );
+            assert!(depth < INLINE_NUMBERS + 1 && mean <= 33.0);
+            // Two bytes each, and now and then a count of its own.
+            assert!(all <= 2 * count + count / 20, "{all}");
+        }
+    }
+}
