@@ -9,12 +9,52 @@ const USAGE: &str = "\
 Plays simulated histories of the broker, seed by seed, until one fails.
 
   sapwood-sim [--seeds A..B] [--minutes N] [--shards N] [--steps N]
+  sapwood-sim --tree A..B       the tree of nodes: plays these seeds
+  sapwood-sim --crowd N         the tree of nodes: so many join through one seed
 
   --seeds A..B   these seeds, B not included (default 0..300, or without end if --minutes is given)
   --minutes N    stop after so many minutes
   --shards N     1 to 8 (default: the seed chooses)
   --steps N      length of each workload (default 1500)
 ";
+
+/// Messages of larger crowds are not encoded, which would take most of the time.
+const ENCODED_NODES_MAX: usize = 10_000;
+
+/// Plays the tree of nodes, if that is asked for.
+fn play_tree(words: &[String]) -> Option<ExitCode> {
+    let (word, value) = match words {
+        [word, value] if word == "--tree" || word == "--crowd" => (word, value),
+        _ => return None,
+    };
+    if word == "--crowd" {
+        let nodes: usize = value.parse().ok()?;
+        let started = Instant::now();
+        let crowd = sapwood_sim::tree::crowd(nodes, nodes <= ENCODED_NODES_MAX);
+        println!("{crowd:?} in {} s", started.elapsed().as_secs());
+        return Some(ExitCode::from(u8::from(crowd.is_err())));
+    }
+    let (from, to) = value.split_once("..")?;
+    let seeds: std::ops::Range<u64> = from.parse().ok()?..to.parse().ok()?;
+    let mut times_ms = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for seed in seeds {
+        match sapwood_sim::tree::play(sapwood_sim::tree::Story::of(seed)) {
+            Ok(outcome) => times_ms.push(outcome.mended_ns / 1_000_000),
+            Err(failure) => {
+                println!("seed {seed} fails: {failure}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    times_ms.sort_unstable();
+    for percent in [50, 90, 99, 100] {
+        let at = times_ms.len().saturating_sub(1) * percent / 100;
+        let time_ms = times_ms.get(at).copied().unwrap_or_default();
+        println!("{percent} % in one tree within {time_ms} ms");
+    }
+    Some(code)
+}
 
 /// What the command line asks for.
 struct Asked {
@@ -91,7 +131,11 @@ fn shortest(options: Options, failed_at: u64) -> u64 {
 }
 
 fn main() -> ExitCode {
-    let asked = match parse(std::env::args().skip(1)) {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    if let Some(code) = play_tree(&words) {
+        return code;
+    }
+    let asked = match parse(words.into_iter()) {
         Ok(asked) => asked,
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
