@@ -6,7 +6,13 @@
 //! there; so leaving costs as much as the connection's own subscriptions, whoever else listens.
 //! Start at [`Broker::subscribe`] and [`Broker::route`].
 
-use crate::command::{ConnId, Filter, FilterKind, Form, Member, Refusal, ShardId, Space};
+mod beyond;
+
+pub(crate) use beyond::Listener;
+
+use crate::command::{
+    ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
+};
 use crate::groups::GroupId;
 use crate::interest::Change;
 use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
@@ -54,7 +60,9 @@ pub(crate) struct Route {
     pub receivers: usize,
     /// Other shards where somebody gets every event, each once.
     pub remote: Vec<ShardId>,
-    /// Groups with a member on any shard, each once.
+    /// Links behind which somebody gets every event, each once.
+    pub links: Vec<LinkId>,
+    /// Groups with a member on any shard or behind any link, each once.
     pub groups: Vec<GroupRoute>,
     /// Where in `groups` each is.
     group_places: HashMap<GroupId, usize, foldhash::fast::FixedState>,
@@ -72,15 +80,15 @@ pub(crate) struct GroupRoute {
     pub group: GroupId,
     /// Its entries with members here.
     pub entries: Vec<FilterId>,
-    /// The shards that have members, this one included, and how many.
-    pub weights: Vec<(ShardId, u32)>,
+    /// The shards that have members, this one included, and the links that lead to some, and how many.
+    pub weights: Vec<(Target, u32)>,
 }
 
 impl GroupRoute {
-    fn add(&mut self, shard: ShardId, members: u32) {
-        match self.weights.iter_mut().find(|(other, _)| *other == shard) {
-            Some((_, weight)) => *weight += members,
-            None => self.weights.push((shard, members)),
+    fn add(&mut self, target: Target, members: u32) {
+        match self.weights.iter_mut().find(|(other, _)| *other == target) {
+            Some((_, weight)) => *weight = weight.saturating_add(members),
+            None => self.weights.push((target, members)),
         }
     }
 }
@@ -121,6 +129,13 @@ impl Route {
         self.group_places.get(&group).copied()
     }
 
+    /// Whether somebody on another node may hear the topic's events.
+    pub(crate) fn is_heard_beyond(&self) -> bool {
+        let weights = self.groups.iter().flat_map(|group| &group.weights);
+        let mut targets = weights.map(|(target, _)| target);
+        !self.links.is_empty() || targets.any(|target| matches!(target, Target::Link(_)))
+    }
+
     /// Whether nothing has changed since it was found.
     pub(crate) fn is_current(&self, broker: &Broker) -> bool {
         self.version == broker.version
@@ -145,13 +160,20 @@ pub(crate) struct Broker {
     subscriptions_max: usize,
     filters_max: usize,
     globs_max: usize,
+    /// Links behind which any event may be wanted.
+    everything: Vec<LinkId>,
+    /// This shard tells links what is wanted here.
+    tells_links: bool,
+    /// Links behind which any event may be wanted are others than were told of.
+    everything_changed: bool,
+    changed_for_links: Vec<FilterId>,
 }
 
 impl Broker {
-    pub(crate) fn new((me, shards): (ShardId, u16), seed: u64, limits: &Limits) -> Broker {
+    pub(crate) fn new(me: ShardId, seed: u64, limits: &Limits) -> Broker {
         Broker {
             me,
-            filters: Filters::new(seed, shards),
+            filters: Filters::new(seed),
             memberships: Vec::new(),
             changed: Vec::new(),
             version: 1,
@@ -159,6 +181,10 @@ impl Broker {
             subscriptions_max: limits.subscriptions_max,
             filters_max: limits.filters_max,
             globs_max: limits.globs_max,
+            everything: Vec::new(),
+            tells_links: false,
+            everything_changed: false,
+            changed_for_links: Vec::new(),
         }
     }
 
@@ -365,11 +391,20 @@ impl Broker {
     }
 
     fn note_change(&mut self, id: FilterId) {
+        self.note_change_for_links(id);
         self.version += 1;
         let entry = self.filters.entry_mut(id);
         if !entry.changed {
             entry.changed = true;
             self.changed.push(id);
+        }
+    }
+
+    fn note_change_for_links(&mut self, id: FilterId) {
+        let entry = self.filters.entry_mut(id);
+        if self.tells_links && !entry.changed_for_links {
+            entry.changed_for_links = true;
+            self.changed_for_links.push(id);
         }
     }
 
@@ -417,6 +452,7 @@ impl Broker {
             if entry.remote.is_empty() {
                 entry.remote = Vec::new();
             }
+            self.note_change_for_links(id);
             self.filters.forget_if_needless(id);
         }
         self.version += 1;
@@ -430,6 +466,8 @@ impl Broker {
         route.topic.extend_from_slice(name);
         route.filters.clear();
         route.remote.clear();
+        route.links.clear();
+        route.links.extend_from_slice(&self.everything);
         route.forget_groups();
         route.receivers = 0;
         route.subscriptions = 0;
@@ -445,60 +483,79 @@ impl Broker {
                     route.remote.push(shard);
                 }
             }
+            for &(link, _) in entry.wanted() {
+                if !route.links.contains(&link) {
+                    route.links.push(link);
+                }
+            }
             for &id in &entry.group_entries {
                 self.route_to_group(id, route);
             }
         });
-        route.subscriptions += route.groups.len() as u64;
+        // Those of other nodes do not count, like their other subscriptions.
+        let is_here = |&(target, _): &(Target, u32)| matches!(target, Target::Shard(_));
+        let groups_here = route.groups.iter();
+        let groups_here = groups_here.filter(|group| group.weights.iter().any(is_here));
+        route.subscriptions += groups_here.count() as u64;
         route.targets.clear();
         route.targets.extend_from_slice(&route.remote);
-        for (shard, _) in route.groups.iter().flat_map(|group| &group.weights) {
-            if *shard != self.me && !route.targets.contains(shard) {
-                route.targets.push(*shard);
+        for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {
+            if let Target::Shard(shard) = *target
+                && shard != self.me
+                && !route.targets.contains(&shard)
+            {
+                route.targets.push(shard);
             }
         }
     }
 
     fn route_to_group(&self, id: FilterId, route: &mut Route) {
         let entry = self.filters.entry(id);
-        let Some(group) = entry.group.filter(|_| entry.listeners() > 0) else {
+        let is_heard = entry.listeners() > 0 || !entry.wanted().is_empty();
+        let Some(group) = entry.group.filter(|_| is_heard) else {
             return;
         };
         let route = route.group_mut(group);
         if !entry.members.is_empty() {
             route.entries.push(id);
-            route.add(self.me, entry.members.len() as u32);
+            route.add(Target::Shard(self.me), entry.members.len() as u32);
         }
         for &(shard, members) in &entry.remote {
-            route.add(shard, members);
+            route.add(Target::Shard(shard), members);
+        }
+        for &(link, members) in entry.wanted() {
+            route.add(Target::Link(link), members);
         }
     }
 
-    /// Takes a group's turn for one event among the shards that have members.
-    pub(crate) fn take_shard_turn(&mut self, route: &GroupRoute) -> ShardId {
+    /// Takes a group's turn for one event among the shards and links that have members.
+    pub(crate) fn take_turn(&mut self, route: &GroupRoute) -> Target {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
-    /// The same for an event that `tries` shards, `by` the last of them, had no member left for: not
-    /// by that shard, if there is another. From the second time on it stays here if it can, where
+    /// The same for an event that `tries` of them, `by` the last, had no member left for: not
+    /// by that one, if there is another. From the second time on it stays here if it can, where
     /// who is there is known for sure.
-    pub(crate) fn take_turn_again(
-        &mut self,
-        route: &GroupRoute,
-        by: ShardId,
-        tries: u8,
-    ) -> ShardId {
+    pub(crate) fn take_turn_again(&mut self, route: &GroupRoute, by: Target, tries: u8) -> Target {
         if tries > 1 && !route.entries.is_empty() {
-            return self.me;
+            return Target::Shard(self.me);
         }
         let weights = route.weights.iter().copied();
-        let others: Vec<_> = weights.filter(|&(shard, _)| shard != by).collect();
+        let others: Vec<_> = weights.filter(|&(target, _)| target != by).collect();
         let weights = if others.is_empty() {
             &route.weights
         } else {
             &others
         };
         self.filters.groups.take_turn(route.group, weights)
+    }
+
+    /// Takes a group's turn among all but one of the shards and links that have members; `None` if there are none.
+    pub(crate) fn take_turn_besides(&mut self, route: &GroupRoute, but: Target) -> Option<Target> {
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(target, _)| target != but).collect();
+        let group = route.group;
+        (!others.is_empty()).then(|| self.filters.groups.take_turn(group, &others))
     }
 
     /// Takes a group's turn among this shard's members; `None` if there are none.
@@ -564,7 +621,7 @@ mod tests {
 
     #[test]
     fn several_members_of_a_group_leave_with_their_connection() {
-        let mut broker = Broker::new((ShardId(0), 1), 1, &Limits::default());
+        let mut broker = Broker::new(ShardId(0), 1, &Limits::default());
         let filter = Filter {
             kind: FilterKind::Topic,
             name: b"jobs",

@@ -3,6 +3,7 @@
 //! Nothing here knows a protocol or how the broker is built.
 
 use crate::counters::Counters;
+use crate::limits::SHARDS_MAX;
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -29,6 +30,35 @@ pub struct ShardId(pub u16);
 impl ShardId {
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
+    }
+}
+
+/// A link's number on its node, from 0; the same on all shards, and used again after it has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u16);
+
+impl LinkId {
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Where an event may go from a shard, besides to that shard's own connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Target {
+    /// A shard of this node.
+    Shard(ShardId),
+    /// Another node, and all that are reached through it.
+    Link(LinkId),
+}
+
+impl Target {
+    /// A small number of its own.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Target::Shard(shard) => shard.index(),
+            Target::Link(link) => SHARDS_MAX + link.index(),
+        }
     }
 }
 

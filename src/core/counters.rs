@@ -95,4 +95,20 @@ counters! {
     closed_killed,
     /// Wrong passwords.
     wrong_passwords,
+    /// Links to other nodes that are branches of the tree now, once for each shard.
+    links,
+    /// Events sent to other nodes, once for each link.
+    link_events_out,
+    /// Events of other nodes that were new here.
+    link_events_in,
+    /// Events that had come before, by another way, and were dropped.
+    link_events_twice,
+    /// Events dropped because a link was full.
+    link_events_lost,
+    /// Events that other nodes dropped on their way here.
+    link_events_lost_before,
+    /// Bytes that are kept until other nodes have them.
+    link_bytes_kept,
+    /// Shards of other nodes whose last event is remembered.
+    link_origins,
 }

@@ -7,7 +7,7 @@
 //! [`Delivery::publish_run`], the way that nearly all events take under load.
 
 use crate::broker::{Broker, GroupRoute, Route};
-use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space};
+use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
 use crate::handover::{Addressees, Batch, HandOvers, Record, TURN_TRIES_MAX};
 use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
@@ -16,15 +16,19 @@ use crate::limits::{
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::session::form;
 use crate::subs::Entry;
+use crate::tree::Links;
 use bytes::Bytes;
 use core::hash::BuildHasher;
 use sapwood_wire::native::flag;
+use sapwood_wire::node::events::{Groups, Route as NodeRoute};
 use sapwood_wire::run::{Head, Span};
 use sapwood_wire::{nats, topic};
 
+mod beyond;
 mod broadcast;
 mod named;
 
+pub(crate) use beyond::{Arrival, Received};
 pub(crate) use broadcast::BROADCAST;
 use named::Named;
 
@@ -33,6 +37,7 @@ pub(crate) struct Ways<'a> {
     pub broker: &'a mut Broker,
     pub outboxes: &'a mut Outboxes,
     pub hand_overs: &'a mut HandOvers,
+    pub links: &'a mut Links,
 }
 
 /// What an event needs to know about its publisher.
@@ -125,8 +130,8 @@ pub(crate) struct Delivery {
     pub named: Named,
     /// Attributes of an event that came in another form than the native one.
     pub attributes: Vec<u8>,
-    /// For each group of the route, the shard whose turn an event is.
-    turns: Vec<ShardId>,
+    /// For each group of the route, the shard or link whose turn an event is.
+    turns: Vec<Target>,
     /// For the frame of a member's turn.
     turn: Vec<u8>,
     /// What is the same for all turns of a member on one topic.
@@ -222,6 +227,11 @@ impl Delivery {
                 ways.hand_overs.push(shard, Addressees::all(), event, None);
             }
         }
+        if !self.route().links.is_empty() {
+            let links = self.route().links.iter().copied();
+            ways.links
+                .publish_run(links, head.topic, input, &self.payloads);
+        }
         if !self.route().filters.is_empty() {
             self.deliver_run(ways, head, &input[..bytes], only);
         }
@@ -231,6 +241,11 @@ impl Delivery {
             receivers: self.route().receivers,
             subscriptions: self.route().subscriptions,
         })
+    }
+
+    /// Whether the event that was just published may be heard on another node.
+    pub(crate) fn is_heard_beyond(&self) -> bool {
+        self.route().is_heard_beyond()
     }
 
     /// The present topic's.
@@ -349,6 +364,7 @@ impl Delivery {
                 ways.hand_overs
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
+            self.send_beyond(ways, &event, &[]);
         } else {
             self.take_turns(ways, gathering, event, body.as_ref());
         }
@@ -385,21 +401,22 @@ impl Delivery {
         let mut turns = std::mem::take(&mut self.turns);
         turns.clear();
         for group in &self.route().groups {
-            let me = ways.broker.me();
+            let me = Target::Shard(ways.broker.me());
             let must_not = |publisher| ways.broker.are_members_of(group, publisher);
             turns.push(match gathering.except().is_some_and(must_not) {
                 // Nobody here may hear it: it is another shard's, if there is one.
                 true => ways.broker.take_turn_again(group, me, 0),
-                false => ways.broker.take_shard_turn(group),
+                false => ways.broker.take_turn(group),
             });
         }
         for &shard in &self.route().targets {
             let plain = self.route().remote.contains(&shard) || event.topic == BROADCAST;
-            if !plain && !turns.contains(&shard) {
+            let target = Target::Shard(shard);
+            if !plain && !turns.contains(&target) {
                 continue;
             }
             let groups = self.route().groups.iter().zip(&turns);
-            let groups = groups.filter(|&(_, &turn)| turn == shard);
+            let groups = groups.filter(|&(_, &turn)| turn == target);
             let addressees = Addressees {
                 plain,
                 groups: groups.map(|(group, _)| ways.broker.group_name(group)),
@@ -407,8 +424,9 @@ impl Delivery {
             };
             ways.hand_overs.push(shard, addressees, event, body);
         }
+        self.send_beyond(ways, &event, &turns);
         for (place, &turn) in turns.iter().enumerate() {
-            if turn == ways.broker.me() {
+            if turn == Target::Shard(ways.broker.me()) {
                 self.deliver_turn(ways, place, gathering, &event, body);
             }
         }
@@ -457,7 +475,21 @@ impl Delivery {
             self.turns_retried += 1;
             let tries = record.tries + 1;
             let group = &self.route().groups[place];
-            let shard = ways.broker.take_turn_again(group, by, tries);
+            let by = Target::Shard(by);
+            let shard = match ways.broker.take_turn_again(group, by, tries) {
+                Target::Link(link) => {
+                    let mut names = Vec::new();
+                    Groups::push(&mut names, name);
+                    let route = NodeRoute {
+                        plain: false,
+                        groups: Groups::new(&names),
+                        tries,
+                    };
+                    ways.links.publish(std::iter::once(link), route, &event);
+                    continue;
+                }
+                Target::Shard(shard) => shard,
+            };
             if shard == ways.broker.me() {
                 self.deliver_turn(ways, place, Gathering::Allowed, &event, record.body);
                 self.named.end_sids(ways.broker);

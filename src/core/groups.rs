@@ -1,13 +1,13 @@
 //! Groups and whose turn it is: each event goes to one member of a group.
 //!
 //! A group is its name; its members stand in the index of filters, an entry for each filter that
-//! they listen to. The publishing shard takes the turn among the shards, each weighing as much as
-//! it has members for the topic, and the shard whose turn it is picks the member. Both by smooth
+//! they listen to. The publishing shard takes the turn among the shards and links, each weighing as much as
+//! it has members for the topic, and the shard or the node whose turn it is picks the member. Both by smooth
 //! weighted round robin: of a steady set of candidates each gets its share exactly, spread as
 //! evenly as whole turns allow. Must not know what events are. Invariant: a group lives exactly
 //! as long as an entry of it. Start at [`Groups::take_turn`].
 
-use crate::command::ShardId;
+use crate::command::Target;
 use hashbrown::HashMap;
 use slab::Slab;
 
@@ -20,8 +20,8 @@ struct Group {
     name: Box<[u8]>,
     /// Entries of the index that belong to it.
     entries: usize,
-    /// For each shard, what it is owed (above 0) or has had in advance.
-    credits: Box<[i64]>,
+    /// For each shard and link, what it is owed (above 0) or has had in advance; as many as had a turn.
+    credits: Vec<i64>,
 }
 
 /// All groups that a shard knows.
@@ -29,15 +29,13 @@ struct Group {
 pub(crate) struct Groups {
     groups: Slab<Group>,
     names: HashMap<Box<[u8]>, GroupId, foldhash::fast::FixedState>,
-    shards: usize,
 }
 
 impl Groups {
-    pub(crate) fn new(seed: u64, shards: u16) -> Groups {
+    pub(crate) fn new(seed: u64) -> Groups {
         Groups {
             groups: Slab::new(),
             names: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
-            shards: usize::from(shards),
         }
     }
 
@@ -50,7 +48,7 @@ impl Groups {
         let group = Group {
             name: name.into(),
             entries: 1,
-            credits: vec![0; self.shards].into(),
+            credits: Vec::new(),
         };
         let id = GroupId(self.groups.insert(group) as u32);
         self.names.insert(name.into(), id);
@@ -76,22 +74,27 @@ impl Groups {
         self.names.get(name).copied()
     }
 
-    /// Takes the turn of one event among these shards, each with the number of its members.
+    /// Takes the turn of one event among these, each with the number of its members.
     /// There must be one at least.
-    pub(crate) fn take_turn(&mut self, id: GroupId, weights: &[(ShardId, u32)]) -> ShardId {
+    pub(crate) fn take_turn(&mut self, id: GroupId, weights: &[(Target, u32)]) -> Target {
         if let [(only, _)] = weights {
             return *only;
         }
         let credits = &mut self.groups[id.0 as usize].credits;
+        let indexes = weights.iter().map(|(target, _)| target.index());
+        let needed = indexes.max().map_or(0, |index| index + 1);
+        if credits.len() < needed {
+            credits.resize(needed, 0);
+        }
         let (place, total) = next_turn(weights.len(), |place| {
-            let (shard, weight) = weights[place];
-            let credit = &mut credits[shard.index()];
+            let (target, weight) = weights[place];
+            let credit = &mut credits[target.index()];
             *credit += i64::from(weight);
             (i64::from(weight), *credit)
         });
-        let shard = weights[place].0;
-        credits[shard.index()] -= total;
-        shard
+        let target = weights[place].0;
+        credits[target.index()] -= total;
+        target
     }
 }
 
@@ -113,7 +116,16 @@ pub(crate) fn next_turn(count: usize, mut owe: impl FnMut(usize) -> (i64, i64)) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{LinkId, ShardId};
     use proptest::prelude::*;
+
+    /// Shards and links in turn.
+    fn target(place: u16) -> Target {
+        match place % 2 {
+            0 => Target::Shard(ShardId(place / 2)),
+            _ => Target::Link(LinkId(place / 2)),
+        }
+    }
 
     proptest! {
         #[test]
@@ -121,14 +133,16 @@ mod tests {
             weights in prop::collection::vec(1u32..9, 1..6),
             rounds in 1usize..5,
         ) {
-            let mut groups = Groups::new(1, 8);
+            let mut groups = Groups::new(1);
             let id = groups.enter(b"g");
-            let candidates: Vec<(ShardId, u32)> =
-                weights.iter().enumerate().map(|(shard, &weight)| (ShardId(shard as u16), weight)).collect();
+            let candidates: Vec<(Target, u32)> =
+                weights.iter().enumerate().map(|(place, &weight)| (target(place as u16), weight)).collect();
             let total: u32 = weights.iter().sum();
             let mut turns = vec![0u32; weights.len()];
             for _ in 0..rounds * total as usize {
-                turns[groups.take_turn(id, &candidates).index()] += 1;
+                let taken = groups.take_turn(id, &candidates);
+                let place = candidates.iter().position(|&(target, _)| target == taken);
+                turns[place.unwrap()] += 1;
             }
             for (shard, &weight) in weights.iter().enumerate() {
                 prop_assert_eq!(turns[shard], weight * rounds as u32);
@@ -139,15 +153,15 @@ mod tests {
         fn credits_stay_bounded_whoever_comes_and_goes(
             sets in prop::collection::vec(prop::collection::vec((0u16..6, 1u32..5), 1..6), 1..200),
         ) {
-            let mut groups = Groups::new(1, 6);
+            let mut groups = Groups::new(1);
             let id = groups.enter(b"g");
             for mut set in sets {
                 set.sort();
                 set.dedup_by_key(|(shard, _)| *shard);
-                let set: Vec<(ShardId, u32)> =
-                    set.into_iter().map(|(shard, weight)| (ShardId(shard), weight)).collect();
+                let set: Vec<(Target, u32)> =
+                    set.into_iter().map(|(place, weight)| (target(place), weight)).collect();
                 let chosen = groups.take_turn(id, &set);
-                prop_assert!(set.iter().any(|&(shard, _)| shard == chosen));
+                prop_assert!(set.iter().any(|&(target, _)| target == chosen));
                 for &credit in &groups.groups[id.0 as usize].credits {
                     prop_assert!(credit.abs() <= 6 * 5 * 6, "credit {}", credit);
                 }

@@ -3,6 +3,8 @@
 //! Invariant: a connection stands in the list at most once. Start at [`Shard::await_guest`].
 
 use crate::command::{CloseReason, ConnId, Now};
+use crate::limits::NODE_GUEST_MS_MAX;
+use crate::session::Session;
 use crate::{Connection, Outputs, Shard};
 
 impl Shard {
@@ -15,7 +17,11 @@ impl Shard {
 
     /// Gives a connection that has to authenticate its time for it.
     pub(crate) fn await_guest(&mut self, connection: &mut Connection, conn: ConnId, now: Now) {
-        let until_ns = now.monotonic_ns + self.settings.limits.guest_ms_max * 1_000_000;
+        let guest_ms = match connection.session {
+            Session::Node(_) => self.settings.limits.guest_ms_max.min(NODE_GUEST_MS_MAX),
+            _ => self.settings.limits.guest_ms_max,
+        };
+        let until_ns = now.monotonic_ns + guest_ms * 1_000_000;
         connection.guest_until_ns = until_ns;
         // At most once in the list, so that nobody makes it grow by coming and going.
         if !std::mem::replace(&mut connection.guest_listed, true) {

@@ -13,6 +13,7 @@
 use crate::command::{Answer, Event, Query, ShardId, Space};
 use crate::interest::Change;
 use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
+use crate::tree::TreeNews;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub enum Control {
         /// What the sender has to say.
         answer: Answer,
     },
+    /// What shard 0 tells about links.
+    Tree(TreeNews),
 }
 
 /// One hand-over from one shard to another.

@@ -22,6 +22,7 @@ mod delivery;
 mod groups;
 mod guests;
 pub mod handover;
+mod input;
 pub mod interest;
 pub mod limits;
 mod outbox;
@@ -32,6 +33,7 @@ mod sids;
 mod subs;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 mod trie;
 
 use broker::Broker;
@@ -50,10 +52,11 @@ use questions::Gathering;
 pub use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 pub use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
-use session::{Context, Holds, Identity, Session, Settings, Then};
+use session::{Context, Holds, Identity, Session, Settings};
 pub use session::{Protocol, Spoken, WebSettings};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tree::{Links, Tree, TreeConfig};
 
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
@@ -75,6 +78,8 @@ pub struct Config {
     pub may_broadcast: bool,
     /// What the node's process takes, for who asks.
     pub vitals: Arc<Vitals>,
+    /// Who the node is among others, and where it looks for them; `None` if it stays alone.
+    pub tree: Option<TreeConfig>,
     /// The caps in force.
     pub limits: Limits,
     /// Keeps outsiders from choosing names that collide in hash tables.
@@ -135,6 +140,11 @@ pub enum Input<'a> {
         bytes: &'a Bytes,
         /// How many of them, at the end, are here for the first time.
         fresh: usize,
+    },
+    /// A connection that core asked for did not come about.
+    DialFailed {
+        /// The number that core gave it.
+        dial: u64,
     },
     /// A connection is gone, or the driver has closed it; its place is free again.
     Closed {
@@ -209,6 +219,13 @@ pub struct Outputs {
     pub resumed: Vec<ConnId>,
     /// Connections to be closed once their output is written.
     pub closing: Vec<(ConnId, CloseReason)>,
+    /// Connections to be dialed: each comes as `Input::Opened` or `Input::DialFailed`, within about a second.
+    pub dials: Vec<tree::Dial>,
+    /// Connections that are another shard's. They are closed here with nothing consumed, and opened there with the
+    /// same input.
+    pub moving: Vec<(ConnId, ShardId)>,
+    /// What an operator may want to read about links.
+    pub notices: Vec<tree::Notice>,
 }
 
 /// One connection, but for its output and subscriptions.
@@ -254,6 +271,8 @@ pub struct Shard {
     outboxes: Outboxes,
     hand_overs: HandOvers,
     interest: Interest,
+    links: Links,
+    tree: Option<Box<Tree>>,
     delivery: Delivery,
     counters: Counters,
     parser: Parser,
@@ -290,12 +309,24 @@ impl Shard {
         } = config;
         // Larger than those of the run before, unless that had 16 events in each microsecond.
         let first_number = (config.started_wall_ms << 20) + u64::from(shard.0);
+        let me = config.tree.as_ref().map(|tree| &tree.place);
+        let me = me.map(|place| (place.node, place.incarnation));
+        let links = Links::new(
+            (shard.0, shards),
+            me.unwrap_or_default(),
+            &limits,
+            config.body_gauge.clone(),
+            config.hash_seed,
+        );
+        let tree = config.tree.map(|tree| Box::new(Tree::new(tree, shard.0)));
         Shard {
             connections: Vec::new(),
-            broker: Broker::new((shard, shards), config.hash_seed, &limits),
+            broker: Broker::new(shard, config.hash_seed, &limits),
             outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
+            links,
+            tree,
             delivery: Delivery::new(config.hash_seed, first_number),
             counters: Counters::default(),
             parser: Parser::new(),
@@ -362,8 +393,12 @@ impl Shard {
                 self.open(conn, client, protocol, (peer, local), now, outputs);
                 Handled::DONE
             }
+            Input::DialFailed { dial } => {
+                self.dial_failed(dial, now);
+                Handled::DONE
+            }
             Input::Closed { conn } => {
-                self.close(conn);
+                self.close(conn, now, outputs);
                 Handled::DONE
             }
             Input::TurnEnd => {
@@ -372,15 +407,18 @@ impl Shard {
             }
             Input::Ending { milliseconds } => {
                 self.announce_end(milliseconds, outputs);
+                self.drain_tree(now);
                 Handled::DONE
             }
             Input::Tick => {
                 self.end_guests(now, outputs);
                 self.ping_silent(now, outputs);
                 self.look_at_web(now, outputs);
+                self.tick_tree(now, outputs);
                 Handled::DONE
             }
         };
+        self.act_on_tree(now, outputs);
         self.sweep_closing(outputs);
         handled
     }
@@ -392,7 +430,12 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.guests.first(), self.pings.first(), self.looks.first()];
+        let deadlines = [
+            self.guests.first(),
+            self.pings.first(),
+            self.looks.first(),
+            self.tree_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -416,6 +459,9 @@ impl Shard {
     /// more would have blocked.
     pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool, outputs: &mut Outputs) {
         self.outboxes.sent(conn, count, blocked);
+        if self.links.len() > 0 {
+            self.note_lane_sent(conn);
+        }
         let Some(Some(connection)) = self.connections.get_mut(conn.slot()) else {
             return;
         };
@@ -439,12 +485,18 @@ impl Shard {
     /// for those who wait, and writing may have found that a subscriber is gone.
     pub fn is_turn_due(&self) -> bool {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
-        has_news || self.may_resume_stalled()
+        let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
+        has_news || has_lanes || self.may_resume_stalled()
     }
 
     /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
     pub fn wants_credit(&self) -> bool {
         self.hand_overs.is_waiting()
+    }
+
+    /// Where the node stands in the tree; only shard 0 knows.
+    pub fn place(&self) -> Option<&tree::place::Place> {
+        self.tree.as_ref()?.place.as_ref()
     }
 
     /// Requests that were carried out so far: what a shard's work is measured in.
@@ -455,7 +507,17 @@ impl Shard {
     /// The counters as they stand.
     pub fn counters(&self) -> Counters {
         let outboxes = &self.outboxes.counters;
+        let (links, link_bytes_kept) = self.links.gauges();
+        let beyond = &self.links.counters;
         Counters {
+            links,
+            link_bytes_kept,
+            link_events_out: beyond.events_out,
+            link_events_in: beyond.events_in,
+            link_events_twice: beyond.events_twice,
+            link_events_lost: beyond.events_lost,
+            link_events_lost_before: beyond.events_lost_before,
+            link_origins: self.links.seen.len() as u64,
             bytes_out: outboxes.bytes_out,
             closed_outbox_full: outboxes.closed_outbox_full,
             closed_outboxes_full: outboxes.closed_outboxes_full,
@@ -519,7 +581,13 @@ impl Shard {
             self.connections[conn.slot()].is_none(),
             "the place of {conn:?} is taken"
         );
-        let session = Session::new(protocol, &self.settings);
+        let session = match protocol {
+            Protocol::NodeDialed { dial } => match self.dialed_session(dial) {
+                Some(session) => Session::Node(Box::new(session)),
+                None => Session::new(Protocol::Node, &self.settings),
+            },
+            protocol => Session::new(protocol, &self.settings),
+        };
         let identity = Identity {
             client,
             peer,
@@ -565,7 +633,7 @@ impl Shard {
         self.connections[conn.slot()] = Some(connection);
     }
 
-    fn close(&mut self, conn: ConnId) {
+    fn close(&mut self, conn: ConnId, now: Now, outputs: &mut Outputs) {
         let Some(connection) = self.connections.get_mut(conn.slot()).and_then(Option::take) else {
             return;
         };
@@ -582,6 +650,9 @@ impl Shard {
         if matches!(connection.session, Session::Web(_)) {
             self.looks.note_gone(&self.connections);
         }
+        if let Session::Node(session) = &connection.session {
+            self.node_gone(session, conn, now, outputs);
+        }
     }
 
     /// Takes all subscriptions of a connection away.
@@ -593,109 +664,6 @@ impl Shard {
             }
         }
         self.broker.leave(conn, form);
-    }
-
-    fn handle_bytes(
-        &mut self,
-        conn: ConnId,
-        bytes: &[u8],
-        now: Now,
-        outputs: &mut Outputs,
-    ) -> Handled {
-        let mut consumed = 0;
-        loop {
-            let Some(mut connection) = self.connections[conn.slot()].take() else {
-                return Handled::DONE;
-            };
-            if connection.closing {
-                self.connections[conn.slot()] = Some(connection);
-                return Handled {
-                    consumed: bytes.len(),
-                    next: Next::Done,
-                };
-            }
-            connection.active_ns = now.monotonic_ns;
-            // Its own events stand where it published them, even inside a reply.
-            self.outboxes.end_deferring(conn);
-            let (session, mut cx) = split(self, &mut connection, conn, now);
-            let handled = session.handle(&bytes[consumed..], &mut cx);
-            cx.settle();
-            consumed += handled.consumed;
-            let rest = bytes.len() - consumed;
-            let expected = match handled.then {
-                Then::Read { needed } if rest > 0 => {
-                    needed.min(2 * rest + limits::INPUT_STEP_BYTES)
-                }
-                _ => rest,
-            };
-            self.note_kept(&mut connection, expected);
-            let is_held = connection.holds.any();
-            self.keep_output_back(&connection, conn);
-            self.await_if_guest(&mut connection, conn, now);
-            self.connections[conn.slot()] = Some(connection);
-            let next = match handled.then {
-                // What follows a confirmation is handled at once only if it needs no other shard.
-                Then::Read { .. } if is_held => Next::Hold,
-                Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
-                Then::Read { needed } => Next::Read { needed },
-                Then::Flush => Next::Flush,
-                Then::Hold => {
-                    self.note_stalled(conn);
-                    Next::Hold
-                }
-                Then::Ask(query) => {
-                    if self.ask(conn, &query, now, outputs) {
-                        continue;
-                    }
-                    Next::Hold
-                }
-                Then::Close(reason) => {
-                    self.begin_close(conn, reason, outputs);
-                    Next::Done
-                }
-            };
-            if self.is_over_input_cap() {
-                self.outboxes.kill(conn);
-                self.begin_close(conn, CloseReason::InputsFull, outputs);
-                return Handled {
-                    consumed,
-                    next: Next::Done,
-                };
-            }
-            return Handled { consumed, next };
-        }
-    }
-
-    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
-    fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
-        match connection.session.is_replying() {
-            true => self.outboxes.defer(conn),
-            false => self.outboxes.append_deferred(conn),
-        }
-        if connection.holds.barrier.is_some() {
-            self.outboxes.hold(conn);
-        }
-    }
-
-    /// Counts what is kept of a connection's input, with what may come before it is seen again.
-    fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
-        let kept = expected + connection.session.kept_bytes();
-        self.counters.input_bytes -= connection.kept_bytes as u64;
-        self.counters.input_bytes += kept as u64;
-        connection.kept_bytes = kept;
-    }
-
-    fn is_over_input_cap(&self) -> bool {
-        self.counters.input_bytes > self.settings.limits.inputs_bytes_max as u64
-    }
-
-    fn note_stalled(&mut self, conn: ConnId) {
-        let Some(Some(connection)) = self.connections.get(conn.slot()) else {
-            return;
-        };
-        if connection.holds.room {
-            self.stalled.push((conn, connection.client));
-        }
     }
 
     fn handle_handover(
@@ -720,6 +688,7 @@ impl Shard {
             broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
+            links: &mut self.links,
         };
         loop {
             if ways.outboxes.should_flush(self.delivery.pending()) {
@@ -746,6 +715,7 @@ impl Shard {
             broker: &mut self.broker,
             outboxes: &mut self.outboxes,
             hand_overs: &mut self.hand_overs,
+            links: &mut self.links,
         };
         self.delivery.retry(&mut ways, by, batch);
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
@@ -757,6 +727,7 @@ impl Shard {
                 self.broker.apply_changes(from, &changes);
                 self.hand_overs.acknowledge(from, sequence);
             }
+            Control::Tree(news) => self.handle_tree_news(news, now, outputs),
             Control::Ask { number, query } => {
                 let answer = self.answer(&query, None, now, outputs);
                 self.hand_overs
@@ -861,6 +832,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, outputs: &mut Outputs) {
+        self.end_turn_of_links();
         let changes = self.broker.take_changes();
         let is_news = !changes.is_empty() || self.interest.is_awaited();
         if is_news && !self.interest.is_alone() {
@@ -897,6 +869,7 @@ fn split<'a>(
     let cx = Context {
         conn,
         client: connection.client,
+        peer: connection.peer,
         local: connection.local,
         now,
         settings: &shard.settings,
@@ -904,6 +877,8 @@ fn split<'a>(
         broker: &mut shard.broker,
         outboxes: &mut shard.outboxes,
         hand_overs: &mut shard.hand_overs,
+        links: &mut shard.links,
+        tree: &mut shard.tree,
         interest: &mut shard.interest,
         delivery: &mut shard.delivery,
         counters: &mut shard.counters,

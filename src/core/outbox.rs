@@ -12,8 +12,8 @@ mod lossy;
 
 use crate::command::{CloseReason, ConnId, Form};
 use crate::limits::{
-    Limits, OUTBOX_CHUNK_BYTES, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX, SPARE_LISTS_MAX,
-    UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
+    Limits, OUTBOX_CHUNK_BYTES, SHARED_RUN_BYTES_MIN, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX,
+    SPARE_LISTS_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
 };
 use crate::session::form::encode_reply;
 use bytes::Bytes;
@@ -420,6 +420,22 @@ impl Outboxes {
         debug_assert!(self.takes_all(conn), "a decision was due");
         self.boxes[conn.slot()].taken.0 += events;
         self.append_piece(conn, encode);
+    }
+
+    /// Appends what belongs to no client: never refused, as its bytes are bounded elsewhere.
+    pub(crate) fn carry(&mut self, conn: ConnId, bytes: &Bytes) {
+        if self.boxes[conn.slot()].dead {
+            return;
+        }
+        if bytes.len() < SHARED_RUN_BYTES_MIN {
+            self.append_piece(conn, |tail| tail.extend_from_slice(bytes));
+            return;
+        }
+        self.seal_tail(conn);
+        self.push_segment(conn, Segment::Shared(bytes.clone()));
+        self.boxes[conn.slot()].length += bytes.len();
+        self.unflushed += bytes.len();
+        self.mark_dirty(conn);
     }
 
     /// Copies a run once, to be given to many by [`add_shared_run`](Outboxes::add_shared_run).

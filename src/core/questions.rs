@@ -9,6 +9,7 @@ use crate::command::{
     Answer, ClientId, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query, Selection, Traffic,
 };
 use crate::handover::Control;
+use crate::session::Session;
 use crate::{Connection, Outputs, Shard, resume_if_free, split};
 
 /// A question that other shards have still to answer.
@@ -138,6 +139,9 @@ impl Shard {
         let places = self.connections.iter().enumerate();
         places.filter_map(|(slot, place)| {
             let connection = place.as_deref().filter(|connection| !connection.closing)?;
+            // Links are shown with the tree, and nobody's to kill.
+            let is_client = !matches!(connection.session, Session::Node(_));
+            is_client.then_some(())?;
             Some((ConnId(slot as u32), connection))
         })
     }

@@ -151,7 +151,7 @@ mod tests {
     use crate::subs::Filters;
 
     fn filter() -> FilterId {
-        Filters::new(1, 1).intern(Filter::plain(FilterKind::Topic, b"a"))
+        Filters::new(1).intern(Filter::plain(FilterKind::Topic, b"a"))
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! the order of members and filters depends on the history alone, never on the hash seed. Start at
 //! [`Filters::matching`].
 
-use crate::command::{Filter, FilterKind, Form, Member, ShardId, Space};
+use crate::command::{Filter, FilterKind, Form, LinkId, Member, ShardId, Space};
 use crate::groups::{GroupId, Groups, next_turn};
 use crate::trie::Trie;
 use hashbrown::HashTable;
@@ -44,10 +44,14 @@ pub(crate) struct Entry {
     pub forms: [u32; Form::COUNT],
     /// Listeners of the other shards that have any.
     pub remote: Vec<(ShardId, u32)>,
+    /// What links have to do with it; nothing for nearly all.
+    pub beyond: Option<Box<Beyond>>,
     /// The number of members that the other shards were last told.
     pub announced: u32,
     /// Stands in the list of changes to be told.
     pub changed: bool,
+    /// Stands in the list of what links are to be told.
+    pub changed_for_links: bool,
     /// Where it stands in the list of globs.
     glob_place: u32,
     /// Of a group: what it is owed among this shard's entries of the group.
@@ -56,7 +60,35 @@ pub(crate) struct Entry {
     next_member: usize,
 }
 
+/// What other nodes have to do with a filter.
+#[derive(Debug, Default)]
+pub(crate) struct Beyond {
+    /// Listeners behind each link that has any.
+    pub wanted: Vec<(LinkId, u32)>,
+    /// What each link was last told of those on this side of it, if there are any; the shard that tells knows.
+    pub told: Vec<(LinkId, u32)>,
+}
+
 impl Entry {
+    /// Listeners behind each link that has any.
+    pub(crate) fn wanted(&self) -> &[(LinkId, u32)] {
+        self.beyond.as_ref().map_or(&[], |beyond| &beyond.wanted)
+    }
+
+    /// What each link was last told of those on this side of it, if there are any.
+    pub(crate) fn told(&self) -> &[(LinkId, u32)] {
+        self.beyond.as_ref().map_or(&[], |beyond| &beyond.told)
+    }
+
+    /// Changes what links have to do with it.
+    pub(crate) fn change_beyond(&mut self, change: impl FnOnce(&mut Beyond)) {
+        let beyond = self.beyond.get_or_insert_default();
+        change(beyond);
+        if beyond.wanted.is_empty() && beyond.told.is_empty() {
+            self.beyond = None;
+        }
+    }
+
     /// Members on all shards of the node.
     pub(crate) fn listeners(&self) -> u64 {
         let remote: u64 = self.remote.iter().map(|&(_, count)| u64::from(count)).sum();
@@ -65,7 +97,8 @@ impl Entry {
 
     fn is_needless(&self) -> bool {
         let is_heard = !self.members.is_empty() || !self.remote.is_empty();
-        !is_heard && !self.changed && self.group_entries.is_empty()
+        let is_told = !self.changed && !self.changed_for_links && self.beyond.is_none();
+        !is_heard && is_told && self.group_entries.is_empty()
     }
 }
 
@@ -84,7 +117,7 @@ pub(crate) struct Filters {
 
 impl Filters {
     /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
-    pub(crate) fn new(seed: u64, shards: u16) -> Filters {
+    pub(crate) fn new(seed: u64) -> Filters {
         Filters {
             entries: Slab::new(),
             names: HashTable::new(),
@@ -92,7 +125,7 @@ impl Filters {
             globs: Vec::new(),
             counts: [0; 4],
             wildcards: Trie::new(seed),
-            groups: Groups::new(seed, shards),
+            groups: Groups::new(seed),
         }
     }
 
@@ -134,6 +167,17 @@ impl Filters {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.entries.iter().map(|(_, entry)| entry);
         entries.filter(|entry| entry.group.is_none())
+    }
+
+    /// Whether there is such an entry.
+    pub(crate) fn has(&self, id: FilterId) -> bool {
+        self.entries.contains(id.key())
+    }
+
+    /// The places of all entries, those of groups included.
+    pub(crate) fn ids(&self) -> Vec<FilterId> {
+        let keys = self.entries.iter().map(|(key, _)| FilterId(key as u32));
+        keys.collect()
     }
 
     pub(crate) fn find(&self, filter: Filter<'_>) -> Option<FilterId> {
@@ -180,8 +224,10 @@ impl Filters {
             leaving: 0,
             forms: [0; Form::COUNT],
             remote: Vec::new(),
+            beyond: None,
             announced: 0,
             changed: false,
+            changed_for_links: false,
             glob_place: self.globs.len() as u32,
             credit: 0,
             next_member: 0,
@@ -352,7 +398,7 @@ mod tests {
             steps in prop::collection::vec(any_step(), 0..40),
             names in prop::collection::vec("(\\$|[ab])?(\\.[ab]?){0,4}", 1..6),
         ) {
-            let mut filters = Filters::new(7, 2);
+            let mut filters = Filters::new(7);
             let mut present: Vec<Step> = Vec::new();
             for step in steps {
                 let filter = Filter {

@@ -28,6 +28,7 @@ impl Node {
                 nats_payload_max: PAYLOAD_BYTES_MAX,
                 web: Default::default(),
                 may_broadcast: true,
+                tree: None,
                 vitals: Default::default(),
                 limits: limits.clone(),
                 hash_seed: 1,

@@ -152,6 +152,7 @@ impl World {
                 Protocol::Native => 7400,
                 Protocol::Nats => 7422,
                 Protocol::Web | Protocol::WebSocket { .. } => 7480,
+                Protocol::Node | Protocol::NodeDialed { .. } => 7401,
             };
             let input = Input::Opened {
                 conn: ConnId(slot as u32),

@@ -22,9 +22,11 @@ mod finale;
 mod machines;
 mod model;
 mod native;
+pub mod nodes;
 mod reader;
 mod rng;
 mod stream;
+pub mod tree;
 mod turns;
 mod world;
 

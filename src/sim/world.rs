@@ -93,6 +93,7 @@ impl World {
             nats_payload_max: PAYLOAD_BYTES_MAX,
             web: Default::default(),
             may_broadcast: true,
+            tree: None,
             vitals: Default::default(),
             limits: limits.clone(),
             hash_seed: options.hash_seed,

@@ -135,6 +135,7 @@ impl Host {
                 echo: true,
                 ..WebSettings::default()
             },
+            tree: None,
             may_broadcast: setup.broadcast.unwrap_or(true),
             vitals: Arc::default(),
             limits: Limits::default(),

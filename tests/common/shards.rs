@@ -54,6 +54,7 @@ impl Node {
                 nats_payload_max: PAYLOAD_BYTES_MAX,
                 web: Default::default(),
                 may_broadcast: true,
+                tree: None,
                 vitals: Default::default(),
                 password: None,
                 limits: Limits::default(),

@@ -39,8 +39,9 @@ impl Delivery {
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
         }
-        if has_groups {
-            self.take_turns(ways, gathering, event, body.as_ref());
+        match has_groups {
+            true => self.take_turns(ways, gathering, event, body.as_ref()),
+            false => self.send_beyond(ways, &event, &[]),
         }
         let asked = self.route().subscriptions - self.own_subscriptions(ways, gathering);
         let unasked = ways.outboxes.gauge().hearing();

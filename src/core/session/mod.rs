@@ -6,6 +6,7 @@
 pub(crate) mod form;
 pub(crate) mod native;
 pub(crate) mod nats;
+pub(crate) mod node;
 pub(crate) mod redis;
 pub(crate) mod web;
 
@@ -21,9 +22,11 @@ use crate::handover::HandOvers;
 use crate::interest::Interest;
 use crate::limits::{Limits, RUN_CHECK_BYTES};
 use crate::outbox::Outboxes;
+use crate::tree::{Links, Tree};
 use core::net::SocketAddr;
 use native::NativeSession;
 use nats::NatsSession;
+use node::NodeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
@@ -49,6 +52,13 @@ pub enum Protocol {
     Nats,
     /// HTTP, and what begins as it: WebSocket and server-sent events; and the JSON protocol by itself.
     Web,
+    /// What nodes speak to each other, on a connection that was accepted.
+    Node,
+    /// The same on a connection that core asked for.
+    NodeDialed {
+        /// The number that core gave it.
+        dial: u64,
+    },
     /// A WebSocket whose opening is over: for a host that has its own HTTP.
     WebSocket {
         /// What is spoken on it.
@@ -87,7 +97,8 @@ impl Protocol {
     pub(crate) fn form(self) -> Form {
         match self {
             Protocol::Redis => Form::Resp2,
-            Protocol::Native => Form::Native,
+            // Nodes take no events in the form of clients.
+            Protocol::Native | Protocol::Node | Protocol::NodeDialed { .. } => Form::Native,
             Protocol::Nats => Form::Nats,
             Protocol::Web => Form::Sse,
             Protocol::WebSocket { spoken, .. } => spoken.form(),
@@ -102,6 +113,7 @@ pub(crate) enum Session {
     Native(NativeSession),
     Nats(NatsSession),
     Web(Box<WebSession>),
+    Node(Box<NodeSession>),
 }
 
 /// What the shard is and allows, the same for all its connections.
@@ -172,6 +184,8 @@ pub(crate) struct Holds {
     pub gather: bool,
     /// It does not take its replies.
     pub output: bool,
+    /// A lane waits for news about its link.
+    pub link: bool,
 }
 
 impl Holds {
@@ -184,6 +198,7 @@ impl Holds {
 pub(crate) struct Context<'a> {
     pub conn: ConnId,
     pub client: ClientId,
+    pub peer: SocketAddr,
     pub local: SocketAddr,
     pub now: Now,
     pub settings: &'a Settings,
@@ -192,6 +207,8 @@ pub(crate) struct Context<'a> {
     pub outboxes: &'a mut Outboxes,
     pub hand_overs: &'a mut HandOvers,
     pub interest: &'a mut Interest,
+    pub links: &'a mut Links,
+    pub tree: &'a mut Option<Box<Tree>>,
     pub delivery: &'a mut Delivery,
     pub counters: &'a mut Counters,
     pub parser: &'a mut Parser,
@@ -208,6 +225,7 @@ impl Context<'_> {
             broker: self.broker,
             outboxes: self.outboxes,
             hand_overs: self.hand_overs,
+            links: self.links,
         };
         (self.delivery, ways)
     }
@@ -338,6 +356,8 @@ pub(crate) enum Then {
     Hold,
     /// Write what gathered, then offer the rest again.
     Flush,
+    /// The connection is another shard's: nothing was consumed.
+    Move(ShardId),
     /// Ask all shards; the answer goes to [`Session::answered`].
     Ask(Box<Query>),
     /// Write what stands in the outbox, then close.
@@ -358,6 +378,8 @@ impl Session {
             Protocol::Native => Session::Native(NativeSession::new(false)),
             Protocol::Nats => Session::Nats(NatsSession::new(settings)),
             Protocol::Web => Session::Web(Box::new(WebSession::new())),
+            Protocol::Node => Session::Node(Box::new(NodeSession::accepted())),
+            Protocol::NodeDialed { .. } => unreachable!("the shard knows why it was dialed"),
             Protocol::WebSocket { spoken, is_known } => {
                 let is_known = is_known || settings.password.is_none();
                 Session::Web(Box::new(WebSession::opened(spoken, is_known)))
@@ -372,6 +394,7 @@ impl Session {
             Session::Native(session) => session.handle(input, cx),
             Session::Nats(session) => session.handle(input, cx),
             Session::Web(session) => session.handle(input, cx),
+            Session::Node(session) => session.handle(input, cx),
         }
     }
 
@@ -380,7 +403,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.answered(answer, cx),
             Session::Web(session) => session.answered(answer, cx),
-            Session::Native(_) | Session::Nats(_) => {
+            Session::Native(_) | Session::Nats(_) | Session::Node(_) => {
                 unreachable!("this protocol asks nothing: {answer:?}")
             }
         }
@@ -393,6 +416,7 @@ impl Session {
             Session::Native(session) => session.say_why(reason, conn, outboxes),
             Session::Nats(session) => session.say_why(reason, conn, outboxes),
             Session::Web(session) => session.say_why(reason, conn, outboxes),
+            Session::Node(_) => {}
         }
     }
 
@@ -407,6 +431,7 @@ impl Session {
         match self {
             Session::Nats(session) => session.greet(settings, identity, conn, outboxes),
             Session::Web(session) => session.greet(conn, outboxes),
+            Session::Node(session) => session.greet(conn, outboxes),
             Session::Redis(_) | Session::Native(_) => {}
         }
     }
@@ -421,7 +446,7 @@ impl Session {
         outboxes: &mut Outboxes,
     ) {
         match self {
-            Session::Redis(_) => {}
+            Session::Redis(_) | Session::Node(_) => {}
             Session::Native(session) => session.announce_end(milliseconds, conn, outboxes),
             Session::Nats(session) => session.announce_end(settings, identity, conn, outboxes),
             Session::Web(session) => session.announce_end(milliseconds, conn, outboxes),
@@ -435,6 +460,7 @@ impl Session {
             Session::Native(session) => session.describe(record),
             Session::Nats(session) => session.describe(record),
             Session::Web(session) => session.describe(record),
+            Session::Node(session) => session.describe(record),
         }
     }
 
@@ -445,6 +471,7 @@ impl Session {
             Session::Native(session) => session.is_guest(),
             Session::Nats(session) => session.is_guest(),
             Session::Web(session) => session.is_guest(),
+            Session::Node(session) => session.is_guest(),
         }
     }
 
@@ -453,7 +480,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.take_became_guest(),
             Session::Web(session) => session.take_became_guest(),
-            Session::Native(_) | Session::Nats(_) => false,
+            Session::Native(_) | Session::Nats(_) | Session::Node(_) => false,
         }
     }
 
@@ -461,7 +488,7 @@ impl Session {
     pub(crate) fn is_replying(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_replying(),
-            Session::Native(_) | Session::Nats(_) | Session::Web(_) => false,
+            Session::Native(_) | Session::Nats(_) | Session::Web(_) | Session::Node(_) => false,
         }
     }
 
@@ -470,6 +497,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.forget_unfinished(),
             Session::Web(session) => session.forget_unfinished(),
+            Session::Node(session) => session.forget_unfinished(),
             Session::Native(_) | Session::Nats(_) => {}
         }
     }
@@ -479,6 +507,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.kept_bytes(),
             Session::Web(session) => session.kept_bytes(),
+            Session::Node(session) => session.kept_bytes(),
             Session::Native(_) | Session::Nats(_) => 0,
         }
     }

@@ -273,7 +273,7 @@ fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Cont
             let is_wanted = match when {
                 None => false,
                 Some(When::Always) => true,
-                Some(When::Unheard) => subscriptions == 0,
+                Some(When::Unheard) => subscriptions == 0 && !cx.delivery.is_heard_beyond(),
             };
             if !is_wanted {
                 return Step::Done;

@@ -328,6 +328,7 @@ impl NatsSession {
                 *cx.events_in += 1;
                 if let Some(reply) = publish.reply
                     && subscriptions == 0
+                    && !cx.delivery.is_heard_beyond()
                     && self.no_responders
                 {
                     self.say_unheard(reply, cx);

@@ -279,7 +279,7 @@ fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>)
         }
         Ok(None) => Some(Then::Hold),
         Ok(Some(count)) => match publish.when {
-            When::Unheard if count > 0 => None,
+            When::Unheard if count > 0 || cx.delivery.is_heard_beyond() => None,
             When::Unheard | When::Always => ok(cx, id, count),
         },
     }

@@ -1,0 +1,370 @@
+//! Events that leave for other nodes, and those that come from them.
+//!
+//! An event that comes over a link is delivered here and goes on over every other link behind which somebody wants it, in
+//! the frame it came in unless it is not for all of them that it was for. Owns nothing. Start at
+//! [`Delivery::receive_events`].
+
+use super::{BROADCAST, Delivery, Gathering, Ways, part_of};
+use crate::command::{Event, LinkId, ShardId, Space, Target};
+use crate::handover::Addressees;
+use crate::limits::SHARED_BODY_BYTES_MIN;
+use crate::tree::to_all;
+use bytes::Bytes;
+use sapwood_wire::limits::NODE_GROUPS_BYTES_MAX;
+use sapwood_wire::node::HEADER_BYTES;
+use sapwood_wire::node::events::{self, Events, EventsHead, Groups, Route};
+use sapwood_wire::run::{Head, Source};
+
+/// At how many nodes a turn may find no member before it is given up.
+const NODE_TRIES_MAX: u8 = 4;
+
+/// A frame of events that came over a link.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    pub link: LinkId,
+    /// The frame as it came, header and all.
+    pub frame: &'a [u8],
+    pub events: &'a Events<'a>,
+}
+
+/// How far a frame of events was dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    All,
+    /// Output is to be written before the rest.
+    Part,
+    /// A shard that listens is behind: nothing was done.
+    NoRoom,
+}
+
+impl Delivery {
+    /// Sends an event that a client of this shard published to the links that it is for; `turns` are those of the
+    /// route's groups.
+    pub(super) fn send_beyond(&self, ways: &mut Ways<'_>, event: &Event<'_>, turns: &[Target]) {
+        let route = self.route();
+        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
+        if is_for_all {
+            let links: Vec<LinkId> = ways.links.adopted(None).collect();
+            let with_turn = links
+                .iter()
+                .filter(|&&link| turns.contains(&Target::Link(link)));
+            if with_turn.count() == 0 {
+                ways.links.publish(links.into_iter(), to_all(), event);
+                return;
+            }
+            return self.send_each(ways, event, turns, &links);
+        }
+        let takes_turn = |target: &Target| matches!(target, Target::Link(_));
+        if !turns.iter().any(takes_turn) {
+            if !route.links.is_empty() {
+                ways.links
+                    .publish(route.links.iter().copied(), to_all(), event);
+            }
+            return;
+        }
+        self.send_each(ways, event, turns, &route.links);
+    }
+
+    /// The same where what is behind one link is not what is behind the other.
+    fn send_each(
+        &self,
+        ways: &mut Ways<'_>,
+        event: &Event<'_>,
+        turns: &[Target],
+        plain: &[LinkId],
+    ) {
+        let with_turn = turns.iter().filter_map(|&turn| match turn {
+            Target::Link(link) => Some(link),
+            Target::Shard(_) => None,
+        });
+        let mut links: Vec<LinkId> = plain.iter().copied().chain(with_turn).collect();
+        links.sort_unstable();
+        links.dedup();
+        for link in links {
+            let groups = self.route().groups.iter().zip(turns);
+            let groups = groups.filter(|&(_, &turn)| turn == Target::Link(link));
+            let names = in_frames(groups.map(|(group, _)| ways.broker.group_name(group)));
+            for (place, names) in names.iter().enumerate() {
+                let route = Route {
+                    plain: place == 0 && plain.contains(&link),
+                    groups: Groups::new(names),
+                    tries: 0,
+                };
+                ways.links.publish(std::iter::once(link), route, event);
+            }
+        }
+    }
+
+    /// Delivers what came over a link and is new here, and passes it on. Call again with the same frame if it could
+    /// not be dealt with as a whole: events that were are known then.
+    pub(crate) fn receive_events(&mut self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> Received {
+        let head = arrival.events.head();
+        let count = arrival.events.len() as u64;
+        let known = ways.links.known(head, count);
+        if known == count {
+            // Counted once, not again for what was dealt with in parts.
+            ways.links.counters.events_twice += count;
+            return Received::All;
+        }
+        let space = space_of(head);
+        self.prepare(ways, space, head.topic);
+        let is_for_all = head.topic == BROADCAST && space == Space::Topic;
+        let targets = match is_for_all {
+            true => ways.hand_overs.others().collect(),
+            false => self.route().targets.clone(),
+        };
+        if targets
+            .iter()
+            .any(|&shard| !ways.hand_overs.has_room(shard))
+        {
+            return Received::NoRoom;
+        }
+        if head.route.groups.is_empty() && head.route.plain {
+            return self.receive_plain(ways, arrival, known, &targets);
+        }
+        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
+            if ways.outboxes.should_flush(self.pending()) {
+                return Received::Part;
+            }
+            ways.links.note(head, place as u64);
+            ways.links.counters.events_in += 1;
+            let first = head.first + place as u64;
+            let head = EventsHead { first, ..*head };
+            let event = event_of(&head, placed.event);
+            self.receive_turn(ways, arrival.link, &head, &event, &targets);
+        }
+        Received::All
+    }
+
+    /// Deals with events for everybody who gets every event.
+    fn receive_plain(
+        &mut self,
+        ways: &mut Ways<'_>,
+        arrival: Arrival<'_>,
+        known: u64,
+        targets: &[ShardId],
+    ) -> Received {
+        let head = arrival.events.head();
+        let is_for_all = head.topic == BROADCAST && space_of(head) == Space::Topic;
+        // Those that go on go on at once, all together; if some were here before, the others are so everywhere behind.
+        let is_begun = known > 0;
+        if !is_begun {
+            let next = |link: &LinkId| *link != arrival.link;
+            let links: Vec<LinkId> = match is_for_all {
+                true => ways.links.adopted(Some(arrival.link)).collect(),
+                false => self.route().links.iter().copied().filter(next).collect(),
+            };
+            if !links.is_empty() {
+                let (lane, count) = (u16::from(head.lane), arrival.events.len() as u64);
+                ways.links
+                    .forward(links.into_iter(), lane, count, arrival.frame);
+            }
+        }
+        if !is_begun && !is_for_all && self.receive_run(ways, arrival, targets) {
+            return Received::All;
+        }
+        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
+            if ways.outboxes.should_flush(self.pending()) {
+                return Received::Part;
+            }
+            ways.links.note(head, place as u64);
+            ways.links.counters.events_in += 1;
+            let event = event_of(head, placed.event);
+            let body = self.body_of(ways, &event, targets.len());
+            for &shard in targets {
+                if is_for_all || self.route().remote.contains(&shard) {
+                    ways.hand_overs
+                        .push(shard, Addressees::all(), event, body.as_ref());
+                }
+            }
+            self.deliver(ways, Gathering::Allowed, &event, body.as_ref());
+            self.named.end_sids(ways.broker);
+        }
+        Received::All
+    }
+
+    /// Delivers all events of a frame as one run, where nothing is to be decided for each; whether that was so.
+    fn receive_run(
+        &mut self,
+        ways: &mut Ways<'_>,
+        arrival: Arrival<'_>,
+        targets: &[ShardId],
+    ) -> bool {
+        let head = arrival.events.head();
+        if space_of(head) != Space::Topic || self.route().filters.len() > 1 {
+            return false;
+        }
+        let only = self.only_receiver(ways);
+        if only.is_some() && arrival.frame.len() > ways.outboxes.room_to_flush(self.pending()) {
+            return false;
+        }
+        self.payloads.clear();
+        for placed in arrival.events.iter() {
+            let events::Event { flags, payload, .. } = placed.event;
+            if flags != 0 || payload.len() >= SHARED_BODY_BYTES_MIN {
+                return false;
+            }
+            let start = (HEADER_BYTES + placed.payload_start) as u32;
+            self.payloads.push((start, start + payload.len() as u32));
+        }
+        let count = self.payloads.len() as u64;
+        ways.links.note(head, count - 1);
+        ways.links.counters.events_in += count;
+        for &shard in targets {
+            for &(start, end) in &self.payloads {
+                let payload = &arrival.frame[start as usize..end as usize];
+                let event = Event::plain(Space::Topic, head.topic, payload);
+                ways.hand_overs.push(shard, Addressees::all(), event, None);
+            }
+        }
+        if !self.route().filters.is_empty() {
+            let run = Head::of_payloads(Source::Node, head.topic);
+            self.deliver_run(ways, &run, arrival.frame, only);
+        }
+        true
+    }
+
+    /// Deals with one event that is a group's turn behind the link it came by.
+    fn receive_turn(
+        &mut self,
+        ways: &mut Ways<'_>,
+        from: LinkId,
+        head: &EventsHead<'_>,
+        event: &Event<'_>,
+        targets: &[ShardId],
+    ) {
+        let body = self.body_of(ways, event, targets.len());
+        let mut turns = Vec::new();
+        for name in head.route.groups {
+            let place = self.route().place_of(ways.broker, name);
+            let turn = place.and_then(|place| {
+                let group = &self.route().groups[place];
+                ways.broker.take_turn_besides(group, Target::Link(from))
+            });
+            match place.zip(turn) {
+                Some((place, turn)) => turns.push((name, place, turn)),
+                None => self.turn_back(ways, from, head.route.tries + 1, name, event),
+            }
+        }
+        let names_at = |target| {
+            let turns = turns.iter().filter(move |&&(.., turn)| turn == target);
+            turns.map(|&(name, ..)| name)
+        };
+        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
+        for &shard in targets {
+            let plain = head.route.plain && (is_for_all || self.route().remote.contains(&shard));
+            let mut groups = names_at(Target::Shard(shard)).peekable();
+            if plain || groups.peek().is_some() {
+                let addressees = Addressees {
+                    plain,
+                    groups,
+                    tries: 0,
+                };
+                ways.hand_overs
+                    .push(shard, addressees, *event, body.as_ref());
+            }
+        }
+        let next: Vec<LinkId> = ways.links.adopted(Some(from)).collect();
+        for link in next {
+            // They came in one frame, so they fit into one.
+            let mut names = Vec::new();
+            names_at(Target::Link(link)).for_each(|name| Groups::push(&mut names, name));
+            let plain = head.route.plain && (is_for_all || self.route().links.contains(&link));
+            if plain || !names.is_empty() {
+                let route = Route {
+                    plain,
+                    groups: Groups::new(&names),
+                    tries: head.route.tries,
+                };
+                let head = EventsHead { route, ..*head };
+                ways.links.pass_on(link, &head, event);
+            }
+        }
+        for &(_, place, turn) in &turns {
+            if turn == Target::Shard(ways.broker.me()) {
+                self.deliver_turn(ways, place, Gathering::Allowed, event, body.as_ref());
+            }
+        }
+        if head.route.plain {
+            self.deliver(ways, Gathering::Allowed, event, body.as_ref());
+        }
+        self.named.end_sids(ways.broker);
+    }
+
+    /// Gives a turn that nobody here or further on can take back to where the others of the group are. The event was noted
+    /// as seen on its way here, so it goes as one of this node's own.
+    fn turn_back(
+        &mut self,
+        ways: &mut Ways<'_>,
+        from: LinkId,
+        tries: u8,
+        name: &[u8],
+        event: &Event<'_>,
+    ) {
+        let place = self.route().place_of(ways.broker, name);
+        let is_heard_there = place.is_some_and(|place| {
+            let mut weights = self.route().groups[place].weights.iter();
+            weights.any(|&(target, _)| target == Target::Link(from))
+        });
+        if !is_heard_there || tries >= NODE_TRIES_MAX {
+            self.turns_unheard += 1;
+            return;
+        }
+        self.turns_retried += 1;
+        let mut names = Vec::new();
+        Groups::push(&mut names, name);
+        let route = Route {
+            plain: false,
+            groups: Groups::new(&names),
+            tries,
+        };
+        ways.links.publish(std::iter::once(from), route, event);
+    }
+
+    /// The payload as it is shared by several receivers, if it is long.
+    fn body_of(&self, ways: &Ways<'_>, event: &Event<'_>, shards: usize) -> Option<Bytes> {
+        let route = self.route();
+        let shares = route.receivers + route.groups.len() + shards;
+        if event.payload.len() < SHARED_BODY_BYTES_MIN || shares == 0 {
+            return None;
+        }
+        let lent = self.lent.as_ref();
+        let part = lent.and_then(|lent| part_of(lent, event.payload));
+        part.or_else(|| (shares > 1).then(|| ways.outboxes.gauge().share(event.payload)))
+    }
+}
+
+/// Names of groups as they stand in frames: as many as fit into the first, then into the next. One frame at least.
+fn in_frames<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut frames = vec![Vec::new()];
+    for name in names {
+        if frames
+            .last()
+            .is_some_and(|frame| frame.len() + 1 + name.len() > NODE_GROUPS_BYTES_MAX)
+        {
+            frames.push(Vec::new());
+        }
+        if let Some(frame) = frames.last_mut() {
+            Groups::push(frame, name);
+        }
+    }
+    frames
+}
+
+fn space_of(head: &EventsHead<'_>) -> Space {
+    match head.space {
+        events::Space::Topic => Space::Topic,
+        events::Space::ShardChannel => Space::ShardChannel,
+    }
+}
+
+fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
+    Event {
+        space: space_of(head),
+        topic: head.topic,
+        flags: event.flags,
+        attributes: event.attributes,
+        payload: event.payload,
+        number: 0,
+    }
+}

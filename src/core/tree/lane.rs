@@ -1,0 +1,280 @@
+//! One lane of a link: numbered frames that are kept until the other side has them.
+//!
+//! A frame has its number by its place: both sides count. When the lane's connection breaks, what the other side has not
+//! got is sent again on the next one, so that between two nodes that live nothing is lost or comes twice. What is kept is
+//! capped: beyond that, whole frames of events are dropped and counted, and a frame says so where they stood; frames about
+//! interest always go in, and a lane that has no room even for those is given up. Must not know what events mean, nor
+//! sockets. Invariants: `first_kept - 1 <= given <= sent`; what stands in `kept` and `tail` are the
+//! frames from `first_kept` to `sent`. Start at [`Lane::push`].
+
+use crate::command::ConnId;
+use crate::limits::LANE_INTEREST_BYTES_MAX;
+use bytes::Bytes;
+use sapwood_wire::limits::NODE_FRAME_BYTES_MAX;
+use sapwood_wire::node::interest::{Beat, Lost, Needs};
+use sapwood_wire::node::{self, Parsed, VERSIONS};
+use std::collections::VecDeque;
+
+/// Frames that stand next to each other.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    frames: u64,
+}
+
+/// One lane, as its shard sees it.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    /// Its number on the link.
+    pub number: u16,
+    /// The connection that carries it, if there is one.
+    pub conn: Option<ConnId>,
+    /// Frames that gather until the turn's end.
+    tail: Vec<u8>,
+    tail_frames: u64,
+    kept: VecDeque<Piece>,
+    kept_bytes: usize,
+    first_kept: u64,
+    /// The last frame that there is.
+    sent: u64,
+    /// The last frame that the connection was given.
+    given: u64,
+    /// Events dropped since a frame last said so.
+    lost: u64,
+    /// What the other side was last told to wait for.
+    needs_said: Needs,
+    /// The last frame that came.
+    pub received: u64,
+    /// Bytes of frames that came and were not acknowledged.
+    pub unsaid_bytes: usize,
+    /// What follows on this lane waits for.
+    pub needs: Needs,
+    /// When something last came.
+    pub heard_ns: u64,
+    /// It stands in the list of lanes with something to send.
+    pub is_listed: bool,
+    /// What the other side's last sign of life said it was sent at, and when it came.
+    to_echo: (u64, u64),
+    /// Round trip as the last echo had it, in nanoseconds.
+    pub round_trip_ns: Option<u64>,
+    /// It is being dialed; when it last was.
+    pub is_dialing: bool,
+    pub dialed_ns: u64,
+    /// Events dropped since an operator was last told.
+    lost_unsaid: u64,
+    bytes_max: usize,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It will be sent.
+    Kept,
+    /// The lane is full: it was dropped and counted.
+    Dropped,
+}
+
+impl Lane {
+    /// A lane that nothing was sent on. It keeps at most so many bytes.
+    pub(crate) fn new(number: u16, bytes_max: usize, now_ns: u64) -> Lane {
+        Lane {
+            number,
+            conn: None,
+            tail: Vec::new(),
+            tail_frames: 0,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            first_kept: 1,
+            sent: 0,
+            given: 0,
+            lost: 0,
+            needs_said: Needs::default(),
+            received: 0,
+            unsaid_bytes: 0,
+            needs: Needs::default(),
+            heard_ns: now_ns,
+            is_listed: false,
+            to_echo: (0, 0),
+            round_trip_ns: None,
+            is_dialing: false,
+            dialed_ns: 0,
+            lost_unsaid: 0,
+            bytes_max,
+        }
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.kept_bytes + self.tail.len()
+    }
+
+    /// Appends frames of events, which need this to be known: `frames` of them, whole.
+    pub(crate) fn push(&mut self, bytes: &[u8], events: u64, needs: Needs) -> Pushed {
+        if self.len() > 0 && self.len() + bytes.len() > self.bytes_max {
+            return self.drop_events(events);
+        }
+        self.say_what_stands_before(needs);
+        self.append(|tail| tail.extend_from_slice(bytes));
+        Pushed::Kept
+    }
+
+    /// The same for one long frame that several lanes share.
+    pub(crate) fn push_shared(&mut self, bytes: &Bytes, events: u64, needs: Needs) -> Pushed {
+        if self.len() > 0 && self.len() + bytes.len() > self.bytes_max {
+            return self.drop_events(events);
+        }
+        self.say_what_stands_before(needs);
+        self.end_piece();
+        self.kept_bytes += bytes.len();
+        self.sent += 1;
+        self.kept.push_back(Piece {
+            bytes: bytes.clone(),
+            frames: 1,
+        });
+        Pushed::Kept
+    }
+
+    /// Appends a frame that must not be lost. Whether there was room: if not, the link cannot go on.
+    pub(crate) fn push_interest(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.append(encode);
+        self.len() <= self.bytes_max + LANE_INTEREST_BYTES_MAX
+    }
+
+    fn drop_events(&mut self, events: u64) -> Pushed {
+        self.lost += events;
+        self.lost_unsaid += events;
+        Pushed::Dropped
+    }
+
+    /// Events dropped since this was last asked.
+    pub(crate) fn take_lost_unsaid(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_unsaid)
+    }
+
+    fn say_what_stands_before(&mut self, needs: Needs) {
+        if self.lost > 0 {
+            let lost = std::mem::take(&mut self.lost);
+            self.append(|tail| Lost { events: lost }.write(VERSIONS.1, tail));
+        }
+        if needs != self.needs_said {
+            self.needs_said = needs;
+            self.append(|tail| needs.write(VERSIONS.1, tail));
+        }
+    }
+
+    fn append(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        encode(&mut self.tail);
+        self.tail_frames += 1;
+        self.sent += 1;
+    }
+
+    fn end_piece(&mut self) {
+        if self.tail_frames == 0 {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.tail);
+        self.kept_bytes += bytes.len();
+        self.kept.push_back(Piece {
+            bytes: bytes.into(),
+            frames: std::mem::take(&mut self.tail_frames),
+        });
+    }
+
+    /// Frames that the connection is to be given next, in order, at most about `most` bytes.
+    pub(crate) fn give(&mut self, most: usize, mut write: impl FnMut(&Bytes)) {
+        self.end_piece();
+        let mut before = self.first_kept - 1;
+        let mut given_bytes = 0;
+        for piece in &self.kept {
+            before += piece.frames;
+            if before <= self.given {
+                continue;
+            }
+            if given_bytes > 0 && given_bytes + piece.bytes.len() > most {
+                return;
+            }
+            given_bytes += piece.bytes.len();
+            self.given = before;
+            write(&piece.bytes);
+        }
+    }
+
+    /// A sign of life, which acknowledges what came.
+    pub(crate) fn beat(&mut self, now_ns: u64) -> Beat {
+        self.unsaid_bytes = 0;
+        let (sent_ns, came_ns) = std::mem::take(&mut self.to_echo);
+        Beat {
+            received: self.received,
+            sent_ns: now_ns.max(1),
+            echo_ns: match sent_ns {
+                0 => 0,
+                sent_ns => sent_ns.saturating_add(now_ns - came_ns),
+            },
+        }
+    }
+
+    /// Takes the other side's sign of life; false if it acknowledges what was never sent.
+    pub(crate) fn take_beat(&mut self, beat: &Beat, now_ns: u64) -> bool {
+        self.to_echo = (beat.sent_ns, now_ns);
+        if beat.echo_ns != 0 && beat.echo_ns <= now_ns {
+            self.round_trip_ns = Some(now_ns - beat.echo_ns);
+        }
+        self.acknowledged(beat.received)
+    }
+
+    /// Whether the connection is to be given something.
+    pub(crate) fn has_more(&self) -> bool {
+        self.sent > self.given
+    }
+
+    /// Takes note that the other side has the frames up to this number. False if there are none such.
+    pub(crate) fn acknowledged(&mut self, received: u64) -> bool {
+        if received > self.sent {
+            return false;
+        }
+        while let Some(piece) = self.kept.front()
+            && self.first_kept + piece.frames - 1 <= received
+        {
+            self.first_kept += piece.frames;
+            self.kept_bytes -= piece.bytes.len();
+            self.kept.pop_front();
+        }
+        true
+    }
+
+    /// Goes on on a new connection: the other side has the frames up to this number. False if that cannot be.
+    pub(crate) fn resume(&mut self, conn: ConnId, received: u64) -> bool {
+        self.end_piece();
+        if received + 1 < self.first_kept || !self.acknowledged(received) {
+            return false;
+        }
+        self.conn = Some(conn);
+        self.split_front(received);
+        self.given = received;
+        true
+    }
+
+    /// Lets the first kept frame be the one behind this number, which may stand inside the first piece.
+    fn split_front(&mut self, received: u64) {
+        let Some(piece) = self.kept.front_mut() else {
+            return;
+        };
+        let known = (received + 1).saturating_sub(self.first_kept);
+        for _ in 0..known {
+            let length = frame_bytes(&piece.bytes);
+            let rest = piece.bytes.split_off(length);
+            piece.bytes = rest;
+            piece.frames -= 1;
+            self.kept_bytes -= length;
+        }
+        self.first_kept += known;
+    }
+}
+
+/// Bytes of the whole frame that stands at the start of these.
+fn frame_bytes(bytes: &[u8]) -> usize {
+    match node::parse(bytes, VERSIONS.1, NODE_FRAME_BYTES_MAX) {
+        Ok(Parsed::Frame(_, length)) => length,
+        other => unreachable!("a kept frame is none: {other:?}"),
+    }
+}
