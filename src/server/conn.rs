@@ -5,6 +5,7 @@
 //! writability a socket; a place is free again only when both have ended, so a completion never
 //! meets another connection; nothing here waits. Start at [`Connections::received`].
 
+use crate::dial::Dials;
 use crate::ring::{Completion, Errno, Expect, RECEIVE_BYTES, Ring, Token};
 use crate::shard::Front;
 use rustix::buffer::spare_capacity;
@@ -13,7 +14,7 @@ use rustix::io::Errno as SystemError;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
 };
-use sapwood_core::command::{ClientId, ConnId, Now};
+use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::{Input, Next, Outputs, Shard};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -59,16 +60,18 @@ pub(crate) enum About {
     Accept,
     Bell,
     Timer,
+    Dialed,
 }
 
 impl About {
-    const ALL: [About; 6] = [
+    const ALL: [About; 7] = [
         About::Receive,
         About::Readable,
         About::Writable,
         About::Accept,
         About::Bell,
         About::Timer,
+        About::Dialed,
     ];
 
     pub(crate) fn token(self, place: usize) -> Token {
@@ -146,6 +149,18 @@ pub(crate) struct Connections {
     pub is_pacing: bool,
     /// The node drains: nothing more is read.
     pub reading_ended: bool,
+    /// Connections to other nodes.
+    pub dials: Dials,
+    /// Connections that other shards are to take.
+    pub moving: Vec<(ShardId, Moved)>,
+}
+
+/// A connection on its way to another shard of the node.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub fd: OwnedFd,
+    /// What came and was not consumed.
+    pub input: Vec<u8>,
 }
 
 impl Connections {
@@ -164,6 +179,8 @@ impl Connections {
             much_left: MUCH_BYTES_EACH_TURN,
             is_pacing: false,
             reading_ended: false,
+            dials: Dials::default(),
+            moving: Vec::new(),
         }
     }
 
@@ -179,7 +196,7 @@ impl Connections {
         accepted: Accepted,
         clients: &AtomicU64,
         now: Now,
-    ) {
+    ) -> usize {
         let place = self.sockets.insert(Socket {
             fd: socket,
             input: Vec::new(),
@@ -208,6 +225,37 @@ impl Connections {
         };
         core.handle(input, now, &mut self.outputs);
         self.to_receive.push(place);
+        place
+    }
+
+    /// Takes in a connection of another shard, with what had come on it.
+    pub(crate) fn arrived(
+        &mut self,
+        core: &mut Shard,
+        moved: Moved,
+        accepted: Accepted,
+        clients: &AtomicU64,
+        now: Now,
+    ) {
+        let place = self.accepted(core, moved.fd, accepted, clients, now);
+        self.take_in(core, place, &moved.input, now);
+    }
+
+    /// Gives up the connections that are other shards'.
+    fn send_moving(&mut self, core: &mut Shard, now: Now) {
+        for (conn, shard) in std::mem::take(&mut self.outputs.moving) {
+            let place = conn.0 as usize;
+            let socket = self.sockets.get(place);
+            // Who is held is not read, and nothing was written yet.
+            let is_free = |socket: &Socket| {
+                socket.phase == Phase::Open && !socket.receiving && !socket.awaiting_room
+            };
+            if socket.is_some_and(is_free) {
+                core.handle(Input::Closed { conn }, now, &mut self.outputs);
+                let Socket { fd, input, .. } = self.sockets.remove(place);
+                self.moving.push((shard, Moved { fd, input }));
+            }
+        }
     }
 
     /// Takes the end of a receive in: hands what came to core, and reads on if core wants it.
@@ -493,6 +541,13 @@ impl Connections {
     /// Takes in which connections core wants resumed or closed.
     fn note_outputs(&mut self, now: Now) {
         self.resumed.append(&mut self.outputs.resumed);
+        self.dials.wanted.append(&mut self.outputs.dials);
+        for notice in self.outputs.notices.drain(..) {
+            match notice.is_usual() {
+                true => tracing::info!("{notice}"),
+                false => tracing::warn!("{notice}"),
+            }
+        }
         for (conn, reason) in std::mem::take(&mut self.outputs.closing) {
             let Some(socket) = self.sockets.get_mut(conn.0 as usize) else {
                 continue;
@@ -512,6 +567,7 @@ impl Connections {
 
     /// Writes what core has for its connections.
     pub(crate) fn flush(&mut self, core: &mut Shard, now: Now) {
+        self.send_moving(core, now);
         self.note_outputs(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         // Who is being closed first: whoever asked for it may count on it once it is answered. Then the
@@ -622,6 +678,7 @@ impl Connections {
     /// Queues the receives and waits that became due.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
         self.much_left = MUCH_BYTES_EACH_TURN;
+        self.dials.arm(ring);
         for (place, is_now) in self
             .to_receive_now
             .drain(..)

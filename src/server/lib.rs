@@ -7,6 +7,7 @@
 
 mod conn;
 pub mod cpus;
+mod dial;
 mod listen;
 mod mesh;
 mod pace;
@@ -33,6 +34,9 @@ pub use sapwood_core::Policy;
 pub use sapwood_core::WebSettings;
 use sapwood_core::command::ShardId;
 pub use sapwood_core::limits::Limits;
+use sapwood_core::tree::TreeConfig;
+use sapwood_core::tree::place::PlaceConfig;
+pub use sapwood_core::tree::{NodeId, SecretError, SecretKey};
 use sapwood_core::{BodyGauge, Protocol, Shard, Vitals};
 use std::fmt;
 use std::io;
@@ -87,6 +91,10 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// What happens when one of their clients reads too slowly that does not say so itself.
     pub http_policy: Policy,
+    /// Where other nodes are taken in; `None` is nowhere.
+    pub node: Option<SocketAddr>,
+    /// Who this node is among others, and where it looks for them.
+    pub tree: TreeSettings,
     /// What the web may do.
     pub web: WebSettings,
     /// Clients must not publish to all.
@@ -106,6 +114,29 @@ pub struct Config {
     pub limits: Limits,
     /// Faults for tests.
     pub faults: Faults,
+}
+
+/// Who a node is among others, and where it looks for them.
+#[derive(Clone, Debug, Default)]
+pub struct TreeSettings {
+    /// For people; may be empty.
+    pub name: String,
+    /// Where others can dial it; `None` is where it listens for nodes.
+    pub advertise: Option<SocketAddr>,
+    /// Nodes to ask for a place; without any, and without a parent, the node is a root.
+    pub join: Vec<SocketAddr>,
+    /// The only parent that it may have.
+    pub parent: Option<SocketAddr>,
+    /// Most children; `None` is what is usual.
+    pub children_max: Option<u8>,
+    /// What all nodes of the tree share; `None` leaves links open.
+    pub key: Option<SecretKey>,
+    /// Its number for ever, and that of its start; `None` draws both.
+    pub identity: Option<(NodeId, u64)>,
+    /// A file describes the tree: nobody is elected.
+    pub is_static: bool,
+    /// Names of the children it may have; `None` is any.
+    pub allowed_children: Option<Vec<String>>,
 }
 
 /// How a shard waits for what comes next.
@@ -249,7 +280,9 @@ impl Server {
         let shards = plan.cpus.len();
         let (listeners, by_shard) = open_listeners(&config, shards)?;
         let (ends, doors) = mesh::weave(shards as u16).map_err(StartError::System)?;
-        let identity = identity(&config).map_err(StartError::System)?;
+        let node = listeners.iter().find(|(name, _)| *name == "node");
+        let node = node.map(|&(_, address)| address);
+        let identity = identity(&config, node).map_err(StartError::System)?;
         let mut server = Server {
             listeners,
             cpus: plan.cpus,
@@ -299,6 +332,7 @@ impl Server {
                 shards: self.cpus.len() as u16,
                 ..identity.clone()
             };
+            let config = with_own_entropy(config).map_err(StartError::System)?;
             let parts = ShardParts {
                 config,
                 mesh,
@@ -378,11 +412,13 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
     let native = front(Protocol::Native, config.native_policy);
     let nats = front(Protocol::Nats, config.nats_policy);
     let http = front(Protocol::Web, config.http_policy);
+    let node = front(Protocol::Node, Policy::Close);
     let wanted = [
         ("redis", "--redis", redis, config.redis),
         ("native", "--native", native, config.native),
         ("nats", "--nats", nats, config.nats),
         ("http", "--http", http, config.http),
+        ("node", "--node", node, config.node),
     ];
     for (name, flag, front, address) in wanted {
         let Some(address) = address else { continue };
@@ -423,7 +459,7 @@ struct ShardParts {
 }
 
 /// What all shards' configurations have in common.
-fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
+fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_core::Config> {
     let mut random = [0u8; 28];
     // 28 bytes are below the size up to which the kernel never gives fewer than asked for.
     rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
@@ -441,6 +477,7 @@ fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
         nats_payload_max: config.nats_payload_max.unwrap_or(PAYLOAD_BYTES_MAX),
         web: config.web.clone(),
         may_broadcast: !config.no_broadcast,
+        tree: tree_config(config, node)?,
         vitals: Arc::default(),
         limits: config.limits.clone(),
         hash_seed: seed,
@@ -449,6 +486,55 @@ fn identity(config: &Config) -> io::Result<sapwood_core::Config> {
         process_id: std::process::id(),
         started_wall_ms: wall.as_millis() as u64,
     })
+}
+
+/// What the tree is told, if this node has anything to do with others.
+fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<TreeConfig>> {
+    let settings = &config.tree;
+    if node.is_none() && settings.join.is_empty() && settings.parent.is_none() {
+        return Ok(None);
+    }
+    let mut random = [0u8; 48];
+    // Fewer bytes than the kernel ever gives in parts.
+    rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
+    let number = |at: usize| {
+        // invariant: eight bytes of forty-eight.
+        u64::from_le_bytes(random[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let drawn = (NodeId(number(0)), wall.as_millis() as u64);
+    let (id, incarnation) = settings.identity.unwrap_or(drawn);
+    let advertise = settings.advertise.or(node);
+    // An unspecified address means something only to who is dialed from it.
+    let known = advertise.filter(|address| !address.ip().is_unspecified());
+    let mut place = PlaceConfig::new(id, incarnation, known);
+    place.name.clone_from(&settings.name);
+    place.seeds.clone_from(&settings.join);
+    place.parent = settings.parent;
+    place.is_static = settings.is_static;
+    place
+        .allowed_children
+        .clone_from(&settings.allowed_children);
+    place.entropy = number(8);
+    if let Some(children_max) = settings.children_max {
+        place.children_max = children_max;
+    }
+    Ok(Some(TreeConfig {
+        place,
+        advertise,
+        key: settings.key.clone(),
+        entropy: [0; 32],
+    }))
+}
+
+/// Gives a shard randomness of its own for the keys of its connections.
+fn with_own_entropy(mut config: sapwood_core::Config) -> io::Result<sapwood_core::Config> {
+    if let Some(tree) = &mut config.tree {
+        rustix::rand::getrandom(&mut tree.entropy, GetRandomFlags::empty())?;
+    }
+    Ok(config)
 }
 
 fn start_shard(

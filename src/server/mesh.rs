@@ -6,6 +6,7 @@
 //! at its inbox for the last time, and a sender looks whether it sleeps after it has sent, so no
 //! wake-up is lost between the two. Start at [`Mesh::send`].
 
+use crate::conn::Moved;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,6 +17,9 @@ use sapwood_core::limits::HANDOVER_ITEMS_MAX;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Connections that may wait for a shard to take them: more than a tree's links bring at once.
+const ARRIVALS_MAX: usize = 1024;
 
 /// Where a shard is woken, and how far it has come.
 #[derive(Debug)]
@@ -130,6 +134,9 @@ impl Doors {
 pub struct Mesh {
     me: ShardId,
     inbox: flume::Receiver<(ShardId, Batch)>,
+    arrivals: flume::Receiver<Moved>,
+    /// Where connections that are other shards' go.
+    departures: Vec<flume::Sender<Moved>>,
     others: Vec<flume::Sender<(ShardId, Batch)>>,
     doors: Arc<Doors>,
 }
@@ -154,12 +161,17 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
     });
     let room = HANDOVER_ITEMS_MAX * count;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| flume::bounded(room)).unzip();
+    let moved = || flume::bounded(ARRIVALS_MAX);
+    let (departures, arrivals): (Vec<_>, Vec<_>) = (0..count).map(|_| moved()).unzip();
     let ends = receivers
         .into_iter()
+        .zip(arrivals)
         .zip(0..shards)
-        .map(|(inbox, me)| Mesh {
+        .map(|((inbox, arrivals), me)| Mesh {
             me: ShardId(me),
             inbox,
+            arrivals,
+            departures: departures.clone(),
             others: senders.clone(),
             doors: Arc::clone(&doors),
         });
@@ -190,6 +202,20 @@ impl Mesh {
                 unreachable!("core's credit allows fewer batches than an inbox holds")
             }
         }
+    }
+
+    /// Gives a connection to another shard. If that has as many waiting as it may, the connection is closed, and dialed
+    /// again.
+    pub fn send_moved(&self, to: ShardId, moved: Moved) {
+        let place = usize::from(to.0);
+        if self.departures[place].try_send(moved).is_ok() {
+            self.doors.doors[place].wake();
+        }
+    }
+
+    /// The next connection that another shard gave.
+    pub fn receive_moved(&self) -> Option<Moved> {
+        self.arrivals.try_recv().ok()
     }
 
     /// The next batch from another shard.
@@ -234,7 +260,7 @@ impl Mesh {
         let returned = self.doors.returns[usize::from(self.me.0)]
             .iter()
             .any(|queue| !queue.is_empty());
-        if self.inbox.is_empty() && !(wants_credit && returned) {
+        if self.inbox.is_empty() && self.arrivals.is_empty() && !(wants_credit && returned) {
             return true;
         }
         self.awake();

@@ -256,7 +256,9 @@ impl ShardLoop {
 
     /// Whether there is something to do that no completion will tell of.
     fn has_more(&self) -> bool {
-        self.unfinished.is_some() || self.connections.has_resumed() || self.core.is_turn_due()
+        let has_nodes = !self.connections.moving.is_empty() || self.connections.dials.is_due();
+        let has_work = self.unfinished.is_some() || self.connections.has_resumed();
+        has_work || has_nodes || self.core.is_turn_due()
     }
 
     /// One turn; whether there was anything to do.
@@ -270,6 +272,7 @@ impl ShardLoop {
         }
         self.completions = completions;
         is_busy |= self.exchange(now);
+        self.deal_with_nodes(now);
         is_busy |= self.connections.resume(&mut self.core, now);
         self.keep_time(now);
         let outputs = self.connections.outputs();
@@ -306,6 +309,7 @@ impl ShardLoop {
             About::Accept => self.accept(place, completion, now),
             About::Bell => self.bell_armed = false,
             About::Timer => self.timer = None,
+            About::Dialed => self.dialed(completion, now),
         }
     }
 
@@ -337,6 +341,50 @@ impl ShardLoop {
             let clients = &self.clients;
             self.connections
                 .accepted(&mut self.core, socket, accepted, clients, now);
+        }
+    }
+
+    /// Takes the end of a dial.
+    fn dialed(&mut self, completion: Completion, now: Now) {
+        let Some((dial, socket)) = self.connections.dials.complete(completion) else {
+            return;
+        };
+        let front = Front {
+            protocol: Protocol::NodeDialed { dial },
+            policy: Policy::Close,
+        };
+        let prepared = socket.and_then(|socket| Some((prepare(&socket, front).ok()?, socket)));
+        let Some((accepted, socket)) = prepared else {
+            let input = Input::DialFailed { dial };
+            self.core.handle(input, now, self.connections.outputs());
+            return;
+        };
+        let clients = &self.clients;
+        self.connections
+            .accepted(&mut self.core, socket, accepted, clients, now);
+    }
+
+    /// Begins dials, tells core of those that failed, and exchanges connections with other shards.
+    fn deal_with_nodes(&mut self, now: Now) {
+        self.connections.dials.begin(now);
+        self.connections.dials.end_late(now);
+        for dial in self.connections.dials.take_failed() {
+            let input = Input::DialFailed { dial };
+            self.core.handle(input, now, self.connections.outputs());
+        }
+        for (to, moved) in std::mem::take(&mut self.connections.moving) {
+            self.mesh.send_moved(to, moved);
+        }
+        while let Some(moved) = self.mesh.receive_moved() {
+            let front = Front {
+                protocol: Protocol::Node,
+                policy: Policy::Close,
+            };
+            if let Ok(accepted) = prepare(&moved.fd, front) {
+                let clients = &self.clients;
+                self.connections
+                    .arrived(&mut self.core, moved, accepted, clients, now);
+            }
         }
     }
 
@@ -439,6 +487,7 @@ impl ShardLoop {
         let deadlines = [
             self.core.next_deadline(),
             lingering,
+            self.connections.dials.next_deadline(),
             self.accept_pause,
             drain,
         ];
