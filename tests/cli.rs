@@ -1,5 +1,8 @@
 //! The command line as a user meets it: the real binary, its messages, its exit codes, and its end on a signal.
 
+#[path = "cli/nodes.rs"]
+mod nodes;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -28,6 +31,7 @@ fn sapwood(args: &[&str], environment: &[(&str, &str)]) -> Command {
         .env("SAPWOOD_NATIVE", "127.0.0.1:0")
         .env("SAPWOOD_NATS", "127.0.0.1:0")
         .env("SAPWOOD_HTTP", "127.0.0.1:0")
+        .env("SAPWOOD_NODE", "127.0.0.1:0")
         .args(args)
         .envs(environment.iter().copied());
     command
@@ -80,7 +84,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker and reads its table, which ends with the line of the HTTP listener.
+    /// Starts a broker and reads its table, which ends with the line of the listener for nodes.
     fn start(args: &[&str], environment: &[(&str, &str)]) -> Broker {
         let mut child = sapwood(&[&["serve"], args].concat(), environment)
             .stdin(Stdio::null())
@@ -96,7 +100,7 @@ impl Broker {
             loop {
                 let mut line = String::new();
                 let count = stdout.read_line(&mut line).unwrap();
-                let is_last = count == 0 || line.starts_with("http");
+                let is_last = count == 0 || line.starts_with("node");
                 let _ = sender.send(line.trim_end().to_string());
                 if is_last {
                     break;
@@ -114,7 +118,7 @@ impl Broker {
         };
         loop {
             match lines.recv_timeout(DEADLINE) {
-                Ok(line) if line.starts_with("http") => {
+                Ok(line) if line.starts_with("node") => {
                     broker.table.push(line);
                     return broker;
                 }
@@ -196,61 +200,87 @@ fn check_refused(args: &[&str], environment: &[(&str, &str)], parts: &[&str]) {
     }
 }
 
+/// Wrong values of settings, and what is said about each.
+const WRONG_VALUES: &[(&str, &str, &str)] = &[
+    ("redis", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("redis", ":7463", "127.0.0.1:7463 for this machine alone"),
+    ("redis", "127.0.0.1:99999", "a port from 0 to 65535"),
+    ("redis", "0.0.0.0:7463", "(--redis 127.0.0.1:7463)"),
+    ("native", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("native", "0.0.0.0:7400", "(--native 127.0.0.1:7400)"),
+    (
+        "redis-policy",
+        "drop",
+        "is not one of: close, drop-oldest, latest",
+    ),
+    (
+        "native-policy",
+        "newest",
+        "is not one of: close, drop-oldest, latest",
+    ),
+    ("http", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("http", "0.0.0.0:7480", "(--http 127.0.0.1:7480)"),
+    (
+        "http-policy",
+        "drop",
+        "is not one of: close, drop-oldest, latest",
+    ),
+    (
+        "http-origin",
+        "https://a.example,example.org/path",
+        "is no origin; write https://example.org",
+    ),
+    ("broadcast", "me", "is not one of: anyone, nobody"),
+    ("nats", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("nats", "0.0.0.0:7422", "(--nats 127.0.0.1:7422)"),
+    (
+        "nats-policy",
+        "drop",
+        "is not one of: close, drop-oldest, latest",
+    ),
+    ("lame-duck", "0", "is not a whole number from 1"),
+    ("max-payload", "65 MiB", "from 1 to"),
+    ("user", "service", "no use without a password"),
+    ("node", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("node", "0.0.0.0:7401", "(--node 127.0.0.1:7401)"),
+    ("join", "127.0.0.1", "has no port; write 127.0.0.1:7401."),
+    ("join", "7401,127.0.0.1:0", "\"127.0.0.1:0\" has port 0"),
+    (
+        "join",
+        "192.0.2.1:7401",
+        "192.0.2.1:7401 is on another machine",
+    ),
+    ("parent", "127.0.0.1", "has no port; write 127.0.0.1:7401."),
+    (
+        "parent",
+        "192.0.2.1:7401",
+        "192.0.2.1:7401 is on another machine",
+    ),
+    ("advertise", "127.0.0.1:0", "has port 0"),
+    (
+        "node-name",
+        "eu/oslo",
+        "is not a name; write letters, digits",
+    ),
+    ("children-max", "0", "is not a whole number from 1 to 255"),
+    ("children-max", "256", "is not a whole number from 1 to 255"),
+    ("topology", "/nowhere.toml", "cannot read /nowhere.toml"),
+    ("cluster-secret-file", "/nowhere", "cannot read /nowhere"),
+    ("shards", "0", "is not a whole number from 1"),
+    ("shards", "two", "is not a whole number from 1"),
+    ("cpus", "0-", "write for example 0-3,6"),
+    ("cpus", "1-0", "1-0 runs backwards"),
+    ("log-format", "xml", "is not one of: text, json"),
+    (
+        "password-file",
+        "/nowhere/password",
+        "cannot read /nowhere/password",
+    ),
+];
+
 #[test]
 fn wrong_flag_and_wrong_variable_are_refused_by_name() {
-    let values = [
-        ("redis", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
-        ("redis", ":7463", "127.0.0.1:7463 for this machine alone"),
-        ("redis", "127.0.0.1:99999", "a port from 0 to 65535"),
-        ("redis", "0.0.0.0:7463", "(--redis 127.0.0.1:7463)"),
-        ("native", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
-        ("native", "0.0.0.0:7400", "(--native 127.0.0.1:7400)"),
-        (
-            "redis-policy",
-            "drop",
-            "is not one of: close, drop-oldest, latest",
-        ),
-        (
-            "native-policy",
-            "newest",
-            "is not one of: close, drop-oldest, latest",
-        ),
-        ("http", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
-        ("http", "0.0.0.0:7480", "(--http 127.0.0.1:7480)"),
-        (
-            "http-policy",
-            "drop",
-            "is not one of: close, drop-oldest, latest",
-        ),
-        (
-            "http-origin",
-            "https://a.example,example.org/path",
-            "is no origin; write https://example.org",
-        ),
-        ("broadcast", "me", "is not one of: anyone, nobody"),
-        ("nats", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
-        ("nats", "0.0.0.0:7422", "(--nats 127.0.0.1:7422)"),
-        (
-            "nats-policy",
-            "drop",
-            "is not one of: close, drop-oldest, latest",
-        ),
-        ("lame-duck", "0", "is not a whole number from 1"),
-        ("max-payload", "65 MiB", "from 1 to"),
-        ("user", "service", "no use without a password"),
-        ("data", "/var/lib/sapwood", "not yet: "),
-        ("shards", "0", "is not a whole number from 1"),
-        ("shards", "two", "is not a whole number from 1"),
-        ("cpus", "0-", "write for example 0-3,6"),
-        ("cpus", "1-0", "1-0 runs backwards"),
-        ("log-format", "xml", "is not one of: text, json"),
-        (
-            "password-file",
-            "/nowhere/password",
-            "cannot read /nowhere/password",
-        ),
-    ];
-    for (name, value, part) in values {
+    for (name, value, part) in WRONG_VALUES {
         let flag = format!("--{name}");
         check_refused(&[&flag, value], &[], &[&format!("sapwood: {flag}: "), part]);
         let variable = format!("SAPWOOD_{}", name.to_uppercase().replace('-', "_"));
@@ -297,7 +327,27 @@ const WRONG_LINES: &[(&str, &str)] = &[
     ("nats = \"127.0.0.1\"", "nats: \"127.0.0.1\" has no port"),
     ("max_payload = 0", "max_payload: \"0\" is not"),
     ("user = \"x\"", "user: a user is of no use"),
-    ("data = \"data\"", "data: not yet: "),
+    (
+        "data = 1",
+        "data: an integer does not fit here; write a string",
+    ),
+    ("node = \"127.0.0.1\"", "node: \"127.0.0.1\" has no port"),
+    (
+        "join = true",
+        "join: true or false does not fit here; write \"10.",
+    ),
+    ("parent = 0", "parent: \"0\" has port 0"),
+    ("advertise = 0", "advertise: \"0\" has port 0"),
+    ("node_name = 1", "node_name: an integer does not fit here"),
+    (
+        "children_max = 300",
+        "children_max: \"300\" is not a whole number",
+    ),
+    ("topology = \"nowhere\"", "topology: cannot read "),
+    (
+        "cluster_secret_file = \"nowhere\"",
+        "cluster_secret_file: cannot read ",
+    ),
     ("shards = 0", "shards: \"0\" is not a whole number from 1"),
     (
         "shards = 1.5",
@@ -412,6 +462,7 @@ fn a_broker_that_listens_nowhere_is_refused() {
         ("SAPWOOD_NATIVE", "off"),
         ("SAPWOOD_NATS", "off"),
         ("SAPWOOD_HTTP", "off"),
+        ("SAPWOOD_NODE", "off"),
     ];
     check_refused(&[], &nowhere, &["every listener is off"]);
 }
@@ -487,6 +538,7 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
     let url = format!("nats://{nats}");
     let http = broker.listener("http");
     let page = format!("http://{http}/");
+    let node = broker.listener("node");
     let expected = [
         vec!["sapwood", env!("CARGO_PKG_VERSION")],
         vec!["shards", "1", "on", "CPUs", "0"],
@@ -496,6 +548,7 @@ fn table_names_version_shards_and_each_listener_and_stdout_has_nothing_else() {
         ],
         vec!["nats", &nats, "nats", "-s", &url, "sub", "'>'"],
         vec!["http", &http, &page],
+        vec!["node", &node, "sapwood", "serve", "--join", &node],
     ];
     assert_eq!(words, expected);
     TcpStream::connect(&address).unwrap();

@@ -9,7 +9,8 @@ use common::Broker;
 use common::cli::{Cli, Directory, Running, stderr};
 use rustix::process::{Pid, Signal};
 
-/// The commands whose examples are run here; those of `serve` and `info` are tested in `cli.rs`.
+/// The commands whose examples are run here; those of `serve` and `info` are tested in `cli.rs`, those
+/// of `check` in `topology.rs`.
 const CLIENTS: [&str; 6] = ["pub", "sub", "request", "reply", "ping", "bench"];
 
 fn help(cli: &Cli, command: &str) -> String {
@@ -46,7 +47,7 @@ fn every_flag_of_every_command_is_documented_and_every_command_has_examples() {
     let root = cli.text(&["--help"]);
     for command in CLIENTS
         .into_iter()
-        .chain(["serve", "info", "completion", "man"])
+        .chain(["serve", "info", "check", "completion", "man"])
     {
         assert!(
             root.contains(&format!("\n  {command} ")),
@@ -299,7 +300,7 @@ fn manual_pages_are_written_and_render_without_a_warning() {
     let has_man = is_installed("man");
     for command in CLIENTS
         .into_iter()
-        .chain(["serve", "info", "completion", "man"])
+        .chain(["serve", "info", "check", "completion", "man"])
     {
         let path = directory.path().join(format!("sapwood-{command}.1"));
         let page = std::fs::read(&path).unwrap();

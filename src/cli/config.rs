@@ -16,6 +16,7 @@ use std::time::Duration;
 use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, WebSettings};
 
 use super::file;
+use super::nodes::NodeSettings;
 use super::problem::{Problem, Source, Wrong};
 use super::value::{self, Listen, LogFormat};
 
@@ -35,6 +36,10 @@ pub const NATS_DEFAULT: SocketAddr =
 /// Where HTTP and WebSocket clients connect unless told otherwise.
 pub const HTTP_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
+
+/// Where other nodes are taken in unless told otherwise.
+pub const NODE_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
 
 /// The longest time that a lame duck may take to send its clients away: a day.
 const LAME_DUCK_SECONDS_MAX: u64 = 24 * 3_600;
@@ -70,6 +75,22 @@ pub enum Key {
     NatsPolicy,
     /// The longest payload that NATS clients may publish.
     MaxPayload,
+    /// Where other nodes are taken in.
+    Node,
+    /// Nodes to ask for a place in the tree.
+    Join,
+    /// Where others are told that this node is.
+    Advertise,
+    /// The only parent that this node may have.
+    Parent,
+    /// This node's name.
+    NodeName,
+    /// How many children this node may have.
+    ChildrenMax,
+    /// The file that describes the tree.
+    Topology,
+    /// Where the secret of all nodes stands.
+    ClusterSecretFile,
     /// Where data is kept.
     Data,
     /// How many shards.
@@ -90,7 +111,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 20] = [
+    pub const ALL: [Key; 28] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -103,6 +124,14 @@ impl Key {
         Key::NatsPolicy,
         Key::MaxPayload,
         Key::Broadcast,
+        Key::Node,
+        Key::Join,
+        Key::Advertise,
+        Key::Parent,
+        Key::NodeName,
+        Key::ChildrenMax,
+        Key::Topology,
+        Key::ClusterSecretFile,
         Key::Data,
         Key::Shards,
         Key::Cpus,
@@ -128,6 +157,14 @@ impl Key {
             Key::Nats => "nats",
             Key::NatsPolicy => "nats_policy",
             Key::MaxPayload => "max_payload",
+            Key::Node => "node",
+            Key::Join => "join",
+            Key::Advertise => "advertise",
+            Key::Parent => "parent",
+            Key::NodeName => "node_name",
+            Key::ChildrenMax => "children_max",
+            Key::Topology => "topology",
+            Key::ClusterSecretFile => "cluster_secret_file",
             Key::Data => "data",
             Key::Shards => "shards",
             Key::Cpus => "cpus",
@@ -149,6 +186,11 @@ impl Key {
                 "\"close\", \"drop-oldest\" or \"latest\""
             }
             Key::MaxPayload => "\"1 MiB\" or a number of bytes",
+            Key::Node => "\"127.0.0.1:7401\", 7401 or \"off\"",
+            Key::Join => "\"10.0.0.1:7401\", several with commas between them",
+            Key::Advertise | Key::Parent => "\"10.0.0.1:7401\" or 7401",
+            Key::NodeName => "a string, such as \"oslo\"",
+            Key::ChildrenMax => "a whole number, such as 8",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
@@ -160,7 +202,9 @@ impl Key {
             Key::Latency => "\"park\" or \"spin\"",
             Key::LameDuck => "a whole number of seconds, such as 120",
             Key::User => "a string, such as \"service\"",
-            Key::PasswordFile => "a string: the path of a file",
+            Key::PasswordFile | Key::ClusterSecretFile | Key::Topology => {
+                "a string: the path of a file"
+            }
             Key::LogFormat => "\"text\" or \"json\"",
         }
     }
@@ -183,6 +227,14 @@ pub struct Given {
     pub text: String,
     /// What a relative path in it is relative to: the file's directory where it came from a file.
     pub directory: Option<PathBuf>,
+}
+
+impl Given {
+    /// The path that it is, made whole with the directory.
+    fn path(&self) -> PathBuf {
+        let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+        directory.join(&self.text)
+    }
 }
 
 /// A value with the place it came from, which is named where it has to be refused.
@@ -251,17 +303,17 @@ impl fmt::Debug for Password {
 /// Something that works, but that the operator should know.
 #[derive(Debug)]
 pub enum Warning {
-    /// Every user of the machine can read the password file.
-    PasswordFileReadable(PathBuf),
+    /// Every user of the machine can read this file, which holds this.
+    FileReadable(PathBuf, &'static str),
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Warning::PasswordFileReadable(path) = self;
+        let Warning::FileReadable(path, what) = self;
         let path = path.display();
         write!(
             out,
-            "every user of this machine can read the password file {path}; run: chmod o-rwx {path}"
+            "every user of this machine can read the {what} file {path}; run: chmod o-rwx {path}"
         )
     }
 }
@@ -284,6 +336,7 @@ pub struct Settings {
     pub native: Sourced<Listen>,
     nats: Sourced<Listen>,
     http: Sourced<Listen>,
+    nodes: NodeSettings,
     http_policy: Policy,
     http_origins: Vec<String>,
     has_echo: bool,
@@ -292,8 +345,8 @@ pub struct Settings {
     native_policy: Policy,
     nats_policy: Policy,
     max_payload: Option<usize>,
-    /// What does not exist yet but was asked for.
-    asked_not_yet: Vec<Sourced<&'static str>>,
+    /// The directory where the node keeps who it is.
+    pub data: Option<Sourced<PathBuf>>,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
     latency: Latency,
@@ -341,14 +394,9 @@ impl Settings {
     /// The server's configuration, or every reason why these settings must not be run.
     pub fn into_server_config(self) -> Result<Config, Vec<Problem>> {
         let mut problems = Vec::new();
-        for asked in &self.asked_not_yet {
-            problems.push(Problem {
-                source: asked.source.clone(),
-                wrong: Wrong::NotYet(asked.value),
-            });
-        }
         let addresses = self.addresses(&mut problems);
-        if addresses.iter().all(Option::is_none) {
+        let (node, tree) = self.nodes.into_tree(&mut problems);
+        if node.is_none() && addresses.iter().all(Option::is_none) {
             problems.push(Problem {
                 source: self.redis.source.clone(),
                 wrong: Wrong::NothingListens,
@@ -386,6 +434,8 @@ impl Settings {
             nats_policy: self.nats_policy,
             http: addresses[3],
             http_policy: self.http_policy,
+            node,
+            tree,
             web: WebSettings {
                 origins: self.http_origins,
                 echo: self.has_echo,
@@ -446,11 +496,14 @@ pub fn resolve_client(
 /// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let (mut sources, limits) = sources(flags, environment);
+    let mut warnings = Vec::new();
+    let nodes = NodeSettings::read(&mut sources, &mut warnings);
     let settings = Settings {
         redis: sources.choose_listen(Key::Redis, REDIS_DEFAULT),
         native: sources.choose_listen(Key::Native, NATIVE_DEFAULT),
         nats: sources.choose_listen(Key::Nats, NATS_DEFAULT),
         http: sources.choose_listen(Key::Http, HTTP_DEFAULT),
+        nodes,
         http_policy: sources.choose_policy(Key::HttpPolicy),
         http_origins: sources
             .choose(Key::HttpOrigin, value::parse_origins)
@@ -475,7 +528,7 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
             })
             .map(|seconds| Duration::from_secs(seconds.value)),
         user: sources.choose(Key::User, |text| Ok(text.to_string())),
-        asked_not_yet: sources.choose_not_yet(),
+        data: sources.choose_path(Key::Data),
         shards: sources.choose(Key::Shards, |text| {
             value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
         }),
@@ -486,7 +539,7 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
         log_format: sources
             .choose(Key::LogFormat, value::parse_log_format)
             .map_or(LogFormat::Text, |format| format.value),
-        warnings: Vec::new(),
+        warnings,
         password: None,
         limits,
     };
@@ -522,7 +575,8 @@ fn sources(flags: Flags, environment: &Environment) -> (Sources<'_>, Limits) {
     (sources, file.limits)
 }
 
-struct Sources<'a> {
+/// Everything that gives settings, and what is wrong with them so far.
+pub struct Sources<'a> {
     flags: Vec<(Key, Option<String>)>,
     environment: &'a Environment,
     file: Vec<(Key, Given)>,
@@ -557,14 +611,27 @@ impl Sources<'_> {
     }
 
     /// Reads every value given for a key, and returns the strongest.
-    fn choose<T>(
+    pub fn choose<T>(
         &mut self,
         key: Key,
         parse: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<Sourced<T>> {
+        self.choose_given(key, |given| parse(&given.text))
+    }
+
+    /// As [`choose`](Sources::choose), for a path, which is relative to where it was given.
+    pub fn choose_path(&mut self, key: Key) -> Option<Sourced<PathBuf>> {
+        self.choose_given(key, |given| Ok(given.path()))
+    }
+
+    fn choose_given<T>(
+        &mut self,
+        key: Key,
+        parse: impl Fn(&Given) -> Result<T, Wrong>,
+    ) -> Option<Sourced<T>> {
         let mut chosen = None;
         for given in self.given(key) {
-            match parse(&given.text) {
+            match parse(&given) {
                 Ok(value) => {
                     chosen.get_or_insert(Sourced {
                         source: given.source,
@@ -580,7 +647,8 @@ impl Sources<'_> {
         chosen
     }
 
-    fn choose_listen(&mut self, key: Key, usual: SocketAddr) -> Sourced<Listen> {
+    /// Where a protocol listens.
+    pub fn choose_listen(&mut self, key: Key, usual: SocketAddr) -> Sourced<Listen> {
         let listen = self.choose(key, value::parse_listen);
         listen.unwrap_or(Sourced {
             source: Source::Default(key.name()),
@@ -588,21 +656,36 @@ impl Sources<'_> {
         })
     }
 
+    /// What was read; what is wrong with it is kept.
+    pub fn keep<T>(&mut self, read: Result<T, Vec<Problem>>) -> Option<T> {
+        read.map_err(|problems| self.problems.extend(problems)).ok()
+    }
+
+    /// What the strongest file of a key holds. Weaker ones are not read, as nobody may be able to.
+    pub fn choose_file<T>(
+        &mut self,
+        key: Key,
+        read: impl FnOnce(&Path) -> Result<T, Wrong>,
+    ) -> Option<Sourced<T>> {
+        let given = self.given(key).into_iter().next()?;
+        match read(&given.path()) {
+            Ok(value) => Some(Sourced {
+                source: given.source,
+                value,
+            }),
+            Err(wrong) => {
+                self.problems.push(Problem {
+                    source: given.source,
+                    wrong,
+                });
+                None
+            }
+        }
+    }
+
     fn choose_policy(&mut self, key: Key) -> Policy {
         let policy = self.choose(key, value::parse_policy);
         policy.map_or(Policy::default(), |policy| policy.value)
-    }
-
-    fn choose_not_yet(&mut self) -> Vec<Sourced<&'static str>> {
-        let mut asked = Vec::new();
-        if let Some(data) = self.choose(Key::Data, |_| Ok(())) {
-            let what = "nothing is stored, so this would promise what is not kept; leave it out";
-            asked.push(Sourced {
-                source: data.source,
-                value: what,
-            });
-        }
-        asked
     }
 
     /// What is wrong, if anything is: flags and environment first, then the file by line.
@@ -652,21 +735,27 @@ impl Sources<'_> {
 }
 
 fn read_password(given: &Given, warnings: &mut Vec<Warning>) -> Result<Password, Wrong> {
-    let path = given
-        .directory
-        .as_deref()
-        .unwrap_or(Path::new(""))
-        .join(&given.text);
+    let path = given.path();
     // One byte pair more than a password, for the newline that is not part of it.
     let password = trim_password(file::read_capped(&path, PASSWORD_BYTES_MAX + 2)?)?;
+    warn_if_readable(&path, "password", warnings)?;
+    Ok(password)
+}
+
+/// Warns of a file that every user of the machine can read.
+pub fn warn_if_readable(
+    path: &Path,
+    what: &'static str,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Wrong> {
     let metadata = path.metadata().map_err(|error| Wrong::Unreadable {
-        path: path.clone(),
+        path: path.to_path_buf(),
         error,
     })?;
     if metadata.is_file() && metadata.permissions().mode() & 0o004 != 0 {
-        warnings.push(Warning::PasswordFileReadable(path));
+        warnings.push(Warning::FileReadable(path.to_path_buf(), what));
     }
-    Ok(password)
+    Ok(())
 }
 
 /// Takes one newline off the end, which editors and `echo` leave there.
@@ -744,16 +833,6 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_refused_and_off_is_not() {
-        let environment = Environment::of(&[("SAPWOOD_NATS", "7422")]);
-        let given = [(Key::Nats, "off"), (Key::Data, "somewhere")];
-        let settings = resolve(flags(&given), &environment).unwrap();
-        let messages = messages(settings.into_server_config().unwrap_err());
-        assert_eq!(messages.len(), 1, "{messages:?}");
-        assert!(messages[0].starts_with("--data: not yet: "), "{messages:?}");
-    }
-
-    #[test]
     fn open_listener_is_refused_without_password_and_taken_with_one() {
         let given = [(Key::Redis, "0.0.0.0:7463")];
         let settings = resolve(flags(&given), &Environment::of(&[])).unwrap();
@@ -763,11 +842,11 @@ mod tests {
             "{messages:?}"
         );
         assert!(messages[0].contains("--password-file FILE"), "{messages:?}");
-        let environment = Environment::of(&[("SAPWOOD_PASSWORD", "secret")]);
+        let environment = Environment::of(&[("SAPWOOD_PASSWORD", "sesame")]);
         let settings = resolve(flags(&given), &environment).unwrap();
-        assert!(!format!("{settings:?}").contains("secret"));
+        assert!(!format!("{settings:?}").contains("sesame"));
         let config = settings.into_server_config().unwrap();
-        assert_eq!(config.password.as_deref(), Some(&b"secret"[..]));
+        assert_eq!(config.password.as_deref(), Some(&b"sesame"[..]));
     }
 
     #[test]

@@ -20,9 +20,9 @@ use super::problem::{Problem, Source, Wrong};
 /// The longest configuration file: 64 KiB is a hundred times one that sets everything.
 const CONFIG_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// How far a misspelt key may be from the one that is suggested, in edits: two catch a missing or doubled letter and a
+/// How far a misspelt word may be from the one that is suggested, in edits: two catch a missing or doubled letter and a
 /// swap, three begin to suggest unrelated words.
-const SUGGESTION_EDITS_MAX: usize = 2;
+pub const SUGGESTION_EDITS_MAX: usize = 2;
 
 /// What a configuration file says.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Settings {
 
 /// Reads a file whose name came from `asked_by`, and appends everything that is wrong with it to `problems`.
 pub fn read(path: &Path, asked_by: Source, problems: &mut Vec<Problem>) -> Settings {
-    match read_capped(path, CONFIG_FILE_BYTES_MAX).and_then(|bytes| text_of(path, bytes)) {
+    match read_text(path, CONFIG_FILE_BYTES_MAX) {
         Ok(text) => Reading {
             path,
             text: &text,
@@ -73,7 +73,9 @@ pub fn read_capped(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Wrong> {
     }
 }
 
-fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String, Wrong> {
+/// Reads a whole file of text that has at most `bytes_max` bytes.
+pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, Wrong> {
+    let bytes = read_capped(path, bytes_max)?;
     String::from_utf8(bytes).map_err(|_| Wrong::Unreadable {
         path: path.to_path_buf(),
         error: io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"),
@@ -92,10 +94,9 @@ impl Reading<'_> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
             let source = self.source(error.span().unwrap_or_default(), None);
-            let reason = error.message().trim_end_matches('.').replace('\n', ", ");
             self.problems.push(Problem {
                 source,
-                wrong: Wrong::NotToml(reason),
+                wrong: not_toml(error),
             });
         }
         // What the parser guessed after an error would only repeat that error in other words.
@@ -168,28 +169,12 @@ impl Reading<'_> {
     }
 
     fn wrong_type(&mut self, source: Source, value: &Spanned<DeValue<'_>>, right: &'static str) {
-        let found = match value.get_ref() {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "an integer",
-            DeValue::Float(_) => "a number with a fraction",
-            DeValue::Boolean(_) => "true or false",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "a list",
-            DeValue::Table(_) => "a table",
-        };
-        self.problems.push(Problem {
-            source,
-            wrong: Wrong::TomlType { found, right },
-        });
+        let wrong = wrong_type(value.get_ref(), right);
+        self.problems.push(Problem { source, wrong });
     }
 
     fn source(&self, span: Range<usize>, key: Option<String>) -> Source {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..span.start)
-            .unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line = line_at(self.text, span.start);
         Source::File {
             path: PathBuf::from(self.path),
             line,
@@ -198,12 +183,39 @@ impl Reading<'_> {
     }
 }
 
-type Entry<'a, 'i> = (
+/// The line of a byte of a text, counted from 1.
+pub fn line_at(text: &str, byte: usize) -> usize {
+    let before = text.as_bytes().get(..byte).unwrap_or(text.as_bytes());
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// What the parser says of a text that is not TOML.
+pub fn not_toml(error: &toml::de::Error) -> Wrong {
+    Wrong::NotToml(error.message().trim_end_matches('.').replace('\n', ", "))
+}
+
+/// A value has another TOML type than the right one.
+pub fn wrong_type(value: &DeValue<'_>, right: &'static str) -> Wrong {
+    let found = match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    Wrong::TomlType { found, right }
+}
+
+/// A key of a table, and its value.
+pub type Entry<'a, 'i> = (
     &'a Spanned<std::borrow::Cow<'i, str>>,
     &'a Spanned<DeValue<'i>>,
 );
 
-fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
+/// The entries of a table, in the order of the file.
+pub fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
@@ -219,7 +231,12 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Nats
         | Key::Shards
         | Key::MaxPayload
-        | Key::LameDuck => string.or_else(|| integer_text(value)),
+        | Key::LameDuck
+        | Key::Node
+        | Key::Join
+        | Key::Advertise
+        | Key::Parent
+        | Key::ChildrenMax => string.or_else(|| integer_text(value)),
         Key::Cpus => string.or_else(|| integer_text(value)).or_else(|| {
             let cpus = value
                 .as_array()?
@@ -235,6 +252,9 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Echo
         | Key::Broadcast
         | Key::User
+        | Key::NodeName
+        | Key::ClusterSecretFile
+        | Key::Topology
         | Key::Data
         | Key::Latency
         | Key::PasswordFile

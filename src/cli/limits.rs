@@ -44,6 +44,11 @@ limit_keys! {
     guest_ms_max: u64,
     control_line_bytes_max: usize,
     ping_ms: u64,
+    links_max: usize,
+    lane_bytes_max: usize,
+    link_filters_max: usize,
+    link_globs_max: usize,
+    origins_max: usize,
 }
 
 /// Reads a limit, which fits its type because `type_max` is that type's.

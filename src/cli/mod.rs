@@ -2,18 +2,22 @@
 //!
 //! Owns the list of commands and what their exit codes mean. What a setting's value may be stands in [`value`], where values
 //! come from and which one wins in [`config`]; a command's flags, help and work stand in the file of its name ([`publish`]
-//! is `pub`, [`subscribe`] is `sub`). Knows the server only by the interface of `sapwood-server`, and other brokers only by
-//! that of `sapwood-client`; [`connect`] is where the commands that are clients begin.
+//! is `pub`, [`subscribe`] is `sub`). What a tree of nodes may be stands in [`topology`]. Knows the server only by the
+//! interface of `sapwood-server`, and other brokers only by that of `sapwood-client`; [`connect`] is where the commands that
+//! are clients begin.
 
 mod bench;
+mod check;
 mod config;
 mod connect;
+mod data;
 mod file;
 mod info;
 mod latency;
 mod limits;
 mod logs;
 mod manual;
+mod nodes;
 mod output;
 mod payload;
 mod ping;
@@ -27,6 +31,7 @@ mod serve;
 mod stop;
 mod subscribe;
 mod text;
+mod topology;
 mod trouble;
 mod value;
 
@@ -37,7 +42,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use sapwood_server::StartError;
 
-use problem::Problem;
+use data::DataError;
+use problem::{Problem, Source};
 use trouble::Trouble;
 
 /// The exit code of a run that failed for another reason than its configuration.
@@ -80,6 +86,11 @@ Examples:
       Two shards that keep their CPUs busy while anything goes on, for a lower latency.
   sapwood serve --redis 127.0.0.1:0 --native off
       Redis clients alone, on any free port; the table at start says which.
+  sapwood serve --join 127.0.0.1:7401 --node 7501 --native 7500 --redis 7563 --nats 7522 --http 7580
+      A second node beside the one above: what is published on one reaches those who subscribed on the other.
+  sapwood serve --node 0.0.0.0:7401 --cluster-secret-file secret --join 10.0.0.1:7401
+      The same across machines. The secret is made once and copied to all of them:
+      head -c 32 /dev/urandom | base64 > secret
   sapwood serve --config sapwood.toml
       Reads settings from a file such as:
           redis = \"127.0.0.1:7463\"
@@ -118,7 +129,7 @@ struct Cli {
 enum Command {
     /// Run the broker until it is told to end.
     #[command(after_help = SERVE_HELP)]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Publish events: an argument, a file, or what stdin holds.
     #[command(after_help = publish::HELP)]
     Pub(publish::PublishArgs),
@@ -140,6 +151,9 @@ enum Command {
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
+    /// Check the file that describes a tree of nodes, and draw the tree.
+    #[command(after_help = check::HELP)]
+    Check(check::CheckArgs),
     /// Print what a shell needs to complete commands and flags.
     #[command(after_help = manual::COMPLETION_HELP)]
     Completion(manual::CompletionArgs),
@@ -188,7 +202,31 @@ struct ServeArgs {
     /// Who may publish to all clients, by the topic $all: anyone who is let in, or nobody [default: anyone]
     #[arg(long, value_name = "WHO")]
     broadcast: Option<String>,
-    /// Where streams, tables and jobs will be kept; not yet, nothing is stored
+    /// Where other nodes are taken in [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "ADDR")]
+    node: Option<String>,
+    /// Nodes to ask for a place in their tree, with commas between them; any of the tree will do [default: none]
+    #[arg(long, value_name = "LIST")]
+    join: Option<String>,
+    /// Where other nodes are told that this one is [default: where it listens for nodes]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    /// The only node that may be this one's parent [default: found by asking]
+    #[arg(long, value_name = "ADDR")]
+    parent: Option<String>,
+    /// What people call this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Most nodes that have this one as their parent, 1 to 255 [default: 8]
+    #[arg(long, value_name = "N")]
+    children_max: Option<String>,
+    /// A TOML file that describes the whole tree, in which this node stands by its name; see `sapwood check`
+    #[arg(long, value_name = "FILE")]
+    topology: Option<String>,
+    /// A file with the secret that all nodes of the tree share; links are encrypted with it
+    #[arg(long, value_name = "FILE")]
+    cluster_secret_file: Option<String>,
+    /// The directory where this node keeps who it is among others, made if it is missing [default: none, a new one each start]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
     /// How many shards, each on a CPU of its own [default: one for each CPU it may use]
@@ -244,6 +282,8 @@ struct InfoArgs {
 enum Failure {
     /// The configuration is wrong; the command did nothing.
     Config(Vec<Problem>),
+    /// The data directory cannot be used; with where it was given.
+    Data(Box<(Source, DataError)>),
     /// The server did not start.
     Start(StartError),
     /// The server ended by itself.
@@ -278,13 +318,14 @@ impl fmt::Display for Failure {
                     write!(
                         out,
                         "{} things in the configuration are wrong:",
-                        problems.len()
+                        problems.iter().map(Problem::count).sum::<usize>()
                     )?;
                     problems
                         .iter()
                         .try_for_each(|problem| write!(out, "\n  {problem}"))
                 }
             },
+            Failure::Data(data) => write!(out, "{}: {}", data.0, data.1),
             Failure::Start(error) => write!(out, "{error}"),
             Failure::Serve(error) => write!(out, "{error}"),
             Failure::System(what, error) => write!(out, "cannot {what}: {error}."),
@@ -310,6 +351,7 @@ pub fn run() -> ExitCode {
         Command::Ping(args) => ping::run(args, &environment),
         Command::Bench(args) => bench::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
+        Command::Check(args) => check::run(args),
         Command::Completion(args) => manual::completion(args),
         Command::Man(args) => manual::man(args),
     };

@@ -9,6 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sapwood_server::SecretError;
+
+use super::topology::WrongTopology;
+
 /// The place a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -70,6 +74,16 @@ pub struct Problem {
     pub wrong: Wrong,
 }
 
+impl Problem {
+    /// How many things are wrong: one, but for what stands for several.
+    pub fn count(&self) -> usize {
+        match &self.wrong {
+            Wrong::Topology(WrongTopology::More(count)) => *count,
+            _ => 1,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: {}", self.source, self.wrong)
@@ -90,6 +104,13 @@ pub enum Wrong {
     },
     /// The address of a broker to connect to that cannot be read.
     Broker {
+        /// What was given.
+        given: String,
+        /// Why it cannot be read.
+        reason: AddressReason,
+    },
+    /// The address of another node that cannot be read.
+    Node {
         /// What was given.
         given: String,
         /// Why it cannot be read.
@@ -161,12 +182,22 @@ pub enum Wrong {
     EmptyPassword,
     /// `SAPWOOD_PASSWORD` and `SAPWOOD_PASSWORD_FILE` are both set.
     TwoPasswords,
-    /// A feature that does not exist yet.
-    NotYet(&'static str),
     /// An origin is not written as browsers write it.
     Origin(String),
     /// A listener that other machines can reach, without a password; the flag that names it, and where it is.
     OpenToAll(&'static str, SocketAddr),
+    /// Two settings that cannot both be there; holds where the other stands, and what the two have to do with each other.
+    Excluded(Box<Source>, &'static str),
+    /// A listener for nodes that other machines can reach, without a secret.
+    NodesOpenToAll(SocketAddr),
+    /// A node on another machine, without a secret.
+    LinkOpenToAll(SocketAddr),
+    /// Others are told of a listener for nodes that is off.
+    NothingToAdvertise,
+    /// The file of the tree has no node of this name.
+    NotInTopology(Box<Absent>),
+    /// The secret of all nodes is none.
+    Secret(SecretError),
     /// Every listener is off.
     NothingListens,
     /// A command needs a broker to connect to, but the address is `off` or has port 0; holds the flag that names one and
@@ -176,6 +207,21 @@ pub enum Wrong {
     UserWithoutPassword,
     /// The log filter cannot be read; holds the parser's reason.
     Filter(String),
+    /// Something in a topology file.
+    Topology(WrongTopology),
+}
+
+/// A name that no node of the tree's file has.
+#[derive(Debug)]
+pub struct Absent {
+    /// The name.
+    pub name: String,
+    /// Whether somebody gave it; otherwise it is the host's.
+    pub is_given: bool,
+    /// The nearest name there is, if one is near.
+    pub nearest: Option<String>,
+    /// The name of the root.
+    pub root: String,
 }
 
 /// Why an address cannot be read.
@@ -189,6 +235,8 @@ pub enum AddressReason {
     NoPort(IpAddr),
     /// A name, but no port.
     NamedWithoutPort,
+    /// The port is 0, where nothing can be reached.
+    ZeroPort,
     /// The port is not a number up to 65535.
     BadPort,
     /// The host is neither an address nor a name.
@@ -241,6 +289,13 @@ pub enum WrongOption {
     Escape(String),
 }
 
+/// How a secret for all nodes is made.
+const MAKE_SECRET: &str = "head -c 32 /dev/urandom | base64 > secret";
+
+/// What is to be done where nodes need a secret.
+const GIVE_SECRET: &str =
+    "make a secret, copy it to every node, and name its file with --cluster-secret-file FILE";
+
 const USER_WITHOUT_PASSWORD: &str =
     "a user is of no use without a password; set SAPWOOD_PASSWORD or --password-file too";
 
@@ -252,6 +307,7 @@ impl fmt::Display for Wrong {
                 write_address(out, given, reason, (7463, ", or off"))
             }
             Wrong::Broker { given, reason } => write_address(out, given, reason, (7400, "")),
+            Wrong::Node { given, reason } => write_address(out, given, reason, (7401, "")),
             Wrong::Number {
                 given,
                 min,
@@ -293,7 +349,6 @@ impl fmt::Display for Wrong {
                     "SAPWOOD_PASSWORD_FILE is set too, and only one can hold the password; unset one of them."
                 )
             }
-            Wrong::NotYet(what) => write!(out, "not yet: {what}."),
             Wrong::Origin(given) => write_origin(out, given),
             Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
             Wrong::NothingListens => {
@@ -307,11 +362,71 @@ impl fmt::Display for Wrong {
                 out,
                 "there is no broker to ask at this address; give the one that `sapwood serve` printed, such as {flag} {usual}."
             ),
+            Wrong::Topology(wrong) => write!(out, "{wrong}"),
             Wrong::Filter(reason) => write!(
                 out,
                 "the log filter cannot be read ({reason}); write a level such as info or debug, or target=level,target=level."
             ),
+            _ => self.write_of_nodes(out),
         }
+    }
+}
+
+impl Wrong {
+    /// What is wrong with the settings by which nodes form a tree.
+    fn write_of_nodes(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::Secret(error) => write!(out, "{error}; make one with: {MAKE_SECRET}"),
+            Wrong::Excluded(other, why) => write!(
+                out,
+                "{} is given too, and {why}; leave one of the two out.",
+                other.to_string().trim_end_matches(':')
+            ),
+            Wrong::NodesOpenToAll(address) => write!(
+                out,
+                "{address} can be reached from other machines, and no secret is set, so everybody could become a node \
+                 and read and write everything. Either listen on this machine alone (--node 127.0.0.1:{port}), or \
+                 {GIVE_SECRET} ({MAKE_SECRET}).",
+                port = address.port()
+            ),
+            Wrong::LinkOpenToAll(address) => write!(
+                out,
+                "{address} is on another machine, and no secret is set, so everybody on the way could read and change \
+                 everything; {GIVE_SECRET} ({MAKE_SECRET})."
+            ),
+            Wrong::NothingToAdvertise => write!(
+                out,
+                "this node takes in no others, so there is nothing to tell them; give --node an address such as \
+                 127.0.0.1:7401, or leave this out."
+            ),
+            Wrong::NotInTopology(absent) => write_absent(out, absent),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write_absent(out: &mut fmt::Formatter<'_>, absent: &Absent) -> fmt::Result {
+    let Absent {
+        name,
+        is_given,
+        nearest,
+        root,
+    } = absent;
+    if !is_given {
+        return write!(
+            out,
+            "the file has no node with this machine's name, {name:?}; say which of its nodes this is, such as \
+             --node-name {}.",
+            nearest.as_ref().unwrap_or(root)
+        );
+    }
+    write!(out, "the tree's file has no node {name:?}; ")?;
+    match nearest {
+        Some(nearest) => write!(out, "did you mean {nearest:?}?"),
+        None => write!(
+            out,
+            "name one that it has, such as its root {root:?}; `sapwood check` shows all."
+        ),
     }
 }
 
@@ -383,6 +498,9 @@ fn write_address(
         }
         AddressReason::NamedWithoutPort => {
             return write!(out, "{given:?} has no port; write {given}:{port}{or_off}.");
+        }
+        AddressReason::ZeroPort => {
+            write!(out, "{given:?} has port 0, where nobody can be reached")?;
         }
         AddressReason::BadPort => {
             write!(out, "{given:?} does not end in a port from 0 to 65535")?;

@@ -1,10 +1,11 @@
 //! `sapwood serve`: settings to a running server, and signals to its end.
 //!
-//! Owns the order of a start (settings, logs, signals, server, table) and the table on stdout, which scripts may parse:
+//! Owns the order of a start (settings, logs, data directory, signals, server, table) and the table on stdout, which scripts may parse:
 //! one line for each listener, and nothing else ever goes to stdout.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -13,7 +14,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use super::config::{self, Environment, Flags, Key};
+use super::config::{self, Environment, Flags, Key, Sourced};
+use super::data::Data;
 use super::{Failure, ServeArgs, logs, value};
 
 /// Runs the broker until a signal drains it.
@@ -25,19 +27,26 @@ pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
         .map_err(|problem| Failure::Config(vec![problem]))?;
     let log_format = settings.log_format;
     let warnings = std::mem::take(&mut settings.warnings);
-    let config = settings.into_server_config().map_err(Failure::Config)?;
-    let has_password = config.password.is_some();
+    let directory = settings.data.take();
+    let mut config = settings.into_server_config().map_err(Failure::Config)?;
+    let secrets = Secrets {
+        has_password: config.password.is_some(),
+        has_cluster_secret: config.tree.key.is_some(),
+    };
 
     let logs = logs::start(log_format, filter)
         .map_err(|error| Failure::System("start the log", io::Error::other(error)))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    // Its lock is held to the end of the process.
+    let data = directory.map(open_data).transpose()?;
+    config.tree.identity = data.as_ref().map(|data| (data.node, data.incarnation));
     let stopper = drain_on_signal()?;
     let server = Server::start(config).map_err(Failure::Start)?;
     // A second stopper cannot be there: this is the only place that sets one.
     let _ = stopper.set(server.stopper());
-    let table = table(&server.listeners(), &server.cpus(), has_password);
+    let table = table(&server.listeners(), &server.cpus(), secrets);
     if let Err(error) = io::stdout()
         .write_all(table.as_bytes())
         .and_then(|()| io::stdout().flush())
@@ -52,6 +61,18 @@ pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
     let outcome = server.join().map_err(Failure::Serve);
     tracing::info!(log_lines_dropped = logs.dropped_lines(), "ended");
     outcome
+}
+
+fn open_data(directory: Sourced<PathBuf>) -> Result<Data, Failure> {
+    let data = Data::open(&directory.value)
+        .map_err(|error| Failure::Data(Box::new((directory.source, error))))?;
+    tracing::info!(
+        node = format!("{:016x}", data.node.0),
+        incarnation = data.incarnation,
+        "this is the node of {}",
+        directory.value.display()
+    );
+    Ok(data)
 }
 
 fn flags(args: &ServeArgs) -> Flags {
@@ -72,6 +93,14 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::MaxPayload, args.max_payload.clone()),
             (Key::User, args.user.clone()),
             (Key::LameDuck, args.lame_duck.clone()),
+            (Key::Node, args.node.clone()),
+            (Key::Join, args.join.clone()),
+            (Key::Advertise, args.advertise.clone()),
+            (Key::Parent, args.parent.clone()),
+            (Key::NodeName, args.node_name.clone()),
+            (Key::ChildrenMax, args.children_max.clone()),
+            (Key::Topology, args.topology.clone()),
+            (Key::ClusterSecretFile, args.cluster_secret_file.clone()),
             (Key::Data, args.data.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
@@ -132,8 +161,15 @@ fn signal_name(signal: i32) -> &'static str {
     low_level::signal_name(signal).unwrap_or("a signal")
 }
 
+/// What has to be known to be let in.
+#[derive(Clone, Copy, Debug)]
+struct Secrets {
+    has_password: bool,
+    has_cluster_secret: bool,
+}
+
 /// The table at start: version, shards with their CPUs, then one line for each listener with how to reach it.
-fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password: bool) -> String {
+fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], secrets: Secrets) -> String {
     let on_cpus = format!("on CPUs {}", value::write_cpus(cpus));
     let mut rows = vec![
         (
@@ -147,7 +183,7 @@ fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password:
         rows.push((
             name,
             address.to_string(),
-            how_to_reach(name, *address, has_password),
+            how_to_reach(name, *address, secrets),
         ));
     }
     let width = rows
@@ -163,7 +199,8 @@ fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], has_password:
 }
 
 /// A command that reaches a listener, to be tried at once.
-fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> String {
+fn how_to_reach(listener: &str, address: SocketAddr, secrets: Secrets) -> String {
+    let has_password = secrets.has_password;
     let reachable = value::reachable(address);
     if listener == "native" {
         let at = match reachable == config::NATIVE_DEFAULT {
@@ -184,6 +221,13 @@ fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> Stri
     if listener == "http" {
         return format!("http://{reachable}/");
     }
+    if listener == "node" {
+        let secret = match secrets.has_cluster_secret {
+            true => " --cluster-secret-file FILE",
+            false => "",
+        };
+        return format!("sapwood serve --join {reachable}{secret}");
+    }
     let host = match reachable.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
         ip => format!(" -h {ip}"),
@@ -196,12 +240,17 @@ fn how_to_reach(listener: &str, address: SocketAddr, has_password: bool) -> Stri
 mod tests {
     use super::*;
 
+    const OPEN: Secrets = Secrets {
+        has_password: false,
+        has_cluster_secret: false,
+    };
+
     #[test]
     fn table_has_one_line_for_each_listener() {
         let table = table(
             &[("redis", "127.0.0.1:7463".parse().unwrap())],
             &[0, 1, 4],
-            false,
+            OPEN,
         );
         let expected = format!(
             "sapwood  {}\nshards   3                on CPUs 0-1,4\nredis    127.0.0.1:7463   redis-cli -p 7463\n",
@@ -223,9 +272,13 @@ mod tests {
             ("127.0.0.1:1", false, "redis-cli -p 1"),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(how_to_reach("redis", address, has_password), hint);
+            let secrets = Secrets {
+                has_password,
+                ..OPEN
+            };
+            assert_eq!(how_to_reach("redis", address, secrets), hint);
         }
-        let native = |address: &str| how_to_reach("native", address.parse().unwrap(), false);
+        let native = |address: &str| how_to_reach("native", address.parse().unwrap(), OPEN);
         assert_eq!(native("127.0.0.1:7400"), "sapwood sub '>'");
         assert_eq!(native("[::]:1"), "sapwood sub --native [::1]:1 '>'");
     }

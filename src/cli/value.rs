@@ -88,6 +88,63 @@ pub fn parse_brokers(text: &str) -> Result<Vec<String>, Wrong> {
     Ok(brokers)
 }
 
+/// Reads where another node is: as [`parse_nodes`], but one, and a name's first address.
+pub fn parse_node(text: &str) -> Result<SocketAddr, Wrong> {
+    let wrong = |reason| Wrong::Node {
+        given: text.to_string(),
+        reason,
+    };
+    let addresses = look_up_node(text).map_err(wrong)?;
+    let first = addresses.into_iter().next();
+    first.ok_or_else(|| wrong(not_found()))
+}
+
+/// Reads where others are told that this node is: as [`parse_node`], but an address that means every network stays one,
+/// because who is told completes it.
+pub fn parse_advertised(text: &str) -> Result<SocketAddr, Wrong> {
+    let address = parse_address(text).and_then(|address| match address {
+        Address::Numeric(address) => Ok(address),
+        Address::Named(host, port) => look_up(host, port),
+    });
+    let address = address.and_then(|address| match address.port() {
+        0 => Err(AddressReason::ZeroPort),
+        _ => Ok(address),
+    });
+    address.map_err(|reason| Wrong::Node {
+        given: text.to_string(),
+        reason,
+    })
+}
+
+/// Reads where other nodes are, with commas between them, each `HOST:PORT`, `[V6]:PORT` or a bare port of 127.0.0.1. Names
+/// are looked up, and may stand for several.
+pub fn parse_nodes(text: &str) -> Result<Vec<SocketAddr>, Wrong> {
+    let mut nodes = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let found = look_up_node(part).map_err(|reason| Wrong::Node {
+            given: part.to_string(),
+            reason,
+        })?;
+        for node in found {
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+    }
+    Ok(nodes)
+}
+
+fn look_up_node(text: &str) -> Result<Vec<SocketAddr>, AddressReason> {
+    let addresses = match parse_address(text)? {
+        Address::Numeric(address) => vec![reachable(address)],
+        Address::Named(host, port) => look_up_all(host, port)?,
+    };
+    match addresses.iter().any(|address| address.port() == 0) {
+        true => Err(AddressReason::ZeroPort),
+        false => Ok(addresses),
+    }
+}
+
 /// An address as text has it.
 enum Address<'a> {
     Numeric(SocketAddr),
@@ -151,12 +208,23 @@ fn is_host_name(text: &str) -> bool {
 }
 
 fn look_up(host: &str, port: u16) -> Result<SocketAddr, AddressReason> {
-    let mut addresses = (host, port)
+    let addresses = look_up_all(host, port)?;
+    addresses.into_iter().next().ok_or_else(not_found)
+}
+
+fn look_up_all(host: &str, port: u16) -> Result<Vec<SocketAddr>, AddressReason> {
+    let addresses: Vec<_> = (host, port)
         .to_socket_addrs()
-        .map_err(AddressReason::UnknownName)?;
-    addresses
-        .next()
-        .ok_or_else(|| AddressReason::UnknownName(std::io::ErrorKind::NotFound.into()))
+        .map_err(AddressReason::UnknownName)?
+        .collect();
+    match addresses.is_empty() {
+        true => Err(not_found()),
+        false => Ok(addresses),
+    }
+}
+
+fn not_found() -> AddressReason {
+    AddressReason::UnknownName(std::io::ErrorKind::NotFound.into())
 }
 
 /// Whether only this machine can connect to an address.
@@ -408,6 +476,49 @@ mod tests {
         ] {
             let message = parse_brokers(text).unwrap_err().to_string();
             assert!(message.contains(advice), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_read_one_or_several_each_once() {
+        for (text, nodes) in [
+            ("7401", &["127.0.0.1:7401"][..]),
+            ("10.0.0.1:1, [::1]:2,10.0.0.1:1", &["10.0.0.1:1", "[::1]:2"]),
+            ("0.0.0.0:7401,localhost:7401", &["127.0.0.1:7401"]),
+        ] {
+            let expected: Vec<SocketAddr> = nodes.iter().map(|at| at.parse().unwrap()).collect();
+            assert_eq!(parse_nodes(text).unwrap(), expected, "{text}");
+            assert_eq!(
+                parse_node(text).ok(),
+                Some(expected[0]).filter(|_| !text.contains(','))
+            );
+        }
+        for (text, advice) in [
+            (
+                "",
+                "the address is empty; write HOST:PORT such as 127.0.0.1:7401",
+            ),
+            ("10.0.0.1:1,", "the address is empty"),
+            ("10.0.0.1", "has no port; write 10.0.0.1:7401."),
+            ("off", "\"off\" has no port; write off:7401."),
+            ("1,127.0.0.1:0", "\"127.0.0.1:0\" has port 0"),
+            ("no-such-name.invalid:1", "has no address here"),
+        ] {
+            let message = parse_nodes(text).unwrap_err().to_string();
+            assert!(message.contains(advice), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_advertised_may_mean_every_network_but_has_a_port() {
+        for text in ["0.0.0.0:7401", "[::]:1", "10.0.0.1:7401"] {
+            assert_eq!(
+                parse_advertised(text).unwrap(),
+                text.parse::<SocketAddr>().unwrap()
+            );
+        }
+        for text in ["0", "0.0.0.0:0", "localhost:0", "10.0.0.1"] {
+            assert!(parse_advertised(text).is_err(), "{text}");
         }
     }
 
