@@ -449,6 +449,8 @@ fn a_second_broker_on_the_same_port_is_refused() {
                 "127.0.0.1:0",
                 "--http",
                 "127.0.0.1:0",
+                "--node",
+                "127.0.0.1:0",
             ])
             .stdin(Stdio::null())
             .output()

@@ -221,6 +221,7 @@ impl Server {
         command.arg(program(setting.who)).arg("serve");
         command.args(["--redis", "127.0.0.1:0", "--native", "127.0.0.1:0"]);
         command.args(["--nats", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.args(["--node", "127.0.0.1:0"]);
         command.args([
             "--shards",
             &cpus.len().to_string(),

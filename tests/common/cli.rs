@@ -64,6 +64,7 @@ impl Cli {
             // The default port would let two tests at a time disturb each other.
             .env("SAPWOOD_NATS", "127.0.0.1:0")
             .env("SAPWOOD_HTTP", "127.0.0.1:0")
+            .env("SAPWOOD_NODE", "127.0.0.1:0")
             .env("PATH", format!("{}:{path}", directory.display()));
         command
     }

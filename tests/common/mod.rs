@@ -48,6 +48,8 @@ pub struct Server {
     nats_port: u16,
     /// Where it speaks HTTP; 0 for another server.
     http_port: u16,
+    /// Where it takes in other nodes; 0 for another server.
+    node_port: u16,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -68,12 +70,17 @@ impl Server {
         self.http_port
     }
 
+    pub fn node_port(&self) -> u16 {
+        self.node_port
+    }
+
     fn ports(&self) -> Ports {
         Ports {
             redis: self.port,
             native: self.native_port,
             nats: self.nats_port,
             http: self.http_port,
+            node: self.node_port,
         }
     }
 
@@ -123,12 +130,13 @@ struct Ports {
     native: u16,
     nats: u16,
     http: u16,
+    node: u16,
 }
 
 impl Ports {
     /// Whether the start-up table has named them all.
     fn are_known(&self) -> bool {
-        [self.redis, self.native, self.nats, self.http]
+        [self.redis, self.native, self.nats, self.http, self.node]
             .into_iter()
             .all(|port| port > 0)
     }
@@ -175,6 +183,7 @@ impl Broker {
             native: free_port(),
             nats: free_port(),
             http: free_port(),
+            node: free_port(),
         };
         Broker::start_at(ports, shards, password, extra_args)
     }
@@ -284,6 +293,7 @@ fn spawn_sapwood(
         .args(["--native", &format!("127.0.0.1:{}", ports.native)])
         .args(["--nats", &format!("127.0.0.1:{}", ports.nats)])
         .args(["--http", &format!("127.0.0.1:{}", ports.http)])
+        .args(["--node", &format!("127.0.0.1:{}", ports.node)])
         .args(["--shards", &shards.to_string(), "--log-format", "json"])
         .args(extra_args)
         .env_remove("SAPWOOD_PASSWORD");
@@ -306,6 +316,7 @@ fn spawn_sapwood(
         native_port: 0,
         nats_port: 0,
         http_port: 0,
+        node_port: 0,
         stderr,
     };
     let deadline = Instant::now() + START_SECONDS_MAX;
@@ -318,6 +329,7 @@ fn spawn_sapwood(
                     ("native", &mut server.native_port),
                     ("nats", &mut server.nats_port),
                     ("http", &mut server.http_port),
+                    ("node", &mut server.node_port),
                 ] {
                     *port = listener_port(&line, listener).unwrap_or(*port);
                 }
@@ -366,6 +378,7 @@ fn spawn_redis(port: u16, extra_args: &[&str]) -> Server {
             native_port: 0,
             nats_port: 0,
             http_port: 0,
+            node_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;
@@ -410,6 +423,7 @@ fn spawn_nats(extra_args: &[&str]) -> Server {
             native_port: 0,
             nats_port: port,
             http_port: 0,
+            node_port: 0,
             stderr,
         };
         let deadline = Instant::now() + START_SECONDS_MAX;

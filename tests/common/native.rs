@@ -34,7 +34,7 @@ impl Event {
         }
     }
 
-    fn of(message: &Message<'_>) -> Event {
+    pub fn of(message: &Message<'_>) -> Event {
         let headers = message.headers();
         Event {
             topic: message.topic.to_vec(),

@@ -1,5 +1,8 @@
 //! A client of the NATS protocol, by its lines: what it is sent, it gives one by one.
 
+// Each test binary compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -80,8 +83,16 @@ impl NatsClient {
         client
     }
 
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     pub fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).unwrap();
+        self.send_bytes(text.as_bytes());
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
     }
 
     /// Publishes one message.

@@ -36,7 +36,8 @@ class Broker:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SAPWOOD_")}
         if "password" in profile:
             environment["SAPWOOD_PASSWORD"] = profile["password"]
-        listeners = ["--native", "127.0.0.1:0", "--redis", "127.0.0.1:0", "--nats", "off", "--http", "off"]
+        listeners = ["--native", "127.0.0.1:0", "--redis", "127.0.0.1:0"]
+        listeners += ["--nats", "off", "--http", "off", "--node", "off"]
         self.process = subprocess.Popen(
             [program, "serve", *listeners, "--shards", str(shards), "--config", str(config)],
             stdin=subprocess.DEVNULL,
