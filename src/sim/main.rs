@@ -9,7 +9,8 @@ const USAGE: &str = "\
 Plays simulated histories of the broker, seed by seed, until one fails.
 
   sapwood-sim [--seeds A..B] [--minutes N] [--shards N] [--steps N]
-  sapwood-sim --tree A..B       the tree of nodes: plays these seeds
+  sapwood-sim --tree A..B       places in the tree of nodes: plays these seeds
+  sapwood-sim --nodes A..B      trees of whole nodes with clients: plays these seeds
   sapwood-sim --crowd N         the tree of nodes: so many join through one seed
 
   --seeds A..B   these seeds, B not included (default 0..300, or without end if --minutes is given)
@@ -24,7 +25,7 @@ const ENCODED_NODES_MAX: usize = 10_000;
 /// Plays the tree of nodes, if that is asked for.
 fn play_tree(words: &[String]) -> Option<ExitCode> {
     let (word, value) = match words {
-        [word, value] if word == "--tree" || word == "--crowd" => (word, value),
+        [word, value] if ["--tree", "--nodes", "--crowd"].contains(&&word[..]) => (word, value),
         _ => return None,
     };
     if word == "--crowd" {
@@ -38,9 +39,22 @@ fn play_tree(words: &[String]) -> Option<ExitCode> {
     let seeds: std::ops::Range<u64> = from.parse().ok()?..to.parse().ok()?;
     let mut times_ms = Vec::new();
     let mut code = ExitCode::SUCCESS;
+    let place = |seed| {
+        let outcome = sapwood_sim::tree::play(sapwood_sim::tree::Story::of(seed));
+        outcome.map(|outcome| outcome.mended_ns / 1_000_000)
+    };
+    let nodes = |seed| {
+        let sum = sapwood_sim::nodes::run(&sapwood_sim::nodes::Story::of(seed));
+        sum.map(|sum| sum.healed_ms)
+            .map_err(|failure| failure.to_string())
+    };
     for seed in seeds {
-        match sapwood_sim::tree::play(sapwood_sim::tree::Story::of(seed)) {
-            Ok(outcome) => times_ms.push(outcome.mended_ns / 1_000_000),
+        let outcome = match word == "--tree" {
+            true => place(seed).map_err(|failure| failure.to_string()),
+            false => nodes(seed),
+        };
+        match outcome {
+            Ok(time_ms) => times_ms.push(time_ms),
             Err(failure) => {
                 println!("seed {seed} fails: {failure}");
                 code = ExitCode::FAILURE;

@@ -15,6 +15,7 @@ pub(crate) mod telling;
 
 use crate::command::{ClientId, ConnId, LinkId};
 use crate::interest::Change;
+use address::Path;
 use core::net::SocketAddr;
 use hashbrown::HashMap;
 pub use links::Peer;
@@ -290,16 +291,11 @@ pub(crate) fn show_place(place: &Place) -> String {
         Some([]) => format!("this node is the root of the tree, term {}", standing.term),
         Some(path) => format!(
             "this node stands at {} below {}",
-            show_path(path),
+            Path::new(path).map_or_else(|error| error.to_string(), |path| path.to_string()),
             standing.root()
         ),
         None => "this node is adrift and looks for a parent".into(),
     }
-}
-
-/// A path as people read it: `/3/1`.
-pub(crate) fn show_path(path: &[u8]) -> String {
-    path.iter().map(|number| format!("/{number}")).collect()
 }
 
 /// Whether a reason to close a connection is of the usual course of things.
