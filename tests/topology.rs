@@ -400,14 +400,16 @@ fn examples_of_the_help_and_the_readme_are_right() {
     assert_eq!(count, 2);
 
     let readme = include_str!("../README.md");
-    let (_, section) = readme.split_once("\n### A tree of nodes\n").unwrap();
+    let (_, section) = readme.split_once("\n### A tree of nodes in a file\n").unwrap();
     let block = |kind: &str| {
         let (_, rest) = section.split_once(&format!("```{kind}\n")).unwrap();
         rest.split_once("```").unwrap().0.to_string()
     };
     directory.file("tree.toml", block("toml").as_bytes());
     let shown = block("console");
-    let (command, printed) = shown.split_once('\n').unwrap();
+    let (command, rest) = shown.split_once('\n').unwrap();
+    // What follows is another command, which would run on.
+    let (printed, _) = rest.split_once("$ ").unwrap();
     let mut shell = cli().shell(command.strip_prefix("$ ").unwrap());
     shell.current_dir(directory.path());
     let output = Running::start(shell, b"").end();

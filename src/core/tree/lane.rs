@@ -278,3 +278,7 @@ fn frame_bytes(bytes: &[u8]) -> usize {
         other => unreachable!("a kept frame is none: {other:?}"),
     }
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;
