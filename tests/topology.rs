@@ -400,7 +400,9 @@ fn examples_of_the_help_and_the_readme_are_right() {
     assert_eq!(count, 2);
 
     let readme = include_str!("../README.md");
-    let (_, section) = readme.split_once("\n### A tree of nodes in a file\n").unwrap();
+    let (_, section) = readme
+        .split_once("\n### A tree of nodes in a file\n")
+        .unwrap();
     let block = |kind: &str| {
         let (_, rest) = section.split_once(&format!("```{kind}\n")).unwrap();
         rest.split_once("```").unwrap().0.to_string()
