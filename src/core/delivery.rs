@@ -20,7 +20,6 @@ use crate::tree::Links;
 use bytes::Bytes;
 use core::hash::BuildHasher;
 use sapwood_wire::native::flag;
-use sapwood_wire::node::events::{Groups, Route as NodeRoute};
 use sapwood_wire::run::{Head, Span};
 use sapwood_wire::{nats, topic};
 
@@ -478,14 +477,7 @@ impl Delivery {
             let by = Target::Shard(by);
             let shard = match ways.broker.take_turn_again(group, by, tries) {
                 Target::Link(link) => {
-                    let mut names = Vec::new();
-                    Groups::push(&mut names, name);
-                    let route = NodeRoute {
-                        plain: false,
-                        groups: Groups::new(&names),
-                        tries,
-                    };
-                    ways.links.publish(std::iter::once(link), route, &event);
+                    beyond::send_turn(ways, link, name, tries, &event);
                     continue;
                 }
                 Target::Shard(shard) => shard,

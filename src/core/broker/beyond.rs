@@ -92,8 +92,22 @@ impl Broker {
         tell(link, change);
     }
 
-    /// Takes in what a link's other side told.
-    pub(crate) fn apply_link_changes(&mut self, link: LinkId, changes: &[Change]) {
+    /// Takes in what a link's other side told: whether all before is void, whether any event may be wanted there, and
+    /// what changed.
+    pub(crate) fn apply_interest(
+        &mut self,
+        link: LinkId,
+        (restart, everything): (bool, bool),
+        changes: &[Change],
+    ) {
+        if restart {
+            self.forget_wanted(link);
+        }
+        self.apply_link_changes(link, changes);
+        self.set_everything(link, everything);
+    }
+
+    fn apply_link_changes(&mut self, link: LinkId, changes: &[Change]) {
         for change in changes {
             let id = self.filters.intern(Filter {
                 kind: change.kind,
@@ -109,7 +123,7 @@ impl Broker {
     }
 
     /// Takes note of whether any event may be wanted behind a link.
-    pub(crate) fn set_everything(&mut self, link: LinkId, is_wanted: bool) {
+    fn set_everything(&mut self, link: LinkId, is_wanted: bool) {
         if self.wants_everything(link) == is_wanted {
             return;
         }

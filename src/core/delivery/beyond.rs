@@ -41,28 +41,20 @@ impl Delivery {
     /// Sends an event that a client of this shard published to the links that it is for; `turns` are those of the
     /// route's groups.
     pub(super) fn send_beyond(&self, ways: &mut Ways<'_>, event: &Event<'_>, turns: &[Target]) {
-        let route = self.route();
-        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
-        if is_for_all {
-            let links: Vec<LinkId> = ways.links.adopted(None).collect();
-            let with_turn = links
-                .iter()
-                .filter(|&&link| turns.contains(&Target::Link(link)));
-            if with_turn.count() == 0 {
-                ways.links.publish(links.into_iter(), to_all(), event);
-                return;
+        let branches: Vec<LinkId>;
+        let plain = match event.topic == BROADCAST && event.space == Space::Topic {
+            true => {
+                branches = ways.links.adopted(None).collect();
+                &branches
             }
-            return self.send_each(ways, event, turns, &links);
-        }
+            false => &self.route().links,
+        };
         let takes_turn = |target: &Target| matches!(target, Target::Link(_));
-        if !turns.iter().any(takes_turn) {
-            if !route.links.is_empty() {
-                ways.links
-                    .publish(route.links.iter().copied(), to_all(), event);
-            }
-            return;
+        if turns.iter().any(takes_turn) {
+            self.send_each(ways, event, turns, plain);
+        } else if !plain.is_empty() {
+            ways.links.publish(plain.iter().copied(), to_all(), event);
         }
-        self.send_each(ways, event, turns, &route.links);
     }
 
     /// The same where what is behind one link is not what is behind the other.
@@ -160,7 +152,7 @@ impl Delivery {
                     .forward(links.into_iter(), lane, count, arrival.frame);
             }
         }
-        if !is_begun && !is_for_all && self.receive_run(ways, arrival, targets) {
+        if !is_begun && !is_for_all && self.receive_run(ways, arrival) {
             return Received::All;
         }
         for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
@@ -184,12 +176,7 @@ impl Delivery {
     }
 
     /// Delivers all events of a frame as one run, where nothing is to be decided for each; whether that was so.
-    fn receive_run(
-        &mut self,
-        ways: &mut Ways<'_>,
-        arrival: Arrival<'_>,
-        targets: &[ShardId],
-    ) -> bool {
+    fn receive_run(&mut self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> bool {
         let head = arrival.events.head();
         if space_of(head) != Space::Topic || self.route().filters.len() > 1 {
             return false;
@@ -210,7 +197,7 @@ impl Delivery {
         let count = self.payloads.len() as u64;
         ways.links.note(head, count - 1);
         ways.links.counters.events_in += count;
-        for &shard in targets {
+        for &shard in &self.route().remote {
             for &(start, end) in &self.payloads {
                 let payload = &arrival.frame[start as usize..end as usize];
                 let event = Event::plain(Space::Topic, head.topic, payload);
@@ -311,14 +298,7 @@ impl Delivery {
             return;
         }
         self.turns_retried += 1;
-        let mut names = Vec::new();
-        Groups::push(&mut names, name);
-        let route = Route {
-            plain: false,
-            groups: Groups::new(&names),
-            tries,
-        };
-        ways.links.publish(std::iter::once(from), route, event);
+        send_turn(ways, from, name, tries, event);
     }
 
     /// The payload as it is shared by several receivers, if it is long.
@@ -332,6 +312,24 @@ impl Delivery {
         let part = lent.and_then(|lent| part_of(lent, event.payload));
         part.or_else(|| (shares > 1).then(|| ways.outboxes.gauge().share(event.payload)))
     }
+}
+
+/// Sends an event over a link as the turn of this group alone; `tries` shards or nodes had no member left before.
+pub(super) fn send_turn(
+    ways: &mut Ways<'_>,
+    link: LinkId,
+    name: &[u8],
+    tries: u8,
+    event: &Event<'_>,
+) {
+    let mut names = Vec::new();
+    Groups::push(&mut names, name);
+    let route = Route {
+        plain: false,
+        groups: Groups::new(&names),
+        tries,
+    };
+    ways.links.publish(std::iter::once(link), route, event);
 }
 
 /// Names of groups as they stand in frames: as many as fit into the first, then into the next. One frame at least.

@@ -332,11 +332,8 @@ impl Shard {
                 };
                 there.known = number;
                 self.delivery.settle(&mut self.broker, &mut self.outboxes);
-                if restart {
-                    self.broker.forget_wanted(link);
-                }
-                self.broker.apply_link_changes(link, &changes);
-                self.broker.set_everything(link, everything);
+                self.broker
+                    .apply_interest(link, (restart, everything), &changes);
                 self.resume_waiting(outputs);
             }
         }

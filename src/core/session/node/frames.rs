@@ -277,11 +277,8 @@ fn take_interest(
         return Ok(Went::On);
     }
     let changes: Arc<[Change]> = interest.changes().map(as_change).collect();
-    if head.restart {
-        cx.broker.forget_wanted(link);
-    }
-    cx.broker.apply_link_changes(link, &changes);
-    cx.broker.set_everything(link, head.everything);
+    cx.broker
+        .apply_interest(link, (head.restart, head.everything), &changes);
     for shard in cx.hand_overs.others() {
         let news = TreeNews::Known {
             link,
