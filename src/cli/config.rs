@@ -85,6 +85,10 @@ pub enum Key {
     Parent,
     /// This node's name.
     NodeName,
+    /// Words for this node.
+    NodeTags,
+    /// Groups of nodes that this one belongs to.
+    NodeGroups,
     /// How many children this node may have.
     ChildrenMax,
     /// The file that describes the tree.
@@ -111,7 +115,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 28] = [
+    pub const ALL: [Key; 30] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -129,6 +133,8 @@ impl Key {
         Key::Advertise,
         Key::Parent,
         Key::NodeName,
+        Key::NodeTags,
+        Key::NodeGroups,
         Key::ChildrenMax,
         Key::Topology,
         Key::ClusterSecretFile,
@@ -162,6 +168,8 @@ impl Key {
             Key::Advertise => "advertise",
             Key::Parent => "parent",
             Key::NodeName => "node_name",
+            Key::NodeTags => "node_tags",
+            Key::NodeGroups => "node_groups",
             Key::ChildrenMax => "children_max",
             Key::Topology => "topology",
             Key::ClusterSecretFile => "cluster_secret_file",
@@ -190,6 +198,9 @@ impl Key {
             Key::Join => "\"10.0.0.1:7401\", several with commas between them",
             Key::Advertise | Key::Parent => "\"10.0.0.1:7401\" or 7401",
             Key::NodeName => "a string, such as \"oslo\"",
+            Key::NodeTags | Key::NodeGroups => {
+                "\"edge\", several with commas between them, or a list of them"
+            }
             Key::ChildrenMax => "a whole number, such as 8",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",

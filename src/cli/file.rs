@@ -244,6 +244,11 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
                 .map(|cpu| integer_text(cpu.get_ref()));
             Some(cpus.collect::<Option<Vec<_>>>()?.join(","))
         }),
+        Key::NodeTags | Key::NodeGroups => string.or_else(|| {
+            let names = value.as_array()?.iter();
+            let names = names.map(|name| string_text(name.get_ref()));
+            Some(names.collect::<Option<Vec<_>>>()?.join(","))
+        }),
         Key::RedisPolicy
         | Key::NativePolicy
         | Key::NatsPolicy

@@ -217,6 +217,12 @@ struct ServeArgs {
     /// What people call this node [default: the host's name]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    /// Words for this node, with commas between them: `$to:tag=edge:news` is news on all nodes that have one [default: none]
+    #[arg(long, value_name = "LIST")]
+    node_tags: Option<String>,
+    /// Groups of nodes that this one belongs to: `$to:group=web:news` is news on one node of a group, in turn [default: none]
+    #[arg(long, value_name = "LIST")]
+    node_groups: Option<String>,
     /// Most nodes that have this one as their parent, 1 to 255 [default: 8]
     #[arg(long, value_name = "N")]
     children_max: Option<String>,

@@ -28,6 +28,8 @@ pub struct NodeSettings {
     advertise: Option<Sourced<SocketAddr>>,
     parent: Option<Sourced<SocketAddr>>,
     name: Option<Sourced<String>>,
+    tags: Option<Sourced<Vec<String>>>,
+    groups: Option<Sourced<Vec<String>>>,
     children_max: Option<Sourced<u8>>,
     topology: Option<Sourced<Topology>>,
     secret: Option<Sourced<SecretKey>>,
@@ -44,6 +46,8 @@ impl NodeSettings {
             advertise: sources.choose(Key::Advertise, value::parse_advertised),
             parent: sources.choose(Key::Parent, value::parse_node),
             name: sources.choose(Key::NodeName, parse_name),
+            tags: sources.choose(Key::NodeTags, parse_names),
+            groups: sources.choose(Key::NodeGroups, parse_names),
             children_max: sources.choose(Key::ChildrenMax, parse_children_max),
             topology: read_topology(sources),
             secret,
@@ -76,6 +80,8 @@ impl NodeSettings {
         }
         let mut tree = TreeSettings {
             name: name.clone(),
+            tags: self.tags.map_or(Vec::new(), |tags| tags.value),
+            groups: self.groups.map_or(Vec::new(), |groups| groups.value),
             advertise: self.advertise.map(|advertise| advertise.value),
             join: self.join.map_or(Vec::new(), |join| join.value),
             parent: self.parent.map(|parent| parent.value),
@@ -112,15 +118,20 @@ impl NodeSettings {
         let join = self.join.as_ref().map(|join| &join.source);
         let parent = self.parent.as_ref().map(|parent| &parent.source);
         let children_max = self.children_max.as_ref().map(|max| &max.source);
+        let tags = self.tags.as_ref().map(|tags| &tags.source);
+        let groups = self.groups.as_ref().map(|groups| &groups.source);
         let topology = self.topology.as_ref().map(|topology| &topology.source);
         let parent_or_join = "only one can say where this node belongs: --parent names the one node that may be its \
                               parent, --join any node of the tree";
         let by_file = "the file says where each node belongs";
+        let in_file = "the file says what each node is called";
         for (source, other, why) in [
             (parent, join, parent_or_join),
             (join, topology, by_file),
             (parent, topology, by_file),
             (children_max, topology, by_file),
+            (tags, topology, in_file),
+            (groups, topology, in_file),
         ] {
             if let (Some(source), Some(other)) = (source, other) {
                 problems.push(Problem {
@@ -188,6 +199,8 @@ impl NodeSettings {
 /// Gives a node its place in a tree that a file describes.
 fn sit(tree: &mut TreeSettings, seat: &Seat<'_>, listens: Option<SocketAddr>) {
     tree.is_static = true;
+    tree.tags = seat.tags.to_vec();
+    tree.groups = seat.groups.to_vec();
     tree.parent = seat.parent.map(|(_, address)| address);
     let children = seat.children.iter();
     tree.allowed_children = Some(children.map(ToString::to_string).collect());
@@ -207,6 +220,12 @@ fn parse_name(text: &str) -> Result<String, Wrong> {
         Some(wrong) => Err(Wrong::Topology(wrong)),
         None => Ok(text.to_string()),
     }
+}
+
+fn parse_names(text: &str) -> Result<Vec<String>, Wrong> {
+    text.split(',')
+        .map(|name| parse_name(name.trim()))
+        .collect()
 }
 
 fn parse_children_max(text: &str) -> Result<u8, Wrong> {
@@ -239,6 +258,15 @@ mod tests {
         }
         for name in ["", "a b", "\u{e9}", "a/b", "a\n", &"x".repeat(65)] {
             assert!(parse_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn tags_and_groups_are_lists_of_names() {
+        assert_eq!(parse_names("edge").unwrap(), ["edge"]);
+        assert_eq!(parse_names("edge, eu-1").unwrap(), ["edge", "eu-1"]);
+        for text in ["", "edge,", "a b", "a,/b"] {
+            assert!(parse_names(text).is_err(), "{text:?}");
         }
     }
 

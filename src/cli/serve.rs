@@ -98,6 +98,8 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Advertise, args.advertise.clone()),
             (Key::Parent, args.parent.clone()),
             (Key::NodeName, args.node_name.clone()),
+            (Key::NodeTags, args.node_tags.clone()),
+            (Key::NodeGroups, args.node_groups.clone()),
             (Key::ChildrenMax, args.children_max.clone()),
             (Key::Topology, args.topology.clone()),
             (Key::ClusterSecretFile, args.cluster_secret_file.clone()),

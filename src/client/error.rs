@@ -7,6 +7,7 @@
 use crate::config::ConfigError;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::native::{FrameError, PartsError};
+use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic::TopicError;
 use std::fmt;
 use std::io;
@@ -208,8 +209,8 @@ impl fmt::Display for ConnectError {
 pub enum MessageError {
     /// The topic is not one.
     Topic(TopicError),
-    /// The topic starts with `$`: those are the broker's to publish.
-    Reserved,
+    /// The topic starts with `$` and is none that can be published to, or says wrongly which nodes it is for.
+    Scope(ScopeError),
     /// The reply topic is not one.
     Reply(TopicError),
     /// There is no topic to reply to.
@@ -229,9 +230,7 @@ impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MessageError::Topic(error) => write!(f, "this is no topic: {error}"),
-            MessageError::Reserved => {
-                write!(f, "topics that start with '$' are the broker's to publish")
-            }
+            MessageError::Scope(error) => error.fmt(f),
             MessageError::Reply(error) => write!(f, "this is no reply topic: {error}"),
             MessageError::NoReply => {
                 write!(f, "the message asks for no reply: it has no reply topic")

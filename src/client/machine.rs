@@ -63,6 +63,7 @@ use outgoing::{Ask, Outgoing, Place};
 use queue::{Gauge, Given, Queue};
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::native::{self, Parts, kind};
+use sapwood_wire::scope::Scope;
 use sapwood_wire::topic;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -564,9 +565,7 @@ impl Machine {
     /// What the broker would refuse is refused here, where the caller hears which publish it was.
     fn check_message(&self, parts: &Parts<'_>) -> Result<(), MessageError> {
         topic::check_name(parts.topic).map_err(MessageError::Topic)?;
-        if topic::is_reserved(parts.topic) {
-            return Err(MessageError::Reserved);
-        }
+        Scope::parse(parts.topic).map_err(MessageError::Scope)?;
         if let Some(reply) = parts.reply {
             topic::check_name(reply).map_err(MessageError::Reply)?;
         }

@@ -7,6 +7,7 @@
 //! Start at [`Broker::subscribe`] and [`Broker::route`].
 
 mod beyond;
+mod scoped;
 
 pub(crate) use beyond::Listener;
 
@@ -17,8 +18,10 @@ use crate::groups::GroupId;
 use crate::interest::Change;
 use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
 use crate::subs::{FilterId, Filters};
+use crate::tree::Standing;
 use hashbrown::HashMap;
 use indexmap::IndexMap;
+use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
 
 /// Which of its connection's subscriptions one is: the filter, and the client's number for it.
@@ -44,6 +47,7 @@ impl Membership {
             FilterKind::Glob => &mut self.globs,
             FilterKind::ShardChannel => &mut self.shard_channels,
             FilterKind::Wildcard => &mut self.wildcards,
+            FilterKind::Node => unreachable!("nobody subscribes to nodes"),
         }
     }
 }
@@ -72,6 +76,48 @@ pub(crate) struct Route {
     pub targets: Vec<ShardId>,
     /// Matching subscriptions on all shards, a group counting as one: what PUBLISH answers.
     pub subscriptions: u64,
+    /// What the topic says beside its name.
+    pub scope: RouteScope,
+}
+
+/// What a topic says about its events beside its name. Usually nothing.
+#[derive(Debug)]
+pub(crate) struct RouteScope {
+    /// Where in the topic its name begins, which is what subscribers see.
+    pub name_at: usize,
+    /// Who gets them.
+    pub audience: Audience,
+    /// Nobody gets them: nodes report that they came by.
+    pub is_traced: bool,
+    /// It says which nodes they are for; on each of these, groups take turns of their own.
+    pub is_placed: bool,
+    /// This node is one of them.
+    pub is_here: bool,
+    /// One of them would stand below this node and is not there.
+    pub is_lost: bool,
+    /// They are for one node of a group: what leads to those.
+    pub turn: Option<GroupRoute>,
+}
+
+impl Default for RouteScope {
+    fn default() -> RouteScope {
+        RouteScope {
+            name_at: 0,
+            audience: Audience::Subscribers,
+            is_traced: false,
+            is_placed: false,
+            is_here: true,
+            is_lost: false,
+            turn: None,
+        }
+    }
+}
+
+impl RouteScope {
+    /// Whether events go to all links and shards, whoever subscribed there.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.audience != Audience::Subscribers
+    }
 }
 
 /// How a topic's events reach one group.
@@ -131,7 +177,8 @@ impl Route {
 
     /// Whether somebody on another node may hear the topic's events.
     pub(crate) fn is_heard_beyond(&self) -> bool {
-        let weights = self.groups.iter().flat_map(|group| &group.weights);
+        let groups = self.groups.iter().chain(&self.scope.turn);
+        let weights = groups.flat_map(|group| &group.weights);
         let mut targets = weights.map(|(target, _)| target);
         !self.links.is_empty() || targets.any(|target| matches!(target, Target::Link(_)))
     }
@@ -167,6 +214,10 @@ pub(crate) struct Broker {
     /// Links behind which any event may be wanted are others than were told of.
     everything_changed: bool,
     changed_for_links: Vec<FilterId>,
+    /// Filters that are wanted behind each link.
+    wanted_behind: Vec<u32>,
+    /// Where the node stands.
+    standing: Standing,
 }
 
 impl Broker {
@@ -185,6 +236,8 @@ impl Broker {
             tells_links: false,
             everything_changed: false,
             changed_for_links: Vec::new(),
+            wanted_behind: Vec::new(),
+            standing: Standing::default(),
         }
     }
 
@@ -205,6 +258,7 @@ impl Broker {
                 FilterKind::Glob => membership.globs,
                 FilterKind::ShardChannel => membership.shard_channels,
                 FilterKind::Wildcard => membership.wildcards,
+                FilterKind::Node => 0,
             };
             count as usize
         })
@@ -471,7 +525,16 @@ impl Broker {
         route.forget_groups();
         route.receivers = 0;
         route.subscriptions = 0;
-        self.filters.matching(space, name, |id| {
+        let scope = match space {
+            Space::Topic => Scope::parse(name).ok(),
+            Space::ShardChannel => None,
+        };
+        let shown = scope.map_or(name, |scope| scope.name);
+        route.scope = RouteScope {
+            name_at: name.len() - shown.len(),
+            ..RouteScope::default()
+        };
+        self.filters.matching(space, shown, |id| {
             let entry = self.filters.entry(id);
             route.subscriptions += entry.listeners();
             if !entry.members.is_empty() {
@@ -497,6 +560,9 @@ impl Broker {
         let groups_here = route.groups.iter();
         let groups_here = groups_here.filter(|group| group.weights.iter().any(is_here));
         route.subscriptions += groups_here.count() as u64;
+        if let Some(scope) = scope.filter(|_| topic::is_reserved(name)) {
+            self.narrow(&scope, route);
+        }
         route.targets.clear();
         route.targets.extend_from_slice(&route.remote);
         for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {

@@ -7,6 +7,7 @@ use crate::limits::SHARDS_MAX;
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
+use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic;
 
 /// A connection's place on its shard; used again after it has closed.
@@ -38,6 +39,9 @@ impl ShardId {
 pub struct LinkId(pub u16);
 
 impl LinkId {
+    /// The node itself, where it stands among what links lead to. No link has this number.
+    pub(crate) const HERE: LinkId = LinkId(u16::MAX);
+
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -91,6 +95,8 @@ pub enum FilterKind {
     Glob,
     /// A token wildcard over topics.
     Wildcard,
+    /// No topics, but nodes that are called so: nobody's subscription.
+    Node,
 }
 
 impl FilterKind {
@@ -227,6 +233,8 @@ pub enum Refusal {
     Name(sapwood_wire::topic::TopicError),
     /// Names that start with `$` are the broker's to publish.
     Reserved,
+    /// It starts with `$` and says wrongly whom it is for.
+    Scope(ScopeError),
     /// The payload is longer than any may be; holds its length in bytes.
     PayloadTooLong(usize),
     /// A header's name or value holds a byte that it must not hold.
@@ -245,6 +253,7 @@ impl Refusal {
         match self {
             Refusal::Name(_) => ErrorCode::TopicInvalid,
             Refusal::Reserved => ErrorCode::TopicReserved,
+            Refusal::Scope(error) => error.code(),
             Refusal::PayloadTooLong(_) => ErrorCode::PayloadTooLong,
             Refusal::Headers => ErrorCode::HeadersInvalid,
             Refusal::TooManySubscriptions(_) => ErrorCode::SubscriptionsFull,
@@ -257,12 +266,8 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::Name(error) => error.fmt(f),
-            Refusal::Reserved => {
-                write!(
-                    f,
-                    "names that start with '$' belong to the broker, publish under another one"
-                )
-            }
+            Refusal::Reserved => ScopeError::Reserved.fmt(f),
+            Refusal::Scope(error) => error.fmt(f),
             Refusal::PayloadTooLong(length) => {
                 write!(
                     f,

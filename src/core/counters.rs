@@ -57,6 +57,8 @@ counters! {
     turns_retried,
     /// Turns of groups that nobody could take, because the last member had just left.
     turns_unheard,
+    /// Events sent to a place in the tree where nobody stands.
+    places_unheard,
     /// Subscriptions held now.
     subscriptions,
     /// Filters known now, those of other shards included.

@@ -26,10 +26,11 @@ use sapwood_wire::{nats, topic};
 mod beyond;
 mod broadcast;
 mod named;
+mod scoped;
 
 pub(crate) use beyond::{Arrival, Received};
-pub(crate) use broadcast::BROADCAST;
 use named::Named;
+pub(crate) use scoped::{Question, Subject};
 
 /// The parts of a shard that a delivery goes through.
 pub(crate) struct Ways<'a> {
@@ -145,6 +146,10 @@ pub(crate) struct Delivery {
     pub turns_retried: u64,
     /// Turns that nobody could take.
     pub turns_unheard: u64,
+    /// What this shard is to answer when the turn ends.
+    pub questions: Vec<Question>,
+    /// Events for a place in the tree where nobody stands.
+    pub lost_places: u64,
 }
 
 impl Delivery {
@@ -169,6 +174,8 @@ impl Delivery {
             delivered: 0,
             turns_retried: 0,
             turns_unheard: 0,
+            questions: Vec::new(),
+            lost_places: 0,
         }
     }
 
@@ -184,9 +191,9 @@ impl Delivery {
         input: &[u8],
         payload_max: usize,
     ) -> Option<PublishedRun> {
-        let is_legal = |name: &[u8]| topic::check_name(name).is_ok() && !topic::is_reserved(name);
-        // A route to it may be known, but it goes further than its route.
-        if head.topic == BROADCAST {
+        let is_legal = |name: &[u8]| topic::check_name(name).is_ok();
+        // A route to it may be known, but there is more to it than its route.
+        if topic::is_reserved(head.topic) {
             return None;
         }
         if !self.prepare_if(ways, (Space::Topic, head.topic), is_legal) {
@@ -344,8 +351,11 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(ways, event.space, event.topic);
-        if event.topic == BROADCAST && event.space == Space::Topic {
-            return self.publish_to_all(ways, gathering, event);
+        if self.is_scoped() {
+            let published = self.publish_scoped(ways, gathering, &event);
+            if let Some(published) = published {
+                return published;
+            }
         }
         let mut targets = self.route().targets.iter();
         if targets.any(|&shard| !ways.hand_overs.has_room(shard)) {
@@ -358,19 +368,29 @@ impl Delivery {
         let body = lent.and_then(|lent| part_of(lent, event.payload));
         let share = || ways.outboxes.gauge().share(event.payload);
         let body = body.or_else(|| (is_long && shares > 1).then(share));
-        if self.route().groups.is_empty() {
-            for &shard in &self.route().remote {
-                ways.hand_overs
-                    .push(shard, Addressees::all(), event, body.as_ref());
-            }
-            self.send_beyond(ways, &event, &[]);
-        } else {
-            self.take_turns(ways, gathering, event, body.as_ref());
-        }
+        self.hand_out(ways, gathering, event, body.as_ref());
+        self.send_beyond(ways, &event);
         let subscriptions = self.route().subscriptions - self.own_subscriptions(ways, gathering);
         self.deliver(ways, gathering, &event, body.as_ref());
         self.named.end_sids(ways.broker);
         Published::To(subscriptions)
+    }
+
+    /// Hands an event to the shards that it is for, and delivers the turns that are this shard's.
+    fn hand_out(
+        &mut self,
+        ways: &mut Ways<'_>,
+        gathering: Gathering,
+        event: Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        self.turns.clear();
+        if !self.route().groups.is_empty() {
+            return self.take_turns(ways, gathering, event, body);
+        }
+        for &shard in &self.route().remote {
+            ways.hand_overs.push(shard, Addressees::all(), event, body);
+        }
     }
 
     /// How many of the matching subscriptions are those of a publisher that must not hear itself.
@@ -398,7 +418,6 @@ impl Delivery {
         body: Option<&Bytes>,
     ) {
         let mut turns = std::mem::take(&mut self.turns);
-        turns.clear();
         for group in &self.route().groups {
             let me = Target::Shard(ways.broker.me());
             let must_not = |publisher| ways.broker.are_members_of(group, publisher);
@@ -409,7 +428,7 @@ impl Delivery {
             });
         }
         for &shard in &self.route().targets {
-            let plain = self.route().remote.contains(&shard) || event.topic == BROADCAST;
+            let plain = self.route().remote.contains(&shard) || self.route().scope.is_for_all();
             let target = Target::Shard(shard);
             if !plain && !turns.contains(&target) {
                 continue;
@@ -423,7 +442,6 @@ impl Delivery {
             };
             ways.hand_overs.push(shard, addressees, event, body);
         }
-        self.send_beyond(ways, &event, &turns);
         for (place, &turn) in turns.iter().enumerate() {
             if turn == Target::Shard(ways.broker.me()) {
                 self.deliver_turn(ways, place, gathering, &event, body);
@@ -520,6 +538,7 @@ impl Delivery {
         let Some(member) = self.member_in_turn(ways, place, gathering) else {
             return false;
         };
+        let event = &self.as_shown(event);
         let form = ways.outboxes.outbox(member.conn).form;
         if !self.ways[self.present].carries(form) {
             self.named.uncarried += 1;
@@ -627,9 +646,10 @@ impl Delivery {
                 is_subject,
                 is_text,
             } = &mut self.ways[place];
-            *is_subject = nats::can_carry(topic);
-            *is_text = std::str::from_utf8(topic).is_ok();
             ways.broker.route(space, topic, route);
+            let shown = &topic[route.scope.name_at..];
+            *is_subject = nats::can_carry(shown);
+            *is_text = std::str::from_utf8(shown).is_ok();
             heads.resize_with(route.filters.len(), Default::default);
             heads.iter_mut().flatten().for_each(Vec::clear);
         }
@@ -647,14 +667,18 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) {
+        let is_for_all = self.route().scope.is_for_all();
+        if (is_for_all && self.is_answered_here(event)) || !self.route().scope.is_here {
+            return;
+        }
         self.number += form::EVENT_NUMBER_STEP;
         let event = &Event {
             number: self.number,
-            ..*event
+            ..self.as_shown(event)
         };
         let may_gather = gathering == Gathering::Allowed
             && body.is_none()
-            && event.topic != BROADCAST
+            && !is_for_all
             && self.route().filters.len() == 1
             && self.route().groups.is_empty()
             && self.route().receivers > 1
@@ -664,7 +688,6 @@ impl Delivery {
             return self.gather(ways, event);
         }
         self.settle(ways.broker, ways.outboxes);
-        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
         // Most clients take an event once, however many of their filters match.
         let once = (self.route().filters.len() > 1 || is_for_all).then(|| {
             self.event += 1;

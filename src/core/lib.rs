@@ -318,10 +318,14 @@ impl Shard {
             config.body_gauge.clone(),
             config.hash_seed,
         );
+        let mut broker = Broker::new(shard, config.hash_seed, &limits);
+        if let Some(tree) = &config.tree {
+            broker.call_node(&tree.names());
+        }
         let tree = config.tree.map(|tree| Box::new(Tree::new(tree, shard.0)));
         Shard {
             connections: Vec::new(),
-            broker: Broker::new(shard, config.hash_seed, &limits),
+            broker,
             outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
             hand_overs: HandOvers::new(shard, shards, &limits),
             interest: Interest::new(shard, shards),
@@ -402,7 +406,7 @@ impl Shard {
                 Handled::DONE
             }
             Input::TurnEnd => {
-                self.end_turn(outputs);
+                self.end_turn(now, outputs);
                 Handled::DONE
             }
             Input::Ending { milliseconds } => {
@@ -486,7 +490,8 @@ impl Shard {
     pub fn is_turn_due(&self) -> bool {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
         let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
-        has_news || has_lanes || self.may_resume_stalled()
+        let is_asked = !self.delivery.questions.is_empty();
+        has_news || has_lanes || is_asked || self.may_resume_stalled()
     }
 
     /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
@@ -526,6 +531,7 @@ impl Shard {
             events_not_carried: self.delivery.named.uncarried,
             turns_retried: self.delivery.turns_retried,
             turns_unheard: self.delivery.turns_unheard,
+            places_unheard: self.delivery.lost_places,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered + self.delivery.named.delivered,
@@ -831,7 +837,8 @@ impl Shard {
         !self.stalled.is_empty() && others.all(|to| self.hand_overs.has_room(to))
     }
 
-    fn end_turn(&mut self, outputs: &mut Outputs) {
+    fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.answer_questions(now);
         self.end_turn_of_links();
         let changes = self.broker.take_changes();
         let is_news = !changes.is_empty() || self.interest.is_awaited();

@@ -110,7 +110,7 @@ pub(crate) struct Filters {
     hasher: foldhash::fast::FixedState,
     globs: Vec<FilterId>,
     /// Entries of each kind.
-    counts: [usize; 4],
+    counts: [usize; 5],
     wildcards: Trie<FilterId>,
     pub groups: Groups,
 }
@@ -123,7 +123,7 @@ impl Filters {
             names: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Vec::new(),
-            counts: [0; 4],
+            counts: [0; 5],
             wildcards: Trie::new(seed),
             groups: Groups::new(seed),
         }
@@ -237,7 +237,7 @@ impl Filters {
             match kind {
                 FilterKind::Wildcard => self.wildcards.insert(name, id),
                 FilterKind::Glob => self.globs.push(id),
-                FilterKind::Topic | FilterKind::ShardChannel => {}
+                FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
             }
         }
         let Filters {
@@ -285,7 +285,7 @@ impl Filters {
                     self.entries[moved.key()].glob_place = place as u32;
                 }
             }
-            FilterKind::Topic | FilterKind::ShardChannel => {}
+            FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
         }
     }
 

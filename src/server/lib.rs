@@ -121,6 +121,10 @@ pub struct Config {
 pub struct TreeSettings {
     /// For people; may be empty.
     pub name: String,
+    /// Words for it that events can be sent to.
+    pub tags: Vec<String>,
+    /// Groups of nodes that it belongs to.
+    pub groups: Vec<String>,
     /// Where others can dial it; `None` is where it listens for nodes.
     pub advertise: Option<SocketAddr>,
     /// Nodes to ask for a place; without any, and without a parent, the node is a root.
@@ -523,6 +527,8 @@ fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<T
     }
     Ok(Some(TreeConfig {
         place,
+        tags: settings.tags.clone(),
+        groups: settings.groups.clone(),
         advertise,
         key: settings.key.clone(),
         entropy: [0; 32],

@@ -102,7 +102,7 @@ pub(crate) fn subscribe_word(kind: FilterKind) -> &'static str {
     match kind {
         FilterKind::Glob => "psubscribe",
         FilterKind::ShardChannel => "ssubscribe",
-        FilterKind::Topic | FilterKind::Wildcard => "subscribe",
+        FilterKind::Topic | FilterKind::Wildcard | FilterKind::Node => "subscribe",
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn unsubscribe_word(kind: FilterKind) -> &'static str {
     match kind {
         FilterKind::Glob => "punsubscribe",
         FilterKind::ShardChannel => "sunsubscribe",
-        FilterKind::Topic | FilterKind::Wildcard => "unsubscribe",
+        FilterKind::Topic | FilterKind::Wildcard | FilterKind::Node => "unsubscribe",
     }
 }
 

@@ -21,6 +21,7 @@ pub mod nats;
 pub mod node;
 pub mod resp;
 pub mod run;
+pub mod scope;
 #[cfg(feature = "web")]
 pub mod text;
 pub mod topic;

@@ -10,6 +10,7 @@ use rig::{Rig, config};
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX;
 use sapwood_wire::native::flag;
+use sapwood_wire::scope::ScopeError;
 
 /// A link as many events show it.
 fn disconnects(rig: &Rig) -> Vec<&Disconnect> {
@@ -711,7 +712,9 @@ fn what_the_broker_would_refuse_is_refused_here() {
     use crate::Outgoing;
     assert_eq!(
         refused(Outgoing::new("$kv.t", "")),
-        Err(PublishError::Invalid(MessageError::Reserved))
+        Err(PublishError::Invalid(MessageError::Scope(
+            ScopeError::Reserved
+        )))
     );
     assert!(matches!(
         refused(Outgoing::new(&"t".repeat(1_025), "")),

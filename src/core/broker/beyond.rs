@@ -114,12 +114,29 @@ impl Broker {
                 name: &change.name,
                 group: &change.group,
             });
-            let entry = self.filters.entry_mut(id);
-            entry.change_beyond(|beyond| set(&mut beyond.wanted, link, change.listeners));
+            self.set_wanted(id, link, change.listeners);
             self.note_change_for_links(id);
             self.filters.forget_if_needless(id);
         }
         self.version += 1;
+    }
+
+    fn set_wanted(&mut self, id: FilterId, link: LinkId, listeners: u32) {
+        let entry = self.filters.entry_mut(id);
+        let is_wanted = |entry: &Entry| entry.wanted().iter().any(|&(other, _)| other == link);
+        let was_wanted = is_wanted(entry);
+        entry.change_beyond(|beyond| set(&mut beyond.wanted, link, listeners));
+        let is_wanted = is_wanted(entry);
+        if self.wanted_behind.len() <= link.index() {
+            self.wanted_behind.resize(link.index() + 1, 0);
+        }
+        let count = &mut self.wanted_behind[link.index()];
+        *count = *count + u32::from(is_wanted) - u32::from(was_wanted);
+    }
+
+    /// How many filters are wanted behind a link.
+    pub(crate) fn wanted_behind(&self, link: LinkId) -> u32 {
+        self.wanted_behind.get(link.index()).copied().unwrap_or(0)
     }
 
     /// Takes note of whether any event may be wanted behind a link.
@@ -147,11 +164,11 @@ impl Broker {
             if !self.filters.has(id) {
                 continue;
             }
-            let entry = self.filters.entry_mut(id);
-            if entry.wanted().iter().all(|&(other, _)| other != link) {
+            let mut wanted = self.filters.entry(id).wanted().iter();
+            if wanted.all(|&(other, _)| other != link) {
                 continue;
             }
-            entry.change_beyond(|beyond| set(&mut beyond.wanted, link, 0));
+            self.set_wanted(id, link, 0);
             self.note_change_for_links(id);
             self.filters.forget_if_needless(id);
         }
@@ -190,7 +207,7 @@ fn wanted_before(entry: &Entry, link: LinkId) -> u32 {
     }
 }
 
-fn set(counts: &mut Vec<(LinkId, u32)>, link: LinkId, listeners: u32) {
+pub(super) fn set(counts: &mut Vec<(LinkId, u32)>, link: LinkId, listeners: u32) {
     let place = counts.iter().position(|&(other, _)| other == link);
     match (place, listeners) {
         (None, 0) => {}

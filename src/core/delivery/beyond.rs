@@ -4,7 +4,7 @@
 //! the frame it came in unless it is not for all of them that it was for. Owns nothing. Start at
 //! [`Delivery::receive_events`].
 
-use super::{BROADCAST, Delivery, Gathering, Ways, part_of};
+use super::{Delivery, Gathering, Ways, part_of};
 use crate::command::{Event, LinkId, ShardId, Space, Target};
 use crate::handover::Addressees;
 use crate::limits::SHARED_BODY_BYTES_MIN;
@@ -38,11 +38,10 @@ pub(crate) enum Received {
 }
 
 impl Delivery {
-    /// Sends an event that a client of this shard published to the links that it is for; `turns` are those of the
-    /// route's groups.
-    pub(super) fn send_beyond(&self, ways: &mut Ways<'_>, event: &Event<'_>, turns: &[Target]) {
+    /// Sends an event that a client of this shard published to the links that it is for, by the turns that were taken.
+    pub(super) fn send_beyond(&self, ways: &mut Ways<'_>, event: &Event<'_>) {
         let branches: Vec<LinkId>;
-        let plain = match event.topic == BROADCAST && event.space == Space::Topic {
+        let plain = match self.goes_to_all_links() {
             true => {
                 branches = ways.links.adopted(None).collect();
                 &branches
@@ -50,21 +49,16 @@ impl Delivery {
             false => &self.route().links,
         };
         let takes_turn = |target: &Target| matches!(target, Target::Link(_));
-        if turns.iter().any(takes_turn) {
-            self.send_each(ways, event, turns, plain);
+        if self.turns.iter().any(takes_turn) {
+            self.send_each(ways, event, plain);
         } else if !plain.is_empty() {
             ways.links.publish(plain.iter().copied(), to_all(), event);
         }
     }
 
     /// The same where what is behind one link is not what is behind the other.
-    fn send_each(
-        &self,
-        ways: &mut Ways<'_>,
-        event: &Event<'_>,
-        turns: &[Target],
-        plain: &[LinkId],
-    ) {
+    fn send_each(&self, ways: &mut Ways<'_>, event: &Event<'_>, plain: &[LinkId]) {
+        let turns = &self.turns;
         let with_turn = turns.iter().filter_map(|&turn| match turn {
             Target::Link(link) => Some(link),
             Target::Shard(_) => None,
@@ -100,8 +94,8 @@ impl Delivery {
         }
         let space = space_of(head);
         self.prepare(ways, space, head.topic);
-        let is_for_all = head.topic == BROADCAST && space == Space::Topic;
-        let targets = match is_for_all {
+        let scope = &self.route().scope;
+        let targets = match scope.is_for_all() && scope.is_here {
             true => ways.hand_overs.others().collect(),
             false => self.route().targets.clone(),
         };
@@ -110,6 +104,9 @@ impl Delivery {
             .any(|&shard| !ways.hand_overs.has_room(shard))
         {
             return Received::NoRoom;
+        }
+        if self.has_own_way() {
+            return self.receive_scoped(ways, arrival, known);
         }
         if head.route.groups.is_empty() && head.route.plain {
             return self.receive_plain(ways, arrival, known, &targets);
@@ -137,20 +134,11 @@ impl Delivery {
         targets: &[ShardId],
     ) -> Received {
         let head = arrival.events.head();
-        let is_for_all = head.topic == BROADCAST && space_of(head) == Space::Topic;
+        let is_for_all = self.route().scope.is_for_all();
         // Those that go on go on at once, all together; if some were here before, the others are so everywhere behind.
         let is_begun = known > 0;
         if !is_begun {
-            let next = |link: &LinkId| *link != arrival.link;
-            let links: Vec<LinkId> = match is_for_all {
-                true => ways.links.adopted(Some(arrival.link)).collect(),
-                false => self.route().links.iter().copied().filter(next).collect(),
-            };
-            if !links.is_empty() {
-                let (lane, count) = (u16::from(head.lane), arrival.events.len() as u64);
-                ways.links
-                    .forward(links.into_iter(), lane, count, arrival.frame);
-            }
+            self.forward(ways, arrival);
         }
         if !is_begun && !is_for_all && self.receive_run(ways, arrival) {
             return Received::All;
@@ -175,10 +163,29 @@ impl Delivery {
         Received::All
     }
 
+    /// Sends a frame on as it came, to all that it is for but where it came from; gives those links.
+    pub(super) fn forward(&self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> Vec<LinkId> {
+        let next = |link: &LinkId| *link != arrival.link;
+        let links: Vec<LinkId> = match self.goes_to_all_links() {
+            true => ways.links.adopted(Some(arrival.link)).collect(),
+            false => self.route().links.iter().copied().filter(next).collect(),
+        };
+        if !links.is_empty() {
+            let lane = u16::from(arrival.events.head().lane);
+            let count = arrival.events.len() as u64;
+            ways.links
+                .forward(links.iter().copied(), lane, count, arrival.frame);
+        }
+        links
+    }
+
     /// Delivers all events of a frame as one run, where nothing is to be decided for each; whether that was so.
     fn receive_run(&mut self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> bool {
         let head = arrival.events.head();
-        if space_of(head) != Space::Topic || self.route().filters.len() > 1 {
+        let route = self.route();
+        // Turns of the same topic are given at once, which what gathers must not fall behind.
+        let is_simple = route.filters.len() <= 1 && route.groups.is_empty();
+        if space_of(head) != Space::Topic || !is_simple || route.scope.name_at > 0 {
             return false;
         }
         let only = self.only_receiver(ways);
@@ -237,7 +244,7 @@ impl Delivery {
             let turns = turns.iter().filter(move |&&(.., turn)| turn == target);
             turns.map(|&(name, ..)| name)
         };
-        let is_for_all = event.topic == BROADCAST && event.space == Space::Topic;
+        let is_for_all = self.route().scope.is_for_all();
         for &shard in targets {
             let plain = head.route.plain && (is_for_all || self.route().remote.contains(&shard));
             let mut groups = names_at(Target::Shard(shard)).peekable();
@@ -280,7 +287,7 @@ impl Delivery {
 
     /// Gives a turn that nobody here or further on can take back to where the others of the group are. The event was noted
     /// as seen on its way here, so it goes as one of this node's own.
-    fn turn_back(
+    pub(super) fn turn_back(
         &mut self,
         ways: &mut Ways<'_>,
         from: LinkId,
@@ -288,9 +295,11 @@ impl Delivery {
         name: &[u8],
         event: &Event<'_>,
     ) {
-        let place = self.route().place_of(ways.broker, name);
-        let is_heard_there = place.is_some_and(|place| {
-            let mut weights = self.route().groups[place].weights.iter();
+        let route = self.route();
+        let place = route.place_of(ways.broker, name);
+        let group = place.map(|place| &route.groups[place]);
+        let is_heard_there = group.or(route.scope.turn.as_ref()).is_some_and(|group| {
+            let mut weights = group.weights.iter();
             weights.any(|&(target, _)| target == Target::Link(from))
         });
         if !is_heard_there || tries >= NODE_TRIES_MAX {
@@ -302,7 +311,12 @@ impl Delivery {
     }
 
     /// The payload as it is shared by several receivers, if it is long.
-    fn body_of(&self, ways: &Ways<'_>, event: &Event<'_>, shards: usize) -> Option<Bytes> {
+    pub(super) fn body_of(
+        &self,
+        ways: &Ways<'_>,
+        event: &Event<'_>,
+        shards: usize,
+    ) -> Option<Bytes> {
         let route = self.route();
         let shares = route.receivers + route.groups.len() + shards;
         if event.payload.len() < SHARED_BODY_BYTES_MIN || shares == 0 {
@@ -356,7 +370,7 @@ fn space_of(head: &EventsHead<'_>) -> Space {
     }
 }
 
-fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
+pub(super) fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
     Event {
         space: space_of(head),
         topic: head.topic,

@@ -11,9 +11,6 @@ use crate::limits::SHARED_BODY_BYTES_MIN;
 use crate::session::form;
 use bytes::Bytes;
 
-/// The topic that reaches all.
-pub(crate) const BROADCAST: &[u8] = b"$all";
-
 impl Delivery {
     /// Publishes an event whose route is the present one. Counts connections that hear it unasked, and matching
     /// subscriptions.
@@ -39,10 +36,8 @@ impl Delivery {
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
         }
-        match has_groups {
-            true => self.take_turns(ways, gathering, event, body.as_ref()),
-            false => self.send_beyond(ways, &event, &[]),
-        }
+        self.hand_out(ways, gathering, event, body.as_ref());
+        self.send_beyond(ways, &event);
         let asked = self.route().subscriptions - self.own_subscriptions(ways, gathering);
         let unasked = ways.outboxes.gauge().hearing();
         self.deliver(ways, gathering, &event, body.as_ref());
@@ -67,7 +62,8 @@ impl Delivery {
                 continue;
             }
             let mut head = Vec::new();
-            form::encode_event_head(form, FilterKind::Topic, event.topic, event.topic, &mut head);
+            let (kind, topic) = (FilterKind::Topic, event.topic);
+            form::encode_event_head(form, kind, topic, topic, &mut head);
             let frame = Frame {
                 form,
                 head: &head,

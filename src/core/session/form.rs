@@ -43,7 +43,7 @@ pub(crate) fn encode_event_head(
         }
     };
     let (word, names): (&[u8], &[&[u8]]) = match kind {
-        FilterKind::Topic => (b"message", &[topic]),
+        FilterKind::Topic | FilterKind::Node => (b"message", &[topic]),
         FilterKind::ShardChannel => (b"smessage", &[topic]),
         FilterKind::Glob | FilterKind::Wildcard => (b"pmessage", &[filter, topic]),
     };

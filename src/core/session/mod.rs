@@ -17,7 +17,7 @@ use crate::command::{
     Space,
 };
 use crate::counters::Counters;
-use crate::delivery::{BROADCAST, Delivery, Gathering, Published, PublishedRun, Ways};
+use crate::delivery::{Delivery, Gathering, Published, PublishedRun, Ways};
 use crate::handover::HandOvers;
 use crate::interest::Interest;
 use crate::limits::{Limits, RUN_CHECK_BYTES};
@@ -30,13 +30,14 @@ use node::NodeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
+use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
 use std::sync::Arc;
 use web::WebSession;
 pub use web::WebSettings;
 
 /// What the broker calls itself where a protocol asks.
-const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
+pub(crate) const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 
 /// Why a connection is refused that is one too many.
 const TOO_MANY_CONNECTIONS: &str = "this shard of the broker has as many connections as it may";
@@ -259,10 +260,12 @@ impl Context<'_> {
     /// Whether clients may publish to this name.
     pub(crate) fn check_topic(&self, space: Space, name: &[u8]) -> Result<(), Refusal> {
         topic::check_name(name).map_err(Refusal::Name)?;
-        let is_open = name == BROADCAST && space == Space::Topic && self.settings.may_broadcast;
-        match topic::is_reserved(name) && !is_open {
-            true => Err(Refusal::Reserved),
-            false => Ok(()),
+        if space == Space::ShardChannel && topic::is_reserved(name) {
+            return Err(Refusal::Reserved);
+        }
+        match Scope::parse(name).map_err(Refusal::Scope)?.audience {
+            Audience::All if !self.settings.may_broadcast => Err(Refusal::Reserved),
+            _ => Ok(()),
         }
     }
 

@@ -1,13 +1,12 @@
 //! Addresses in the tree of nodes, and the arithmetic on them.
 //!
 //! A node's address is its [`Path`]: the numbers of the children that lead to it from the root. So the way from any node to
-//! any other follows from the two addresses alone; nobody keeps a table of routes. Owns paths, their text, their bytes and the
+//! any other follows from the two addresses alone; nobody keeps a table of routes. Owns paths, their text and the
 //! questions that routing asks of them. Must not know frames, links or who is there: a path may name nobody.
 //!
 //! Invariants: a path has at most [`PATH_NUMBERS_MAX`] numbers; paths are sorted by their numbers, so an ancestor stands
 //! before its descendants and these stand together. Start at [`Path::next_hop`] and [`Split::of`].
 
-mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +16,6 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::iter::FusedIterator;
 use core::str::FromStr;
-pub use targets::{TargetsError, decode_targets, encode_targets};
 
 /// Numbers that a path holds without memory of its own: as deep as nodes place themselves.
 const INLINE_NUMBERS: usize = 32;
@@ -46,8 +44,6 @@ pub enum PathError {
     Number(usize),
     /// More numbers than a path may have.
     TooLong,
-    /// The bytes end before the path does.
-    Cut,
 }
 
 impl fmt::Display for PathError {
@@ -63,7 +59,6 @@ impl fmt::Display for PathError {
             PathError::TooLong => {
                 write!(f, "a path has at most {PATH_NUMBERS_MAX} numbers")
             }
-            PathError::Cut => write!(f, "the path is cut off"),
         }
     }
 }
@@ -178,20 +173,6 @@ impl Path {
             next: 0,
             count: self.distance(there) + 1,
         }
-    }
-
-    /// Appends a path as a frame holds it: how many numbers in one byte, then the numbers.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        // A path has at most 255 numbers, so a byte holds how many.
-        out.push(self.depth() as u8);
-        out.extend_from_slice(self.numbers());
-    }
-
-    /// Reads the path at the start of bytes; gives it, and how many it takes. Errors: [`PathError::Cut`].
-    pub fn decode(bytes: &[u8]) -> Result<(Path, usize), PathError> {
-        let (count, rest) = bytes.split_first().ok_or(PathError::Cut)?;
-        let numbers = rest.get(..usize::from(*count)).ok_or(PathError::Cut)?;
-        Ok((Path::new(numbers)?, 1 + numbers.len()))
     }
 }
 

@@ -60,6 +60,12 @@ pub(crate) struct Link {
     pub is_stuck: bool,
     /// The number of the last interest of the other side that this shard knows.
     pub known: u64,
+    /// Events that went over this shard's lanes.
+    pub events_out: u64,
+    /// Events that came over them, those among them that had come before by another way.
+    pub events_in: u64,
+    /// Events that were dropped because they were full.
+    pub events_lost: u64,
 }
 
 /// What links count.
@@ -183,6 +189,9 @@ impl Links {
             lost_before: 0,
             is_stuck: false,
             known: 0,
+            events_out: 0,
+            events_in: 0,
+            events_lost: 0,
         };
         if self.links.len() <= id.index() {
             self.links.resize_with(id.index() + 1, || None);
@@ -381,6 +390,10 @@ impl Links {
             Some(shared) => lane.push_shared(shared, events, needs),
             None => lane.push(frame, events, needs),
         };
+        match pushed {
+            Pushed::Kept => link.events_out += events,
+            Pushed::Dropped => link.events_lost += events,
+        }
         if !lane.is_listed {
             lane.is_listed = true;
             listed.push((id, place));

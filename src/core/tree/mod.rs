@@ -6,11 +6,13 @@
 //! `session/node` is the protocol of one connection, `shard` what a shard does with all of it. Start at `shard`.
 
 pub mod address;
+mod answers;
 mod lane;
 pub(crate) mod links;
 pub mod place;
 mod seen;
 mod shard;
+mod standing;
 pub(crate) mod telling;
 
 use crate::command::{ClientId, ConnId, LinkId};
@@ -25,6 +27,8 @@ pub use sapwood_wire::node::NodeId;
 use sapwood_wire::node::hello::Refusal;
 use sapwood_wire::node::seal::derive_entropy;
 pub use sapwood_wire::node::seal::{SecretError, SecretKey};
+use sapwood_wire::scope;
+pub use standing::Standing;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +37,10 @@ use std::sync::Arc;
 pub struct TreeConfig {
     /// Who it is, and where it looks for a place.
     pub place: PlaceConfig,
+    /// What else it is called: events can be sent to all nodes with a tag.
+    pub tags: Vec<String>,
+    /// Groups that it belongs to: events can be sent to one node of a group, in turn.
+    pub groups: Vec<String>,
     /// Where others can reach it, as it says to them: an unspecified address is completed by who hears it.
     pub advertise: Option<SocketAddr>,
     /// What all nodes of the tree must know; links are sealed with it.
@@ -119,9 +127,24 @@ impl Notice {
     }
 }
 
+impl TreeConfig {
+    /// How topics call the node.
+    pub(crate) fn names(&self) -> Vec<Box<[u8]>> {
+        let tags = self.tags.iter().map(|tag| (scope::TAG, tag));
+        let groups = self.groups.iter().map(|group| (scope::GROUP, group));
+        let name = Some(&self.place.name).filter(|name| !name.is_empty());
+        let names = name.into_iter().map(|name| (&[][..], name));
+        let all = names.chain(tags).chain(groups);
+        all.map(|(prefix, name)| [prefix, name.as_bytes()].concat().into())
+            .collect()
+    }
+}
+
 /// What shard 0 tells the others about links; `Told` and `Known` stand before every event that relies on them.
 #[derive(Clone, Debug)]
 pub enum TreeNews {
+    /// The node stands elsewhere, or other links lead from it.
+    Stands(Arc<Standing>),
     /// There is a link, a branch of the tree from now on.
     Up {
         /// Its number.

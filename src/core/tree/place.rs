@@ -311,6 +311,14 @@ pub enum PlaceOutput {
     Moved,
 }
 
+impl PlaceOutput {
+    /// Whether the node's address may be another now, or other links lead from it.
+    pub fn is_of_standing(&self) -> bool {
+        use PlaceOutput::{Adopted, Dropped, Moved};
+        matches!(self, Moved | Adopted { .. } | Dropped { .. })
+    }
+}
+
 /// Rules that can be broken, for the simulator's canary: a check that cannot fail is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]

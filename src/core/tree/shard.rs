@@ -4,9 +4,10 @@
 //! it says arrives in order; what a link was told goes to the other shards before the events that need it. Start at
 //! [`Shard::act_on_tree`] and [`Shard::end_turn_of_links`].
 
+use super::address::Path;
 use super::links::Peer;
 use super::place::{PeerId, PlaceInput, PlaceOutput, Role};
-use super::{Notice, Purpose, TreeNews, is_usual, show_peer, telling};
+use super::{Notice, Purpose, Standing, TreeNews, is_usual, show_peer, telling};
 use crate::command::{CloseReason, ConnId, LinkId, Now};
 use crate::handover::Control;
 use crate::limits::{
@@ -111,6 +112,7 @@ impl Shard {
                 continue;
             }
             let (wishes, broken, replaced) = tree.take_work();
+            let may_stand_elsewhere = wishes.iter().any(PlaceOutput::is_of_standing);
             for conn in replaced {
                 self.begin_close(conn, CloseReason::Stale, outputs);
             }
@@ -127,6 +129,33 @@ impl Shard {
             for link in dropped {
                 self.end_link(link, "it is no branch of the tree any more", now, outputs);
             }
+            if may_stand_elsewhere {
+                self.find_standing();
+            }
+        }
+    }
+
+    /// Finds out where the node stands, and tells the other shards if that is somewhere else than before.
+    fn find_standing(&mut self) {
+        let Some(place) = self.place() else { return };
+        let path = place.path().and_then(|numbers| Path::new(numbers).ok());
+        let standing = Standing {
+            path,
+            up: place.parent().map(|parent| link_of(parent.peer)),
+            down: place
+                .children()
+                .map(|child| (child.number, link_of(child.peer)))
+                .collect(),
+        };
+        if *self.broker.standing() == standing {
+            return;
+        }
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        let news = Arc::new(standing.clone());
+        self.broker.set_standing(standing);
+        for shard in self.hand_overs.others() {
+            let news = TreeNews::Stands(Arc::clone(&news));
+            self.hand_overs.push_control(shard, Control::Tree(news));
         }
     }
 
@@ -293,6 +322,10 @@ impl Shard {
     /// Takes in what shard 0 tells about links.
     pub(crate) fn handle_tree_news(&mut self, news: TreeNews, now: Now, outputs: &mut Outputs) {
         match news {
+            TreeNews::Stands(standing) => {
+                self.delivery.settle(&mut self.broker, &mut self.outboxes);
+                self.broker.set_standing(Standing::clone(&standing));
+            }
             TreeNews::Up {
                 link,
                 token,

@@ -124,6 +124,7 @@ fn as_told(change: &Change) -> interest::Change<'_> {
             FilterKind::ShardChannel => interest::FilterKind::ShardChannel,
             FilterKind::Glob => interest::FilterKind::Glob,
             FilterKind::Wildcard => interest::FilterKind::Wildcard,
+            FilterKind::Node => interest::FilterKind::Node,
         },
         name: &change.name,
         group: &change.group,

@@ -226,6 +226,8 @@ impl Network {
             vitals: Default::default(),
             tree: Some(TreeConfig {
                 place: place.clone(),
+                tags: Vec::new(),
+                groups: Vec::new(),
                 advertise: Some(node.address),
                 key: plan.is_sealed.then(|| key.clone()),
                 entropy: [shard as u8 ^ entropy as u8; 32],

@@ -22,15 +22,18 @@ pub enum FilterKind {
     Glob,
     /// A token wildcard over topics.
     Wildcard,
+    /// Nodes that are called so: a name, `tag=` and a tag, or `group=` and a group.
+    Node,
 }
 
 impl FilterKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [FilterKind; 4] = [
+    pub const ALL: [FilterKind; 5] = [
         FilterKind::Topic,
         FilterKind::ShardChannel,
         FilterKind::Glob,
         FilterKind::Wildcard,
+        FilterKind::Node,
     ];
 
     fn number(self) -> u8 {
@@ -39,6 +42,7 @@ impl FilterKind {
             FilterKind::ShardChannel => 1,
             FilterKind::Glob => 2,
             FilterKind::Wildcard => 3,
+            FilterKind::Node => 4,
         }
     }
 }

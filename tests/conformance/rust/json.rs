@@ -309,7 +309,7 @@ impl From<MessageError> for Failure {
             MessageError::Topic(_)
             | MessageError::Reply(_)
             | MessageError::Parts(PartsError::Topic(_)) => ErrorCode::TopicInvalid,
-            MessageError::Reserved => ErrorCode::TopicReserved,
+            MessageError::Scope(error) => error.code(),
             MessageError::Parts(PartsError::Header | PartsError::Headers(_)) => {
                 ErrorCode::HeadersInvalid
             }

@@ -232,6 +232,9 @@ impl NodeSession {
         Ok(match delivery.receive_events(&mut ways, arrival) {
             Received::All => {
                 cx.counters.commands += events.len() as u64;
+                if let Some(there) = cx.links.get_mut(link) {
+                    there.events_in += events.len() as u64;
+                }
                 Went::On
             }
             Received::Part => Went::Not(Then::Flush),
@@ -299,6 +302,7 @@ fn as_change(change: sapwood_wire::node::interest::Change<'_>) -> Change {
             FilterKind::ShardChannel => crate::command::FilterKind::ShardChannel,
             FilterKind::Glob => crate::command::FilterKind::Glob,
             FilterKind::Wildcard => crate::command::FilterKind::Wildcard,
+            FilterKind::Node => crate::command::FilterKind::Node,
         },
         name: change.name.into(),
         group: change.group.into(),

@@ -1,0 +1,205 @@
+//! Events whose topic says which nodes they are for, and those that nodes answer themselves.
+//!
+//! On the nodes that such an event is for it is delivered as if it had been published there, and went no further. What
+//! nodes are asked (`$info`, `$trace:`) is noted here and answered when the turn ends (`tree/answers`), by an event like any
+//! other. Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
+
+use super::beyond::{event_of, send_turn};
+use super::{Arrival, Delivery, Gathering, Published, Received, Ways};
+use crate::command::{Event, LinkId, ShardId, Target};
+use crate::handover::Addressees;
+use crate::limits::QUESTIONS_MAX;
+use sapwood_wire::native;
+use sapwood_wire::node::events::EventsHead;
+use sapwood_wire::scope::Audience;
+
+/// Something that a node is to answer, on the reply topic of the event that asked.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub reply: Box<[u8]>,
+    pub subject: Subject,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// Who the node is, and how it does.
+    Node,
+    /// Which way an event took: the topic, the link it came by, unless it was published here, and those it left by.
+    Trace {
+        topic: Box<[u8]>,
+        from: Option<LinkId>,
+        to: Vec<LinkId>,
+    },
+    /// Nobody stands where an event was sent.
+    Lost { topic: Box<[u8]> },
+}
+
+impl Delivery {
+    /// Whether the present topic says more than a name.
+    pub(super) fn is_scoped(&self) -> bool {
+        let scope = &self.route().scope;
+        scope.name_at > 0 || scope.is_for_all()
+    }
+
+    /// Whether events of the present topic that come over links are not dealt with as others are.
+    pub(super) fn has_own_way(&self) -> bool {
+        let scope = &self.route().scope;
+        scope.is_placed || scope.is_traced || scope.audience == Audience::Node
+    }
+
+    /// Whether events of the present topic go over all links, whoever listens there.
+    pub(super) fn goes_to_all_links(&self) -> bool {
+        let scope = &self.route().scope;
+        scope.is_for_all() && !scope.is_placed
+    }
+
+    /// An event under the topic that subscribers see.
+    pub(super) fn as_shown<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        Event {
+            topic: &event.topic[self.route().scope.name_at..],
+            ..*event
+        }
+    }
+
+    /// Publishes what is not delivered here, or to all; `None` if it is to be delivered as usual.
+    pub(super) fn publish_scoped(
+        &mut self,
+        ways: &mut Ways<'_>,
+        gathering: Gathering,
+        event: &Event<'_>,
+    ) -> Option<Published> {
+        self.turns.clear();
+        if self.route().scope.is_traced {
+            let to = match self.goes_to_all_links() {
+                true => ways.links.adopted(None).collect(),
+                false => self.route().links.clone(),
+            };
+            self.note_trace(event, None, to);
+            self.send_beyond(ways, event);
+            return Some(Published::To(1));
+        }
+        if let Some(turn) = &self.route().scope.turn
+            && let Target::Link(link) = ways.broker.take_turn(turn)
+        {
+            let name = ways.broker.group_name(turn).to_vec();
+            send_turn(ways, link, &name, 0, event);
+            return Some(Published::To(0));
+        }
+        let scope = &self.route().scope;
+        if scope.is_lost {
+            self.lost_places += 1;
+        }
+        if !self.route().scope.is_here {
+            self.send_beyond(ways, event);
+            return Some(Published::To(0));
+        }
+        if !self.route().scope.is_for_all() {
+            return None;
+        }
+        let published = self.publish_to_all(ways, gathering, *event);
+        if self.route().scope.audience == Audience::Node && published != Published::NoRoom {
+            // Each shard answers.
+            return Some(Published::To(1 + ways.hand_overs.others().count() as u64));
+        }
+        Some(published)
+    }
+
+    /// Deals with a frame of events for some nodes, or for nobody.
+    pub(super) fn receive_scoped(
+        &mut self,
+        ways: &mut Ways<'_>,
+        arrival: Arrival<'_>,
+        known: u64,
+    ) -> Received {
+        let head = arrival.events.head();
+        let to = match known == 0 && head.route.plain {
+            true => self.forward(ways, arrival),
+            false => Vec::new(),
+        };
+        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
+            if ways.outboxes.should_flush(self.pending()) {
+                return Received::Part;
+            }
+            ways.links.note(head, place as u64);
+            ways.links.counters.events_in += 1;
+            let first = head.first + place as u64;
+            let head = EventsHead { first, ..*head };
+            let event = event_of(&head, placed.event);
+            if self.route().scope.is_traced {
+                self.note_trace(&event, Some(arrival.link), to.clone());
+            } else if head.route.plain || self.is_turn_here(ways, arrival.link, &head, &event) {
+                self.deliver_here(ways, &event);
+            }
+        }
+        Received::All
+    }
+
+    /// Takes a turn among the nodes of a group; true if it is this node's, else it was passed on.
+    fn is_turn_here(
+        &mut self,
+        ways: &mut Ways<'_>,
+        from: LinkId,
+        head: &EventsHead<'_>,
+        event: &Event<'_>,
+    ) -> bool {
+        let Some(name) = head.route.groups.clone().next() else {
+            return false;
+        };
+        let turn = self.route().scope.turn.as_ref();
+        match turn.and_then(|turn| ways.broker.take_turn_besides(turn, Target::Link(from))) {
+            Some(Target::Shard(_)) => return true,
+            Some(Target::Link(link)) => ways.links.pass_on(link, head, event),
+            None => self.turn_back(ways, from, head.route.tries + 1, name, event),
+        }
+        false
+    }
+
+    /// Delivers an event on this node, as if it had been published here and went no further.
+    fn deliver_here(&mut self, ways: &mut Ways<'_>, event: &Event<'_>) {
+        if self.route().scope.is_lost {
+            self.lost_places += 1;
+            let topic = event.topic.into();
+            self.note_question(event, Subject::Lost { topic });
+        }
+        if !self.route().scope.is_here {
+            return;
+        }
+        let others: Vec<ShardId> = match self.route().scope.is_for_all() {
+            true => ways.hand_overs.others().collect(),
+            false => Vec::new(),
+        };
+        let body = self.body_of(ways, event, others.len().max(self.route().targets.len()));
+        for &shard in &others {
+            ways.hand_overs
+                .push(shard, Addressees::all(), *event, body.as_ref());
+        }
+        if others.is_empty() {
+            self.hand_out(ways, Gathering::Allowed, *event, body.as_ref());
+        }
+        self.deliver(ways, Gathering::Allowed, event, body.as_ref());
+        self.named.end_sids(ways.broker);
+    }
+
+    /// Whether it is this node that answers an event, not its clients: then that is noted.
+    pub(super) fn is_answered_here(&mut self, event: &Event<'_>) -> bool {
+        let is_asked = self.route().scope.audience == Audience::Node;
+        if is_asked {
+            self.note_question(event, Subject::Node);
+        }
+        is_asked
+    }
+
+    fn note_trace(&mut self, event: &Event<'_>, from: Option<LinkId>, to: Vec<LinkId>) {
+        let topic = event.topic.into();
+        self.note_question(event, Subject::Trace { topic, from, to });
+    }
+
+    fn note_question(&mut self, event: &Event<'_>, subject: Subject) {
+        let reply = native::attributes_reply(event.flags, event.attributes);
+        if let Some(reply) = reply.filter(|_| self.questions.len() < QUESTIONS_MAX) {
+            let reply = reply.into();
+            self.questions.push(Question { reply, subject });
+        }
+    }
+}
