@@ -24,3 +24,5 @@ mod nodes;
 mod requests;
 #[path = "tree/spread.rs"]
 mod spread;
+#[path = "tree/targets.rs"]
+mod targets;

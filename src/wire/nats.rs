@@ -26,6 +26,9 @@ const OPERATION_BYTES_MAX: usize = 16;
 /// The name under which a status of a NATS block of headers travels in other protocols.
 pub const STATUS_HEADER: &[u8] = b"NATS-Status";
 
+/// The status of an empty message that says that nobody will answer.
+pub const NO_RESPONDERS: &[u8] = b"503";
+
 /// How much a client may send at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::common::native::{Event, NativeClient};
+use sapwood_wire::native;
+
+use crate::common::native::{Event, Frame, NativeClient};
 use crate::common::resp::RawClient;
 use crate::load::{alone, counter, wait_until};
-use crate::nodes::{Ear, MIXES, Tree, until_native_heard};
+use crate::nodes::{Ear, MIXES, PROBE, Tree, until_native_heard};
 
 const EVENTS: usize = 3_000;
 
@@ -107,5 +109,51 @@ fn the_others_share_what_was_a_members_that_has_left() {
         assert_eq!(first.iter().sum::<usize>(), EVENTS);
         let then = shares(&mut publisher, &ears, EVENTS);
         are_near(&then, &[EVENTS / 2; 2], 1);
+    }
+}
+
+#[test]
+fn who_is_subscriber_and_member_gets_events_of_other_nodes_in_order() {
+    let _alone = alone();
+    for shards in MIXES {
+        let tree = Tree::start(2, shards, &[]);
+        let [here, there] = ["", "/0"].map(|path| &tree.nodes[tree.at(path)]);
+        // What several subscribers get may gather, and half of the turns are here.
+        let _elsewhere = Ear::member(here, "crew", "work");
+        let mut both = NativeClient::connect(there.native_port());
+        let others = [(); 2].map(|()| Ear::native(there, "work"));
+        both.join("crew", 1, "work");
+        both.subscribe("work");
+        let mut publisher = NativeClient::connect(here.native_port());
+        until_native_heard(&mut publisher, "work", &others);
+        publisher.write(|out| {
+            for number in 0..EVENTS {
+                let event = Event::new("work", format!("{number}"));
+                native::write_message(out, &event.message());
+            }
+        });
+        let (mut messages, mut turns, mut last) = (0, 0, 0);
+        while messages < EVENTS {
+            let event = match both.frame() {
+                Frame::Message(event) | Frame::Turn { event, .. }
+                    if event.payload.starts_with(PROBE) =>
+                {
+                    continue;
+                }
+                Frame::Message(event) => {
+                    messages += 1;
+                    event
+                }
+                Frame::Turn { event, .. } => {
+                    turns += 1;
+                    event
+                }
+                other => panic!("{other:?}"),
+            };
+            let number: usize = String::from_utf8(event.payload).unwrap().parse().unwrap();
+            assert!(number >= last, "{number} comes behind {last}");
+            last = number;
+        }
+        assert!(turns > EVENTS / 3, "{turns} turns");
     }
 }

@@ -35,22 +35,43 @@ pub struct Tree {
 impl Tree {
     /// So many nodes of which each takes two children; waits until each has its place.
     pub fn start(count: usize, shards: &[usize], args: &[&str]) -> Tree {
+        Tree::start_each(count, shards, args, |_| Vec::new())
+    }
+
+    /// The same, with arguments for each node by its number.
+    pub fn start_each(
+        count: usize,
+        shards: &[usize],
+        args: &[&str],
+        own: impl Fn(usize) -> Vec<String>,
+    ) -> Tree {
         let mut tree = Tree { nodes: Vec::new() };
         let mut args = args.to_vec();
         if !args.contains(&"--children-max") {
             args.extend(["--children-max", "2"]);
         }
-        let seed = Broker::start_restartable_with(shards[0], None, &args);
-        let join = format!("127.0.0.1:{}", seed.node_port());
-        args.extend(["--join", &join]);
-        tree.nodes.push(seed);
-        for number in 1..count {
+        for number in 0..count {
+            let own = own(number);
             let shards = shards[number % shards.len()];
-            tree.nodes
-                .push(Broker::start_restartable_with(shards, None, &args));
+            let args = [
+                &args[..],
+                &own.iter().map(String::as_str).collect::<Vec<_>>(),
+            ]
+            .concat();
+            tree.join(shards, &args);
         }
         tree.settle();
         tree
+    }
+
+    /// One node more, which joins through the first.
+    pub fn join(&mut self, shards: usize, args: &[&str]) {
+        let first = self.nodes.first();
+        let join = first.map(|first| format!("127.0.0.1:{}", first.node_port()));
+        let join = join.as_ref().map(|join| ["--join", join]);
+        let args = [args, join.as_ref().map_or(&[], |join| &join[..])].concat();
+        let node = Broker::start_restartable_with(shards, None, &args);
+        self.nodes.push(node);
     }
 
     /// Waits until each node says where it stands in a tree with one root.

@@ -13,6 +13,7 @@ use crate::error::{Disconnect, ProtocolError, Refusal, RequestError};
 use bytes::{Bytes, BytesMut};
 use sapwood_wire::limits::{NATIVE_FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use sapwood_wire::native::{self, BrokerFrame, Message, Parsed, Welcome};
+use sapwood_wire::nats::{NO_RESPONDERS, STATUS_HEADER};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -179,6 +180,11 @@ impl Machine {
         call: CallId,
         message: &Message<'_>,
     ) {
+        // Another node found out that nobody is there.
+        let is_refusal = message.is_end() && message.payload.is_empty();
+        if is_refusal && message.headers().find(STATUS_HEADER) == Some(NO_RESPONDERS) {
+            return self.end_call(call, End::Failed(RequestError::NoResponders));
+        }
         let bytes_max = self.config.queues_bytes_max;
         if let Some(queue) = self.calls.handle_reply(self.now, call) {
             let was_empty = queue.is_empty();

@@ -853,3 +853,20 @@ fn inbox_is_not_the_same_for_another_seed() {
         machine.calls.reply_topic(machine.calls.upcoming())
     }));
 }
+
+#[test]
+fn a_request_ends_when_another_node_says_that_nobody_is_there() {
+    let mut rig = Rig::open(config());
+    rig.subscribe("svc", "");
+    let call = rig.request("svc").unwrap();
+    rig.settle();
+    let topic = rig.peer.reply_topics.pop_back().unwrap();
+    let topic = String::from_utf8(topic).unwrap();
+    let outgoing = crate::Outgoing::new(&topic, "");
+    let outgoing = outgoing.header("NATS-Status", "503").end();
+    let mut message = Vec::new();
+    outgoing.parts().write(&mut message).unwrap();
+    native::write_message(&mut rig.peer.output, &message);
+    rig.settle();
+    assert_eq!(rig.replies(call), ["NoResponders", "ended"]);
+}

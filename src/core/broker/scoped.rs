@@ -62,18 +62,7 @@ impl Broker {
             }
         }
         if scope.is_traced {
-            for group in &route.groups {
-                let links = group
-                    .weights
-                    .iter()
-                    .filter_map(|&(target, _)| match target {
-                        Target::Link(link) => Some(link),
-                        Target::Shard(_) => None,
-                    });
-                route.links.extend(links);
-            }
-            route.links.sort_unstable();
-            route.links.dedup();
+            count_members_as_listeners(route);
             leave_nobody_here(route);
         }
         if scope.audience == Audience::Node {
@@ -94,7 +83,10 @@ impl Broker {
         route.scope.turn = reach.turn.take();
         match route.scope.is_for_all() {
             true => route.links = reach.links,
-            false => route.links.retain(|link| reach.links.contains(link)),
+            false => {
+                count_members_as_listeners(route);
+                route.links.retain(|link| reach.links.contains(link));
+            }
         }
         if !is_here {
             route.subscriptions = 0;
@@ -164,6 +156,17 @@ impl Broker {
             entries: Vec::new(),
             weights: weights.collect(),
         })
+    }
+}
+
+/// Lets links behind which there are only members of groups be such as lead to somebody who gets every event.
+fn count_members_as_listeners(route: &mut Route) {
+    for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {
+        if let Target::Link(link) = *target
+            && !route.links.contains(&link)
+        {
+            route.links.push(link);
+        }
     }
 }
 

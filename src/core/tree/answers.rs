@@ -11,6 +11,7 @@ use crate::command::{Event, LinkId, Now, Space, Target};
 use crate::delivery::{Gathering, Published, Question, Subject, Ways};
 use crate::session::BROKER;
 use sapwood_wire::native::Parts;
+use sapwood_wire::nats;
 use serde_json::{Map, Value, json};
 
 /// What stands before the topic of an event that is traced.
@@ -57,7 +58,10 @@ impl Shard {
             topic.escape_ascii()
         );
         let parts = Parts {
-            headers: &[(b"Status", b"503"), (b"Description", text.as_bytes())],
+            headers: &[
+                (nats::STATUS_HEADER, nats::NO_RESPONDERS),
+                (b"Description", text.as_bytes()),
+            ],
             is_end: true,
             ..Parts::default()
         };
