@@ -59,6 +59,8 @@ counters! {
     turns_unheard,
     /// Events sent to a place in the tree where nobody stands.
     places_unheard,
+    /// Questions to the node itself that were not answered, because there were too many.
+    questions_unanswered,
     /// Subscriptions held now.
     subscriptions,
     /// Filters known now, those of other shards included.

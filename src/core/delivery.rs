@@ -30,6 +30,7 @@ mod scoped;
 
 pub(crate) use beyond::{Arrival, Received};
 use named::Named;
+use scoped::Questions;
 pub(crate) use scoped::{Question, Subject};
 
 /// The parts of a shard that a delivery goes through.
@@ -147,7 +148,7 @@ pub(crate) struct Delivery {
     /// Turns that nobody could take.
     pub turns_unheard: u64,
     /// What this shard is to answer when the turn ends.
-    pub questions: Vec<Question>,
+    pub questions: Questions,
     /// Events for a place in the tree where nobody stands.
     pub lost_places: u64,
 }
@@ -174,7 +175,7 @@ impl Delivery {
             delivered: 0,
             turns_retried: 0,
             turns_unheard: 0,
-            questions: Vec::new(),
+            questions: Questions::default(),
             lost_places: 0,
         }
     }

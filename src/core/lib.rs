@@ -490,7 +490,7 @@ impl Shard {
     pub fn is_turn_due(&self) -> bool {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
         let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
-        let is_asked = !self.delivery.questions.is_empty();
+        let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         has_news || has_lanes || is_asked || self.may_resume_stalled()
     }
 
@@ -532,6 +532,7 @@ impl Shard {
             turns_retried: self.delivery.turns_retried,
             turns_unheard: self.delivery.turns_unheard,
             places_unheard: self.delivery.lost_places,
+            questions_unanswered: self.delivery.questions.unanswered,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered + self.delivery.named.delivered,
@@ -833,8 +834,12 @@ impl Shard {
     }
 
     fn may_resume_stalled(&self) -> bool {
+        !self.stalled.is_empty() && self.has_room_everywhere()
+    }
+
+    fn has_room_everywhere(&self) -> bool {
         let mut others = self.hand_overs.others();
-        !self.stalled.is_empty() && others.all(|to| self.hand_overs.has_room(to))
+        others.all(|to| self.hand_overs.has_room(to))
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {

@@ -210,6 +210,10 @@ pub const PATH_NUMBERS_MAX: usize = 255;
 /// a great deal costs no more than this. Worst memory: about 2 KiB each.
 pub const QUESTIONS_MAX: usize = 64;
 
+/// Descriptions of itself that a shard gives in a second: one client must not keep all nodes of a tree busy with them. Each
+/// takes some 30 us.
+pub const ANSWERS_A_SECOND_MAX: usize = 1_000;
+
 /// The caps in force on a shard; the names are those of the constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

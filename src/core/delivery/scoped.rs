@@ -8,10 +8,12 @@ use super::beyond::{event_of, send_turn};
 use super::{Arrival, Delivery, Gathering, Published, Received, Ways};
 use crate::command::{Event, LinkId, ShardId, Target};
 use crate::handover::Addressees;
-use crate::limits::QUESTIONS_MAX;
+use crate::limits::{ANSWERS_A_SECOND_MAX, QUESTIONS_MAX};
 use sapwood_wire::native;
 use sapwood_wire::node::events::EventsHead;
 use sapwood_wire::scope::Audience;
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Something that a node is to answer, on the reply topic of the event that asked.
 #[derive(Debug)]
@@ -33,6 +35,54 @@ pub(crate) enum Subject {
     },
     /// Nobody stands where an event was sent.
     Lost { topic: Box<[u8]> },
+}
+
+/// What waits to be answered, and how much was lately.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    waiting: Vec<Question>,
+    /// When the present second began, and how many answers it had.
+    second: (u64, usize),
+    /// Questions that were not answered, because there were too many.
+    pub unanswered: u64,
+}
+
+impl Questions {
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn ask(&mut self, question: Question) {
+        match self.waiting.len() < QUESTIONS_MAX {
+            true => self.waiting.push(question),
+            false => self.unanswered += 1,
+        }
+    }
+
+    /// Takes those that are to be answered now.
+    pub(crate) fn take(&mut self, now_ns: u64) -> Vec<Question> {
+        let mut questions = std::mem::take(&mut self.waiting);
+        if now_ns.saturating_sub(self.second.0) >= SECOND_NS {
+            self.second = (now_ns, 0);
+        }
+        questions.retain(|question| {
+            // Short, and a request waits for it.
+            if matches!(question.subject, Subject::Lost { .. }) {
+                return true;
+            }
+            self.second.1 += 1;
+            let is_too_much = self.second.1 > ANSWERS_A_SECOND_MAX;
+            self.unanswered += u64::from(is_too_much);
+            !is_too_much
+        });
+        questions
+    }
+
+    /// Puts back what found no room.
+    pub(crate) fn put_back(&mut self, questions: impl Iterator<Item = Question>) {
+        questions.for_each(|question| self.ask(question));
+    }
 }
 
 impl Delivery {
@@ -196,10 +246,9 @@ impl Delivery {
     }
 
     fn note_question(&mut self, event: &Event<'_>, subject: Subject) {
-        let reply = native::attributes_reply(event.flags, event.attributes);
-        if let Some(reply) = reply.filter(|_| self.questions.len() < QUESTIONS_MAX) {
+        if let Some(reply) = native::attributes_reply(event.flags, event.attributes) {
             let reply = reply.into();
-            self.questions.push(Question { reply, subject });
+            self.questions.ask(Question { reply, subject });
         }
     }
 }

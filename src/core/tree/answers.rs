@@ -20,33 +20,28 @@ const TRACE: &[u8] = b"$trace:";
 impl Shard {
     /// Answers what was asked in this turn, as far as there is room.
     pub(crate) fn answer_questions(&mut self, now: Now) {
-        let mut questions = std::mem::take(&mut self.delivery.questions).into_iter();
-        let mut waiting = Vec::new();
-        for question in questions.by_ref() {
-            let parts = Parts::default();
+        let mut questions = self.delivery.questions.take(now.monotonic_ns).into_iter();
+        // Ends at the first that finds no room; its own answers ask nothing.
+        while let Some(question) = questions.next() {
             let is_sent = match &question.subject {
-                Subject::Node => self.publish_json(&question, parts, &self.describe_shard(now)),
+                Subject::Node => self.publish_json(&question, &self.describe_shard(now)),
                 Subject::Trace { topic, from, to } => {
-                    let report = self.describe_step(topic, *from, to);
-                    self.publish_json(&question, parts, &report)
+                    self.publish_json(&question, &self.describe_step(topic, *from, to))
                 }
                 Subject::Lost { topic } => self.say_lost(&question, topic),
             };
             if !is_sent {
-                waiting.push(question);
-                break;
+                let rest = std::iter::once(question).chain(questions);
+                return self.delivery.questions.put_back(rest);
             }
         }
-        waiting.extend(questions);
-        // Its own answers ask nothing.
-        self.delivery.questions = waiting;
     }
 
-    fn publish_json(&mut self, question: &Question, parts: Parts<'_>, answer: &Value) -> bool {
+    fn publish_json(&mut self, question: &Question, answer: &Value) -> bool {
         let payload = answer.to_string();
         let parts = Parts {
             payload: payload.as_bytes(),
-            ..parts
+            ..Parts::default()
         };
         self.publish_answer(&question.reply, &parts)
     }
