@@ -169,6 +169,13 @@ pub const LANE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Frames about interest may go beyond that so far, because they must not be lost; a link that has no room for them ends.
 pub const LANE_INTEREST_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Buffers that a lane keeps for its next frames: as many as are on their way to the other side under load. Worst memory:
+/// 2 MiB a lane.
+pub const LANE_SPARES_MAX: usize = 8;
+
+/// Largest of these.
+pub const LANE_SPARE_BYTES_MAX: usize = 256 * 1024;
+
 /// Bytes of a lane that its connection is given before it has written them: enough to keep a fast network busy.
 pub const LANE_OUTBOX_BYTES: usize = 1024 * 1024;
 

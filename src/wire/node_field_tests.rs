@@ -263,7 +263,7 @@ fn names_of_filters_are_those_that_clients_may_subscribe_to() {
 
 #[test]
 fn a_kind_of_filter_that_is_not_known_is_refused() {
-    let column = [4, 0, 0, 0, 1, 0, 0, 0];
+    let column = [5, 0, 0, 0, 1, 0, 0, 0];
     let raw = Raw::default().u64(1).u8(0).u8(0);
     let body = raw.slice(&column, 1).bytes(b"").body();
     let expected = Err(FrameError::Body(kind::INTEREST, "kind of filter"));

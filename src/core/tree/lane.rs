@@ -8,7 +8,7 @@
 //! frames from `first_kept` to `sent`. Start at [`Lane::push`].
 
 use crate::command::ConnId;
-use crate::limits::LANE_INTEREST_BYTES_MAX;
+use crate::limits::{LANE_INTEREST_BYTES_MAX, LANE_SPARE_BYTES_MAX, LANE_SPARES_MAX};
 use bytes::Bytes;
 use sapwood_wire::limits::NODE_FRAME_BYTES_MAX;
 use sapwood_wire::node::interest::{Beat, Lost, Needs};
@@ -34,6 +34,8 @@ pub(crate) struct Lane {
     tail_frames: u64,
     kept: VecDeque<Piece>,
     kept_bytes: usize,
+    /// Buffers of frames that the other side has, for the next: made anew, each would cost more than what is written to it.
+    spare: Vec<Vec<u8>>,
     first_kept: u64,
     /// The last frame that there is.
     sent: u64,
@@ -84,6 +86,7 @@ impl Lane {
             tail_frames: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            spare: Vec::new(),
             first_kept: 1,
             sent: 0,
             given: 0,
@@ -108,13 +111,26 @@ impl Lane {
         self.kept_bytes + self.tail.len()
     }
 
-    /// Appends frames of events, which need this to be known: `frames` of them, whole.
-    pub(crate) fn push(&mut self, bytes: &[u8], events: u64, needs: Needs) -> Pushed {
-        if self.len() > 0 && self.len() + bytes.len() > self.bytes_max {
+    /// Appends a frame of events, which needs this to be known.
+    pub(crate) fn push(&mut self, frame: &[u8], events: u64, needs: Needs) -> Pushed {
+        self.push_with(frame.len(), events, needs, |tail| {
+            tail.extend_from_slice(frame)
+        })
+    }
+
+    /// The same for a frame that is written right there, of about so many bytes.
+    pub(crate) fn push_with(
+        &mut self,
+        bytes: usize,
+        events: u64,
+        needs: Needs,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Pushed {
+        if self.len() > 0 && self.len() + bytes > self.bytes_max {
             return self.drop_events(events);
         }
         self.say_what_stands_before(needs);
-        self.append(|tail| tail.extend_from_slice(bytes));
+        self.append(encode);
         Pushed::Kept
     }
 
@@ -172,7 +188,8 @@ impl Lane {
         if self.tail_frames == 0 {
             return;
         }
-        let bytes = std::mem::take(&mut self.tail);
+        let next = self.spare.pop().unwrap_or_default();
+        let bytes = std::mem::replace(&mut self.tail, next);
         self.kept_bytes += bytes.len();
         self.kept.push_back(Piece {
             bytes: bytes.into(),
@@ -237,9 +254,23 @@ impl Lane {
         {
             self.first_kept += piece.frames;
             self.kept_bytes -= piece.bytes.len();
-            self.kept.pop_front();
+            if let Some(piece) = self.kept.pop_front() {
+                self.use_again(piece.bytes);
+            }
         }
         true
+    }
+
+    /// Keeps a buffer for later frames, unless others share it, or it is too large or one too many.
+    fn use_again(&mut self, bytes: Bytes) {
+        if self.spare.len() < LANE_SPARES_MAX
+            && let Ok(buffer) = bytes.try_into_mut()
+            && buffer.capacity() <= LANE_SPARE_BYTES_MAX
+        {
+            let mut buffer = Vec::from(buffer);
+            buffer.clear();
+            self.spare.push(buffer);
+        }
     }
 
     /// Goes on on a new connection: the other side has the frames up to this number. False if that cannot be.

@@ -220,3 +220,33 @@ proptest! {
         prop_assert_eq!(lane.len(), 0);
     }
 }
+
+#[test]
+fn buffers_that_the_other_side_has_are_used_again_but_for_those_that_somebody_holds() {
+    let mut lane = Lane::new(0, 1 << 20, 0);
+    let mut held = Vec::new();
+    for number in 1..=40u64 {
+        lane.push(&frame(number, 1_000), 1, Needs::default());
+        lane.give(usize::MAX, |bytes| held.push(bytes.clone()));
+        if number % 4 != 0 {
+            held.pop();
+        }
+    }
+    assert!(lane.acknowledged(40));
+    assert_eq!((lane.len(), lane.spare.len()), (0, LANE_SPARES_MAX));
+    // What was held is what it was.
+    for number in 41..=60u64 {
+        lane.push(&frame(number, 1_000), 1, Needs::default());
+        lane.give(usize::MAX, |_| {});
+    }
+    assert_eq!(lane.spare.len(), 0);
+    for (place, bytes) in held.iter().enumerate() {
+        assert_eq!(bytes[..], frame(4 * (place as u64 + 1), 1_000), "{place}");
+    }
+    let large = frame(61, LANE_SPARE_BYTES_MAX);
+    lane.push(&large, 1, Needs::default());
+    lane.give(usize::MAX, |_| {});
+    assert!(lane.acknowledged(61));
+    let sizes = lane.spare.iter().map(Vec::capacity);
+    assert!(sizes.max().unwrap_or(0) <= LANE_SPARE_BYTES_MAX);
+}

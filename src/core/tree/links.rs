@@ -9,7 +9,6 @@ use super::seen::{Origin, Seen};
 use crate::command::{ConnId, Event, LinkId, Space};
 use crate::limits::{Limits, SHARDS_MAX, SHARED_RUN_BYTES_MIN};
 use crate::outbox::BodyGauge;
-use bytes::Bytes;
 use core::net::SocketAddr;
 use sapwood_wire::limits::NODE_EVENTS_MAX;
 use sapwood_wire::node::events::{EventsHead, Route};
@@ -99,6 +98,12 @@ pub(crate) struct Links {
     gauge: BodyGauge,
     pub counters: LinkCounters,
 }
+
+/// What an event takes in a frame beside its attributes and payload.
+const EVENT_BYTES: usize = 9;
+
+/// What a frame of events takes beside those and its topic and groups, or a little more.
+const EVENTS_FRAME_BYTES: usize = 96;
 
 /// The route of what everybody behind a link gets who gets every event, and no group.
 pub(crate) fn to_all() -> Route<'static> {
@@ -274,8 +279,7 @@ impl Links {
         event: &Event<'_>,
     ) {
         let own = self.own_head(1, event.space, event.topic, route);
-        self.write(&own, std::iter::once(parts(event)));
-        self.spread(self.shard, links, 1);
+        self.send(links, &own, std::iter::once(parts(event)));
     }
 
     /// The same for adjacent events of one topic, of which the payloads stand in `input`.
@@ -287,23 +291,21 @@ impl Links {
         payloads: &[Span],
     ) {
         for payloads in payloads.chunks(NODE_EVENTS_MAX) {
-            let count = payloads.len() as u64;
             let parts = payloads.iter().map(|&(start, end)| events::Event {
                 flags: 0,
                 attributes: &[],
                 payload: &input[start as usize..end as usize],
             });
-            let own = self.own_head(count, Space::Topic, topic, to_all());
-            self.write(&own, parts);
-            self.spread(self.shard, links.clone(), count);
+            let own = self.own_head(payloads.len() as u64, Space::Topic, topic, to_all());
+            self.send(links.clone(), &own, parts);
         }
     }
 
     /// Sends an event that came from another node on, in a frame of its own: over these links it is not for all that it
     /// was for.
     pub(crate) fn pass_on(&mut self, link: LinkId, head: &EventsHead<'_>, event: &Event<'_>) {
-        self.write(head, std::iter::once(parts(event)));
-        self.spread(u16::from(head.lane), std::iter::once(link), 1);
+        let links = std::iter::once(link);
+        self.send(links, head, std::iter::once(parts(event)));
     }
 
     /// Sends a frame on as it came.
@@ -314,9 +316,17 @@ impl Links {
         events: u64,
         frame: &[u8],
     ) {
-        self.frame.clear();
-        self.frame.extend_from_slice(frame);
-        self.spread(lane, links, events);
+        match only(links.clone()) {
+            Some(link) => {
+                let push = |lane: &mut Lane, needs| lane.push(frame, events, needs);
+                self.push(link, lane, events, push);
+            }
+            None => {
+                self.frame.clear();
+                self.frame.extend_from_slice(frame);
+                self.spread(lane, links, events);
+            }
+        }
     }
 
     fn own_head<'a>(
@@ -342,63 +352,88 @@ impl Links {
         }
     }
 
-    fn write<'a>(
+    /// Writes a frame for these links: to its lane if there is one, else once for all of them.
+    fn send<'a>(
         &mut self,
+        links: impl Iterator<Item = LinkId> + Clone,
         head: &EventsHead<'_>,
-        events: impl Iterator<Item = events::Event<'a>> + Clone,
+        parts: impl ExactSizeIterator<Item = events::Event<'a>> + Clone,
     ) {
-        self.frame.clear();
-        events::write_events(&mut self.frame, VERSIONS.1, head, events);
+        let (lane, count) = (u16::from(head.lane), parts.len() as u64);
+        let Some(link) = only(links.clone()) else {
+            self.frame.clear();
+            events::write_events(&mut self.frame, VERSIONS.1, head, parts);
+            return self.spread(lane, links, count);
+        };
+        let bytes = parts
+            .clone()
+            .map(|event| EVENT_BYTES + event.attributes.len() + event.payload.len());
+        let bytes = bytes.sum::<usize>() + EVENTS_FRAME_BYTES + head.topic.len();
+        let write = |tail: &mut Vec<u8>| events::write_events(tail, VERSIONS.1, head, parts);
+        let push = |lane: &mut Lane, needs| lane.push_with(bytes, count, needs, write);
+        self.push(link, lane, count, push);
     }
 
     /// Gives the frame that was just written to the lane of each link that events of this origin's lane take.
     fn spread(&mut self, lane: u16, links: impl Iterator<Item = LinkId> + Clone, events: u64) {
-        let is_shared = self.frame.len() >= SHARED_RUN_BYTES_MIN && links.clone().nth(1).is_some();
-        let shared = is_shared.then(|| self.gauge.adopt(std::mem::take(&mut self.frame)));
-        for id in links {
-            let pushed = self.push(id, lane, events, shared.as_ref());
-            match pushed {
-                Some(Pushed::Kept) => self.counters.events_out += events,
-                Some(Pushed::Dropped) => self.counters.events_lost += events,
-                None => {}
+        let frame = std::mem::take(&mut self.frame);
+        if frame.len() < SHARED_RUN_BYTES_MIN {
+            for id in links {
+                self.push(id, lane, events, |lane, needs| {
+                    lane.push(&frame, events, needs)
+                });
             }
+            self.frame = frame;
+            return;
+        }
+        let shared = self.gauge.adopt(frame);
+        for id in links {
+            self.push(id, lane, events, |lane, needs| {
+                lane.push_shared(&shared, events, needs)
+            });
         }
     }
 
+    /// Gives events to the lane that those of this origin's lane take on a link, by `push`.
     fn push(
         &mut self,
         id: LinkId,
         lane: u16,
         events: u64,
-        shared: Option<&Bytes>,
-    ) -> Option<Pushed> {
+        push: impl FnOnce(&mut Lane, Needs) -> Pushed,
+    ) {
         let Links {
             links,
-            frame,
             listed,
             shards,
+            counters,
             ..
         } = self;
-        let link = links.get_mut(id.index())?.as_mut()?;
+        let Some(Some(link)) = links.get_mut(id.index()) else {
+            return;
+        };
         let place = usize::from(lane % link.lanes_total / *shards);
-        let lane = link.lanes.get_mut(place)?;
+        let Some(lane) = link.lanes.get_mut(place) else {
+            return;
+        };
         let needs = Needs {
             sequence: link.told,
             known: link.known,
         };
-        let pushed = match shared {
-            Some(shared) => lane.push_shared(shared, events, needs),
-            None => lane.push(frame, events, needs),
-        };
-        match pushed {
-            Pushed::Kept => link.events_out += events,
-            Pushed::Dropped => link.events_lost += events,
+        match push(lane, needs) {
+            Pushed::Kept => {
+                link.events_out += events;
+                counters.events_out += events;
+            }
+            Pushed::Dropped => {
+                link.events_lost += events;
+                counters.events_lost += events;
+            }
         }
         if !lane.is_listed {
             lane.is_listed = true;
             listed.push((id, place));
         }
-        Some(pushed)
     }
 
     /// Notes that a lane has something to send.
@@ -431,6 +466,12 @@ impl Links {
         };
         self.seen.note(origin, head.incarnation, head.first + place);
     }
+}
+
+/// The only one of some links.
+fn only(mut links: impl Iterator<Item = LinkId>) -> Option<LinkId> {
+    let first = links.next();
+    first.filter(|_| links.next().is_none())
 }
 
 /// An event as it stands in a frame.
