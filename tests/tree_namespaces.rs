@@ -18,17 +18,20 @@ mod apart;
 mod cables;
 #[path = "tree_namespaces/network.rs"]
 mod network;
+#[path = "tree_namespaces/program.rs"]
+mod program;
 #[path = "tree_namespaces/strangers.rs"]
 mod strangers;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use apart::{Apart, Listen, NODES, Program, lines_with};
+use apart::{Apart, Listen, NODES, lines_with};
 use common::{Broker, VALUE_SECONDS_MAX, script};
 use load::alone;
 use nats::{NatsClient, Said};
 use network::Network;
+use program::Program;
 
 /// Within this time after the last node has started the tree stands.
 const FORMED_MAX: Duration = Duration::from_secs(2);

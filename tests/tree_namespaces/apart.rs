@@ -3,14 +3,11 @@
 //! Clients connect to loopback, as `sapwood serve` has it; only the links use the namespaces' addresses. What a node hears
 //! and says of others is looked for in its log. Start at [`Apart::start`].
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::Broker;
 use crate::common::native::NativeClient;
-use crate::common::{Broker, VALUE_SECONDS_MAX};
 use crate::load::File;
 use crate::network::Network;
 use crate::nodes::{Ear, Tree, path, until_native_heard};
@@ -186,55 +183,4 @@ pub fn lines_with(node: &Broker, mark: usize, parts: &[&str]) -> Vec<String> {
     let lines = text[mark..].lines();
     let lines = lines.filter(|line| parts.iter().all(|part| line.contains(part)));
     lines.map(str::to_string).collect()
-}
-
-/// A program that runs beside a node, and what it prints, line by line.
-pub struct Program {
-    child: Child,
-    /// An open end keeps it waiting.
-    _stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
-}
-
-impl Program {
-    /// Starts it in this thread's namespace.
-    pub fn start(command: &mut Command) -> Program {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = child.unwrap_or_else(|error| {
-            panic!("cannot start {command:?}: {error}: run tools/setup");
-        });
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let (lines_tx, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _ = lines_tx.send(line);
-            }
-        });
-        Program {
-            _stdin: child.stdin.take(),
-            child,
-            lines,
-        }
-    }
-
-    pub fn expect(&self, wanted: &[&str]) {
-        for (index, line) in wanted.iter().enumerate() {
-            let got = self.lines.recv_timeout(VALUE_SECONDS_MAX);
-            assert_eq!(got.as_deref(), Ok(*line), "line {index} of {wanted:?}");
-        }
-    }
-
-    /// Waits until it has ended well.
-    pub fn end(mut self) {
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}");
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -9,11 +9,15 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::common::script;
+use crate::program::Program;
 
 /// What the names of all namespaces of these tests begin with.
 const PREFIX: &str = "sapwood-test-";
@@ -35,11 +39,22 @@ pub struct Network {
     /// Of the switch; those of the nodes have a number behind it.
     name: String,
     spaces: Vec<File>,
+    /// Carries the frames of slow cables.
+    carrier: Option<Mutex<Program>>,
 }
 
 impl Network {
     /// So many namespaces; `None` where there can be none, which it says in a line that is seen in any case.
     pub fn new(count: usize) -> Option<Network> {
+        Network::make(|network| network.build(count, None))
+    }
+
+    /// The same with cables on which every frame takes so many milliseconds, in either direction.
+    pub fn slow(count: usize, delay_ms: u32) -> Option<Network> {
+        Network::make(|network| network.build(count, Some(delay_ms)))
+    }
+
+    fn make(build: impl FnOnce(&mut Network) -> Result<(), String>) -> Option<Network> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         remove_left_over();
         let pid = getpid().as_raw_nonzero();
@@ -47,14 +62,15 @@ impl Network {
         let mut network = Network {
             name: format!("{PREFIX}{pid}-{number}"),
             spaces: Vec::new(),
+            carrier: None,
         };
-        match network.build(count) {
+        match build(&mut network) {
             Ok(()) => Some(network),
             Err(error) => {
-                let test = thread::current().name().unwrap_or_default().to_string();
-                let line = format!(
-                    "{test}: NOT TESTED, network namespaces cannot be made here: {error}\n"
-                );
+                let thread = thread::current();
+                let test = thread.name().unwrap_or_default();
+                let line =
+                    format!("{test}: NOT TESTED, there can be no such network here: {error}\n");
                 // Not by a macro: what a test prints so is shown only when it fails.
                 let _ = std::io::stderr().write_all(line.as_bytes());
                 None
@@ -62,38 +78,48 @@ impl Network {
         }
     }
 
-    fn build(&mut self, count: usize) -> Result<(), String> {
+    fn build(&mut self, count: usize, delay_ms: Option<u32>) -> Result<(), String> {
         let switch = self.name.clone();
-        ip(&["netns", "add", &switch])?;
-        ip(&["-n", &switch, "link", "add", "switch", "type", "bridge"])?;
-        ip(&["-n", &switch, "link", "set", "switch", "up"])?;
-        for number in 0..count {
-            let space = self.space(number);
-            ip(&["netns", "add", &space])?;
-            let path = format!("{DIRECTORY}/{space}");
-            let file = File::open(&path).map_err(|error| format!("{path}: {error}"))?;
-            self.spaces.push(file);
-            let (in_space, in_switch) = (["-n", &*space], ["-n", &*switch]);
-            let port = port(number);
-            let cable = ["link", "add", &port, "type", "veth", "peer"];
-            ip(&[&in_switch[..], &cable, &["name", "cable", "netns", &space]].concat())?;
-            ip(&[
-                &in_switch[..],
-                &["link", "set", &port, "master", "switch", "up"],
-            ]
-            .concat())?;
-            let [v4, v6] = [self.v4(number) + "/24", self.v6(number) + "/64"];
-            ip(&[&in_space[..], &["addr", "add", &v4, "dev", "cable"]].concat())?;
-            ip(&[
-                &in_space[..],
-                &["addr", "add", &v6, "dev", "cable", "nodad"],
-            ]
-            .concat())?;
-            ip(&[&in_space[..], &["link", "set", "cable", "up"]].concat())?;
-            ip(&[&in_space[..], &["link", "set", "lo", "up"]].concat())?;
+        ip(&format!("netns add {switch}"))?;
+        ip(&format!("-n {switch} link add switch type bridge"))?;
+        ip(&format!("-n {switch} link set switch up"))?;
+        match delay_ms {
+            None => {
+                for number in 0..count {
+                    let pair = format!("add {} type veth peer name {}", port(number), end(number));
+                    ip(&format!("-n {switch} link {pair}"))?;
+                }
+            }
+            Some(delay_ms) => self.lay_slow_cables(count, delay_ms)?,
         }
-        // Fails where threads may not change their namespace.
-        self.enter(0).map_err(|error| format!("setns: {error}"))
+        for number in 0..count {
+            let (space, port, end) = (self.space(number), port(number), end(number));
+            ip(&format!("netns add {space}"))?;
+            self.spaces.push(open(&space)?);
+            ip(&format!("-n {switch} link set {end} netns {space}"))?;
+            ip(&format!("-n {switch} link set {port} master switch up"))?;
+            let (v4, v6) = (self.v4(number), self.v6(number));
+            ip(&format!("-n {space} addr add {v4}/24 dev {end}"))?;
+            ip(&format!("-n {space} addr add {v6}/64 dev {end} nodad"))?;
+            ip(&format!("-n {space} link set {end} up"))?;
+            ip(&format!("-n {space} link set lo up"))?;
+        }
+        Ok(())
+    }
+
+    fn lay_slow_cables(&mut self, count: usize, delay_ms: u32) -> Result<(), String> {
+        const DEVICE: &str = "/dev/net/tun";
+        if !std::fs::exists(DEVICE).unwrap_or(false) {
+            return Err(format!("{DEVICE} is missing"));
+        }
+        let mut command = script::python("slow_cables.py");
+        command.arg(delay_ms.to_string());
+        command.args((0..count).map(|number| format!("{}:{}", end(number), port(number))));
+        let switch = open(&self.name)?;
+        let carrier = within(&switch, || Program::start(&mut command));
+        carrier.expect(&["ready"]);
+        self.carrier = Some(Mutex::new(carrier));
+        Ok(())
     }
 
     fn space(&self, number: usize) -> String {
@@ -110,31 +136,9 @@ impl Network {
         format!("fd71::{}", number + 1)
     }
 
-    fn enter(&self, number: usize) -> rustix::io::Result<()> {
-        let space = self.spaces[number].as_fd();
-        // For this thread alone, and those that it starts.
-        let enter = || move_into_link_name_space(space, Some(LinkNameSpaceType::Network));
-        thread::scope(|scope| {
-            scope
-                .spawn(enter)
-                .join()
-                .unwrap_or_else(|why| resume_unwind(why))
-        })
-    }
-
     /// Does something in a namespace: sockets that it opens and processes and threads that it starts belong there.
     pub fn inside<T: Send>(&self, number: usize, work: impl FnOnce() -> T + Send) -> T {
-        let space = self.spaces[number].as_fd();
-        let there = move || {
-            move_into_link_name_space(space, Some(LinkNameSpaceType::Network)).unwrap();
-            work()
-        };
-        thread::scope(|scope| {
-            let name = thread::current().name().unwrap_or_default().to_string();
-            let thread = thread::Builder::new().name(name).spawn_scoped(scope, there);
-            let outcome: Result<T, Box<dyn Any + Send>> = thread.unwrap().join();
-            outcome.unwrap_or_else(|why| resume_unwind(why))
-        })
+        within(&self.spaces[number], work)
     }
 
     /// Takes a cable from the network: no reset, no answer, silence.
@@ -143,14 +147,21 @@ impl Network {
             Parting::Pulled => "down",
             Parting::CutOff => "nomaster",
         };
-        ip(&["-n", &self.name, "link", "set", &port(number), change]).unwrap();
+        self.set_port(number, change);
     }
 
     /// The cable works again.
     pub fn reunite(&self, number: usize) {
-        let port = port(number);
-        let plug = ["link", "set", &port, "master", "switch", "up"];
-        ip(&[&["-n", &*self.name][..], &plug].concat()).unwrap();
+        self.set_port(number, "master switch up");
+    }
+
+    fn set_port(&self, number: usize, change: &str) {
+        ip(&format!(
+            "-n {} link set {} {change}",
+            self.name,
+            port(number)
+        ))
+        .unwrap();
     }
 }
 
@@ -159,7 +170,7 @@ impl Drop for Network {
         let nodes = (0..self.spaces.len()).map(|number| self.space(number));
         for space in nodes.chain([self.name.clone()]) {
             // Some may not have come about.
-            let _ = ip(&["netns", "del", &space]);
+            let _ = ip(&format!("netns del {space}"));
         }
     }
 }
@@ -169,18 +180,40 @@ fn port(number: usize) -> String {
     format!("port{number}")
 }
 
-fn ip(args: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(args).output();
+/// The node's end of a cable.
+fn end(number: usize) -> String {
+    format!("cable{number}")
+}
+
+fn open(space: &str) -> Result<File, String> {
+    let path = format!("{DIRECTORY}/{space}");
+    File::open(&path).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Does something in a thread that has moved to a namespace.
+fn within<T: Send>(space: &File, work: impl FnOnce() -> T + Send) -> T {
+    let there = move || {
+        let moved = move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network));
+        moved.expect("who makes a namespace may enter it");
+        work()
+    };
+    thread::scope(|scope| {
+        let name = thread::current().name().unwrap_or_default().to_string();
+        let thread = thread::Builder::new().name(name).spawn_scoped(scope, there);
+        let outcome: Result<T, Box<dyn Any + Send>> = thread.unwrap().join();
+        outcome.unwrap_or_else(|why| resume_unwind(why))
+    })
+}
+
+fn ip(line: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(line.split(' ')).output();
     let output = output.map_err(|error| format!("ip: {error} (tools/setup installs iproute2)"))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "ip {}: {}",
-        args.join(" "),
-        said.trim().replace('\n', "; ")
-    ))
+    let said = said.trim().replace('\n', "; ");
+    Err(format!("ip {line}: {said}"))
 }
 
 /// Removes namespaces whose run has ended without doing so, and ends what still lives in them.
@@ -204,6 +237,6 @@ fn remove_left_over() {
             // It may end by itself meanwhile.
             let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
         }
-        let _ = ip(&["netns", "del", &name]);
+        let _ = ip(&format!("netns del {name}"));
     }
 }

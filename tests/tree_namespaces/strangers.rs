@@ -1,5 +1,8 @@
 //! Nodes that join from another machine without the tree's secret, or without any.
 
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use sapwood_wire::node::hello::Refusal;
@@ -24,20 +27,19 @@ fn says(node: &Broker, mark: usize, address: &str, why: &str) -> Duration {
             "no {why:?} in:\n{}",
             node.stderr()
         );
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
     begun.elapsed()
 }
 
-/// A stranger at the last place of the network joins by the root; gives it when both have said why not.
-fn refused(apart: &Apart, args: &[&str], why: Refusal) -> Broker {
-    let stranger = NODES;
-    let root = apart.listen.reached(&apart.network, 0);
+/// A stranger at the last place of the network joins by the root, which it reaches at the address that it dials; gives it
+/// when both have said why not.
+fn refused(apart: &Apart, dialed: &str, args: &[&str], why: Refusal) -> Broker {
     let marks = apart.marks();
-    let own = apart.network.v4(stranger);
-    let args = [args, &["--join", &root]].concat();
-    let node = start_node(&apart.network, apart.listen, stranger, 2, &args);
-    let took = says(&node, 0, &root, why.text());
+    let own = apart.network.v4(NODES);
+    let args = [args, &["--join", dialed]].concat();
+    let node = apart.network.inside(NODES, || Broker::start(2, &args));
+    let took = says(&node, 0, dialed, why.text());
     // By the port that it dialed from.
     says(apart.node(0), marks[0], &own, why.text());
     println!("{why:?}: refused within {took:?}");
@@ -54,8 +56,32 @@ fn refused(apart: &Apart, args: &[&str], why: Refusal) -> Broker {
     node
 }
 
+/// Carries connections from a port of loopback to an address on another machine, until the test ends; gives the port's.
+fn relay(to: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, to) = (listener.local_addr().unwrap().to_string(), to.to_string());
+    thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let Ok(far) = TcpStream::connect(&to) else {
+                continue;
+            };
+            for (mut from, mut to) in [
+                (near.try_clone().unwrap(), far.try_clone().unwrap()),
+                (far, near),
+            ] {
+                thread::spawn(move || {
+                    // Either side may have gone.
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    at
+}
+
 #[test]
-fn a_node_with_another_secret_is_refused_within_a_second_and_nobody_else_is_touched() {
+fn a_node_with_another_secret_or_none_is_refused_within_a_second_and_nobody_else_is_touched() {
     let _alone = alone();
     let Some(network) = Network::new(NODES + 1) else {
         return;
@@ -66,21 +92,24 @@ fn a_node_with_another_secret_is_refused_within_a_second_and_nobody_else_is_touc
         .collect();
     let mut publisher = apart.publisher(NODES - 1);
     until_native_heard(&mut publisher, "quiet", &ears);
+    let root = apart.listen.reached(&apart.network, 0);
     let other = File::new("quite another secret\n");
-    let stranger = refused(
-        &apart,
-        &["--cluster-secret-file", other.path()],
-        Refusal::SecretWrong,
-    );
-    let outside = apart
-        .network
-        .inside(NODES, || Ear::native(&stranger, "quiet"));
+    let at = format!("{}:{NODE_PORT}", apart.network.v4(NODES));
+    let args = ["--cluster-secret-file", other.path(), "--node", &at];
+    let wrong = refused(&apart, &root, &args, Refusal::SecretWrong);
+    // Without a secret it would not begin to join another machine, so it is led there.
+    let relay = apart.network.inside(NODES, || relay(&root));
+    let none = refused(&apart, &relay, &[], Refusal::SecretRequired);
+    let listen = |node| apart.network.inside(NODES, || Ear::native(node, "quiet"));
+    let outside = [&wrong, &none].map(listen);
     publisher.publish(&Event::new("quiet", "among us"));
     for ear in &ears {
         assert_eq!(ear.next(), Event::new("quiet", "among us"));
         ear.hears_nothing();
     }
-    outside.hears_nothing();
+    for ear in &outside {
+        ear.hears_nothing();
+    }
 }
 
 #[test]
