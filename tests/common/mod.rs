@@ -293,10 +293,12 @@ fn spawn_sapwood(
         .args(["--native", &format!("127.0.0.1:{}", ports.native)])
         .args(["--nats", &format!("127.0.0.1:{}", ports.nats)])
         .args(["--http", &format!("127.0.0.1:{}", ports.http)])
-        .args(["--node", &format!("127.0.0.1:{}", ports.node)])
         .args(["--shards", &shards.to_string(), "--log-format", "json"])
         .args(extra_args)
         .env_remove("SAPWOOD_PASSWORD");
+    if !extra_args.contains(&"--node") {
+        command.args(["--node", &format!("127.0.0.1:{}", ports.node)]);
+    }
     if let Some(password) = password {
         command.env("SAPWOOD_PASSWORD", password);
     }

@@ -3,6 +3,9 @@
 //! A confirmed subscription is known to its own node; the others hear of it a moment later. So tests publish probes
 //! until they are heard ([`until_heard`]), and listeners leave probes out of what they give.
 
+// Each test binary compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -124,8 +127,9 @@ impl Tree {
 /// Where a node last said it stands; empty for the root, `None` while it has no place.
 pub fn path(node: &Broker) -> Option<String> {
     let text = node.stderr();
-    let last = text.lines().rev().find(|line| line.contains("this node "));
-    let last = last?;
+    let is_about_place =
+        |line: &&str| line.contains("this node is ") || line.contains("this node stands ");
+    let last = text.lines().rev().find(is_about_place)?;
     if last.contains("is the root") {
         return Some(String::new());
     }

@@ -328,8 +328,8 @@ impl NodeSession {
 
     fn hello<'a>(&mut self, tree: &'a mut Tree, cx: &mut Context<'_>) -> Result<Hello<'a>, Fault> {
         let (link, received) = match self.purpose {
-            Some(Purpose::Place(_)) => {
-                self.token = tree.draw_token();
+            Some(Purpose::Place(dial)) => {
+                self.token = tree.greet(dial);
                 (self.token, 0)
             }
             Some(Purpose::Lane { link, token, lane }) => {
@@ -414,6 +414,7 @@ impl NodeSession {
             return Err(Fault::Other("HELLO and preamble name different lanes"));
         }
         if hello.node == tree.node() {
+            tree.meet_itself(hello.link, cx.now.monotonic_ns);
             return Err(Fault::Refuse(Refusal::Itself));
         }
         let peer = Peer {

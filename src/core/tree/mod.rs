@@ -22,13 +22,14 @@ use core::net::SocketAddr;
 use hashbrown::HashMap;
 pub use links::Peer;
 pub(crate) use links::{Links, to_all};
-use place::{CloseWhy, DialId, Place, PlaceConfig, PlaceInput, PlaceOutput};
+use place::{ASKED_MAX, CloseWhy, DialId, Place, PlaceConfig, PlaceInput, PlaceOutput};
 pub use sapwood_wire::node::NodeId;
 use sapwood_wire::node::hello::Refusal;
 use sapwood_wire::node::seal::derive_entropy;
 pub use sapwood_wire::node::seal::{SecretError, SecretKey};
 use sapwood_wire::scope;
 pub use standing::Standing;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -203,6 +204,8 @@ pub(crate) struct Tree {
     /// Connections under way, by the numbers that the driver gives back.
     pub dials: HashMap<u64, (Purpose, SocketAddr), foldhash::fast::FixedState>,
     next_dial: u64,
+    /// The numbers that were said last in search of a place, the oldest first: who says one to this node is this node.
+    greeted: VecDeque<(u64, DialId)>,
     /// How much randomness was used.
     drawn: u64,
     /// Connections that wait for news about a link.
@@ -232,6 +235,7 @@ impl Tree {
             wishes: Vec::new(),
             dials: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(1)),
             next_dial: 1,
+            greeted: VecDeque::new(),
             drawn: 0,
             waiting: Vec::new(),
             look_ns: 0,
@@ -267,6 +271,25 @@ impl Tree {
         let bytes = self.draw();
         // invariant: 32 bytes begin with 8.
         u64::from_le_bytes(*bytes.first_chunk().expect("32 bytes"))
+    }
+
+    /// A number for a link that is to begin with this connection.
+    pub(crate) fn greet(&mut self, dial: DialId) -> u64 {
+        let token = self.draw_token();
+        // No more are dialed at a time.
+        if self.greeted.len() == ASKED_MAX {
+            self.greeted.pop_front();
+        }
+        self.greeted.push_back((token, dial));
+        token
+    }
+
+    /// A connection says that it is of this node; the number tells whether that is true.
+    pub(crate) fn meet_itself(&mut self, token: u64, now_ns: u64) {
+        let mut greeted = self.greeted.iter();
+        if let Some(&(_, dial)) = greeted.find(|(greeted, _)| *greeted == token) {
+            self.place(PlaceInput::DialedItself { dial }, now_ns);
+        }
     }
 
     /// Tells the place machine what happened; what it wishes is carried out behind the present input.

@@ -182,6 +182,11 @@ pub enum PlaceInput {
         /// Which.
         dial: DialId,
     },
+    /// A connection led back to this node: its address is one of this node's own.
+    DialedItself {
+        /// Which.
+        dial: DialId,
+    },
     /// A connection is gone.
     Closed {
         /// Which.
@@ -570,6 +575,7 @@ impl Place {
                 self.handle_connected(peer, entry, dialed, now_ns, out);
             }
             PlaceInput::DialFailed { dial } => self.handle_dial_failed(dial),
+            PlaceInput::DialedItself { dial } => self.handle_dialed_itself(dial),
             PlaceInput::Closed { peer } => self.handle_closed(peer, CloseWhy::Left, now_ns, out),
             PlaceInput::Message { peer, message } => {
                 self.handle_message(peer, message, now_ns, out)
@@ -663,9 +669,9 @@ impl Place {
         let mut close = |why| out.push(PlaceOutput::Close { peer: id, why });
         let node = peer.node;
         if node == self.config.node {
-            if let Some(address) = dialed.and_then(|dial| self.note_itself(dial)) {
-                self.memory.add_own(address);
-            }
+            dialed
+                .into_iter()
+                .for_each(|dial| self.handle_dialed_itself(dial));
             return close(CloseWhy::Itself);
         }
         if self.peers.contains_key(&id) {

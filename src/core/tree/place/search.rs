@@ -624,10 +624,16 @@ impl Place {
     }
 
     /// The dialed node is this one; returns the address.
-    pub(super) fn note_itself(&mut self, dial: DialId) -> Option<SocketAddr> {
-        let target = self.search.as_mut()?.of_dial(dial)?;
-        target.stage = Stage::Used;
-        target.address
+    /// Nothing is to be had at that address, now or later.
+    pub(super) fn handle_dialed_itself(&mut self, dial: DialId) {
+        let target = self.search.as_mut().and_then(|search| search.of_dial(dial));
+        if let Some(target) = target {
+            target.stage = Stage::Used;
+            target
+                .address
+                .into_iter()
+                .for_each(|address| self.memory.add_own(address));
+        }
     }
 
     pub(super) fn handle_dial_failed(&mut self, dial: DialId) {

@@ -214,6 +214,21 @@ fn node_that_dials_itself_notices_and_does_not_dial_there_again() {
 }
 
 #[test]
+fn node_that_is_told_that_it_dialed_itself_does_not_dial_there_again() {
+    let (mut rig, outputs) = Rig::new(config(&[2]));
+    let [PlaceOutput::Dial { dial, .. }] = outputs[..] else {
+        panic!("{outputs:?}");
+    };
+    rig.handle(PlaceInput::DialedItself { dial });
+    // The connection fails as well.
+    rig.handle(PlaceInput::DialFailed { dial });
+    let outputs = rig.pass(10_000);
+    let is_dial = |output: &PlaceOutput| matches!(output, PlaceOutput::Dial { .. });
+    assert!(!outputs.iter().any(is_dial), "{outputs:?}");
+    assert!(rig.place.is_root());
+}
+
+#[test]
 fn member_has_path_and_ancestors_and_knows_its_parent() {
     let (rig, peer) = member();
     assert_eq!(rig.place.path(), Some(&[3][..]));
