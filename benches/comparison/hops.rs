@@ -142,15 +142,19 @@ impl Run {
 impl Hops {
     /// Contenders with figures.
     fn shown(&self) -> Vec<Who> {
-        let has_runs = |who: &Who| self.runs.iter().any(|run| run.who == *who);
-        let has_failed = |who: &Who| self.failures.iter().any(|failure| failure.who == *who);
-        let shown = |who: &Who| has_runs(who) && !has_failed(who);
-        Who::ALL.into_iter().filter(shown).collect()
+        let is_shown = |who: &Who| self.figures().any(|run| run.who == *who);
+        Who::ALL.into_iter().filter(is_shown).collect()
+    }
+
+    /// Runs of those that had no failure.
+    fn figures(&self) -> impl Iterator<Item = &Run> {
+        let has_failed = |who| self.failures.iter().any(|failure| failure.who == who);
+        self.runs.iter().filter(move |run| !has_failed(run.who))
     }
 
     fn runs(&self, who: Who, load: Load, hops: usize) -> impl Iterator<Item = &Run> {
         let is_one = move |run: &&Run| (run.who, run.load, run.hops) == (who, load, hops);
-        self.runs.iter().filter(is_one)
+        self.figures().filter(is_one)
     }
 
     /// Numbers of hops that were measured, rising.
@@ -435,15 +439,12 @@ fn findings(hops: &Hops) -> String {
             against(hops, (who, peer), (Load::Single, far), p50),
         ));
     }
-    let ours = |run: &&Run| run.who.is_ours() && shown.contains(&run.who);
+    let ours = |run: &&Run| run.who.is_ours() && run.load != Load::Single;
     let idle = hops
-        .runs
-        .iter()
+        .figures()
         .filter(ours)
-        .filter(|run| run.load != Load::Single);
-    let idle = idle
-        .filter_map(Run::idle_cpu_per_million)
-        .max_by(f64::total_cmp);
+        .filter_map(Run::idle_cpu_per_million);
+    let idle = idle.filter(|cost| cost.is_finite()).max_by(f64::total_cmp);
     lines.extend(idle.map(|idle| {
         format!(
             "- A node of Sapwood that the events do not pass needed at most {} s/M meanwhile.",
