@@ -21,8 +21,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Starts the nodes, all on one CPU.
-    pub fn start(who: Who, cpu: usize) -> io::Result<Chain> {
+    /// Starts the nodes, all on the same CPUs; Sapwood's have a shard on each.
+    pub fn start(who: Who, cpus: &[usize]) -> io::Result<Chain> {
         let mut nodes: Vec<Server> = Vec::new();
         let mut leaf_parent = None;
         for number in 0..NODES {
@@ -37,7 +37,7 @@ impl Chain {
                     vec!["-c".to_string(), file.display().to_string()]
                 }
             };
-            let cpus = vec![cpu];
+            let cpus = cpus.to_vec();
             let started = Server::start(&Setting {
                 who,
                 arguments,

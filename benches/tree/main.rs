@@ -55,9 +55,9 @@ use chain::{Chain, NODES};
 use course::{PACED, PAYLOAD_BYTES, SINGLE, WINDOW, Way};
 use generator::Trouble;
 use hops::{Hops, Load, Run};
-use record::{RunFailure, Who};
+use record::{Contender, RunFailure, Who};
 
-/// The CPU of all nodes, and the generator's.
+/// The first CPU of all nodes, and the generator's.
 const SERVER_CPU: usize = 0;
 const GENERATOR_CPU: usize = 1;
 
@@ -84,6 +84,12 @@ struct Arguments {
     /// Seconds that each run is measured, after a warm-up of a third; twice as long for latencies.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Only these contenders, by name: nats, nats-now, sapwood-nats, sapwood-native; writes nothing.
+    #[arg(long, value_delimiter = ',')]
+    who: Vec<String>,
+    /// CPUs of all nodes, and shards of each of Sapwood's; other than one writes nothing.
+    #[arg(long, default_value_t = 1)]
+    shards: usize,
     /// cargo says this; it means nothing here.
     #[arg(long, hide = true)]
     bench: bool,
@@ -118,16 +124,23 @@ fn measure_all(arguments: &Arguments) -> Result<Hops, Trouble> {
         false => (arguments.rounds, arguments.seconds),
     };
     let mut hops = new_record(cpus);
-    let is_here = |who: &Who| {
-        let is_missing = |one: &&record::Contender| one.id == *who && one.missing.is_some();
-        hops.contenders.iter().find(is_missing).is_none()
-    };
-    let mut contenders: Vec<Who> = CONTENDERS.into_iter().filter(is_here).collect();
+    if !arguments.who.is_empty() {
+        let is_wanted = |one: &Contender| {
+            let name = serde_json::to_string(&one.id).unwrap_or_default();
+            let mut wanted = arguments.who.iter();
+            wanted.any(|wanted| name.trim_matches('"') == wanted)
+        };
+        hops.contenders.retain(is_wanted);
+    }
+    let is_here = |one: &&Contender| one.missing.is_none();
+    let contenders = hops.contenders.iter().filter(is_here);
+    let mut contenders: Vec<Who> = contenders.map(|one| one.id).collect();
+    let cpus: Vec<usize> = (SERVER_CPU..SERVER_CPU + arguments.shards).collect();
     for round in 1..=rounds {
         hops.load_averages.push(machine::load_average()?);
         for who in &contenders {
             eprintln!("round {round} of {rounds}: {}", who.title());
-            if let Err(trouble) = measure_chain(*who, round, seconds, &mut hops.runs) {
+            if let Err(trouble) = measure_chain((*who, &cpus), round, seconds, &mut hops.runs) {
                 let error = trouble.to_string();
                 eprintln!("{}: {error}", who.title());
                 let who = *who;
@@ -137,7 +150,7 @@ fn measure_all(arguments: &Arguments) -> Result<Hops, Trouble> {
         contenders.rotate_left(1);
     }
     println!("{}", hops::section(&hops));
-    if !arguments.quick {
+    if !arguments.quick && arguments.who.is_empty() && arguments.shards == 1 {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(hops::RECORD);
         let text = serde_json::to_string(&hops).map_err(std::io::Error::other)?;
         std::fs::write(path, text + "\n")?;
@@ -146,8 +159,13 @@ fn measure_all(arguments: &Arguments) -> Result<Hops, Trouble> {
 }
 
 /// All loads on all ways through a chain of its own; who begins changes.
-fn measure_chain(who: Who, round: u32, seconds: f64, runs: &mut Vec<Run>) -> Result<(), Trouble> {
-    let chain = Chain::start(who, SERVER_CPU)?;
+fn measure_chain(
+    (who, cpus): (Who, &[usize]),
+    round: u32,
+    seconds: f64,
+    runs: &mut Vec<Run>,
+) -> Result<(), Trouble> {
+    let chain = Chain::start(who, cpus)?;
     let dialect = servers::dialect(who);
     let mut ways = Vec::new();
     for hops in HOPS {
