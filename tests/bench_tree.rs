@@ -173,6 +173,7 @@ fn runs(who: Who, ratio: f64, hop: u64) -> Vec<Run> {
                     events: 1_000_000,
                     node_cpu_seconds: (0..4).map(cost).collect(),
                     generator_cpu_seconds: 1.0,
+                    generator_waited_seconds: 0.02,
                     latency: (load == Load::Single).then_some(Single { p50, p99: 3 * p50 }),
                 });
             }
@@ -331,6 +332,23 @@ fn who_failed_or_is_missing_has_no_figure() {
     // A failure of ours leaves its goals open.
     hops.failures[0].who = Who::SapwoodNative;
     check(&hops, &["**0 are met and 0 are not**"]);
+}
+
+#[test]
+fn latencies_are_not_judged_where_others_had_the_cpu() {
+    let mut hops = record(&[runs(Who::SapwoodNative, 1.4, 50_000)]);
+    let quiet = "made the generator wait for its CPU for 1 % of the time.\n";
+    check(&hops, &[quiet, "**6 are met and 0 are not**"]);
+    for run in &mut hops.runs {
+        run.generator_waited_seconds = 0.5;
+    }
+    check(
+        &hops,
+        &[
+            "**4 are met and 0 are not**",
+            "for 25 % of the time. **So the latencies are others' as much as the brokers'**",
+        ],
+    );
 }
 
 #[test]

@@ -18,6 +18,9 @@ const CPU_RATIO_MAX: f64 = 1.5;
 /// Nanoseconds that a hop may add to the median latency.
 const HOP_P50_MAX: f64 = 60_000.0;
 
+/// A generator that waited for its CPU for more of the time than this saw others' work as latency.
+const WAITED_MAX: f64 = 0.1;
+
 /// Contenders that are held against each other: the same protocol first.
 const PAIRS: [(Who, Who); 4] = [
     (Who::SapwoodNats, Who::Nats),
@@ -88,6 +91,8 @@ pub struct Run {
     pub node_cpu_seconds: Vec<f64>,
     /// The generator's.
     pub generator_cpu_seconds: f64,
+    /// For how long the generator could have run and another process had its CPU.
+    pub generator_waited_seconds: f64,
     /// For [`Load::Single`].
     pub latency: Option<Single>,
 }
@@ -185,6 +190,22 @@ impl Hops {
             let mut locals = self.runs(who, load, 0);
             of(run, locals.find(|local| local.round == run.round)?)
         })
+    }
+
+    /// The part of the time for which the generator waited while it measured latencies.
+    fn waited(&self) -> Option<Spread> {
+        let singles = self.figures().filter(|run| run.load == Load::Single);
+        Spread::of(
+            singles
+                .map(|run| run.generator_waited_seconds / run.seconds)
+                .collect(),
+        )
+    }
+
+    /// Whether others kept the machine from showing latencies.
+    fn is_noisy(&self) -> bool {
+        self.waited()
+            .is_some_and(|waited| waited.median > WAITED_MAX)
     }
 
     /// A node's CPU divided by that of a local delivery.
@@ -328,6 +349,7 @@ fn judged(hops: &Hops, who: Who, far: usize) -> Vec<Judged> {
         },
         measured: hops
             .more(who, far, P50)
+            .filter(|_| !hops.is_noisy())
             .map(|spread| (shown(Some(spread), duration), spread)),
         most,
     });
@@ -451,6 +473,7 @@ fn findings(hops: &Hops) -> String {
             number(idle)
         )
     }));
+    lines.extend(noise(hops));
     for contender in &hops.contenders {
         let title = contender.id.title();
         lines.extend(contender.missing.as_ref().map(|reason| {
@@ -470,6 +493,22 @@ fn findings(hops: &Hops) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What others did to the latencies.
+fn noise(hops: &Hops) -> Option<String> {
+    let percent = |value: f64| format!("{} %", number(value * 100.0));
+    let meaning = match hops.is_noisy() {
+        true => {
+            " **So the latencies are others' as much as the brokers'**, and no goal is judged by them."
+        }
+        false => "",
+    };
+    Some(format!(
+        "- While latencies were measured, other work on the machine made the generator wait for its CPU for {} of the \
+         time.{meaning}",
+        shown(Some(hops.waited()?), percent)
+    ))
 }
 
 /// One contender's figure divided by another's, or that it does not differ.

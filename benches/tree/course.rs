@@ -12,7 +12,7 @@ use crate::generator::{Generator, Sender, Trouble, Writing, open};
 use crate::hops::{Load, Single};
 use crate::measure::{Pace, SID, Times, drain, paced, pump};
 use crate::script::{Cycle, Expect, Script, payload};
-use crate::servers::own_cpu;
+use crate::servers::{own_cpu, own_waited};
 
 /// Bytes of a payload.
 pub const PAYLOAD_BYTES: usize = 128;
@@ -62,6 +62,8 @@ pub struct Figures {
     pub node_cpu_seconds: Vec<f64>,
     /// Of this process.
     pub generator_cpu_seconds: f64,
+    /// For how long it could have run and another process had its CPU.
+    pub generator_waited_seconds: f64,
     /// If each event was alone.
     pub latency: Option<Single>,
 }
@@ -69,7 +71,7 @@ pub struct Figures {
 struct Mark {
     at: Instant,
     nodes: Vec<Duration>,
-    generator: Duration,
+    generator: [Duration; 2],
     count: u64,
 }
 
@@ -144,20 +146,22 @@ impl Mark {
         Ok(Mark {
             at: Instant::now(),
             nodes: cpu()?,
-            generator: own_cpu()?,
+            generator: [own_cpu()?, own_waited()?],
             count,
         })
     }
 
     fn since(&self, before: &Mark, latency: Option<Single>) -> Figures {
+        // A thread that ended meanwhile took its times with it.
+        let between = |now: Duration, then| now.saturating_sub(then).as_secs_f64();
         let nodes = self.nodes.iter().zip(&before.nodes);
+        let ([cpu, waited], [cpu_then, waited_then]) = (self.generator, before.generator);
         Figures {
             seconds: (self.at - before.at).as_secs_f64(),
             events: self.count - before.count,
-            node_cpu_seconds: nodes
-                .map(|(now, then)| (*now - *then).as_secs_f64())
-                .collect(),
-            generator_cpu_seconds: (self.generator - before.generator).as_secs_f64(),
+            node_cpu_seconds: nodes.map(|(now, then)| between(*now, *then)).collect(),
+            generator_cpu_seconds: between(cpu, cpu_then),
+            generator_waited_seconds: between(waited, waited_then),
             latency,
         }
     }

@@ -186,6 +186,7 @@ fn measure_chain(
                 events: figures.events,
                 node_cpu_seconds: figures.node_cpu_seconds,
                 generator_cpu_seconds: figures.generator_cpu_seconds,
+                generator_waited_seconds: figures.generator_waited_seconds,
                 latency: figures.latency,
             });
         }
