@@ -10,6 +10,9 @@ mod crowd;
 mod figures;
 #[path = "../benches/comparison/goals.rs"]
 mod goals;
+#[allow(dead_code)]
+#[path = "../benches/comparison/hops.rs"]
+mod hops;
 #[path = "../benches/comparison/pieces.rs"]
 mod pieces;
 #[path = "../benches/comparison/plot.rs"]
@@ -30,6 +33,7 @@ use std::path::Path;
 use crowd::{Arrival, Crowd, Phase, Round};
 use figures::{Spread, bytes, count, duration, number, ratio, rows};
 use goals::{Finding, Reached, findings};
+use hops::Hops;
 use plot::charts;
 use record::{Contender, Kind, Latency, Machine, Record, Run, RunFailure, Who, Workload};
 use report::{CHARTS, NOTES, RECORD, files, markdown};
@@ -188,7 +192,7 @@ fn check_verdict(ours: Vec<Run>, theirs: Vec<Run>, standing: Standing, sentences
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].sentences(), sentences);
     assert_eq!(found[0].standing(), standing);
-    let page = markdown(&record(vec![workload.clone()]), None, "");
+    let page = markdown(&record(vec![workload.clone()]), &[], "");
     assert!(page.contains(sentences), "{page}");
 }
 
@@ -382,7 +386,7 @@ fn the_floor_is_no_rival() {
 
 #[test]
 fn variants_are_rows_of_their_own() {
-    let page = markdown(&full(), None, "");
+    let page = markdown(&full(), &[], "");
     for line in [
         "| Sapwood, Redis protocol, 2 shards | 2.5M/s (2.48M to 2.52M) | 0.28 (0.277 to 0.283) |",
         "- **Sapwood, Redis protocol, 2 shards, against redis-server:** Sapwood needs 1/7.14 of redis-server's CPU and \
@@ -403,7 +407,7 @@ fn where_every_run_is_a_variant_the_first_stands_for_the_contender() {
     ];
     let page = markdown(
         &record(vec![workload("shards-pairs", Kind::Throughput, &runs)]),
-        None,
+        &[],
         "",
     );
     for part in [
@@ -420,7 +424,7 @@ fn missing_peers_are_named_with_the_reason() {
     let mut record = full();
     record.contenders[1].missing = Some("nats-server is not | installed".to_string());
     record.workloads[0].runs.retain(|run| run.who != Nats);
-    let page = markdown(&record, None, "");
+    let page = markdown(&record, &[], "");
     let reason = "nats-server is not \\| installed";
     assert!(
         page.contains(&format!("**did not take part:** {reason} |")),
@@ -447,7 +451,7 @@ fn a_contender_that_failed_has_no_figure() {
         round: 2,
         error: "delivery 7\nof `a` came | twice".to_string(),
     });
-    let page = markdown(&record, None, "");
+    let page = markdown(&record, &[], "");
     for part in [
         "| s/M | 2 | 0.6 | - | failed | - | 0.2 | 0.14 | **Sapwood, Redis protocol failed**<br>",
         "- **Sapwood, Redis protocol failed in round 2, so it has no figure:** `delivery 7 of 'a' came | twice`",
@@ -466,9 +470,9 @@ fn a_contender_that_failed_has_no_figure() {
 #[test]
 fn a_quick_look_says_so_before_anything_else() {
     let mut record = full();
-    assert!(!markdown(&record, None, "").contains("quick look"));
+    assert!(!markdown(&record, &[], "").contains("quick look"));
     record.quick = true;
-    let page = markdown(&record, None, "");
+    let page = markdown(&record, &[], "");
     assert!(
         page.starts_with(
             "# Benchmarks: a quick look\n\n> **This is a quick look and not a result.**"
@@ -478,7 +482,7 @@ fn a_quick_look_says_so_before_anything_else() {
 
 #[test]
 fn the_summary_counts_where_sapwood_is_ahead_and_where_not() {
-    let page = markdown(&full(), None, "");
+    let page = markdown(&full(), &[], "");
     let line = "- Sapwood, Redis protocol is ahead of redis-server in 2 of 4 workloads; better in one figure and worse in \
                 another in 1 (the latency-10k one); **behind** in 1 (the closed-1 one).";
     assert!(page.contains(line), "{page}");
@@ -486,7 +490,7 @@ fn the_summary_counts_where_sapwood_is_ahead_and_where_not() {
 
 #[test]
 fn nothing_measured_gives_a_page_without_claims() {
-    let page = markdown(&record(Vec::new()), None, "## Note\n\nBy hand.\n");
+    let page = markdown(&record(Vec::new()), &[], "## Note\n\nBy hand.\n");
     assert!(
         !page.contains("ahead of") && !page.contains("svg"),
         "{page}"
@@ -507,7 +511,7 @@ fn nothing_measured_gives_a_page_without_claims() {
             .iter()
             .all(|found| found.comparisons.len() == 1)
     );
-    let page = markdown(&record(vec![none]), None, "");
+    let page = markdown(&record(vec![none]), &[], "");
     assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
 }
 
@@ -544,7 +548,7 @@ fn goals_are_judged_by_medians() {
         Reached::NotMeasured("not run".to_string()),
         "-",
     );
-    let page = markdown(&record, None, "");
+    let page = markdown(&record, &[], "");
     let line = "| `closed-1` | Sapwood, Redis protocol | redis-server | rate at least 0.95x | 0.9x | 18k/s | 20k/s | **not \
                 met** |";
     assert!(page.contains(line), "{page}");
@@ -636,7 +640,7 @@ fn names_of_lines_that_end_together_stand_apart() {
 
 #[test]
 fn the_page_shows_every_chart() {
-    let written = files(&full(), None, "");
+    let written = files(&full(), &[], "");
     let page = &written[0];
     assert_eq!(page.0, "BENCHMARKS.md");
     assert_eq!(written.len(), 4);
@@ -647,7 +651,7 @@ fn the_page_shows_every_chart() {
 
 #[test]
 fn every_line_of_a_table_has_as_many_cells() {
-    let page = markdown(&full(), None, "");
+    let page = markdown(&full(), &[], "");
     let mut cells = None;
     for line in page.lines() {
         let count = line.matches('|').count() - line.matches("\\|").count();
@@ -707,8 +711,8 @@ fn crowd(times: u64) -> Crowd {
 
 #[test]
 fn the_webs_crowd_has_a_section_if_it_was_measured() {
-    assert!(!markdown(&full(), None, "").contains("The web"));
-    let page = markdown(&full(), Some(&crowd(1)), "");
+    assert!(!markdown(&full(), &[], "").contains("The web"));
+    let page = markdown(&full(), &[crowd::section(&crowd(1))], "");
     let same = "20 ms (19.8 to 20.2)";
     for part in [
         "## The web: 5,000 WebSockets and 5,000 event streams\n\n".to_string(),
@@ -724,7 +728,7 @@ fn the_webs_crowd_has_a_section_if_it_was_measured() {
     ] {
         assert!(page.contains(&part), "{part}\n{page}");
     }
-    let page = markdown(&full(), Some(&crowd(2)), "");
+    let page = markdown(&full(), &[crowd::section(&crowd(2))], "");
     let part = "The spread of the WebSockets is 2x what it is without it.";
     assert!(page.contains(part), "{page}");
 }
@@ -740,16 +744,24 @@ fn repository_holds_what_the_record_gives() {
         !record.quick,
         "{RECORD} is a quick look, which is no result"
     );
-    let crowd: Option<Crowd> = root
-        .join(crowd::RECORD)
-        .exists()
-        .then(|| serde_json::from_str(&read(crowd::RECORD)).unwrap());
-    let written = files(&record, crowd.as_ref(), &read(NOTES));
+    // Those of other benchmarks, if they were run.
+    let exists = |path: &&str| root.join(path).exists();
+    let crowd = Some(crowd::RECORD).filter(exists).map(|path| {
+        let crowd: Crowd = serde_json::from_str(&read(path)).unwrap();
+        crowd::section(&crowd)
+    });
+    let hops = Some(hops::RECORD).filter(exists).map(|path| {
+        let hops: Hops = serde_json::from_str(&read(path)).unwrap();
+        hops::section(&hops)
+    });
+    let sections: Vec<String> = crowd.into_iter().chain(hops).collect();
+    let written = files(&record, &sections, &read(NOTES));
     for (path, contents) in &written {
         assert!(
             read(path) == *contents,
-            "{path} is not what {RECORD}, {} and {NOTES} give; write the report again",
-            crowd::RECORD
+            "{path} is not what {RECORD}, {}, {} and {NOTES} give; write the report again",
+            crowd::RECORD,
+            hops::RECORD
         );
     }
     let paths: BTreeSet<_> = written.into_iter().map(|(path, _)| path).collect();

@@ -48,6 +48,13 @@ pub fn look(cpus: u32) -> Machine {
     }
 }
 
+/// How many processes wanted a CPU in the last minute.
+pub fn load_average() -> std::io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let first = text.split(' ').next().and_then(|word| word.parse().ok());
+    first.ok_or_else(|| std::io::Error::other("/proc/loadavg shows no load"))
+}
+
 /// 10,000 connections have an end here and one in the server, which inherits the limit.
 pub fn raise_file_limit() -> std::io::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};

@@ -17,6 +17,10 @@ mod dialect;
 mod figures;
 mod generator;
 mod goals;
+// Other benchmarks use more of these.
+#[allow(dead_code)]
+mod hops;
+#[allow(dead_code)]
 mod machine;
 mod measure;
 mod pieces;
@@ -38,6 +42,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use serde::de::DeserializeOwned;
 
 use generator::Trouble;
 use measure::Times;
@@ -339,17 +344,20 @@ fn read_record() -> Result<Record, Trouble> {
 
 fn write_report(record: &Record) -> Result<(), Trouble> {
     let notes = std::fs::read_to_string(root().join(report::NOTES))?;
-    let crowd = read_crowd()?;
+    let (crowd, hops) = (read_other(crowd::RECORD)?, read_other(hops::RECORD)?);
+    let (crowd, hops) = (crowd.as_ref(), hops.as_ref());
+    let sections = [crowd.map(crowd::section), hops.map(hops::section)];
+    let sections: Vec<String> = sections.into_iter().flatten().collect();
     std::fs::create_dir_all(results())?;
-    for (path, contents) in report::files(record, crowd.as_ref(), &notes) {
+    for (path, contents) in report::files(record, &sections, &notes) {
         std::fs::write(root().join(path), contents)?;
     }
     Ok(())
 }
 
-/// What the benchmark of the web's crowd recorded, if it was run.
-fn read_crowd() -> Result<Option<crowd::Crowd>, Trouble> {
-    let path = root().join(crowd::RECORD);
+/// What another benchmark recorded, if it was run.
+fn read_other<T: DeserializeOwned>(path: &str) -> Result<Option<T>, Trouble> {
+    let path = root().join(path);
     if !path.exists() {
         return Ok(None);
     }

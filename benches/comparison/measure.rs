@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_millis(20);
 const LATENCY_MAX: u64 = 60_000_000_000;
 
 /// NATS's number of the first subscription: all have equally many digits.
-const SID: usize = 10_000;
+pub const SID: usize = 10_000;
 
 /// How long a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -198,7 +198,7 @@ fn add_publisher(
 }
 
 /// Sends and receives until then.
-fn pump(generator: &mut Generator, window: u64, until: Instant) -> Result<(), Trouble> {
+pub fn pump(generator: &mut Generator, window: u64, until: Instant) -> Result<(), Trouble> {
     while Instant::now() < until {
         let is_going = generator.send(window)?;
         generator.receive(if is_going {
@@ -211,7 +211,7 @@ fn pump(generator: &mut Generator, window: u64, until: Instant) -> Result<(), Tr
 }
 
 /// Waits until everything that was sent has been delivered and answered, and nothing more comes.
-fn drain(generator: &mut Generator) -> Result<(), Trouble> {
+pub fn drain(generator: &mut Generator) -> Result<(), Trouble> {
     let mut progress = (Instant::now(), 0);
     loop {
         generator.finish()?;
@@ -620,19 +620,51 @@ pub fn latency(
         Writing::Single(1),
         1,
     )?;
+    let pace = Pace { rate, batch: 1 };
+    let mark = |count| Mark::now(server, count);
+    let (begin, end, latencies) = paced(&mut generator, pace, times, mark)?;
+    Ok(end.since(&begin, Some(latency_of(&latencies))))
+}
+
+/// A steady rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Messages a second.
+    pub rate: u64,
+    /// So many of them are due at the same time.
+    pub batch: u64,
+}
+
+/// Sends at a steady rate while the generator has one sender, and waits until all came: what `mark` says of the
+/// deliveries so far when the measured time begins and when it ends, and the latencies of those between.
+pub fn paced<T>(
+    generator: &mut Generator,
+    pace: Pace,
+    times: Times,
+    mark: impl Fn(u64) -> Result<T, Trouble>,
+) -> Result<(T, T, Histogram<u64>), Trouble> {
     let mut latencies = histogram();
     let start = Instant::now() + Duration::from_millis(5);
-    let scheduled = |message: u64| start + Duration::from_nanos(message * 1_000_000_000 / rate);
-    let first_measured = (times.warm_up.as_secs_f64() * rate as f64) as u64;
-    let messages = first_measured + (times.measured.as_secs_f64() * rate as f64) as u64;
+    let first = generator.sent;
+    let batch_of = |message: u64| (message - first) / pace.batch;
+    let scheduled = |message: u64| {
+        start + Duration::from_nanos(batch_of(message) * pace.batch * 1_000_000_000 / pace.rate)
+    };
+    let after = |time: Duration| (time.as_secs_f64() * pace.rate as f64) as u64;
+    let first_measured = first + after(times.warm_up);
+    let messages = first_measured + after(times.measured);
     let mut begin = None;
-    let mut progress = (Instant::now(), 0);
+    let mut progress = (Instant::now(), generator.delivered);
     while generator.delivered < messages {
         // The generator has a CPU of its own and spins, so that waking it is in nobody's latency.
         let due = generator.sent < messages && Instant::now() >= scheduled(generator.sent);
         if due {
-            generator.send(u64::MAX)?;
+            let batch_end = first + (batch_of(generator.sent) + 1) * pace.batch;
+            let owed = batch_end.min(messages) - generator.sent;
+            generator.send(generator.in_flight() + owed)?;
         }
+        // A full socket may have taken a frame in part, which nothing else would complete.
+        generator.finish()?;
         let before = generator.delivered;
         generator.receive(Duration::ZERO)?;
         let now = Instant::now();
@@ -645,7 +677,7 @@ pub fn latency(
             }
         }
         if begin.is_none() && generator.delivered >= first_measured {
-            begin = Some(Mark::now(server, generator.delivered)?);
+            begin = Some(mark(generator.delivered)?);
         }
         if generator.delivered != progress.1 {
             progress = (now, generator.delivered);
@@ -656,10 +688,10 @@ pub fn latency(
             )));
         }
     }
-    let end = Mark::now(server, generator.delivered)?;
-    drain(&mut generator)?;
+    let end = mark(generator.delivered)?;
+    drain(generator)?;
     let begin = begin.ok_or_else(|| Trouble::Stuck("nothing was measured".to_string()))?;
-    Ok(end.since(&begin, Some(latency_of(&latencies))))
+    Ok((begin, end, latencies))
 }
 
 /// Connections that are part of what a server needs anyway, before memory is looked at.

@@ -5,7 +5,6 @@
 //! wrote are appended as they are. The same record gives the same bytes, which a test holds the repository to.
 //! Start at [`files`].
 
-use crate::crowd::{self, Crowd};
 use crate::figures::{Metric, Row, bytes, has_failed, named, of_kind, rows, usual};
 use crate::goals::{Reached, findings};
 use crate::pieces::{one_line, table, text};
@@ -22,10 +21,10 @@ pub const NOTES: &str = "benches/NOTES.md";
 /// Where charts go.
 pub const CHARTS: &str = "benches/results";
 
-/// Everything that is made of a record: paths from the repository's root, and contents. `crowd` is the record of
-/// [`crowd::RECORD`], if there is one, and `notes` is [`NOTES`]' text.
-pub fn files(record: &Record, crowd: Option<&Crowd>, notes: &str) -> Vec<(String, String)> {
-    let page = markdown(record, crowd, notes);
+/// Everything that is made of a record: paths from the repository's root, and contents. `sections` are those of other
+/// benchmarks, and `notes` is [`NOTES`]' text.
+pub fn files(record: &Record, sections: &[String], notes: &str) -> Vec<(String, String)> {
+    let page = markdown(record, sections, notes);
     let mut files = vec![("BENCHMARKS.md".to_string(), page)];
     for chart in charts(record) {
         files.push((format!("{CHARTS}/{}", chart.file), chart.svg));
@@ -34,7 +33,7 @@ pub fn files(record: &Record, crowd: Option<&Crowd>, notes: &str) -> Vec<(String
 }
 
 /// The whole of BENCHMARKS.md. `notes` end it, unchanged.
-pub fn markdown(record: &Record, crowd: Option<&Crowd>, notes: &str) -> String {
+pub fn markdown(record: &Record, sections: &[String], notes: &str) -> String {
     let charts = charts(record);
     let mut parts = vec![
         head(record),
@@ -45,7 +44,7 @@ pub fn markdown(record: &Record, crowd: Option<&Crowd>, notes: &str) -> String {
         closed(record),
         latency(record, &charts),
         idle(record),
-        crowd.map(crowd::section).unwrap_or_default(),
+        sections.join("\n\n"),
         goals(record),
         notes.trim().to_string(),
     ];

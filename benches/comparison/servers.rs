@@ -116,7 +116,7 @@ pub fn dialect(who: Who) -> Dialect {
 pub struct Setting {
     /// Which.
     pub who: Who,
-    /// More arguments, for Sapwood.
+    /// More arguments, for Sapwood and nats-server.
     pub arguments: Vec<String>,
     /// The CPUs it gets, as `0-1`; Sapwood has one shard on each.
     pub cpus: Vec<usize>,
@@ -130,6 +130,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// Where it listens for HTTP, if it is Sapwood.
     pub http: Option<SocketAddr>,
+    /// Where it takes in other nodes, if it is Sapwood.
+    pub node: Option<SocketAddr>,
 }
 
 impl Drop for Server {
@@ -162,7 +164,8 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-fn free_port() -> io::Result<u16> {
+/// A port on which nobody listens now.
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -196,7 +199,8 @@ impl Server {
             Who::Nats | Who::NatsNow => {
                 command
                     .arg(program(setting.who))
-                    .args(["-a", "127.0.0.1", "-p", &port]);
+                    .args(["-a", "127.0.0.1", "-p", &port])
+                    .args(&setting.arguments);
             }
             Who::Relay => {
                 command.arg(&own).args([RELAY, &port]);
@@ -209,6 +213,7 @@ impl Server {
             child: command.spawn()?,
             address,
             http: None,
+            node: None,
         };
         server.wait_until_it_listens()
     }
@@ -243,6 +248,7 @@ impl Server {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             http: None,
+            node: None,
         };
         let mut address = None;
         for line in BufReader::new(stdout.ok_or(io::ErrorKind::BrokenPipe)?).lines() {
@@ -254,9 +260,12 @@ impl Server {
                 address = at;
             } else if name == Some("http") {
                 server.http = at;
+            } else if name == Some("node") {
+                server.node = at;
             }
             if let Some(address) = address
                 && server.http.is_some()
+                && server.node.is_some()
             {
                 server.address = address;
                 // What it logs is not of interest, but a full pipe would be.

@@ -9,6 +9,7 @@ use crate::audience::{Audience, counter, open_socket, open_stream};
 use crate::crowd::{Phase, Round};
 use crate::generator::Trouble;
 use crate::listener::{Kind, Script};
+use crate::machine;
 use crate::record::Who;
 use crate::script::payload;
 use crate::servers::{Server, Setting, own_cpu, own_waited};
@@ -124,7 +125,7 @@ impl Flood {
 
 /// One run.
 pub fn run(plan: &Plan) -> Result<Round, Trouble> {
-    let load_average = load_average()?;
+    let load_average = machine::load_average()?;
     let server = Server::start(&Setting {
         who: Who::SapwoodRedis,
         arguments: Vec::new(),
@@ -272,11 +273,4 @@ fn check_heard(audience: &Audience, from: usize, has_stalled: bool) -> Result<()
 fn memory(server: &Server) -> Result<u64, Trouble> {
     std::thread::sleep(LINGER);
     Ok(server.memory()?.0)
-}
-
-/// How many processes wanted a CPU in the last minute.
-fn load_average() -> std::io::Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    let first = text.split(' ').next().and_then(|word| word.parse().ok());
-    first.ok_or_else(|| std::io::Error::other("/proc/loadavg shows no load"))
 }
