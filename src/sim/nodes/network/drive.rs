@@ -219,19 +219,32 @@ impl Network {
         };
         let conn = ConnId(slot as u32);
         let mut is_busy = false;
+        let mut arrives = None;
         if let Some(pipe) = &mut self.pipes[socket.pipe] {
             let wire = &mut pipe.wires[socket.side];
             let room = SOCKET_BYTES.saturating_sub(wire.bytes);
-            let all: Vec<u8> = driven.core.output(conn).flatten().copied().collect();
-            let count = all.len().min(room);
+            let mut taken = Vec::new();
+            let mut is_more = false;
+            // Only what there is room for is looked at: behind a cut, much may wait.
+            for slice in driven.core.output(conn) {
+                let count = slice.len().min(room - taken.len());
+                taken.extend_from_slice(&slice[..count]);
+                is_more = count < slice.len();
+                if is_more {
+                    break;
+                }
+            }
+            let count = taken.len();
             if count > 0 {
                 let last = wire.parts.back().map_or(0, |&(due, _)| due);
-                wire.parts
-                    .push_back(((self.now_ns + delay).max(last), all[..count].to_vec()));
+                let due_ns = (self.now_ns + delay).max(last);
+                wire.parts.push_back((due_ns, taken));
                 wire.bytes += count;
+                arrives = Some((socket.pipe, 1 - socket.side, due_ns));
                 is_busy = true;
             }
-            socket.is_blocked = count < all.len();
+            wire.is_full = is_more;
+            socket.is_blocked = is_more;
             if is_busy || socket.is_blocked {
                 driven
                     .core
@@ -239,6 +252,9 @@ impl Network {
             }
         }
         let is_closed = socket.is_closing && !driven.core.has_output(conn);
+        if let Some((pipe, side, due_ns)) = arrives {
+            self.wake_end(pipe, side, due_ns);
+        }
         if is_closed {
             self.gone(node, shard, slot);
         }
@@ -267,13 +283,15 @@ impl Network {
         let incarnation = self.nodes[node].incarnation;
         for dial in dials {
             let due_ns = self.now_ns + self.delay() * 2;
-            self.dials.push(Dialing {
+            let dialing = Dialing {
                 from: (node, shard),
                 incarnation,
                 dial: dial.dial,
-                to: dial.address,
-                due_ns,
-            });
+                to: node_of(dial.address),
+                is_late: false,
+            };
+            self.dials.insert((due_ns, self.next_dial), dialing);
+            self.next_dial += 1;
         }
         for (conn, to) in moving {
             self.move_socket(node, shard, conn, usize::from(to.0));
