@@ -73,6 +73,8 @@ struct Pipe {
     nodes: [Option<usize>; 2],
     /// By the end that sends.
     wires: [Wire; 2],
+    /// It broke: nothing comes any more, whatever is written.
+    is_reset: bool,
 }
 
 #[derive(Debug)]
@@ -352,15 +354,10 @@ impl Network {
     }
 
     fn reset(&mut self, pipe: usize) {
-        for side in 0..2 {
-            if let Some(there) = &mut self.pipes[pipe] {
-                // What is under way is lost.
-                there.wires[side].parts.clear();
-                there.wires[side].bytes = 0;
-                there.wires[side].closed_ns = Some(self.now_ns);
-            }
-            self.wake_end(pipe, side, self.now_ns);
+        if let Some(there) = &mut self.pipes[pipe] {
+            there.is_reset = true;
         }
+        (0..2).for_each(|side| self.wake_end(pipe, side, self.now_ns));
     }
 
     /// Connects a client to a shard of a node.
@@ -395,6 +392,7 @@ impl Network {
             ends: [from, End::Nobody],
             nodes: [node, to],
             wires: Default::default(),
+            is_reset: false,
         };
         let free = self.free_pipes.pop();
         let place = free.unwrap_or(self.pipes.len());
@@ -540,6 +538,9 @@ impl Network {
         let Some(there) = &self.pipes[pipe] else {
             return Some(self.now_ns);
         };
+        if there.is_reset {
+            return Some(self.now_ns);
+        }
         if self.is_cut(there.nodes[from], there.nodes[1 - from]) {
             return None;
         }
@@ -565,6 +566,9 @@ impl Network {
         let Some(there) = &self.pipes[pipe] else {
             return (Vec::new(), true);
         };
+        if there.is_reset {
+            return (Vec::new(), true);
+        }
         if self.is_cut(there.nodes[from], there.nodes[1 - from]) {
             return (Vec::new(), false);
         }
