@@ -17,9 +17,15 @@ const LOOP_NS_MAX: u64 = 2_000_000_000;
 const RUSH_NS: u64 = 1_000;
 const RUSH_EVENTS_MAX: u64 = 10_000;
 
+/// Trees, and nodes of each, that are shown to people.
+const TREES_SHOWN: usize = 20;
+
 /// More nodes than this are a crowd, whose links are looked at so often, in nanoseconds.
 const CROWD: usize = 200;
 const CROWD_NS: u64 = 100_000_000;
+
+/// In a crowd, caps are looked at when so many nodes were given something, each once.
+const TOUCHED_MAX: usize = 100_000;
 
 /// What the tree looks like when all is well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,8 +61,13 @@ impl World {
         if let Some((check, text)) = self.broken_rule.take() {
             return self.failure(check, text);
         }
-        for number in std::mem::take(&mut self.touched) {
-            self.check_caps(number)?;
+        if self.len() <= CROWD || self.touched.len() >= TOUCHED_MAX {
+            let mut touched = std::mem::take(&mut self.touched);
+            touched.sort_unstable();
+            touched.dedup();
+            for number in touched {
+                self.check_caps(number)?;
+            }
         }
         let is_due = self.has_links_changed || !self.loops.is_empty();
         // In a large world not at every change: it costs as much as there are nodes.
@@ -224,21 +235,26 @@ impl World {
 
     /// All trees, for people to read.
     pub fn describe(&self) -> String {
+        let ids = self.nodes.iter().map(|node| node.config.node);
+        let by_id: BTreeMap<NodeId, usize> = ids.zip(0..).collect();
         let mut trees = BTreeMap::<String, Vec<usize>>::new();
         for number in (0..self.len()).filter(|number| self.is_running(*number)) {
             if let Some(place) = self.place(number) {
                 let reign = place.reign();
-                let root = self
-                    .nodes
-                    .iter()
-                    .position(|node| node.config.node == reign.root());
+                let root = by_id.get(&reign.root());
                 let (term, level, settled) = (reign.term, reign.level, reign.settled);
                 let what = if settled { "settled" } else { "adrift" };
                 let tree = format!("{what}, term {term}, level {level}, top {root:?}");
                 trees.entry(tree).or_default().push(number);
             }
         }
-        format!("{trees:?}")
+        let count = trees.len();
+        let mut shown = String::new();
+        for (tree, nodes) in trees.into_iter().take(TREES_SHOWN) {
+            let some: Vec<usize> = nodes.iter().copied().take(TREES_SHOWN).collect();
+            shown += &format!("{tree}: {} nodes, {some:?}; ", nodes.len());
+        }
+        format!("{count} trees: {shown}")
     }
 
     /// Lets time pass until all running nodes stand in one tree; the time that it took.
