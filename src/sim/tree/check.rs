@@ -24,6 +24,10 @@ const TREES_SHOWN: usize = 20;
 const CROWD: usize = 200;
 const CROWD_NS: u64 = 100_000_000;
 
+/// More than this are a large crowd, whose links are looked at so often, in nanoseconds.
+const LARGE_CROWD: usize = 10_000;
+const LARGE_CROWD_NS: u64 = 1_000_000_000;
+
 /// In a crowd, caps are looked at when so many nodes were given something, each once.
 const TOUCHED_MAX: usize = 100_000;
 
@@ -71,7 +75,11 @@ impl World {
         }
         let is_due = self.has_links_changed || !self.loops.is_empty();
         // In a large world not at every change: it costs as much as there are nodes.
-        let wait_ns = if self.len() > CROWD { CROWD_NS } else { 0 };
+        let wait_ns = match self.len() {
+            0..=CROWD => 0,
+            0..=LARGE_CROWD => CROWD_NS,
+            _ => LARGE_CROWD_NS,
+        };
         if is_due && self.now_ns() >= self.loops_checked_ns + wait_ns {
             self.has_links_changed = false;
             self.loops_checked_ns = self.now_ns();
@@ -261,10 +269,10 @@ impl World {
     pub fn run_until_one(&mut self, limit_ns: u64) -> Result<u64, TreeFailure> {
         /// How often it is looked whether they do.
         const STEP_NS: u64 = 5_000_000;
-        let step_ns = if self.len() > CROWD {
-            CROWD_NS / 4
-        } else {
-            STEP_NS
+        let step_ns = match self.len() {
+            0..=CROWD => STEP_NS,
+            0..=LARGE_CROWD => CROWD_NS / 4,
+            _ => CROWD_NS,
         };
         let start_ns = self.now_ns();
         loop {
