@@ -76,9 +76,9 @@ impl World {
         let is_due = self.has_links_changed || !self.loops.is_empty();
         // In a large world not at every change: it costs as much as there are nodes.
         let wait_ns = match self.len() {
-            0..=CROWD => 0,
-            0..=LARGE_CROWD => CROWD_NS,
-            _ => LARGE_CROWD_NS,
+            count if count > LARGE_CROWD => LARGE_CROWD_NS,
+            count if count > CROWD => CROWD_NS,
+            _ => 0,
         };
         if is_due && self.now_ns() >= self.loops_checked_ns + wait_ns {
             self.has_links_changed = false;
@@ -270,9 +270,9 @@ impl World {
         /// How often it is looked whether they do.
         const STEP_NS: u64 = 5_000_000;
         let step_ns = match self.len() {
-            0..=CROWD => STEP_NS,
-            0..=LARGE_CROWD => CROWD_NS / 4,
-            _ => CROWD_NS,
+            count if count > LARGE_CROWD => CROWD_NS,
+            count if count > CROWD => CROWD_NS / 4,
+            _ => STEP_NS,
         };
         let start_ns = self.now_ns();
         loop {
