@@ -1,6 +1,8 @@
 //! `sapwood-sim`: plays seeds for as long as asked.
 #![forbid(unsafe_code)]
 
+mod campaign;
+
 use sapwood_sim::{Coverage, Options, run};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,65 +12,17 @@ Plays simulated histories of the broker, seed by seed, until one fails.
 
   sapwood-sim [--seeds A..B] [--minutes N] [--shards N] [--steps N]
   sapwood-sim --tree A..B       places in the tree of nodes: plays these seeds
-  sapwood-sim --nodes A..B      trees of whole nodes with clients: plays these seeds
+  sapwood-sim --nodes A..B [--size N]
+                                trees of whole nodes with clients: plays these seeds, of which each chooses
+                                its number of nodes, 1 to 1,000, unless --size does
   sapwood-sim --crowd N         the tree of nodes: so many join through one seed
+  sapwood-sim --crowds          a table of crowds of 10 to 100,000; takes minutes
 
   --seeds A..B   these seeds, B not included (default 0..300, or without end if --minutes is given)
   --minutes N    stop after so many minutes
   --shards N     1 to 8 (default: the seed chooses)
   --steps N      length of each workload (default 1500)
 ";
-
-/// Messages of larger crowds are not encoded, which would take most of the time.
-const ENCODED_NODES_MAX: usize = 10_000;
-
-/// Plays the tree of nodes, if that is asked for.
-fn play_tree(words: &[String]) -> Option<ExitCode> {
-    let (word, value) = match words {
-        [word, value] if ["--tree", "--nodes", "--crowd"].contains(&&word[..]) => (word, value),
-        _ => return None,
-    };
-    if word == "--crowd" {
-        let nodes: usize = value.parse().ok()?;
-        let started = Instant::now();
-        let crowd = sapwood_sim::tree::crowd(nodes, nodes <= ENCODED_NODES_MAX);
-        println!("{crowd:?} in {} s", started.elapsed().as_secs());
-        return Some(ExitCode::from(u8::from(crowd.is_err())));
-    }
-    let (from, to) = value.split_once("..")?;
-    let seeds: std::ops::Range<u64> = from.parse().ok()?..to.parse().ok()?;
-    let mut times_ms = Vec::new();
-    let mut code = ExitCode::SUCCESS;
-    let place = |seed| {
-        let outcome = sapwood_sim::tree::play(sapwood_sim::tree::Story::of(seed));
-        outcome.map(|outcome| outcome.mended_ns / 1_000_000)
-    };
-    let nodes = |seed| {
-        let sum = sapwood_sim::nodes::run(&sapwood_sim::nodes::Story::of(seed));
-        sum.map(|sum| sum.healed_ms)
-            .map_err(|failure| failure.to_string())
-    };
-    for seed in seeds {
-        let outcome = match word == "--tree" {
-            true => place(seed).map_err(|failure| failure.to_string()),
-            false => nodes(seed),
-        };
-        match outcome {
-            Ok(time_ms) => times_ms.push(time_ms),
-            Err(failure) => {
-                println!("seed {seed} fails: {failure}");
-                code = ExitCode::FAILURE;
-            }
-        }
-    }
-    times_ms.sort_unstable();
-    for percent in [50, 90, 99, 100] {
-        let at = times_ms.len().saturating_sub(1) * percent / 100;
-        let time_ms = times_ms.get(at).copied().unwrap_or_default();
-        println!("{percent} % in one tree within {time_ms} ms");
-    }
-    Some(code)
-}
 
 /// What the command line asks for.
 struct Asked {
@@ -146,8 +100,13 @@ fn shortest(options: Options, failed_at: u64) -> u64 {
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
-    if let Some(code) = play_tree(&words) {
-        return code;
+    match campaign::play(&words) {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(problem) => {
+            eprintln!("{problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
     }
     let asked = match parse(words.into_iter()) {
         Ok(asked) => asked,

@@ -2,6 +2,7 @@
 
 use sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX;
 use sapwood_wire::native::{self, BrokerFrame, Hello, Parsed, Parts, Subscription, When, kind};
+use sapwood_wire::topic;
 use std::collections::BTreeMap;
 
 /// What an event of the workload says: who published it, its number, and in which part of the history.
@@ -82,6 +83,22 @@ impl Client {
     pub(crate) fn subscribe(&mut self, filter: &[u8]) -> u32 {
         self.filters.push(filter.to_vec());
         self.ask_for(filter, b"", 0)
+    }
+
+    /// Says that it wants something, and does not ask for it.
+    pub(crate) fn pretend(&mut self, filter: &[u8]) {
+        self.filters.push(filter.to_vec());
+    }
+
+    /// Asks for something that it does not say it wants.
+    pub(crate) fn subscribe_hidden(&mut self, filter: &[u8]) {
+        self.ask_for(filter, b"", 0);
+    }
+
+    /// Whether an event of this topic is for it.
+    pub(crate) fn wants(&self, topic: &[u8]) -> bool {
+        let mut filters = self.filters.iter();
+        filters.any(|filter| filter == topic || topic::wildcard_matches(filter, topic))
     }
 
     pub(crate) fn join(&mut self, filter: &[u8], group: &[u8], member: u32) -> u32 {

@@ -1,10 +1,13 @@
 //! Trees of whole nodes in one thread: shards, lanes, places, interest and clients, under a network's faults.
 //!
-//! A history has four parts: nodes join through one another; clients publish and subscribe while nodes crash, hang and
-//! restart and the network loses, delays and cuts; all faults end and the nodes must find one tree; then every event must
+//! A history has four parts: nodes join through one another, sometimes in two trees that meet; clients publish and subscribe
+//! while nodes crash, hang, flap and leave and the network loses, delays and cuts; all faults end and the nodes must find one tree; then every event must
 //! reach everyone who wants it, once and in order. The same seed gives the same history. Start at [`run`].
 
+mod check;
 mod client;
+mod faults;
+mod finale;
 mod network;
 mod world;
 

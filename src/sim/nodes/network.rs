@@ -1,14 +1,22 @@
 //! Whole nodes and the network between them: every shard is driven as a server drives it, every byte takes its time.
 //!
 //! Owns nodes, connections, the clock and faults; must not know what clients expect. A connection behaves as TCP does: bytes
-//! keep their order, come late or not at all while a way is cut, and are lost only with the connection. Start at
-//! [`Network::step`].
+//! keep their order, come late or not at all while a way is cut, and are lost only with the connection. A node does a turn
+//! only when something has come for it or is due, so that quiet costs nothing. Start at [`Network::step`]; `drive` is what a node does in its turn.
+
+mod agenda;
+mod drive;
+mod weather;
+
+use agenda::{Agenda, Who};
+pub(crate) use weather::{Cut, Weather};
 
 use crate::rng::Rng;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::counters::Counters;
 use sapwood_core::handover::{Batch, Place};
 use sapwood_core::limits::Limits;
-use sapwood_core::tree::place::PlaceConfig;
+use sapwood_core::tree::place::{PlaceConfig, PlaceCounts};
 use sapwood_core::tree::{NodeId, SecretKey, TreeConfig};
 use sapwood_core::{
     BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
@@ -31,6 +39,9 @@ const LOG_LINES_MAX: usize = 60;
 /// Rounds of a node's shards within which one step must come to rest.
 const ROUNDS_MAX: usize = 10_000;
 
+/// The first node's number as others know it.
+const FIRST_ID: u64 = 1_000;
+
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -51,6 +62,8 @@ struct Wire {
     bytes: usize,
     /// When the end of the connection arrives.
     closed_ns: Option<u64>,
+    /// Its sender waits for room.
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +73,8 @@ struct Pipe {
     nodes: [Option<usize>; 2],
     /// By the end that sends.
     wires: [Wire; 2],
+    /// It broke: nothing comes any more, whatever is written.
+    is_reset: bool,
 }
 
 #[derive(Debug)]
@@ -118,19 +133,9 @@ struct Dialing {
     from: (usize, usize),
     incarnation: u64,
     dial: u64,
-    to: SocketAddr,
-    due_ns: u64,
-}
-
-/// How the network is at the moment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Weather {
-    /// Least and most time that bytes take, in nanoseconds.
-    pub delay_ns: (u64, u64),
-    /// Of a hundred parts, how many are lost and sent again.
-    pub loss_percent: usize,
-    /// Ways that are cut: from, to.
-    pub cuts: BTreeSet<(usize, usize)>,
+    to: Option<usize>,
+    /// The way was cut when it was due.
+    is_late: bool,
 }
 
 /// Nodes and the network between them.
@@ -140,11 +145,16 @@ pub(crate) struct Network {
     pub weather: Weather,
     pub rng: Rng,
     pipes: Vec<Option<Pipe>>,
-    dials: Vec<Dialing>,
+    /// Places among them that nobody has.
+    free_pipes: Vec<usize>,
+    /// By the time that they are due, and their number.
+    dials: BTreeMap<(u64, u64), Dialing>,
+    next_dial: u64,
+    agenda: Agenda,
     /// What clients were sent and have not read.
-    pub delivered: BTreeMap<usize, Vec<u8>>,
+    delivered: BTreeMap<usize, Vec<u8>>,
     /// Clients whose connection ended.
-    pub ended: BTreeSet<usize>,
+    ended: BTreeSet<usize>,
     client_pipes: BTreeMap<usize, usize>,
     next_client: u64,
     /// The last lines that operators would have read.
@@ -157,18 +167,27 @@ pub(crate) fn address(node: usize) -> SocketAddr {
     SocketAddr::from(([10, 1, high, low], 7401))
 }
 
+/// Who listens there.
+fn node_of(address: SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(address) = address else {
+        return None;
+    };
+    let [_, _, high, low] = address.ip().octets();
+    Some(usize::from(u16::from_be_bytes([high, low])))
+}
+
 impl Network {
     pub(crate) fn new(seed: u64) -> Network {
         Network {
             nodes: Vec::new(),
             now_ns: 1_000_000_000,
-            weather: Weather {
-                delay_ns: (200_000, 1_000_000),
-                ..Weather::default()
-            },
+            weather: Weather::new(1_000_000_000),
             rng: Rng::new(seed),
             pipes: Vec::new(),
-            dials: Vec::new(),
+            free_pipes: Vec::new(),
+            dials: BTreeMap::new(),
+            next_dial: 1,
+            agenda: Agenda::default(),
             delivered: BTreeMap::new(),
             ended: BTreeSet::new(),
             client_pipes: BTreeMap::new(),
@@ -207,7 +226,8 @@ impl Network {
         node.health = Health::Runs;
         node.incarnation = now_ns;
         let plan = &node.plan;
-        let mut place = PlaceConfig::new(NodeId(1000 + number as u64), now_ns, Some(node.address));
+        let mut place =
+            PlaceConfig::new(NodeId(FIRST_ID + number as u64), now_ns, Some(node.address));
         place.seeds = plan.seeds.iter().map(|&seed| address(seed)).collect();
         place.children_max = plan.children_max;
         place.entropy = entropy;
@@ -242,6 +262,50 @@ impl Network {
         node.shards = (0..shards)
             .map(|shard| Driven::new(Shard::new(make(shard))))
             .collect();
+        self.wake_node(number);
+    }
+
+    /// Lets a node do nothing until this time.
+    pub(crate) fn hang(&mut self, number: usize, until_ns: u64) {
+        self.nodes[number].health = Health::Hangs(until_ns);
+        self.agenda.wake(Who::Node(number), until_ns);
+    }
+
+    /// Tells a node that it ends soon, so that its children look for other parents.
+    pub(crate) fn drain(&mut self, number: usize, milliseconds: u32) {
+        let now = self.now();
+        for driven in &mut self.nodes[number].shards {
+            let input = Input::Ending { milliseconds };
+            driven.core.handle(input, now, &mut driven.outputs);
+        }
+        self.wake_node(number);
+    }
+
+    /// Ends everything that is wrong with the network and the nodes.
+    pub(crate) fn mend(&mut self) {
+        self.weather.clear();
+        for number in 0..self.nodes.len() {
+            match self.nodes[number].health {
+                Health::Dead => self.start(number),
+                Health::Hangs(_) => self.nodes[number].health = Health::Runs,
+                Health::Runs => {}
+            }
+            self.wake_node(number);
+        }
+    }
+
+    fn wake_node(&mut self, number: usize) {
+        self.agenda.wake(Who::Node(number), self.now_ns);
+    }
+
+    /// Who is at one end of a connection has something to do then.
+    fn wake_end(&mut self, pipe: usize, side: usize, at_ns: u64) {
+        let there = self.pipes[pipe].as_ref().map(|there| there.ends[side]);
+        match there {
+            Some(End::Shard { node, .. }) => self.agenda.wake(Who::Node(node), at_ns),
+            Some(End::Client(client)) => self.agenda.wake(Who::Client(client), at_ns),
+            Some(End::Nobody) | None => {}
+        }
     }
 
     /// Kills a node: its connections end everywhere.
@@ -273,23 +337,35 @@ impl Network {
             return false;
         }
         let pipe = self.rng.pick(&links);
-        for side in 0..2 {
-            if let Some(there) = &mut self.pipes[pipe] {
-                // What is under way is lost.
-                there.wires[side].parts.clear();
-                there.wires[side].bytes = 0;
-                there.wires[side].closed_ns = Some(self.now_ns);
+        self.reset(pipe);
+        true
+    }
+
+    /// Breaks all connections between two nodes; whether there were any.
+    pub(crate) fn reset_between(&mut self, one: usize, other: usize) -> bool {
+        let ends = [[Some(one), Some(other)], [Some(other), Some(one)]];
+        let mut is_any = false;
+        for pipe in 0..self.pipes.len() {
+            let there = self.pipes[pipe].as_ref();
+            if there.is_some_and(|there| ends.contains(&there.nodes)) {
+                self.reset(pipe);
+                is_any = true;
             }
         }
-        true
+        is_any
+    }
+
+    fn reset(&mut self, pipe: usize) {
+        if let Some(there) = &mut self.pipes[pipe] {
+            there.is_reset = true;
+        }
+        (0..2).for_each(|side| self.wake_end(pipe, side, self.now_ns));
     }
 
     /// Connects a client to a shard of a node.
     pub(crate) fn connect_client(&mut self, client: usize, node: usize, shard: usize) {
         let pipe = self.new_pipe(End::Client(client), None, Some(node));
         self.client_pipes.insert(client, pipe);
-        self.delivered.insert(client, Vec::new());
-        self.ended.remove(&client);
         self.accept(pipe, 1, (node, shard), Protocol::Native);
     }
 
@@ -302,6 +378,7 @@ impl Network {
             there.wires[0]
                 .parts
                 .push_back((self.now_ns, bytes.to_vec()));
+            self.wake_end(pipe, 1, self.now_ns);
         }
     }
 
@@ -317,8 +394,9 @@ impl Network {
             ends: [from, End::Nobody],
             nodes: [node, to],
             wires: Default::default(),
+            is_reset: false,
         };
-        let free = self.pipes.iter().position(Option::is_none);
+        let free = self.free_pipes.pop();
         let place = free.unwrap_or(self.pipes.len());
         if place == self.pipes.len() {
             self.pipes.push(None);
@@ -368,6 +446,7 @@ impl Network {
             local: address(node),
         };
         driven.core.handle(input, now, &mut driven.outputs);
+        self.wake_node(node);
     }
 
     /// One end of a connection is gone; the other learns of it in time.
@@ -379,11 +458,14 @@ impl Network {
         there.ends[side] = End::Nobody;
         let wire = &mut there.wires[side];
         let last = wire.parts.back().map_or(0, |&(due, _)| due);
-        wire.closed_ns
+        let closed_ns = *wire
+            .closed_ns
             .get_or_insert((self.now_ns + delay).max(last));
         if there.ends == [End::Nobody, End::Nobody] {
             self.pipes[pipe] = None;
+            self.free_pipes.push(pipe);
         }
+        self.wake_end(pipe, 1 - side, closed_ns);
     }
 
     fn delay(&mut self) -> u64 {
@@ -398,7 +480,7 @@ impl Network {
 
     fn is_cut(&self, from: Option<usize>, to: Option<usize>) -> bool {
         match (from, to) {
-            (Some(from), Some(to)) => self.weather.cuts.contains(&(from, to)),
+            (Some(from), Some(to)) => self.weather.is_cut(from, to),
             _ => false,
         }
     }
@@ -406,130 +488,78 @@ impl Network {
     /// Lets time pass, and everything happen that is due.
     pub(crate) fn step(&mut self, ns: u64) {
         self.now_ns += ns;
+        if self.weather.pass(self.now_ns) {
+            (0..self.nodes.len()).for_each(|node| self.wake_node(node));
+        }
         self.connect_dials();
-        for node in 0..self.nodes.len() {
-            if let Health::Hangs(until) = self.nodes[node].health
-                && until <= self.now_ns
+        for who in self.agenda.take_due(self.now_ns) {
+            match who {
+                Who::Node(node) => self.run_if_able(node),
+                Who::Client(client) => self.deliver(client),
+            }
+        }
+    }
+
+    fn run_if_able(&mut self, node: usize) {
+        match self.nodes[node].health {
+            Health::Dead => return,
+            Health::Hangs(until_ns) if until_ns > self.now_ns => {
+                return self.agenda.wake(Who::Node(node), until_ns);
+            }
+            Health::Hangs(_) => self.nodes[node].health = Health::Runs,
+            Health::Runs => {}
+        }
+        self.run_node(node);
+        if let Some(at_ns) = self.due_ns(node) {
+            let at_ns = at_ns.max(self.now_ns + 1);
+            self.agenda.wake(Who::Node(node), at_ns);
+        }
+    }
+
+    /// When a node has something to do next, by what is on its way to it and what it waits for.
+    fn due_ns(&self, node: usize) -> Option<u64> {
+        let mut first = u64::MAX;
+        for driven in &self.nodes[node].shards {
+            if !driven.inbox.is_empty() || driven.unfinished.is_some() || !driven.returns.is_empty()
             {
-                self.nodes[node].health = Health::Runs;
+                first = 0;
             }
-            if self.nodes[node].health == Health::Runs {
-                self.run_node(node);
+            first = first.min(driven.core.next_deadline().unwrap_or(u64::MAX));
+            for socket in driven.sockets.iter().flatten() {
+                if !socket.held && !socket.is_closing {
+                    let due_ns = self.arrival_ns(socket.pipe, 1 - socket.side);
+                    first = first.min(due_ns.unwrap_or(u64::MAX));
+                }
             }
         }
-        self.deliver_to_clients();
+        (first < u64::MAX).then_some(first)
     }
 
-    /// Every shard of a node does turns until nothing moves.
-    fn run_node(&mut self, node: usize) {
-        for shard in 0..self.nodes[node].shards.len() {
-            self.nodes[node].shards[shard].is_late = self.rng.percent(15);
+    /// When the next of what one end sent arrives, if the way is open.
+    fn arrival_ns(&self, pipe: usize, from: usize) -> Option<u64> {
+        let Some(there) = &self.pipes[pipe] else {
+            return Some(self.now_ns);
+        };
+        if there.is_reset {
+            return Some(self.now_ns);
         }
-        for _ in 0..ROUNDS_MAX {
-            let mut is_busy = false;
-            for shard in 0..self.nodes[node].shards.len() {
-                is_busy |= self.turn(node, shard);
-            }
-            if !is_busy {
-                return;
-            }
+        if self.is_cut(there.nodes[from], there.nodes[1 - from]) {
+            return None;
         }
-        panic!("node {node} does not come to rest");
+        let wire = &there.wires[from];
+        let part = wire.parts.front().map(|&(due_ns, _)| due_ns);
+        part.or(wire.closed_ns)
     }
 
-    /// One turn of a shard; whether anything happened.
-    fn turn(&mut self, node: usize, shard: usize) -> bool {
-        let now = self.now();
-        let mut is_busy = self.read_sockets(node, shard);
-        let driven = &mut self.nodes[node].shards[shard];
-        while let Some((by, batch)) = driven.returns.pop_front() {
-            is_busy = true;
-            let by = ShardId(by as u16);
-            driven
-                .core
-                .handle(Input::Returned { by, batch }, now, &mut driven.outputs);
-        }
-        is_busy |= self.take_batches(node, shard);
-        is_busy |= self.resume(node, shard);
-        let driven = &mut self.nodes[node].shards[shard];
-        if driven
-            .core
-            .next_deadline()
-            .is_some_and(|due| due <= now.monotonic_ns)
-        {
-            is_busy = true;
-            driven.core.handle(Input::Tick, now, &mut driven.outputs);
-        }
-        driven.core.handle(Input::TurnEnd, now, &mut driven.outputs);
-        is_busy |= self.flush(node, shard);
-        let count = self.nodes[node].shards.len();
-        for to in (0..count).filter(|&to| to != shard) {
-            let batch = self.nodes[node].shards[shard]
-                .core
-                .take_handover(ShardId(to as u16));
-            if let Some(batch) = batch {
-                is_busy = true;
-                self.nodes[node].shards[to].inbox.push_back((shard, batch));
-            }
-        }
-        is_busy |= self.resume(node, shard);
-        is_busy |= self.flush(node, shard);
-        is_busy || self.nodes[node].shards[shard].core.is_turn_due()
-    }
-
-    fn take_batches(&mut self, node: usize, shard: usize) -> bool {
-        if self.nodes[node].shards[shard].is_late {
-            return false;
-        }
-        let mut is_busy = false;
-        loop {
-            let now = self.now();
-            let driven = &mut self.nodes[node].shards[shard];
-            let next = driven.unfinished.take().or_else(|| {
-                let (from, batch) = driven.inbox.pop_front()?;
-                Some((from, batch, Place::default()))
-            });
-            let Some((from, mut batch, mut place)) = next else {
-                return is_busy;
-            };
-            is_busy = true;
-            let input = Input::HandOver {
-                from: ShardId(from as u16),
-                batch: &mut batch,
-                place: &mut place,
-            };
-            let handled = driven.core.handle(input, now, &mut driven.outputs);
-            if handled.next == Next::Flush {
-                driven.unfinished = Some((from, batch, place));
-                self.flush(node, shard);
-                return true;
-            }
-            self.nodes[node].shards[from]
-                .returns
-                .push_back((shard, batch));
-        }
-    }
-
-    fn read_sockets(&mut self, node: usize, shard: usize) -> bool {
-        let mut is_busy = false;
-        for slot in 0..self.nodes[node].shards[shard].sockets.len() {
-            let Some(socket) = &self.nodes[node].shards[shard].sockets[slot] else {
-                continue;
-            };
-            if socket.held || socket.is_closing {
-                continue;
-            }
-            let (pipe, side) = (socket.pipe, socket.side);
-            let (bytes, is_over) = self.arrived(pipe, 1 - side);
-            if !bytes.is_empty() {
-                is_busy = true;
-                self.hand_fresh(node, shard, slot, bytes);
-            } else if is_over {
-                is_busy = true;
-                self.gone(node, shard, slot);
-            }
-        }
-        is_busy
+    /// A node that runs and has something to do for which its turn would not come: a fault of the simulator.
+    pub(crate) fn forgotten(&self) -> Option<usize> {
+        let mut running =
+            (0..self.nodes.len()).filter(|&node| self.nodes[node].health == Health::Runs);
+        running.find(|&node| {
+            let turn_ns = self.agenda.time_of(Who::Node(node)).unwrap_or(u64::MAX);
+            self.due_ns(node)
+                .is_some_and(|due_ns| due_ns.max(self.now_ns + 1) < turn_ns)
+        })
     }
 
     /// What has arrived of what one end sent, and whether nothing more will come.
@@ -538,6 +568,9 @@ impl Network {
         let Some(there) = &self.pipes[pipe] else {
             return (Vec::new(), true);
         };
+        if there.is_reset {
+            return (Vec::new(), true);
+        }
         if self.is_cut(there.nodes[from], there.nodes[1 - from]) {
             return (Vec::new(), false);
         }
@@ -561,265 +594,113 @@ impl Network {
         }
         wire.bytes -= bytes.len();
         let is_over = wire.parts.is_empty() && wire.closed_ns.is_some_and(|due| due <= now_ns);
+        if !bytes.is_empty() && std::mem::take(&mut wire.is_full) {
+            self.wake_end(pipe, from, now_ns);
+        }
         (bytes, is_over)
-    }
-
-    fn hand_fresh(&mut self, node: usize, shard: usize, slot: usize, bytes: Vec<u8>) {
-        let socket = self.nodes[node].shards[shard].sockets[slot].as_mut();
-        // invariant: the caller has looked.
-        let socket = socket.expect("a socket");
-        let fresh = bytes.len();
-        socket.input.extend(bytes);
-        if socket.input.len() >= socket.needed {
-            self.hand(node, shard, slot, fresh);
-        }
-    }
-
-    /// Hands core what stands of a connection's input.
-    fn hand(&mut self, node: usize, shard: usize, slot: usize, mut fresh: usize) {
-        loop {
-            let now = self.now();
-            let driven = &mut self.nodes[node].shards[shard];
-            let Some(socket) = &mut driven.sockets[slot] else {
-                return;
-            };
-            let input = std::mem::take(&mut socket.input);
-            let handled = driven.core.handle(
-                Input::Bytes {
-                    conn: ConnId(slot as u32),
-                    bytes: &input,
-                    fresh,
-                },
-                now,
-                &mut driven.outputs,
-            );
-            fresh = 0;
-            if let Some(socket) = &mut driven.sockets[slot] {
-                socket.input = input[handled.consumed..].to_vec();
-                socket.held = handled.next == Next::Hold;
-                match handled.next {
-                    Next::Read { needed } => socket.needed = needed,
-                    Next::Done => socket.input.clear(),
-                    Next::Hold | Next::Flush => {}
-                }
-            }
-            if handled.next != Next::Flush {
-                return;
-            }
-            self.flush(node, shard);
-        }
-    }
-
-    fn resume(&mut self, node: usize, shard: usize) -> bool {
-        let resumed = std::mem::take(&mut self.nodes[node].shards[shard].outputs.resumed);
-        for conn in &resumed {
-            let slot = conn.0 as usize;
-            let socket = self.nodes[node].shards[shard].sockets.get_mut(slot);
-            if let Some(Some(socket)) = socket
-                && socket.held
-                && !socket.is_closing
-            {
-                socket.held = false;
-                self.hand(node, shard, slot, 0);
-            }
-        }
-        !resumed.is_empty()
-    }
-
-    fn gone(&mut self, node: usize, shard: usize, slot: usize) {
-        let now = self.now();
-        let driven = &mut self.nodes[node].shards[shard];
-        if let Some(socket) = driven.sockets[slot].take() {
-            let conn = ConnId(slot as u32);
-            driven
-                .core
-                .handle(Input::Closed { conn }, now, &mut driven.outputs);
-            self.close_end(socket.pipe, socket.side);
-        }
-    }
-
-    /// Carries out what core named, and writes; whether there was anything.
-    fn flush(&mut self, node: usize, shard: usize) -> bool {
-        let mut is_busy = self.note_outputs(node, shard);
-        let mut dirty = Vec::new();
-        let driven = &mut self.nodes[node].shards[shard];
-        driven.core.take_dirty(&mut dirty);
-        for (slot, socket) in driven.sockets.iter().enumerate() {
-            if socket
-                .as_ref()
-                .is_some_and(|socket| socket.is_blocked || socket.is_closing)
-            {
-                dirty.push(ConnId(slot as u32));
-            }
-        }
-        for conn in dirty {
-            is_busy |= self.write(node, shard, conn.0 as usize);
-        }
-        is_busy | self.note_outputs(node, shard)
-    }
-
-    fn write(&mut self, node: usize, shard: usize, slot: usize) -> bool {
-        let delay = self.delay();
-        let driven = &mut self.nodes[node].shards[shard];
-        let Some(Some(socket)) = driven.sockets.get_mut(slot) else {
-            return false;
-        };
-        let conn = ConnId(slot as u32);
-        let mut is_busy = false;
-        if let Some(pipe) = &mut self.pipes[socket.pipe] {
-            let wire = &mut pipe.wires[socket.side];
-            let room = SOCKET_BYTES.saturating_sub(wire.bytes);
-            let all: Vec<u8> = driven.core.output(conn).flatten().copied().collect();
-            let count = all.len().min(room);
-            if count > 0 {
-                let last = wire.parts.back().map_or(0, |&(due, _)| due);
-                wire.parts
-                    .push_back(((self.now_ns + delay).max(last), all[..count].to_vec()));
-                wire.bytes += count;
-                is_busy = true;
-            }
-            socket.is_blocked = count < all.len();
-            if is_busy || socket.is_blocked {
-                driven
-                    .core
-                    .sent(conn, count, socket.is_blocked, &mut driven.outputs);
-            }
-        }
-        let is_closed = socket.is_closing && !driven.core.has_output(conn);
-        if is_closed {
-            self.gone(node, shard, slot);
-        }
-        is_busy || is_closed
-    }
-
-    fn note_outputs(&mut self, node: usize, shard: usize) -> bool {
-        let driven = &mut self.nodes[node].shards[shard];
-        let closing = std::mem::take(&mut driven.outputs.closing);
-        let dials = std::mem::take(&mut driven.outputs.dials);
-        let moving = std::mem::take(&mut driven.outputs.moving);
-        let is_busy = !closing.is_empty() || !dials.is_empty() || !moving.is_empty();
-        for notice in driven.outputs.notices.drain(..) {
-            let line = format!("{:9.3} node {node}: {notice}", self.now_ns as f64 / 1e9);
-            self.log.push_back(line);
-            if self.log.len() > LOG_LINES_MAX {
-                self.log.pop_front();
-            }
-        }
-        for (conn, _) in closing {
-            if let Some(Some(socket)) = driven.sockets.get_mut(conn.0 as usize) {
-                socket.is_closing = true;
-                socket.input.clear();
-            }
-        }
-        let incarnation = self.nodes[node].incarnation;
-        for dial in dials {
-            let due_ns = self.now_ns + self.delay() * 2;
-            self.dials.push(Dialing {
-                from: (node, shard),
-                incarnation,
-                dial: dial.dial,
-                to: dial.address,
-                due_ns,
-            });
-        }
-        for (conn, to) in moving {
-            self.move_socket(node, shard, conn, usize::from(to.0));
-        }
-        is_busy
-    }
-
-    fn move_socket(&mut self, node: usize, shard: usize, conn: ConnId, to: usize) {
-        let now = self.now();
-        let driven = &mut self.nodes[node].shards[shard];
-        let Some(socket) = driven.sockets[conn.0 as usize].take() else {
-            return;
-        };
-        driven
-            .core
-            .handle(Input::Closed { conn }, now, &mut driven.outputs);
-        self.accept(socket.pipe, socket.side, (node, to), Protocol::Node);
-        let there = self.pipes[socket.pipe].as_ref();
-        if let Some(End::Shard { conn, .. }) = there.map(|pipe| pipe.ends[socket.side]) {
-            self.hand_fresh(node, to, conn.0 as usize, socket.input);
-        }
     }
 
     /// Lets dials that are due connect or fail.
     fn connect_dials(&mut self) {
-        for dialing in std::mem::take(&mut self.dials) {
-            let (node, shard) = dialing.from;
-            let is_there = self.nodes[node].health != Health::Dead
-                && self.nodes[node].incarnation == dialing.incarnation;
-            if !is_there {
+        while let Some((&(due_ns, number), _)) = self.dials.first_key_value()
+            && due_ns <= self.now_ns
+        {
+            let Some(mut dialing) = self.dials.remove(&(due_ns, number)) else {
+                return;
+            };
+            let (node, _) = dialing.from;
+            let from = &self.nodes[node];
+            if from.health == Health::Dead || from.incarnation != dialing.incarnation {
                 continue;
             }
-            let to = self
-                .nodes
-                .iter()
-                .position(|node| node.address == dialing.to);
-            let to = to.filter(|&to| self.nodes[to].health != Health::Dead);
-            let is_cut = to.is_some_and(|to| {
+            let is_cut = dialing.to.is_some_and(|to| {
                 self.is_cut(Some(node), Some(to)) || self.is_cut(Some(to), Some(node))
             });
-            let due_ns = match is_cut {
-                true => dialing.due_ns + DIAL_NS,
-                false => dialing.due_ns,
-            };
-            if due_ns > self.now_ns || matches!(self.nodes[node].health, Health::Hangs(_)) {
-                self.dials.push(dialing);
-                continue;
-            }
-            match to.filter(|_| !is_cut) {
-                Some(to) => {
-                    let pipe = self.new_pipe(End::Nobody, Some(node), Some(to));
-                    let dial = dialing.dial;
-                    self.accept(pipe, 0, (node, shard), Protocol::NodeDialed { dial });
-                    let shards = self.nodes[to].shards.len();
-                    let any = self.rng.below(shards);
-                    self.accept(pipe, 1, (to, any), Protocol::Node);
-                }
-                None => {
-                    let now = self.now();
-                    let dial = dialing.dial;
-                    let driven = &mut self.nodes[node].shards[shard];
-                    driven
-                        .core
-                        .handle(Input::DialFailed { dial }, now, &mut driven.outputs);
-                }
+            if is_cut && !dialing.is_late {
+                dialing.is_late = true;
+                self.dials.insert((due_ns + DIAL_NS, number), dialing);
+            } else if let Health::Hangs(until_ns) = from.health {
+                let again_ns = until_ns.max(self.now_ns + 1);
+                self.dials.insert((again_ns, number), dialing);
+            } else {
+                self.end_dial(&dialing, is_cut);
             }
         }
     }
 
-    fn deliver_to_clients(&mut self) {
-        let clients: Vec<(usize, usize)> = self
-            .client_pipes
-            .iter()
-            .map(|(&client, &pipe)| (client, pipe))
-            .collect();
-        for (client, pipe) in clients {
-            // Ends because each round takes what has arrived.
-            loop {
-                let (bytes, is_over) = self.arrived(pipe, 1);
-                let is_empty = bytes.is_empty();
-                self.delivered.entry(client).or_default().extend(bytes);
-                if is_empty && is_over {
-                    self.ended.insert(client);
-                    self.disconnect_client(client);
-                }
-                if is_empty {
-                    break;
-                }
+    fn end_dial(&mut self, dialing: &Dialing, is_cut: bool) {
+        let (node, shard) = dialing.from;
+        let dial = dialing.dial;
+        let is_there = |to: &usize| {
+            self.nodes
+                .get(*to)
+                .is_some_and(|to| to.health != Health::Dead)
+        };
+        match dialing.to.filter(is_there).filter(|_| !is_cut) {
+            Some(to) => {
+                let pipe = self.new_pipe(End::Nobody, Some(node), Some(to));
+                self.accept(pipe, 0, (node, shard), Protocol::NodeDialed { dial });
+                let shards = self.nodes[to].shards.len();
+                let any = self.rng.below(shards);
+                self.accept(pipe, 1, (to, any), Protocol::Node);
+            }
+            None => {
+                let now = self.now();
+                let driven = &mut self.nodes[node].shards[shard];
+                let input = Input::DialFailed { dial };
+                driven.core.handle(input, now, &mut driven.outputs);
+                self.wake_node(node);
             }
         }
+    }
+
+    /// Gives a client what has arrived for it.
+    fn deliver(&mut self, client: usize) {
+        let Some(&pipe) = self.client_pipes.get(&client) else {
+            return;
+        };
+        // Ends because each round takes what has arrived.
+        loop {
+            let (bytes, is_over) = self.arrived(pipe, 1);
+            if bytes.is_empty() {
+                if is_over {
+                    self.ended.insert(client);
+                    self.disconnect_client(client);
+                } else if let Some(at_ns) = self.arrival_ns(pipe, 1) {
+                    self.agenda.wake(Who::Client(client), at_ns);
+                }
+                return;
+            }
+            self.delivered.entry(client).or_default().extend(bytes);
+        }
+    }
+
+    /// Clients for whom something came, and whether their connections ended.
+    pub(crate) fn take_delivered(&mut self) -> BTreeMap<usize, (Vec<u8>, bool)> {
+        let mut taken = BTreeMap::new();
+        for (client, bytes) in std::mem::take(&mut self.delivered) {
+            taken.insert(client, (bytes, false));
+        }
+        for client in std::mem::take(&mut self.ended) {
+            taken.entry(client).or_default().1 = true;
+        }
+        taken
     }
 
     /// The counters of all nodes that are not dead, summed.
-    pub(crate) fn counters(&self) -> sapwood_core::counters::Counters {
-        let mut sum = sapwood_core::counters::Counters::default();
-        for driven in self.nodes.iter().flat_map(|node| &node.shards) {
-            sum.add(&driven.core.counters());
+    pub(crate) fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for node in 0..self.nodes.len() {
+            self.counters_of(node)
+                .for_each(|counters| sum.add(&counters));
         }
         sum
+    }
+
+    /// The counters of each shard of a node.
+    pub(crate) fn counters_of(&self, node: usize) -> impl Iterator<Item = Counters> {
+        let shards = self.nodes[node].shards.iter();
+        shards.map(|driven| driven.core.counters())
     }
 
     /// How many shards a node has.
@@ -827,18 +708,44 @@ impl Network {
         self.nodes[node].plan.shards
     }
 
+    fn place(&self, node: usize) -> Option<&sapwood_core::tree::place::Place> {
+        self.nodes[node].shards.first()?.core.place()
+    }
+
     /// Where a node stands, if it is settled.
     pub(crate) fn path(&self, node: usize) -> Option<Vec<u8>> {
-        let shard = self.nodes[node].shards.first()?;
-        let place = shard.core.place()?;
-        place.path().map(<[u8]>::to_vec)
+        self.place(node)?.path().map(<[u8]>::to_vec)
     }
 
     /// The root that a node knows.
     pub(crate) fn root(&self, node: usize) -> Option<u64> {
-        let shard = self.nodes[node].shards.first()?;
-        let place = shard.core.place()?;
+        let place = self.place(node)?;
         place.path().map(|_| place.reign().root().0)
+    }
+
+    /// The parent that a node takes for its own.
+    pub(crate) fn parent(&self, node: usize) -> Option<usize> {
+        let parent = self.place(node)?.parent()?.contact.node();
+        Some((parent.0 - FIRST_ID) as usize)
+    }
+
+    /// The parent of a node, if that takes it for its child too.
+    pub(crate) fn linked_parent(&self, node: usize) -> Option<usize> {
+        let parent = self.parent(node)?;
+        let mut children = self.place(parent)?.children();
+        let id = NodeId(FIRST_ID + node as u64);
+        let is_child = children.any(|child| child.contact.node() == id);
+        is_child.then_some(parent)
+    }
+
+    /// Whether a node that drains has no children any more.
+    pub(crate) fn is_drained(&self, node: usize) -> bool {
+        self.place(node).is_some_and(|place| place.is_drained())
+    }
+
+    /// How much a node's place keeps.
+    pub(crate) fn place_counts(&self, node: usize) -> Option<PlaceCounts> {
+        self.place(node).map(|place| place.counts())
     }
 }
 

@@ -1,13 +1,32 @@
 //! The histories that trees of nodes are put through, and what must hold.
 
+use super::check::Seen;
 use super::client::{Came, Client, Word};
-use super::network::{Health, Network, NodePlan};
+use super::faults::Ongoing;
+use super::network::{Cut, Health, Network, NodePlan};
+use crate::rng::Rng;
 use crate::{Failure, fail};
 use sapwood_core::limits::Limits;
-use sapwood_wire::topic;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
+
+/// In a tree of so many nodes each has one shard, because every shard costs as much as a node.
+const ONE_SHARD_NODES: usize = 300;
+
+/// Topics that are published.
+pub(super) const TOPICS: &[&[u8]] = &[
+    b"news.a",
+    b"news.b",
+    b"news.c",
+    b"rest.1.x",
+    b"rest.2.x",
+    b"quiet",
+];
+
+/// Nodes of which a failure says where they stood.
+const PLACES_SHOWN: usize = 60;
 
 /// What is to be played.
 #[derive(Clone, Debug)]
@@ -35,15 +54,48 @@ pub enum Sabotage {
     LoseEvent,
     /// An event of the last part is published twice.
     DoubleEvent,
+    /// A client of the last part does not subscribe to what it must get.
+    HideSubscription,
+    /// Clients want what nobody knows of.
+    HiddenListener,
+    /// Nodes take more children than they are said to.
+    MoreChildren,
+    /// Lanes keep more than they are said to.
+    LargerLanes,
+}
+
+impl Sabotage {
+    /// Each of them.
+    pub const ALL: [Sabotage; 6] = [
+        Sabotage::LoseEvent,
+        Sabotage::DoubleEvent,
+        Sabotage::HideSubscription,
+        Sabotage::HiddenListener,
+        Sabotage::MoreChildren,
+        Sabotage::LargerLanes,
+    ];
 }
 
 impl Story {
-    /// The usual history of a seed.
+    /// The usual history of a seed: mostly of few nodes, sometimes of many.
     pub fn of(seed: u64) -> Story {
+        let mut rng = Rng::new(seed ^ 0x5eed);
+        let nodes = match rng.below(1_000) {
+            0..2 => 1_000,
+            2..7 => 300,
+            7..30 => 100,
+            30..130 => rng.within(13..60),
+            _ => rng.within(1..13),
+        };
+        Story::of_size(seed, nodes)
+    }
+
+    /// The history of a seed with so many nodes.
+    pub fn of_size(seed: u64, nodes: usize) -> Story {
         Story {
             seed,
-            nodes: 2 + (seed as usize * 7 + 3) % 11,
-            shards: None,
+            nodes,
+            shards: (nodes >= ONE_SHARD_NODES).then_some(1),
             clients: 12,
             steps: 400,
             has_faults: true,
@@ -57,6 +109,8 @@ impl Story {
 pub struct Sum {
     /// Simulated milliseconds until all nodes stood in one tree at the start, and after the last fault.
     pub joined_ms: u64,
+    /// Two trees that had grown apart were one so long after they could reach each other.
+    pub merged_ms: Option<u64>,
     /// See `joined_ms`.
     pub healed_ms: u64,
     /// Levels below the root, at the end.
@@ -71,23 +125,30 @@ pub struct Sum {
     pub lost: u64,
     /// Links were told to send everything, because so many filters were wanted.
     pub asked_for_everything: bool,
-    /// Faults that happened, by name.
+    /// The most that the links of a shard kept, in bytes.
+    pub kept_bytes_most: u64,
+    /// Faults that happened and what they led to, by name.
     pub faults: BTreeMap<&'static str, u64>,
 }
 
 /// One history.
 pub(crate) struct World {
-    story: Story,
-    network: Network,
-    clients: BTreeMap<usize, Client>,
+    pub(super) story: Story,
+    pub(super) network: Network,
+    pub(super) clients: BTreeMap<usize, Client>,
     next_client: usize,
+    /// Clients that may have something to say.
+    speaking: BTreeSet<usize>,
     /// Topics and numbers published in the last part, by publisher.
-    published: BTreeMap<(u32, Vec<u8>), Vec<u64>>,
-    jobs: u64,
-    is_final: bool,
-    /// Filters that links are told of one by one.
-    filters_max: usize,
-    sum: Sum,
+    pub(super) published: BTreeMap<(u32, Vec<u8>), Vec<u64>>,
+    pub(super) jobs: u64,
+    pub(super) is_final: bool,
+    /// What nodes are said to keep.
+    pub(super) limits: Limits,
+    pub(super) children_max: u8,
+    pub(super) ongoing: Vec<Ongoing>,
+    pub(super) seen: Seen,
+    pub(super) sum: Sum,
 }
 
 impl World {
@@ -97,10 +158,14 @@ impl World {
             story,
             clients: BTreeMap::new(),
             next_client: 1,
+            speaking: BTreeSet::new(),
             published: BTreeMap::new(),
             jobs: 0,
             is_final: false,
-            filters_max: 0,
+            limits: Limits::default(),
+            children_max: 0,
+            ongoing: Vec::new(),
+            seen: Seen::default(),
             sum: Sum::default(),
         }
     }
@@ -119,8 +184,13 @@ impl World {
 
     /// Plays the history through.
     pub(crate) fn play(&mut self) -> Result<Sum, Failure> {
-        self.found();
+        let nodes = self.story.nodes;
+        let is_parted = self.story.has_faults && nodes > 3 && self.network.rng.percent(30);
+        self.found(is_parted.then_some(nodes / 2));
         let begin = self.network.now_ns;
+        if is_parted {
+            self.grow_apart(nodes / 2)?;
+        }
         self.settle("joining", 30_000)?;
         self.sum.joined_ms = (self.network.now_ns - begin) / MS;
         for _ in 0..self.story.clients {
@@ -144,37 +214,67 @@ impl World {
         Ok(self.sum.clone())
     }
 
-    /// Starts the nodes, each of which knows one or two that came before.
-    fn found(&mut self) {
-        let is_sealed = self.network.rng.percent(30);
-        let children_max = self.network.rng.pick(&[2, 3, 8]);
-        let lane_bytes_max = self.network.rng.pick(&[200_000, 1 << 20, 1 << 25]);
-        self.filters_max = self.network.rng.pick(&[3, 100_000, 100_000]);
-        self.sum.asked_for_everything = self.filters_max == 3;
+    /// Starts the nodes, each of which knows one or two that came before; in two parts, if it is said where the second begins,
+    /// of which only the first node knows one of the other.
+    fn found(&mut self, second: Option<usize>) {
+        let rng = &mut self.network.rng;
+        let is_sealed = rng.percent(30);
+        self.children_max = rng.pick(&[2, 3, 8]);
+        self.limits = Limits {
+            lane_bytes_max: rng.pick(&[200_000, 1 << 20, 1 << 25]),
+            link_filters_max: rng.pick(&[3, 100_000, 100_000]),
+            ..Limits::default()
+        };
+        self.sum.asked_for_everything = self.limits.link_filters_max == 3;
+        let mut limits = self.limits.clone();
+        let mut children_max = self.children_max;
+        match self.story.sabotage {
+            Some(Sabotage::LargerLanes) => limits.lane_bytes_max *= 100,
+            Some(Sabotage::MoreChildren) => children_max += 3,
+            _ => {}
+        }
         for number in 0..self.story.nodes {
             let rng = &mut self.network.rng;
+            let first = second.filter(|&second| number > second).unwrap_or(0);
             let mut seeds = Vec::new();
             if number > 0 {
-                seeds.push(rng.below(number));
-                seeds.push(rng.below(number));
+                seeds.push(first + rng.below(number - first));
+                seeds.push(first + rng.below(number - first));
             }
             let chosen = rng.within(1..5) as u16;
             self.network.add(NodePlan {
                 shards: self.story.shards.unwrap_or(chosen),
                 children_max,
                 seeds,
-                limits: Limits {
-                    lane_bytes_max,
-                    link_filters_max: self.filters_max,
-                    ..Limits::default()
-                },
+                limits: limits.clone(),
                 is_sealed,
             });
         }
     }
 
+    /// Lets two parts of the nodes grow into a tree each, and then meet.
+    fn grow_apart(&mut self, second: usize) -> Result<(), Failure> {
+        let count = self.story.nodes;
+        let sides = (0..count).map(|node| node >= second).collect();
+        self.network.weather.cut(Cut::Parts { sides }, u64::MAX);
+        let until = self.network.now_ns + 30_000 * MS;
+        // Ends with the time that there is.
+        while !self.is_tree(0..second) || !self.is_tree(second..count) {
+            self.tick(5)?;
+            if self.network.now_ns > until {
+                return self.fail_settling("each of two parts");
+            }
+        }
+        self.count_fault("two trees meet");
+        self.network.mend();
+        let begin = self.network.now_ns;
+        self.settle("meeting", 60_000)?;
+        self.sum.merged_ms = Some((self.network.now_ns - begin) / MS);
+        Ok(())
+    }
+
     /// Lets so many milliseconds pass.
-    fn pass(&mut self, milliseconds: u64) -> Result<(), Failure> {
+    pub(super) fn pass(&mut self, milliseconds: u64) -> Result<(), Failure> {
         let until = self.network.now_ns + milliseconds * MS;
         while self.network.now_ns < until {
             self.tick(1)?;
@@ -182,38 +282,38 @@ impl World {
         Ok(())
     }
 
-    fn tick(&mut self, milliseconds: u64) -> Result<(), Failure> {
+    pub(super) fn tick(&mut self, milliseconds: u64) -> Result<(), Failure> {
         self.network.step(milliseconds * MS);
-        let clients: Vec<usize> = self.clients.keys().copied().collect();
-        for key in clients {
-            self.serve_client(key)?;
+        for (key, (bytes, is_over)) in self.network.take_delivered() {
+            let client = self.client(key);
+            let came = client.take_in(&bytes);
+            client.is_gone |= is_over;
+            for came in came {
+                self.take(key, came)?;
+            }
         }
-        Ok(())
+        for key in std::mem::take(&mut self.speaking) {
+            // invariant: nothing removes a client.
+            let client = self.clients.get_mut(&key).expect("a client");
+            let outgoing = std::mem::take(&mut client.outgoing);
+            if !outgoing.is_empty() && !client.is_gone {
+                self.network.send(key, &outgoing);
+            }
+        }
+        self.look()
     }
 
-    fn serve_client(&mut self, key: usize) -> Result<(), Failure> {
-        let bytes = std::mem::take(self.network.delivered.entry(key).or_default());
-        let is_over = self.network.ended.contains(&key);
-        // invariant: the caller has its keys from there.
-        let client = self.clients.get_mut(&key).expect("a client");
-        let came = client.take_in(&bytes);
-        for came in came {
-            self.take(key, came)?;
-        }
+    /// A client that there is; what it says is sent with the next tick.
+    pub(super) fn client(&mut self, key: usize) -> &mut Client {
+        self.speaking.insert(key);
         // invariant: nothing removes a client.
-        let client = self.clients.get_mut(&key).expect("a client");
-        client.is_gone |= is_over;
-        let outgoing = std::mem::take(&mut client.outgoing);
-        if !outgoing.is_empty() && !client.is_gone {
-            self.network.send(key, &outgoing);
-        }
-        Ok(())
+        self.clients.get_mut(&key).expect("a client")
     }
 
     fn take(&mut self, key: usize, came: Came) -> Result<(), Failure> {
+        self.sum.events += u64::from(matches!(came, Came::Event { .. }));
         let node = self.clients[&key].node;
-        // invariant: it was looked up.
-        let client = self.clients.get_mut(&key).expect("a client");
+        let client = self.client(key);
         let Came::Event {
             topic,
             word,
@@ -226,7 +326,6 @@ impl World {
             }
             return Ok(());
         };
-        self.sum.events += 1;
         if topic.starts_with(b"reply.") {
             if topic.starts_with(format!("reply.{key}.").as_bytes()) {
                 client.replies.push(word.sequence);
@@ -255,14 +354,14 @@ impl World {
             return fail("twice or out of order", text);
         }
         if word.is_final {
-            self.sum.final_events += 1;
             client.finals.entry(way).or_default().push(word.sequence);
+            self.sum.final_events += 1;
         }
         Ok(())
     }
 
     /// Adds a client to a node that runs.
-    fn add_client(&mut self) -> usize {
+    pub(super) fn add_client(&mut self) -> usize {
         let running: Vec<usize> = (0..self.network.nodes.len())
             .filter(|&node| self.network.nodes[node].health == Health::Runs)
             .collect();
@@ -270,7 +369,7 @@ impl World {
         self.add_client_at(node)
     }
 
-    fn add_client_at(&mut self, node: usize) -> usize {
+    pub(super) fn add_client_at(&mut self, node: usize) -> usize {
         let key = self.next_client;
         self.next_client += 1;
         let shards = usize::from(self.network.shards_of(node));
@@ -293,34 +392,28 @@ impl World {
             }
         }
         self.clients.insert(key, client);
+        self.speaking.insert(key);
         key
     }
 
     fn topics(&mut self) -> &'static [u8] {
-        self.network.rng.pick(&[
-            b"news.a",
-            b"news.b",
-            b"news.c",
-            b"rest.1.x",
-            b"rest.2.x",
-            b"quiet",
-        ])
+        self.network.rng.pick(TOPICS)
     }
 
-    fn publish(&mut self, key: usize) {
+    pub(super) fn publish(&mut self, key: usize) {
         let topic = self.topics();
         // Long ones fill lanes, which lose events then: not in the last part.
         let padding = match self.network.rng.percent(3) && !self.is_final {
             true => self.network.rng.below(60_000),
             false => self.network.rng.below(50),
         };
-        // invariant: the caller has looked.
-        let client = self.clients.get_mut(&key).expect("a client");
+        let is_final = self.is_final;
+        let client = self.client(key);
         client.published += 1;
         let word = Word {
             publisher: key as u32,
             sequence: client.published,
-            is_final: self.is_final,
+            is_final,
         };
         if self.is_final {
             let way = (word.publisher, topic.to_vec());
@@ -328,6 +421,7 @@ impl World {
         }
         let total = self.published.values().map(Vec::len).sum::<usize>();
         let sabotage = self.story.sabotage.filter(|_| self.is_final && total == 20);
+        let client = self.client(key);
         if sabotage != Some(Sabotage::LoseEvent) {
             client.publish(topic, &word.bytes(padding), None);
         }
@@ -367,9 +461,7 @@ impl World {
         if self.network.rng.percent(4) && !alive.is_empty() {
             let key = self.network.rng.pick(&alive);
             self.network.disconnect_client(key);
-            if let Some(client) = self.clients.get_mut(&key) {
-                client.is_gone = true;
-            }
+            self.client(key).is_gone = true;
         }
         let milliseconds = self.network.rng.within(1..30) as u64;
         for _ in 0..milliseconds {
@@ -378,72 +470,9 @@ impl World {
         Ok(())
     }
 
-    fn count_fault(&mut self, name: &'static str) {
-        *self.sum.faults.entry(name).or_default() += 1;
-    }
-
-    /// Something breaks, or is mended.
-    fn misbehave(&mut self) {
-        let count = self.network.nodes.len();
-        let node = self.network.rng.below(count);
-        let other = self.network.rng.below(count);
-        let health = self.network.nodes[node].health;
-        match self.network.rng.below(120) {
-            0..2 if health == Health::Runs && self.alive() > 1 => {
-                self.count_fault("crash");
-                self.network.kill(node);
-                self.forget_clients(node);
-            }
-            2..12 if health == Health::Dead => {
-                self.count_fault("restart");
-                self.network.start(node);
-            }
-            12..14 if health == Health::Runs => {
-                self.count_fault("hang");
-                let until = self.network.now_ns + self.network.rng.below(3_000) as u64 * MS;
-                self.network.nodes[node].health = Health::Hangs(until);
-            }
-            14..20 if self.network.reset_one() => self.count_fault("connection reset"),
-            20..22 => {
-                self.count_fault("one-way cut");
-                self.network.weather.cuts.insert((node, other));
-            }
-            22..24 => {
-                self.count_fault("cut");
-                self.network.weather.cuts.insert((node, other));
-                self.network.weather.cuts.insert((other, node));
-            }
-            24..34 => self.network.weather.cuts.clear(),
-            34..36 => {
-                let most = self.network.rng.pick(&[1, 5, 80]);
-                self.network.weather.delay_ns = (MS / 5, most * MS);
-                self.network.weather.loss_percent = self.network.rng.pick(&[0, 0, 2, 10]);
-            }
-            _ => {}
-        }
-    }
-
-    fn alive(&self) -> usize {
-        let nodes = self.network.nodes.iter();
-        nodes.filter(|node| node.health != Health::Dead).count()
-    }
-
-    fn forget_clients(&mut self, node: usize) {
+    pub(super) fn forget_clients(&mut self, node: usize) {
         for client in self.clients.values_mut() {
             client.is_gone |= client.node == node;
-        }
-    }
-
-    fn end_faults(&mut self) {
-        self.network.weather.cuts.clear();
-        self.network.weather.delay_ns = (MS / 5, MS);
-        self.network.weather.loss_percent = 0;
-        for number in 0..self.network.nodes.len() {
-            match self.network.nodes[number].health {
-                Health::Dead => self.network.start(number),
-                Health::Hangs(_) => self.network.nodes[number].health = Health::Runs,
-                Health::Runs => {}
-            }
         }
     }
 
@@ -452,26 +481,29 @@ impl World {
         let until = self.network.now_ns + milliseconds * MS;
         while self.network.now_ns < until {
             self.tick(5)?;
-            if self.is_one_tree() {
+            if self.is_tree(0..self.network.nodes.len()) {
                 return Ok(());
             }
         }
+        self.fail_settling(what)
+    }
+
+    fn fail_settling(&self, what: &'static str) -> Result<(), Failure> {
         let nodes = 0..self.network.nodes.len();
         let places = nodes.map(|node| {
             let path = self.network.path(node);
             format!("{node}: {path:?} root {:?}", self.network.root(node))
         });
-        let places: Vec<String> = places.collect();
-        fail(
-            "no tree",
-            format!("{what} took too long: {}", places.join(", ")),
-        )
+        let places: Vec<String> = places.take(PLACES_SHOWN).collect();
+        let text = format!("{what} took too long: {}", places.join(", "));
+        fail("no tree", text)
     }
 
-    fn is_one_tree(&self) -> bool {
+    /// Whether these nodes stand in one tree, and agree about it.
+    fn is_tree(&self, nodes: Range<usize>) -> bool {
         let mut paths = Vec::new();
-        let root = self.network.root(0);
-        for node in 0..self.network.nodes.len() {
+        let root = self.network.root(nodes.start);
+        for node in nodes {
             match self.network.path(node) {
                 Some(path) if self.network.root(node) == root => paths.push(path),
                 _ => return false,
@@ -481,167 +513,9 @@ impl World {
         let before = paths.len();
         paths.dedup();
         let has_parent = |path: &Vec<u8>| match path.split_last() {
-            Some((_, parent)) => paths.binary_search(&parent.to_vec()).is_ok(),
+            Some((_, parent)) => paths.binary_search_by(|path| path[..].cmp(parent)).is_ok(),
             None => true,
         };
         paths.len() == before && paths.iter().all(has_parent)
-    }
-
-    /// Everything that is published now must come, once and in order.
-    fn play_final(&mut self) -> Result<(), Failure> {
-        for node in 0..self.network.nodes.len() {
-            self.add_client_at(node);
-        }
-        let keys: Vec<usize> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| !client.is_gone)
-            .map(|(&key, _)| key)
-            .collect();
-        let workers = self.add_workers(&keys);
-        self.pass(2_000)?;
-        let before = self.network.counters();
-        let twice_before = before.link_events_twice;
-        self.sum.lost = before.link_events_lost;
-        self.is_final = true;
-        let asked = self.ask(&keys);
-        for _ in 0..20 {
-            for _ in 0..10 {
-                let key = self.network.rng.pick(&keys);
-                self.publish(key);
-            }
-            let key = self.network.rng.pick(&keys);
-            self.send_job(key);
-            self.tick(2)?;
-        }
-        self.pass(5_000)?;
-        self.check_final(&keys, &workers)?;
-        self.check_answers(&asked)?;
-        let counters = self.network.counters();
-        self.sum.dropped_twice = counters.link_events_twice;
-        if counters.link_events_twice != twice_before {
-            return fail(
-                "loop",
-                "events came twice to a node while the tree stood still".into(),
-            );
-        }
-        self.check_idle(keys[0])
-    }
-
-    /// Three members of a group, on nodes of the seed's choice.
-    fn add_workers(&mut self, keys: &[usize]) -> Vec<usize> {
-        let mut workers = Vec::new();
-        for _ in 0..3 {
-            let key = self.network.rng.pick(keys);
-            if !workers.contains(&key) {
-                workers.push(key);
-                if let Some(client) = self.clients.get_mut(&key) {
-                    client.join(b"job.*", b"workers", 1);
-                }
-            }
-        }
-        workers
-    }
-
-    fn send_job(&mut self, key: usize) {
-        self.jobs += 1;
-        let word = Word {
-            publisher: key as u32,
-            sequence: self.jobs,
-            is_final: true,
-        };
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.publish(b"job.1", &word.bytes(0), None);
-        }
-    }
-
-    /// Lets some clients ask a question of which the answer finds the way back, and one that nobody hears.
-    fn ask(&mut self, keys: &[usize]) -> Vec<usize> {
-        let answering = self.network.rng.pick(keys);
-        if let Some(client) = self.clients.get_mut(&answering) {
-            client.subscribe(b"ask");
-        }
-        // It must be known everywhere that somebody answers.
-        for _ in 0..500 {
-            if self.tick(1).is_err() {
-                return Vec::new();
-            }
-        }
-        let mut asked = Vec::new();
-        for (place, &key) in keys.iter().enumerate() {
-            let reply = format!("reply.{key}.{place}");
-            if let Some(client) = self.clients.get_mut(&key) {
-                // In one breath: the answer must find a subscription that is this new.
-                client.subscribe(reply.as_bytes());
-                let word = Word {
-                    publisher: key as u32,
-                    sequence: 7,
-                    is_final: false,
-                };
-                client.request(b"ask", &word.bytes(0), reply.as_bytes());
-                asked.push(key);
-            }
-        }
-        asked
-    }
-
-    fn check_answers(&self, asked: &[usize]) -> Result<(), Failure> {
-        for key in asked {
-            let replies = &self.clients[key].replies;
-            if replies != &[7] {
-                let text = format!("client {key} asked once and got {} answers", replies.len());
-                return fail("answers", text);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_final(&self, keys: &[usize], workers: &[usize]) -> Result<(), Failure> {
-        for key in keys {
-            let client = &self.clients[key];
-            for ((publisher, topic), sequences) in &self.published {
-                let mut filters = client.filters.iter();
-                let is_wanted =
-                    filters.any(|filter| filter == topic || topic::wildcard_matches(filter, topic));
-                let got = client.finals.get(&(*publisher, topic.clone()));
-                let got = got.map_or(&[][..], |got| &got[..]);
-                let expected = if is_wanted { &sequences[..] } else { &[] };
-                if got != expected {
-                    let text = format!(
-                        "client {key} of node {} got {got:?} of publisher {publisher} on {}, not {expected:?}",
-                        client.node,
-                        String::from_utf8_lossy(topic)
-                    );
-                    return fail("not exactly once", text);
-                }
-            }
-        }
-        let turns: u64 = workers.iter().map(|key| self.clients[key].turns).sum();
-        if turns != self.jobs {
-            let text = format!("{} jobs were {turns} turns", self.jobs);
-            return fail("turns", text);
-        }
-        Ok(())
-    }
-
-    /// What nobody wants stays where it is published.
-    fn check_idle(&mut self, key: usize) -> Result<(), Failure> {
-        let wants_all = |client: &Client| client.filters.iter().any(|filter| filter == b">");
-        let is_heard = self.filters_max < 100
-            || self
-                .clients
-                .values()
-                .any(|client| !client.is_gone && wants_all(client));
-        let before = self.network.counters().link_events_out;
-        for _ in 0..50 {
-            if let Some(client) = self.clients.get_mut(&key) {
-                client.publish(b"unwanted", b"-", None);
-            }
-        }
-        self.pass(100)?;
-        if !is_heard && self.network.counters().link_events_out != before {
-            return fail("idle links", "what nobody wants went over links".into());
-        }
-        Ok(())
     }
 }

@@ -17,9 +17,19 @@ const LOOP_NS_MAX: u64 = 2_000_000_000;
 const RUSH_NS: u64 = 1_000;
 const RUSH_EVENTS_MAX: u64 = 10_000;
 
+/// Trees, and nodes of each, that are shown to people.
+const TREES_SHOWN: usize = 20;
+
 /// More nodes than this are a crowd, whose links are looked at so often, in nanoseconds.
 const CROWD: usize = 200;
 const CROWD_NS: u64 = 100_000_000;
+
+/// More than this are a large crowd, whose links are looked at so often, in nanoseconds.
+const LARGE_CROWD: usize = 10_000;
+const LARGE_CROWD_NS: u64 = 1_000_000_000;
+
+/// In a crowd, caps are looked at when so many nodes were given something, each once.
+const TOUCHED_MAX: usize = 100_000;
 
 /// What the tree looks like when all is well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +65,21 @@ impl World {
         if let Some((check, text)) = self.broken_rule.take() {
             return self.failure(check, text);
         }
-        for number in std::mem::take(&mut self.touched) {
-            self.check_caps(number)?;
+        if self.len() <= CROWD || self.touched.len() >= TOUCHED_MAX {
+            let mut touched = std::mem::take(&mut self.touched);
+            touched.sort_unstable();
+            touched.dedup();
+            for number in touched {
+                self.check_caps(number)?;
+            }
         }
         let is_due = self.has_links_changed || !self.loops.is_empty();
         // In a large world not at every change: it costs as much as there are nodes.
-        let wait_ns = if self.len() > CROWD { CROWD_NS } else { 0 };
+        let wait_ns = match self.len() {
+            count if count > LARGE_CROWD => LARGE_CROWD_NS,
+            count if count > CROWD => CROWD_NS,
+            _ => 0,
+        };
         if is_due && self.now_ns() >= self.loops_checked_ns + wait_ns {
             self.has_links_changed = false;
             self.loops_checked_ns = self.now_ns();
@@ -224,31 +243,36 @@ impl World {
 
     /// All trees, for people to read.
     pub fn describe(&self) -> String {
+        let ids = self.nodes.iter().map(|node| node.config.node);
+        let by_id: BTreeMap<NodeId, usize> = ids.zip(0..).collect();
         let mut trees = BTreeMap::<String, Vec<usize>>::new();
         for number in (0..self.len()).filter(|number| self.is_running(*number)) {
             if let Some(place) = self.place(number) {
                 let reign = place.reign();
-                let root = self
-                    .nodes
-                    .iter()
-                    .position(|node| node.config.node == reign.root());
+                let root = by_id.get(&reign.root());
                 let (term, level, settled) = (reign.term, reign.level, reign.settled);
                 let what = if settled { "settled" } else { "adrift" };
                 let tree = format!("{what}, term {term}, level {level}, top {root:?}");
                 trees.entry(tree).or_default().push(number);
             }
         }
-        format!("{trees:?}")
+        let count = trees.len();
+        let mut shown = String::new();
+        for (tree, nodes) in trees.into_iter().take(TREES_SHOWN) {
+            let some: Vec<usize> = nodes.iter().copied().take(TREES_SHOWN).collect();
+            shown += &format!("{tree}: {} nodes, {some:?}; ", nodes.len());
+        }
+        format!("{count} trees: {shown}")
     }
 
     /// Lets time pass until all running nodes stand in one tree; the time that it took.
     pub fn run_until_one(&mut self, limit_ns: u64) -> Result<u64, TreeFailure> {
         /// How often it is looked whether they do.
         const STEP_NS: u64 = 5_000_000;
-        let step_ns = if self.len() > CROWD {
-            CROWD_NS / 4
-        } else {
-            STEP_NS
+        let step_ns = match self.len() {
+            count if count > LARGE_CROWD => CROWD_NS,
+            count if count > CROWD => CROWD_NS / 4,
+            _ => STEP_NS,
         };
         let start_ns = self.now_ns();
         loop {

@@ -4,6 +4,7 @@
 //! what must hold; `story` plays faults. Start at [`play`] for a whole history and at [`World`] for a single scene.
 
 mod check;
+mod queue;
 mod story;
 mod world;
 

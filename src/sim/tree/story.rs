@@ -5,6 +5,7 @@
 use super::world::Vanishes;
 use super::{Delay, Shape, TreeFailure, World, WorldOptions};
 use crate::rng::Rng;
+use sapwood_core::tree::address::Path;
 use sapwood_core::tree::place::Broken;
 
 const MS: u64 = 1_000_000;
@@ -106,6 +107,12 @@ pub struct Crowd {
     pub took_ns: u64,
     /// The longest path.
     pub depth: usize,
+    /// What an event for a single node carries to find it, in bytes, by node: its path as text.
+    pub address_bytes: f64,
+    /// The most of them.
+    pub address_bytes_most: usize,
+    /// What an event for every node carries to find them, in bytes: where it goes follows from the link that it came by.
+    pub broadcast_bytes: usize,
     /// Messages that were sent meanwhile, by node.
     pub messages_joining: f64,
     /// Messages in quiet, by node and second.
@@ -133,7 +140,12 @@ pub fn crowd(nodes: usize, encodes: bool) -> Result<Crowd, TreeFailure> {
     let after = world.traffic();
     let each = |count: u64| count as f64 / nodes as f64;
     let shape = world.shape().unwrap_or_default();
+    let paths = (0..nodes).filter_map(|number| Path::new(world.place(number)?.path()?).ok());
+    let addresses: Vec<usize> = paths.map(|path| path.to_string().len()).collect();
     Ok(Crowd {
+        address_bytes: each(addresses.iter().sum::<usize>() as u64),
+        address_bytes_most: addresses.iter().copied().max().unwrap_or_default(),
+        broadcast_bytes: 0,
         nodes,
         took_ns,
         depth: shape.depth,

@@ -5,6 +5,7 @@
 //! does. Start at [`World::run_until`].
 
 use super::TreeFailure;
+use super::queue::Queue;
 use crate::rng::{Rng, Trace};
 use sapwood_core::tree::place::{
     Broken, DialId, PeerId, Place, PlaceConfig, PlaceInput, PlaceOutput, Role,
@@ -12,12 +13,17 @@ use sapwood_core::tree::place::{
 use sapwood_wire::limits::NODE_FRAME_BYTES_MAX;
 use sapwood_wire::node::place::{PlaceMessage, read, write};
 use sapwood_wire::node::{NodeId, Parsed, parse};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A dial that nobody answers fails after so long, in nanoseconds, as a driver's would.
 const DIAL_NS_MAX: u64 = 3_000_000_000;
+
+/// Crowds of up to so many nodes have one seed.
+const ONE_SEED_NODES_MAX: usize = 10_000;
+
+/// Seeds of larger ones, all together.
+const SEEDS: usize = 16;
 
 /// How long messages travel, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ pub struct WorldOptions {
 }
 
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// The first message of a connection arrives at who was dialed.
     Hello {
         connection: u64,
@@ -86,33 +92,6 @@ enum Event {
         node: usize,
         start: u64,
     },
-}
-
-#[derive(Debug)]
-struct Entry {
-    at_ns: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
 }
 
 /// A connection: end 0 dialed.
@@ -150,8 +129,7 @@ pub struct World {
     pub(super) options: WorldOptions,
     pub(super) rng: Rng,
     now_ns: u64,
-    queue: BinaryHeap<Reverse<Entry>>,
-    queued: u64,
+    queue: Queue,
     pub(super) nodes: Vec<Node>,
     by_address: BTreeMap<SocketAddr, usize>,
     connections: BTreeMap<u64, Connection>,
@@ -182,8 +160,7 @@ impl World {
             options,
             rng: Rng::new(options.seed),
             now_ns: 1_000_000_000,
-            queue: BinaryHeap::new(),
-            queued: 0,
+            queue: Queue::default(),
             nodes: Vec::new(),
             by_address: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -251,11 +228,17 @@ impl World {
         self.give(number, PlaceInput::Tick);
     }
 
-    /// Adds and starts so many nodes; the first is the root and the seed of the others.
+    /// Adds and starts so many nodes; the first is the root, and the seed of the others. Each of a large crowd has two of
+    /// sixteen seeds: at one that 100,000 ask at once, most are sent away for a minute.
     pub fn start_crowd(&mut self, count: usize) {
         for number in 0..count {
-            let seeds: &[usize] = if number == 0 { &[] } else { &[0] };
-            self.add(seeds, |_| ());
+            let mut seeds = vec![0];
+            if number == 0 {
+                seeds.clear();
+            } else if count > ONE_SEED_NODES_MAX && number >= SEEDS {
+                seeds = vec![self.rng.below(SEEDS), self.rng.below(SEEDS)];
+            }
+            self.add(&seeds, |_| ());
             self.start(number);
         }
     }
@@ -370,15 +353,10 @@ impl World {
 
     /// Lets time pass.
     pub fn run_until(&mut self, until_ns: u64) -> Result<(), TreeFailure> {
-        while let Some(Reverse(entry)) = self.queue.peek()
-            && entry.at_ns <= until_ns
-        {
-            let Some(Reverse(entry)) = self.queue.pop() else {
-                break;
-            };
-            self.check_spin(entry.at_ns)?;
-            self.now_ns = entry.at_ns;
-            self.apply(entry.event)?;
+        while let Some((at_ns, event)) = self.queue.pop(until_ns) {
+            self.check_spin(at_ns)?;
+            self.now_ns = at_ns;
+            self.apply(event)?;
             self.check_step()?;
         }
         self.now_ns = self.now_ns.max(until_ns);
@@ -386,13 +364,7 @@ impl World {
     }
 
     fn push(&mut self, at_ns: u64, event: Event) {
-        let number = self.queued;
-        self.queued += 1;
-        self.queue.push(Reverse(Entry {
-            at_ns,
-            number,
-            event,
-        }));
+        self.queue.push(at_ns, event);
     }
 
     /// The node that an event is for, if it hangs; what it would get waits.
