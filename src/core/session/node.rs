@@ -566,8 +566,38 @@ fn complete(advertise: &str, seen: SocketAddr) -> Result<Option<SocketAddr>, Fau
     if address.ip().is_unspecified() {
         address.set_ip(seen.ip());
     }
-    Ok(Some(address))
+    // Its own machine's loopback leads elsewhere from another one: nobody can dial it there.
+    let is_elsewhere = address.ip().is_loopback() && !seen.ip().to_canonical().is_loopback();
+    Ok(Some(address).filter(|_| !is_elsewhere))
 }
 
 #[path = "node/frames.rs"]
 mod frames;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_completed_by_what_is_seen_and_none_where_it_leads_elsewhere() {
+        let complete = |advertise: &str, seen: &str| {
+            let seen = SocketAddr::new(seen.parse().unwrap(), 40_000);
+            let completed = complete(advertise, seen).unwrap_or_else(|fault| panic!("{fault}"));
+            completed.map(|address| address.to_string())
+        };
+        let some = |text: &str| Some(text.to_string());
+        assert_eq!(complete("0.0.0.0:7401", "10.0.0.2"), some("10.0.0.2:7401"));
+        assert_eq!(complete("10.9.9.9:7401", "10.0.0.2"), some("10.9.9.9:7401"));
+        assert_eq!(
+            complete("127.0.0.1:7401", "127.0.0.1"),
+            some("127.0.0.1:7401")
+        );
+        assert_eq!(
+            complete("127.0.0.1:7401", "::ffff:127.0.0.1"),
+            some("127.0.0.1:7401")
+        );
+        assert_eq!(complete("127.0.0.1:7401", "10.0.0.2"), None);
+        assert_eq!(complete("[::1]:7401", "10.0.0.2"), None);
+        assert_eq!(complete("", "10.0.0.2"), None);
+    }
+}

@@ -85,6 +85,8 @@ pub enum Notice {
     },
     /// Where the node stands.
     Placed(String),
+    /// It is a root, because nobody answers where it was to join.
+    Alone(String),
     /// A link was full, and dropped events.
     Lost {
         /// Who is there.
@@ -107,7 +109,7 @@ impl fmt::Display for Notice {
             Notice::Refused { peer, why } => write!(f, "no link with {peer}: {why}"),
             Notice::Linked { peer, role } => write!(f, "linked with {peer}, the {role}"),
             Notice::Unlinked { peer, why } => write!(f, "link with {peer} ended: {why}"),
-            Notice::Placed(place) => write!(f, "{place}"),
+            Notice::Placed(place) | Notice::Alone(place) => write!(f, "{place}"),
             Notice::Lost { peer, events } => {
                 write!(f, "the link with {peer} is full and lost {events} events")
             }
@@ -341,6 +343,17 @@ pub(crate) fn show_place(place: &Place) -> String {
             standing.root()
         ),
         None => "this node is adrift and looks for a parent".into(),
+    }
+}
+
+/// The same as a notice; a root that nobody answers may be one by mistake.
+fn note_place(place: &Place) -> Notice {
+    let text = show_place(place);
+    match place.is_alone() {
+        true => Notice::Alone(format!(
+            "{text}; nobody answers where it was to join, and it goes on trying"
+        )),
+        false => Notice::Placed(text),
     }
 }
 

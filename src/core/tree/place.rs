@@ -906,6 +906,11 @@ impl Place {
         self.parent.is_none() && self.standing.settled
     }
 
+    /// Whether it is a root that knows where others should be, and none of them answers.
+    pub fn is_alone(&self) -> bool {
+        self.is_root() && self.peers.is_empty() && !self.memory.is_empty()
+    }
+
     /// Its parent.
     pub fn parent(&self) -> Option<ParentView> {
         let peer = self.parent.as_ref()?.peer;

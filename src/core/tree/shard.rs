@@ -188,9 +188,7 @@ impl Shard {
             PlaceOutput::Moved => {
                 let place = self.tree.as_ref().and_then(|tree| tree.place.as_ref());
                 if let Some(place) = place {
-                    outputs
-                        .notices
-                        .push(Notice::Placed(super::show_place(place)));
+                    outputs.notices.push(super::note_place(place));
                 }
             }
         }

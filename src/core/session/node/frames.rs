@@ -159,7 +159,12 @@ impl NodeSession {
             }
             kind::INTEREST if lane == 0 => {
                 tree.has_news = true;
-                take_interest(&Interest::read(frame)?, link, cx)?
+                let taken = take_interest(&Interest::read(frame)?, link, cx);
+                if taken.is_err() {
+                    // On another connection it would be no better.
+                    tree.broken.push(link);
+                }
+                taken?
             }
             kind::BEAT => {
                 let beat = Beat::read(frame)?;
