@@ -207,7 +207,7 @@ impl Node {
 
     /// Whether all of its shards have answered.
     pub fn is_whole(&self) -> bool {
-        self.answered.len() as u64 >= self.shards
+        !self.answered.is_empty() && self.answered.len() as u64 >= self.shards
     }
 
     /// A counter, summed over the shards.
@@ -440,7 +440,7 @@ mod tests {
             (c.place.as_deref(), c.parent.as_deref()),
             (Some("/1/3"), Some("b"))
         );
-        assert_eq!((c.name.as_str(), c.answered.len()), ("name of c", 0));
+        assert_eq!((c.name.as_str(), c.is_whole()), ("name of c", false));
         assert_eq!(gathered.nodes["a"].place.as_deref(), Some("/"));
     }
 

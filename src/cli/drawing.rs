@@ -107,7 +107,9 @@ impl Table {
     /// Appends the lines, columns two spaces apart, without spaces at their ends.
     pub fn write(&self, out: &mut Vec<u8>) {
         let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            // A line of one cell may be longer than the column.
+            let rows = self.rows.iter().filter(|row| row.len() > 1);
+            let cells = rows.filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.sides.len()).map(width).collect();
@@ -168,9 +170,10 @@ mod tests {
         let mut table = Table::new(&[("node", Side::Left), ("n", Side::Right), ("", Side::Left)]);
         table.push(vec!["└─ a".into(), "100".into(), "x".into()]);
         table.push(vec!["bergen".into(), "7".into(), String::new()]);
+        table.push(vec!["└─ ... 37 more nodes below".into()]);
         let mut out = Vec::new();
         table.write(&mut out);
-        let expected = "node      n\n└─ a    100  x\nbergen    7\n";
+        let expected = "node      n\n└─ a    100  x\nbergen    7\n└─ ... 37 more nodes below\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

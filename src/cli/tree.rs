@@ -50,12 +50,15 @@ Each line is a node, below its parent. Its columns:
   in/s, out/s   events that its clients publish, and that are delivered to them
   round trip    of the link to its parent, measured by the link's heartbeats
   up/s, down/s  events that go over this link to the parent, and to the node
-  above, below  how many filters have subscribers above the link, and how many at the node and below it;
-                events that match go over the link. `all` where there are too many to be told one by one
+  above, below  filters that have subscribers above the link, and at the node and below it, for
+                which events go over the link; `all` if they are too many to be told one by one
 
-Behind these stand a node's tags and groups, and what is not as it should be: lanes of the link that are
-down, events that it lost, many bytes that the other side does not have yet, shards or nodes that did not
-answer in time. What these questions move themselves is left out of the rates but for a few events.
+Behind these stand a node's tags and groups, and what is not as it should be: lanes of the link that are down, \
+events that it lost, many bytes that the other side does not have yet, shards or nodes that did not answer in \
+time. What these questions move themselves is left out of the rates but for a few events.
+
+For one node, `filters` is how many filters are wanted on the other side of a link, those that stand for the \
+names, tags and groups of nodes among them.
 
 Exit codes: 0 drawn, 1 failed, 2 wrong usage, 4 no node answered.";
 

@@ -253,8 +253,8 @@ fn summary(view: &View<'_>) -> String {
 pub fn missing(view: &View<'_>, timeout: Duration) -> Option<String> {
     let nodes = view.now.nodes.values();
     let silent: Vec<_> = nodes.filter(|node| !node.is_whole()).collect();
-    let unknown = view.now.expected.unwrap_or(0);
-    let unknown = unknown.saturating_sub(view.now.nodes.len() as u64);
+    let expected = view.now.expected.filter(|_| view.is_of_all);
+    let unknown = expected.unwrap_or(0).saturating_sub(view.now.len());
     let unknown = usize::try_from(unknown).unwrap_or(usize::MAX);
     if let Some(first) = silent.first() {
         let name = first.shown();
@@ -314,7 +314,7 @@ fn push_facts(out: &mut Vec<u8>, view: &View<'_>, node: &Node) {
         ("groups", or_none(node.groups.join(", "))),
         ("broker", or_none(node.broker.clone())),
         ("shards", shards),
-        ("up since", format!("{} s", grouped(node.uptime_ms / 1_000))),
+        ("up for", format!("{} s", grouped(node.uptime_ms / 1_000))),
         ("clients", grouped(view.clients(node))),
         ("traffic", traffic),
     ];

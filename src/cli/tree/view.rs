@@ -26,7 +26,7 @@ pub struct View<'a> {
     pub order: Vec<Placed<'a>>,
     local: Option<&'a Local>,
     /// Whether every node was asked.
-    is_of_all: bool,
+    pub is_of_all: bool,
     parents: HashMap<&'a str, &'a str>,
     /// From when to when events were counted, for nodes that do not say it better.
     seconds: f64,
@@ -341,4 +341,95 @@ fn sum_up<'a>(
         }
     }
     (done, totals.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tokio::time::{Duration, Instant};
+
+    /// An answer of a node with one shard at a place, with links to these others, whose counters begin at `round` times 100.
+    fn answer(name: &str, place: &str, parent: Option<&str>, below: &[&str], round: u64) -> Value {
+        let link = |other: &str, role: &str| {
+            json!({
+                "node": other, "name": other, "role": role, "lanes": 1, "lanes_up": 1, "events_out": round * 100,
+                "events_in": round * 100, "filters_wanted": 10,
+            })
+        };
+        let up = parent.map(|parent| link(parent, "parent"));
+        let links = up
+            .into_iter()
+            .chain(below.iter().map(|child| link(child, "child")));
+        json!({
+            "node": name, "name": name, "tags": ["all", name], "groups": [], "address": place, "shard": 0, "shards": 1,
+            "uptime_ms": round * 1_000, "place": {"parent": parent, "subtree": 4}, "links": links.collect::<Value>(),
+            "counters": {"events_published": round * 100, "events_delivered": round * 100, "connections": 9},
+        })
+    }
+
+    /// A root with two children, the first of which has one itself, after so many seconds.
+    fn asked(round: u64) -> Asked {
+        let mut gathered = Gathered::default();
+        for answer in [
+            answer("a", "/", None, &["b", "c"], round),
+            answer("b", "/0", Some("a"), &["d"], round),
+            answer("c", "/1", Some("a"), &[], round),
+            answer("d", "/0/0", Some("b"), &[], round),
+        ] {
+            gathered.take(&answer);
+        }
+        Asked {
+            gathered,
+            at: Instant::now() + Duration::from_secs(round),
+        }
+    }
+
+    #[test]
+    fn what_questions_move_themselves_is_left_out() {
+        let local = Local {
+            id: "b".to_string(),
+            place: Some(vec![0]),
+        };
+        let (before, now) = (asked(1), asked(2));
+        let view = View::new(&now, &before, Some(&local), true);
+        let order: Vec<_> = view.order.iter().map(|placed| placed.id).collect();
+        assert_eq!(order, ["a", "b", "d", "c"]);
+        // By links: events out and in, and filters with subscribers, of 100, 100 and 10 that are counted.
+        for (node, other, out, events_in, filters) in [
+            // The question goes up, and the answers of two nodes come down. Each node has two names of its own, and all
+            // have one.
+            ("b", "a", 99.0, 98.0, 10 - 5),
+            ("a", "b", 98.0, 99.0, 10 - 5 - 1),
+            ("a", "c", 99.0, 99.0, 10 - 3),
+            ("c", "a", 99.0, 99.0, 10 - 7 - 1),
+            ("b", "d", 99.0, 99.0, 10 - 3),
+            ("d", "b", 99.0, 99.0, 10 - 7 - 1),
+        ] {
+            let node = view.node(node).unwrap();
+            let link = node.links.iter().find(|link| link.node == other).unwrap();
+            let pace = view.link_pace(node, link).unwrap();
+            let found = (
+                pace.events_out,
+                pace.events_in,
+                view.wanted(node, link).unwrap(),
+            );
+            assert_eq!(found, (out, events_in, filters), "{} to {other}", node.id);
+        }
+        let pace = |id| {
+            let pace = view.pace(view.node(id).unwrap()).unwrap();
+            (pace.events_in, pace.events_out)
+        };
+        assert_eq!((pace("b"), pace("c")), ((99.0, 96.0), (100.0, 100.0)));
+        // Of nine connections: those of links, and this client's.
+        let clients = |id| view.clients(view.node(id).unwrap());
+        assert_eq!((clients("a"), clients("b"), clients("d")), (7, 6, 8));
+    }
+
+    #[test]
+    fn a_node_that_was_started_again_has_no_rates() {
+        let (before, now) = (asked(3), asked(2));
+        let view = View::new(&now, &before, None, true);
+        assert!(view.pace(view.node("a").unwrap()).is_none());
+    }
 }
