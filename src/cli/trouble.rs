@@ -173,12 +173,8 @@ impl fmt::Display for Trouble {
                 out,
                 "what was published did not arrive whole and in order; the table says what is missing."
             ),
-            Trouble::Plan(what) => write!(out, "{what}"),
-            Trouble::TooOld(topic) => write!(
-                out,
-                "the broker does not take {topic}: it is older than this command, and cannot say where nodes are."
-            ),
-            Trouble::NoNode(what) => write!(out, "{what}"),
+            Trouble::Plan(what) | Trouble::NoNode(what) => write!(out, "{what}"),
+            Trouble::TooOld(topic) => write_too_old(out, topic),
             Trouble::File(path, error) => write!(out, "cannot write {}: {error}.", path.display()),
         }
     }
@@ -222,6 +218,13 @@ fn write_connect(
         }
         _ => write!(out, "{}.", shown(error)),
     }
+}
+
+fn write_too_old(out: &mut fmt::Formatter<'_>, topic: &str) -> fmt::Result {
+    write!(
+        out,
+        "the broker does not take {topic}: it is older than this command, and cannot say where nodes are."
+    )
 }
 
 fn write_not_published(
