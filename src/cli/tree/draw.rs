@@ -440,3 +440,81 @@ fn link_value(view: &View<'_>, node: &Node, link: &Link) -> Value {
 fn tenths(rate: f64) -> f64 {
     (rate * 10.0).round() / 10.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::answers::Gathered;
+    use crate::cli::tree::Asked;
+    use tokio::time::Instant;
+
+    /// Nodes by number, place and parent.
+    fn drawn(nodes: &[(String, Option<&str>, Option<String>)]) -> String {
+        let mut gathered = Gathered::default();
+        for (id, place, parent) in nodes {
+            let links = parent.iter().map(
+                |parent| json!({"node": parent, "name": "up\u{1b}[2J", "role": "parent", "lanes": 2, "lanes_up": 1, "events_lost": 7}),
+            );
+            gathered.take(&json!({
+                "node": id, "name": id, "address": place, "shard": 0, "shards": 1,
+                "place": {"parent": parent, "subtree": 1}, "links": links.collect::<Value>(),
+            }));
+        }
+        gathered.add_unheard();
+        let at = Instant::now();
+        let asked = Asked { gathered, at };
+        let mut out = Vec::new();
+        push_tree(&mut out, &View::new(&asked, &asked, None, true), None);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_large_tree_is_drawn_as_deep_as_fits() {
+        let mut nodes = vec![("root".to_string(), Some("/"), None)];
+        for child in 0..20 {
+            nodes.push((format!("c{child}"), None, Some("root".to_string())));
+            let leaves = 0..15;
+            nodes.extend(leaves.map(|leaf| {
+                let parent = format!("c{child}");
+                (format!("{parent}-{leaf}"), None, Some(parent))
+            }));
+        }
+        let shown = drawn(&nodes);
+        assert_eq!(shown.lines().count(), 1 + 1 + 2 * 20 + 1, "{shown}");
+        assert_eq!(
+            shown.matches("... 15 more nodes below\n").count(),
+            20,
+            "{shown}"
+        );
+        assert!(
+            shown.contains("\n321 nodes, the deepest 2 hops from the root, "),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn orphans_several_roots_and_nodes_adrift_are_shown_as_such() {
+        let shown = drawn(&[
+            ("a".to_string(), Some("/"), None),
+            ("b".to_string(), Some("/"), None),
+            ("c".to_string(), None, None),
+            ("d".to_string(), Some("/4/2"), Some("gone".to_string())),
+        ]);
+        let line = |start: &str| {
+            let mut lines = shown.lines();
+            lines
+                .find(|line| line.starts_with(start))
+                .unwrap_or_else(|| panic!("{start}: {shown}"))
+        };
+        assert!(line("a ").ends_with("one of several roots"), "{shown}");
+        assert!(line("b ").ends_with("one of several roots"), "{shown}");
+        assert!(line("c ").ends_with("adrift"), "{shown}");
+        // Its name is another node's word, and its place follows from that of the one below it.
+        assert!(line("up\\x1b[2J ").ends_with("no answer"), "{shown}");
+        assert!(line("up\\x1b[2J ").contains("  /4  "), "{shown}");
+        assert!(
+            line("└─ d ").ends_with("1 of 2 lanes up  7 events lost"),
+            "{shown}"
+        );
+    }
+}
