@@ -11,7 +11,9 @@ use rustix::process::{Pid, Signal};
 
 /// The commands whose examples are run here; those of `serve` and `info` are tested in `cli.rs`, those
 /// of `check` in `topology.rs`.
-const CLIENTS: [&str; 6] = ["pub", "sub", "request", "reply", "ping", "bench"];
+const CLIENTS: [&str; 8] = [
+    "pub", "sub", "request", "reply", "ping", "bench", "tree", "trace",
+];
 
 fn help(cli: &Cli, command: &str) -> String {
     cli.text(&[command, "--help"])
@@ -126,6 +128,31 @@ fn examples_that_publish_ask_or_ping_succeed() {
         }
     }
     assert!(count >= 12, "{count}");
+}
+
+#[test]
+fn examples_that_show_the_tree_succeed() {
+    let broker = Broker::start(2, &["--node-name", "oslo", "--node-tags", "edge"]);
+    let cli = Cli::of(&broker);
+    let mut count = 0;
+    for command in ["tree", "trace"] {
+        for example in examples(&help(&cli, command)) {
+            let mut running = Running::start(cli.shell(&format!("exec {example}")), b"");
+            // It goes on until somebody ends it.
+            if example.ends_with("--watch") {
+                while !running.line().starts_with("1 node, ") {}
+                running.signal(Signal::INT);
+            }
+            let output = running.end();
+            let message = stderr(&output);
+            assert_eq!(output.status.code(), Some(0), "{example}: {message}");
+            let shown = String::from_utf8(output.stdout).unwrap();
+            assert!(shown.contains("oslo"), "{example}: {shown}");
+            assert_eq!(message, "", "{example}");
+            count += 1;
+        }
+    }
+    assert!(count >= 11, "{count}");
 }
 
 #[test]

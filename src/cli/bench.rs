@@ -31,6 +31,7 @@ use super::trouble::Trouble;
 use super::{Failure, value};
 use event::HEAD_BYTES;
 use report::Report;
+pub use report::grouped;
 
 /// The most of each kind of client: beyond it the machine that runs the benchmark is what is measured. Worst memory: some
 /// 300 KiB a client, 3 GiB.

@@ -1,6 +1,6 @@
 //! `sapwood check`: says whether a topology file is right, and draws the tree that it describes.
 //!
-//! Owns how a tree looks. What makes one right stands in [`topology`](super::topology). It connects to nothing.
+//! How a tree looks stands in [`drawing`](super::drawing), what makes one right stands in [`topology`](super::topology). It connects to nothing.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::drawing::{Branches, counted};
 use super::output::{Flow, Output};
 use super::problem::Source;
 use super::topology::{Seat, Topology, nearest};
@@ -127,22 +128,14 @@ fn draw(topology: &Topology, output: &mut Output) -> Result<Flow, Failure> {
         address_width = address_width.max(seat.address.to_string().len());
         deepest = deepest.max(seat.path.len());
     }
-    // Of each level above the next line, whether more children come there.
-    let mut open: Vec<bool> = Vec::new();
+    let mut branches = Branches::default();
     let mut waiting = vec![(topology.root(), false)];
     // Ends: a tree has each node once.
     while let Some((name, has_siblings)) = waiting.pop() {
         let Some(seat) = topology.place_of(name) else {
             continue;
         };
-        let mut start = String::new();
-        if let Some(above) = seat.path.len().checked_sub(1) {
-            open.truncate(above);
-            open.iter()
-                .for_each(|open| start.push_str(if *open { "│  " } else { "   " }));
-            start.push_str(if has_siblings { "├─ " } else { "└─ " });
-            open.push(has_siblings);
-        }
+        let mut start = branches.start(seat.path.len(), has_siblings);
         start.push_str(name);
         let line = format!(
             "{start:<name_width$}  {:<address_width$}{}{}",
@@ -170,9 +163,4 @@ fn list_text(what: &str, names: &[String]) -> String {
         [] => String::new(),
         names => format!("  {what} {}", names.join(",")),
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
 }

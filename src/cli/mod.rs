@@ -6,11 +6,13 @@
 //! interface of `sapwood-server`, and other brokers only by that of `sapwood-client`; [`connect`] is where the commands that
 //! are clients begin.
 
+mod answers;
 mod bench;
 mod check;
 mod config;
 mod connect;
 mod data;
+mod drawing;
 mod file;
 mod info;
 mod latency;
@@ -32,6 +34,8 @@ mod stop;
 mod subscribe;
 mod text;
 mod topology;
+mod trace;
+mod tree;
 mod trouble;
 mod value;
 
@@ -66,6 +70,8 @@ Examples:
   sapwood reply time.now --command date
   sapwood request time.now ''           ask, and print the answer
   sapwood bench pub                     measure
+  sapwood tree                          draw the tree of nodes, and how they do
+  sapwood trace news.art                see which way an event would take through it
   sapwood info                          read every counter of the running broker
 
 `sapwood COMMAND --help` has examples of each command. Redis clients can use the same broker: \
@@ -151,6 +157,12 @@ enum Command {
     /// Print the counters of a running broker.
     #[command(after_help = INFO_HELP)]
     Info(InfoArgs),
+    /// Draw the tree of nodes, with rates, round trips and interest.
+    #[command(after_help = tree::HELP)]
+    Tree(tree::TreeArgs),
+    /// Send an event that reaches nobody, and print its way through the tree.
+    #[command(after_help = trace::HELP)]
+    Trace(trace::TraceArgs),
     /// Check the file that describes a tree of nodes, and draw the tree.
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
@@ -357,6 +369,8 @@ pub fn run() -> ExitCode {
         Command::Ping(args) => ping::run(args, &environment),
         Command::Bench(args) => bench::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),
+        Command::Tree(args) => tree::run(args, &environment),
+        Command::Trace(args) => trace::run(args, &environment),
         Command::Check(args) => check::run(args),
         Command::Completion(args) => manual::completion(args),
         Command::Man(args) => manual::man(args),

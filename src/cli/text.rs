@@ -57,6 +57,20 @@ pub fn push_json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Appends a JSON value on one line, no character of which would harm a terminal.
+pub fn push_json_value(out: &mut Vec<u8>, value: &serde_json::Value) {
+    // What is escaped here stands within strings: all else of JSON is plain ASCII.
+    for character in value.to_string().chars() {
+        match character {
+            '"' | '\\' => out.push(character as u8),
+            _ if is_escaped(character) => {
+                push_formatted(out, format_args!("\\u{:04x}", u32::from(character)));
+            }
+            _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
 /// Appends the characters of a text: those that may stand as they are everywhere in runs, the others, and quotes, as
 /// `escape` has them.
 fn push_runs(out: &mut Vec<u8>, text: &str, escape: impl Fn(&mut Vec<u8>, char)) {
@@ -160,6 +174,16 @@ mod tests {
             push_json(&mut out, &text);
             let read: String = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(read, text);
+        }
+
+        #[test]
+        fn json_values_are_read_back_and_harm_no_terminal(text in any::<String>()) {
+            let value = serde_json::json!({ "a": [text, 1, null] });
+            let mut out = Vec::new();
+            push_json_value(&mut out, &value);
+            let shown = String::from_utf8(out).unwrap();
+            prop_assert!(!shown.chars().any(|shown| is_escaped(shown) && !"\"\\".contains(shown)));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
         }
 
         #[test]

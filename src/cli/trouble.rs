@@ -81,6 +81,10 @@ pub enum Trouble {
     Plan(String),
     /// A file cannot be written.
     File(PathBuf, io::Error),
+    /// The broker does not know the topic by which nodes are asked.
+    TooOld(String),
+    /// No node answered; holds what that means.
+    NoNode(String),
 }
 
 impl Trouble {
@@ -97,6 +101,7 @@ impl Trouble {
             }
             Trouble::Quiet(..)
             | Trouble::NoPong(_)
+            | Trouble::NoNode(_)
             | Trouble::Request(_, RequestError::TimedOut(_), _) => EXIT_NO_ANSWER,
             _ => EXIT_RUNTIME,
         }
@@ -168,7 +173,8 @@ impl fmt::Display for Trouble {
                 out,
                 "what was published did not arrive whole and in order; the table says what is missing."
             ),
-            Trouble::Plan(what) => write!(out, "{what}"),
+            Trouble::Plan(what) | Trouble::NoNode(what) => write!(out, "{what}"),
+            Trouble::TooOld(topic) => write_too_old(out, topic),
             Trouble::File(path, error) => write!(out, "cannot write {}: {error}.", path.display()),
         }
     }
@@ -212,6 +218,13 @@ fn write_connect(
         }
         _ => write!(out, "{}.", shown(error)),
     }
+}
+
+fn write_too_old(out: &mut fmt::Formatter<'_>, topic: &str) -> fmt::Result {
+    write!(
+        out,
+        "the broker does not take {topic}: it is older than this command, and cannot say where nodes are."
+    )
 }
 
 fn write_not_published(
