@@ -654,7 +654,9 @@ const tree = {
   say(count) {
     const isLive = this.failures === 0 && numbers.answers;
     const seconds = plural(Math.round(this.waitMs() / 1000), 'second');
-    const said = count === 0 ? 'Asking the nodes' : `${count === NODES_MAX ? 'At least ' : ''}${plural(count, 'node')}, asked every ${seconds}`;
+    // That a node is alone stands below.
+    const nobody = this.failures > 2 ? 'No WebSocket opens, and nodes are asked over one' : 'Asking the nodes';
+    const said = [nobody, ''][count] ?? `${count === NODES_MAX ? 'At least ' : ''}${plural(count, 'node')}, asked every ${seconds}`;
     byId('tree').dataset.answers = isLive ? 'yes' : 'no';
     byId('tree-note').textContent = isLive || this.answered === null ? said : `No answer since ${clock(this.answered)}`;
   },
