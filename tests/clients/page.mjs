@@ -4,16 +4,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 
-import { ALL_BYTES, equal, password, port, require, restartBroker, run, until, within } from './support.mjs';
-
-const { chromium } = require('playwright-core');
+import { browser, open } from './page_open.mjs';
+import { ALL_BYTES, equal, password, restartBroker, run, until, within } from './support.mjs';
 
 const shards = process.argv[3];
-const address = `http://127.0.0.1:${port}/`;
 const CARRIERS = ['websocket', 'stream'];
 const HTML = '<img src="x" onerror="document.title = \'hit\'"><b>bold</b> & "quoted"';
-
-const browser = await chromium.launch({ executablePath: process.env.SAPWOOD_TEST_CHROMIUM });
 
 /** Runs a program to its end, with something on its stdin. */
 async function called(program, args, input = '') {
@@ -41,59 +37,6 @@ const byNats = (topic, payload) => called(
   ['-c', NATS_PUBLISH, process.env.SAPWOOD_TEST_NATS_PORT, password ?? '', topic, payload],
 );
 
-/** A page of its own context, with what a person does there; `close` fails if the browser's console had an error. */
-async function open(where = '', options = {}, prepare = () => {}) {
-  const httpCredentials = password && { username: 'default', password };
-  const context = await browser.newContext({ httpCredentials, ...options });
-  const page = await context.newPage();
-  const errors = [];
-  let mayComplain = false;
-  page.on('pageerror', (error) => errors.push(String(error)));
-  page.on('console', (message) => {
-    // The browser itself reports each request that fails or is refused. That is right where one is meant to.
-    const isExpected = mayComplain && /^Failed to load resource|^WebSocket connection to/.test(message.text());
-    if (['error', 'warning'].includes(message.type()) && !isExpected) errors.push(message.text());
-  });
-  const opened = {
-    page,
-    state: (state) => page.waitForSelector(`#link[data-state=${state}]`),
-    text: (selector) => page.textContent(selector),
-    rows: () => page.locator('#events .event').evaluateAll((rows) => rows.map((row) => ({
-      topic: row.querySelector('.topic').textContent,
-      payload: row.querySelector('pre')?.textContent ?? '',
-      details: [...row.querySelectorAll('.details li')].map((detail) => detail.textContent),
-    }))),
-    notes: () => page.locator('#events .note p').allTextContents(),
-    carrier: (kind) => page.locator(`[name=carrier][value=${kind}]`).check(),
-    async subscribe(filter) {
-      await page.fill('#filter', filter);
-      await page.click('#subscribe button');
-    },
-    async publish(topic, payload) {
-      await page.fill('#topic', topic);
-      await page.fill('#payload', payload);
-      await page.click('#publish button');
-    },
-    /** Waits for an event, and returns it. */
-    shown: async (topic, payload) => page.waitForFunction(([topic, payload]) => {
-      const rows = [...document.querySelectorAll('#events .event')];
-      return rows.some((row) => row.querySelector('.topic').textContent === topic && (row.querySelector('pre')?.textContent ?? '') === payload);
-    }, [topic, payload]).then(async () => (await opened.rows()).find((row) => row.topic === topic && row.payload === payload)),
-    outcome: (wanted) => page.waitForFunction(
-      (source) => new RegExp(source).test(document.querySelector('#outcome').textContent), wanted.source,
-    ),
-    mayComplain: () => { mayComplain = true; },
-    async close() {
-      await context.close();
-      equal(errors, [], 'errors on the console');
-    },
-  };
-  page.setDefaultTimeout(10_000);
-  await prepare(page);
-  opened.response = await page.goto(address + where);
-  return opened;
-}
-
 async function showsWhatRuns() {
   const opened = await open();
   const { page, response } = opened;
@@ -107,6 +50,8 @@ async function showsWhatRuns() {
   await page.waitForFunction(() => /L/.test(document.querySelector('#messages path.in').getAttribute('d')));
   assert.match(await opened.text('#bytes [data-part=out]'), /^[\d.]+ k?B$/);
   assert.match(await opened.text('#empty'), /^Subscribe/);
+  await page.waitForFunction(() => /^This node is alone; another joins with sapwood serve --join ADDR\./.test(document.querySelector('#tree-alone').textContent));
+  equal(await page.isVisible('#tree-rows'), false);
   await opened.close();
 }
 
@@ -175,7 +120,8 @@ async function saysWhatWasDropped() {
   let receive;
   const opened = await open('', {}, (page) => page.routeWebSocket(/\/ws$/, (socket) => {
     socket.connectToServer();
-    receive = (frame) => socket.send(JSON.stringify(frame));
+    // The first is the one that events come by.
+    receive ??= (frame) => socket.send(JSON.stringify(frame));
   }));
   await opened.state('live');
   receive({ op: 'a later version', may: 'have this' });

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::{Broker, capture};
 
-/// The longest script takes about 5 s; a stuck one is not waited for much longer.
+/// The longest script, that of the page's tree, waits for several rounds of 2 s and takes about 30 s, the others about 5 s; a stuck
+/// one is not waited for much longer.
 const SCRIPT_SECONDS_MAX: Duration = Duration::from_secs(90);
 
 /// Where `tools/setup` puts what the tests need from package registries.

@@ -1,8 +1,8 @@
 // The page at `/`: what runs here, how much goes through it, and a place to try topics.
 //
 // From the top: helpers; `numbers`, which asks the broker once a second; charts; `link`, the one connection that events
-// come by; `list`, what came; and the forms, which tie them together. A new panel is a section of index.html and a
-// function in `numbers.panels`. All addresses are relative, so that it also works where a proxy puts it under a path.
+// come by; `list`, what came; `tree`, which asks all nodes who they are; and the forms, which tie them together. A new panel
+// is a section of index.html and a function in `numbers.panels`. All addresses are relative, so that it also works where a proxy puts it under a path.
 
 const byId = (id) => document.getElementById(id);
 
@@ -67,9 +67,11 @@ async function poll() {
     showNode(varz);
     if (!numbers.answers) link.answersAgain();
     numbers.answers = true;
+    tree.wake();
   } catch (error) {
     numbers.answers = false;
     showSilence(error);
+    tree.draw();
   }
   setTimeout(poll, Math.max(0, began + POLL_MS - performance.now()));
 }
@@ -207,7 +209,7 @@ const link = {
       return;
     }
     this.timer = setTimeout(() => this.lost('No answer'), OPEN_MS_MAX);
-    this.carrier = this.kind === 'websocket' ? openSocket() : openStream();
+    this.carrier = this.kind === 'websocket' ? openEvents() : openStream();
     this.show('connecting', 'Connecting');
   },
 
@@ -272,8 +274,8 @@ function showWait() {
   byId('link-wait').textContent = link.state === 'waiting' ? `, next try in ${seconds} s` : '';
 }
 
-/** Opens a WebSocket that speaks the JSON protocol, and subscribes. */
-function openSocket() {
+/** Opens a WebSocket that speaks the JSON protocol. Frames that are no answers go to `came`, the reason of its end to `lost`. */
+function openSocket(name, { opened, came, lost, charactersMax = Infinity }) {
   const socket = new WebSocket(new URL('ws', document.baseURI).href.replace('http', 'ws'), 'sapwood.json');
   const answers = new Map();
   let [lastId, reason] = [0, undefined];
@@ -292,28 +294,40 @@ function openSocket() {
   };
   socket.onopen = () => {
     // A page that is too slow for what it asked for is to lose events, which it can show, rather than its connection.
-    send({ op: 'hello', name: 'page', policy: 'drop-oldest' });
-    // What is answered only once the broker has let this page in. A connection that ends meanwhile is dealt with below.
-    const asked = [carrier.request({ op: 'ping' }), ...[...link.filters].map((filter) => subscribe('subscribe', filter, carrier))];
-    Promise.all(asked).then(() => link.isOpen('WebSocket'), () => {});
+    send({ op: 'hello', name, policy: 'drop-oldest' });
+    opened(carrier);
   };
   socket.onmessage = ({ data }) => {
-    const frame = JSON.parse(data);
+    const frame = data.length > charactersMax ? { op: 'too long' } : JSON.parse(data);
     const answer = answers.get(frame.id);
     answers.delete(frame.id);
-    // Frames that are not known here may come with a later version of the protocol.
-    if (frame.op === 'message') list.addEvent(frame);
-    else if (frame.op === 'gap') list.addGap(frame.events);
-    else if (frame.op === 'welcome') sawRun(frame.run);
-    else if (frame.op === 'draining') reason = 'The broker is ending';
-    else if (frame.op === 'ok') answer?.resolve(frame);
+    if (frame.op === 'ok') answer?.resolve(frame);
     else if (frame.op === 'error') {
       reason = frame.text;
       answer?.reject(Object.assign(new Error(frame.text), { code: frame.code }));
-    }
+    } else if (frame.op === 'draining') reason = 'The broker is ending';
+    else came(frame);
   };
-  socket.onclose = ({ code }) => link.lost(code === 1001 ? 'The broker is ending' : reason);
+  socket.onclose = ({ code }) => lost(code === 1001 ? 'The broker is ending' : reason);
   return carrier;
+}
+
+/** Opens a WebSocket that all subscriptions' events come by. */
+function openEvents() {
+  return openSocket('page', {
+    opened(carrier) {
+      // What is answered only once the broker has let this page in. A connection that ends meanwhile is dealt with by `lost`.
+      const asked = [carrier.request({ op: 'ping' }), ...[...link.filters].map((filter) => subscribe('subscribe', filter, carrier))];
+      Promise.all(asked).then(() => link.isOpen('WebSocket'), () => {});
+    },
+    came(frame) {
+      // Frames that are not known here may come with a later version of the protocol.
+      if (frame.op === 'message') list.addEvent(frame);
+      else if (frame.op === 'gap') list.addGap(frame.events);
+      else if (frame.op === 'welcome') sawRun(frame.run);
+    },
+    lost: (reason) => link.lost(reason),
+  });
 }
 
 /** Opens the stream of server-sent events of all subscriptions. */
@@ -357,7 +371,10 @@ let lastRun = null;
 
 /** Each start of the broker has another value. */
 function sawRun(run) {
-  if (lastRun !== null && run !== lastRun) list.add({ note: 'The broker was restarted.' });
+  if (lastRun !== null && run !== lastRun) {
+    list.add({ note: 'The broker was restarted.' });
+    tree.mayAskAgain();
+  }
   lastRun = run;
 }
 
@@ -385,6 +402,8 @@ const list = {
   },
 
   addEvent(message) {
+    // Who listens to everything hears what the nodes answer to the page itself, too.
+    if (message.topic === tree.inbox) return;
     this.came += 1;
     this.add({ message });
   },
@@ -445,6 +464,400 @@ function row({ at, message, gap, note }) {
   if (text !== '') made.append(make('pre', {}, text.slice(0, PAYLOAD_CHARACTERS_MAX)));
   if (details.length > 0) made.append(make('ul', { className: 'details' }, ...details.map((detail) => make('li', {}, detail))));
   return made;
+}
+
+// The tree of nodes. All that stands in an answer was said by others: it is checked, cut, and shown as text.
+
+const ASK_MS = 2000;
+/** Each shard of each node answers, by 1 or 2 kB. A tree of more is asked more seldom. */
+const ANSWERS_A_SECOND_MAX = 1000;
+/** What is beyond these in one round is not read: the connection is given up until the next. */
+const ANSWERS_MAX = 8192;
+/** A node with 255 children needs half of it. */
+const ANSWER_CHARACTERS_MAX = 200_000;
+const NODES_MAX = 4096;
+const NODES_SHOWN_MAX = 200;
+const SHARDS_MAX = 64;
+/** A node has at most one parent and 255 children; of all nodes together no more links are remembered than these. */
+const LINKS_MAX = 256;
+const LINKS_ROUND_MAX = 16_384;
+const NAME_CHARACTERS_MAX = 64;
+const NAMES_MAX = 8;
+/** A node that missed so many rounds is gone; until then it fades. */
+const ROUNDS_MISSED_MAX = 2;
+/** Over a longer time a mean says nothing about now. */
+const RATE_MS_MAX = 60_000;
+
+const tree = {
+  /** Where nodes answer. Not by `randomUUID`, which browsers keep from pages that did not come over TLS. */
+  inbox: `_INBOX.${[...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(16).padStart(8, '0')).join('')}`,
+  /** A connection of its own, so that neither it nor the events wait for each other or drop what the other asked for. */
+  carrier: null,
+  isSubscribed: false,
+  /** The id of the node that this page is connected to. */
+  here: null,
+  /** By id. */
+  nodes: new Map(),
+  rows: new Map(),
+  /** How often was asked, and what has come since. */
+  round: 0,
+  answers: 0,
+  links: 0,
+  askedAt: -Infinity,
+  /** Since when the broker has not even taken the question. */
+  asksSince: null,
+  /** When a question was answered last. */
+  answered: null,
+  failures: 0,
+  timer: 0,
+  drawTimer: 0,
+  isOnScreen: false,
+  /** This broker does not know the question, or keeps it from this page. */
+  isRefused: false,
+
+  isWanted() {
+    return this.isOnScreen && !document.hidden && numbers.answers && !this.isRefused;
+  },
+
+  mayAskAgain() {
+    this.isRefused = false;
+    byId('tree').hidden = false;
+    this.wake();
+  },
+
+  /** Asks when it is time to, for as long as somebody can see what comes of it. */
+  wake() {
+    if (this.timer !== 0 || !this.isWanted()) return;
+    const wait = this.askedAt + this.waitMs() - performance.now();
+    this.timer = setTimeout(() => {
+      this.timer = 0;
+      if (this.isWanted()) this.ask();
+      this.wake();
+    }, Math.max(0, wait));
+  },
+
+  waitMs() {
+    return Math.max(Math.min(ASK_MS * 2 ** this.failures, RETRY_MS_MAX), this.answers * 1000 / ANSWERS_A_SECOND_MAX);
+  },
+
+  ask() {
+    this.askedAt = performance.now();
+    if (this.asksSince !== null) {
+      if (this.askedAt - this.asksSince > OPEN_MS_MAX) this.lost();
+      return;
+    }
+    this.asksSince = this.askedAt;
+    if (this.carrier !== null) this.question();
+    else this.open();
+  },
+
+  open() {
+    this.carrier = openSocket('page-tree', {
+      opened: () => this.question(),
+      came: (frame) => this.take(frame),
+      lost: () => this.lost(),
+      charactersMax: 2 * ANSWER_CHARACTERS_MAX,
+    });
+    this.isSubscribed = false;
+  },
+
+  async question() {
+    const { carrier, inbox } = this;
+    [this.round, this.answers, this.links] = [this.round + 1, 0, 0];
+    const asked = [carrier.request({ op: 'publish', topic: '$info', reply: inbox })];
+    // Nobody listens behind this topic, so that its way begins and ends at the node which this page is connected to.
+    if (this.here === null) asked.push(carrier.request({ op: 'publish', topic: `$trace:${inbox}.here`, reply: inbox }));
+    if (!this.isSubscribed) asked.unshift(carrier.request({ op: 'subscribe', filter: inbox }));
+    try {
+      await Promise.all(asked);
+      [this.asksSince, this.isSubscribed, this.failures, this.answered] = [null, true, 0, new Date()];
+    } catch (error) {
+      if (error.code !== undefined) this.refused();
+      return; // Otherwise the connection was lost, which `lost` knows.
+    }
+    this.drawSoon();
+  },
+
+  close() {
+    this.carrier?.close();
+    [this.carrier, this.asksSince] = [null, null];
+  },
+
+  lost() {
+    this.close();
+    this.here = null;
+    this.failures += 1;
+    this.draw();
+  },
+
+  refused() {
+    this.close();
+    this.isRefused = true;
+    byId('tree').hidden = true;
+  },
+
+  take({ op, data }) {
+    if (op === 'welcome' || op === 'gap') return;
+    this.answers += 1;
+    if (this.answers > ANSWERS_MAX) {
+      this.close();
+      return;
+    }
+    const answer = answerIn(data);
+    if (answer === null) return;
+    // Only where it was published a way comes from nowhere.
+    if (Array.isArray(answer.to)) this.here ??= answer.from === null ? answer.node : null;
+    else this.know(answer);
+    this.drawSoon();
+  },
+
+  know(answer) {
+    const { node: id, shard: number } = answer;
+    if (!this.nodes.has(id) && this.nodes.size === NODES_MAX) return;
+    if (!Number.isInteger(number) || number < 0 || number >= SHARDS_MAX) return;
+    const node = this.nodes.get(id) ?? { id, shards: new Map() };
+    const shard = shardOf(answer, node.shards.get(number), LINKS_ROUND_MAX - this.links);
+    this.links += shard.children.size;
+    node.shards.set(number, Object.assign(shard, { round: this.round }));
+    this.nodes.set(id, Object.assign(node, namesOf(answer), { parent: shard.parent, round: this.round }));
+  },
+
+  /** Forgets who has not answered for too long. */
+  forget() {
+    const isGone = ({ round }) => this.round - round > ROUNDS_MISSED_MAX + 1;
+    this.nodes.forEach((node, id) => {
+      if (isGone(node)) this.nodes.delete(id);
+      node.shards.forEach((shard, number) => isGone(shard) && node.shards.delete(number));
+    });
+  },
+
+  drawSoon() {
+    if (this.drawTimer === 0) this.drawTimer = setTimeout(() => this.draw(), LIST_MS);
+  },
+
+  draw() {
+    clearTimeout(this.drawTimer);
+    this.drawTimer = 0;
+    this.forget();
+    const all = [...this.nodes.values()];
+    const shown = chosen(all, this.nodes.get(this.here));
+    const isAlone = all.length === 1;
+    this.say(all.length);
+    showParts(byId('tree-alone'), isAlone ? aloneText(all[0]) : []);
+    byId('tree-rows').hidden = isAlone || all.length === 0;
+    this.drawRows(isAlone ? [] : shown);
+    const more = all.length - shown.length;
+    byId('tree-more').hidden = more === 0;
+    byId('tree-more').textContent = `and ${whole(more)} more`;
+  },
+
+  say(count) {
+    const isLive = this.failures === 0 && numbers.answers;
+    const seconds = plural(Math.round(this.waitMs() / 1000), 'second');
+    // That a node is alone stands below.
+    const nobody = this.failures > 2 ? 'No WebSocket opens, and nodes are asked over one' : 'Asking the nodes';
+    const said = [nobody, ''][count] ?? `${count === NODES_MAX ? 'At least ' : ''}${plural(count, 'node')}, asked every ${seconds}`;
+    byId('tree').dataset.answers = isLive ? 'yes' : 'no';
+    byId('tree-note').textContent = isLive || this.answered === null ? said : `No answer since ${clock(this.answered)}`;
+  },
+
+  /** Rows stay the elements they are, so that nothing flickers, and what is selected stays so. */
+  drawRows(nodes) {
+    const figures = nodes.map((node) => branchOf(node, this.nodes.get(node.parent)));
+    const highest = Math.max(10, ...figures.map(({ up, down }) => Math.max(up.rate, down.rate)));
+    const wanted = new Set(nodes.map(({ id }) => id));
+    this.rows.forEach((row, id) => {
+      if (wanted.has(id)) return;
+      row.item.remove();
+      this.rows.delete(id);
+    });
+    let place = byId('nodes').firstElementChild;
+    nodes.forEach((node, index) => {
+      if (!this.rows.has(node.id)) this.rows.set(node.id, nodeRow(node.id));
+      const row = this.rows.get(node.id);
+      if (row.item === place) place = place.nextElementSibling;
+      else byId('nodes').insertBefore(row.item, place);
+      row.show(node, figures[index], { missed: Math.max(0, this.round - node.round - 1), isHere: node.id === this.here, highest: roundUp(highest) });
+    });
+  },
+};
+
+const objectOf = (value) => (typeof value === 'object' && value !== null ? value : {});
+const listOf = (value, most) => (Array.isArray(value) ? value.slice(0, most) : []);
+const textOf = (value) => (typeof value === 'string' ? value.slice(0, NAME_CHARACTERS_MAX) : '');
+const countOf = (value) => (typeof value === 'number' && value >= 0 ? Math.min(value, Number.MAX_SAFE_INTEGER) : 0);
+const isId = (value) => typeof value === 'string' && /^[0-9a-f]{16}$/.test(value);
+
+/** What an answer says, if it is one. */
+function answerIn(data) {
+  if (typeof data !== 'string' || data.length > ANSWER_CHARACTERS_MAX) return null;
+  try {
+    const answer = objectOf(JSON.parse(data));
+    return isId(answer.node) ? answer : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Who a node is and where it stands: `path` has the child numbers that lead to it, and is null while it is adrift. */
+function namesOf({ name, tags, groups, address }) {
+  const isPlace = typeof address === 'string' && /^(\/|(\/\d{1,3}){1,255})$/.test(address);
+  const called = (kind, names) => listOf(names, NAMES_MAX).map(textOf).filter((text) => text !== '').map((text) => `${kind}=${text}`);
+  return {
+    name: textOf(name),
+    called: [...called('tag', tags), ...called('group', groups)],
+    address: isPlace ? address : null,
+    path: isPlace ? address.split('/').filter((part) => part !== '').map(Number) : null,
+    // Only who may have neighbours has tags, be it none.
+    isInTree: Array.isArray(tags),
+  };
+}
+
+/** What a shard says, and how much that is a second since it was asked before. */
+function shardOf({ uptime_ms, counters, links }, before, linksLeft) {
+  const { connections, events_published, events_delivered } = objectOf(counters);
+  const all = listOf(links, LINKS_MAX).map(objectOf).filter(({ node }) => isId(node));
+  const up = all.find(({ role }) => role === 'parent');
+  const below = all.filter((branch) => branch !== up).slice(0, linksLeft);
+  const ownConnections = all.reduce((sum, branch) => sum + countOf(branch.lanes_up), 0);
+  const shard = {
+    uptime: countOf(uptime_ms),
+    clients: Math.max(0, countOf(connections) - ownConnections),
+    totals: { in: countOf(events_published), out: countOf(events_delivered), up: countOf(up?.events_out), down: countOf(up?.events_in) },
+    parent: up?.node ?? null,
+    branch: up && sideOf(up),
+    children: new Map(below.map((branch) => [branch.node, sideOf(branch)])),
+  };
+  const ms = shard.uptime - (before?.uptime ?? Infinity);
+  const isNext = ms > 0 && ms <= RATE_MS_MAX;
+  const difference = (key) => Math.max(0, shard.totals[key] - before.totals[key]) * 1000 / ms;
+  const isSame = (key) => isNext && (key === 'in' || key === 'out' || shard.parent === before.parent);
+  shard.rates = Object.fromEntries(Object.keys(shard.totals).map((key) => [key, isSame(key) ? difference(key) : null]));
+  return shard;
+}
+
+/** A link as one of its two sides sees it: its lanes on that shard, and what goes off by it. */
+function sideOf(branch) {
+  return {
+    lanes: countOf(branch.lanes),
+    lanesUp: countOf(branch.lanes_up),
+    tripUs: typeof branch.round_trip_us === 'number' ? countOf(branch.round_trip_us) : null,
+    lost: countOf(branch.events_lost),
+    filters: branch.everything_wanted === true ? Infinity : countOf(branch.filters_wanted),
+  };
+}
+
+/** The sum over a node's shards, null if none of them knows. */
+function sumOf(node, value) {
+  const values = [...node.shards.values()].map(value).filter((known) => known !== null && known !== undefined);
+  return values.length > 0 ? values.reduce((sum, known) => sum + known, 0) : null;
+}
+
+/** The link from a node to its parent, from what the shards of both say. */
+function branchOf(node, parent) {
+  const sides = [...node.shards.values()].flatMap(({ branch }) => branch ?? []);
+  const others = [...parent?.shards.values() ?? []].flatMap(({ children }) => children.get(node.id) ?? []);
+  const sum = (list, key) => list.reduce((total, side) => total + side[key], 0);
+  // Each shard knows of all that is wanted.
+  const filters = (list) => (list.length > 0 ? Math.max(...list.map((side) => side.filters)) : null);
+  const trips = sides.map(({ tripUs }) => tripUs).filter((us) => us !== null);
+  return {
+    isThere: sides.length > 0,
+    lanes: sum(sides, 'lanes'),
+    lanesUp: sum(sides, 'lanesUp'),
+    lost: sum(sides, 'lost') + sum(others, 'lost'),
+    tripUs: trips.length > 0 ? Math.min(...trips) : null,
+    up: { rate: sumOf(node, ({ rates }) => rates.up), filters: filters(sides) },
+    down: { rate: sumOf(node, ({ rates }) => rates.down), filters: filters(others) },
+  };
+}
+
+/** By place, parents before their children; who is adrift comes last. */
+function byPlace(one, other) {
+  if (one.path === null || other.path === null) return (one.path === null) - (other.path === null) || (one.id < other.id ? -1 : 1);
+  const fork = one.path.findIndex((number, depth) => number !== other.path[depth]);
+  const isSame = fork < 0 && one.path.length === other.path.length;
+  if (isSame) return other.round - one.round || (one.id < other.id ? -1 : 1);
+  return fork < 0 ? -1 : (one.path[fork] ?? -1) - (other.path[fork] ?? -1);
+}
+
+/** As many nodes as are shown, in order: those on the way to this page's first, then those nearest the root. */
+function chosen(nodes, here) {
+  const isOnTheWay = ({ path }) => path !== null && here?.path?.length >= path.length && path.every((number, depth) => number === here.path[depth]);
+  const depth = (node) => (node === here || isOnTheWay(node) ? -1 : node.path?.length ?? Infinity);
+  const most = nodes.length <= NODES_SHOWN_MAX ? nodes : [...nodes].sort((one, other) => (depth(one) === depth(other) ? byPlace(one, other) : depth(one) - depth(other)));
+  return most.slice(0, NODES_SHOWN_MAX).sort(byPlace);
+}
+
+/** What is said about a node without others. */
+function aloneText({ isInTree, path }) {
+  if (!isInTree) return ['This node is alone: it was started with ', make('code', {}, '--node off'), '.'];
+  if (path === null) return ['This node is alone so far, and looks for the others.'];
+  const command = make('code', {}, 'sapwood serve --join ADDR');
+  return ['This node is alone; another joins with ', command, '. ADDR is what stands behind ', make('code', {}, 'node'), ' in what this one printed when it started.'];
+}
+
+/** Shows text and elements, if they are others than before. */
+function showParts(element, parts) {
+  element.hidden = parts.length === 0;
+  if (element.textContent !== parts.map((part) => part.textContent ?? part).join('')) element.replaceChildren(...parts);
+}
+
+function trip(us) {
+  if (us < 1000) return `${whole(us)} µs`;
+  return `${us < 100_000 ? short(us / 1000) : whole(us / 1000)} ms`;
+}
+
+/** A node's row, and a function that shows in it what the node says now. */
+function nodeRow(id) {
+  const part = (className) => make('span', { className });
+  const [name, place, isHere, called, missed, lanes, lost] = ['name', 'code place', 'mark here', 'code called', 'mark missed', 'mark bad', 'mark bad'].map(part);
+  const cell = (label, className, ...parts) => make('div', { className }, make('dt', {}, label), make('dd', {}, ...parts));
+  const [clients, taken, given, tripText] = ['', '', '', ''].map(part);
+  const ways = ['Up/s', 'Down/s'].map((label) => {
+    const [rateText, filters, share] = ['', 'filters', 'share'].map(part);
+    return { rateText, filters, share, element: cell(label, 'way', rateText, filters, share) };
+  });
+  const tripCell = cell('Round trip', 'trip', tripText);
+  const figures = [cell('Clients', '', clients), cell('In/s', '', taken), cell('Out/s', '', given), tripCell, ...ways.map(({ element }) => element)];
+  const who = make('div', { className: 'who' }, name, make('span', { className: 'code id' }, id.slice(0, 8)), place, isHere, called, missed, lanes, lost);
+  const item = make('li', {}, who, make('dl', {}, ...figures));
+  const say = (element, text) => {
+    if (element.textContent !== text) element.textContent = text;
+    if (element.hidden !== (text === '')) element.hidden = text === '';
+  };
+  const known = (value, format) => (value === null ? '–' : format(value));
+
+  function showWay({ rateText, filters, share, element }, way, isThere, highest) {
+    element.hidden = !isThere;
+    say(rateText, known(way.rate, rate));
+    say(filters, known(way.filters, (count) => (count === Infinity ? 'everything' : plural(count, 'filter'))));
+    share.style.setProperty('--share', ((way.rate ?? 0) / highest).toFixed(3));
+  }
+
+  return {
+    item,
+    show(node, branch, { missed: rounds, isHere: isOwn, highest }) {
+      item.dataset.missed = rounds;
+      item.ariaLevel = String((node.path?.length ?? 0) + 1);
+      item.ariaCurrent = isOwn ? 'true' : null;
+      item.style.setProperty('--depth', node.path?.length ?? 0);
+      say(name, node.name);
+      say(place, node.address ?? 'adrift');
+      say(isHere, isOwn ? 'this page' : '');
+      say(called, node.called.join(' '));
+      say(missed, rounds > 0 ? 'no answer' : '');
+      say(lanes, branch.lanesUp < branch.lanes ? `${whole(branch.lanesUp)} of ${plural(branch.lanes, 'lane')} up` : '');
+      say(lost, branch.lost > 0 ? `${plural(branch.lost, 'event')} lost` : '');
+      say(clients, known(sumOf(node, (shard) => shard.clients), whole));
+      say(taken, known(sumOf(node, ({ rates }) => rates.in), rate));
+      say(given, known(sumOf(node, ({ rates }) => rates.out), rate));
+      tripCell.hidden = !branch.isThere;
+      say(tripText, known(branch.tripUs, trip));
+      showWay(ways[0], branch.up, branch.isThere, highest);
+      showWay(ways[1], branch.down, branch.isThere, highest);
+    },
+  };
 }
 
 // The forms.
@@ -544,4 +957,10 @@ carriers.forEach((choice) => { choice.checked = choice.value === link.kind; });
 showFilters();
 link.open();
 setInterval(showWait, 250);
+document.addEventListener('visibilitychange', () => tree.wake());
+// Nobody sees an answer that is drawn beside the window.
+new IntersectionObserver((seen) => {
+  tree.isOnScreen = seen.at(-1).isIntersecting;
+  tree.wake();
+}).observe(byId('tree'));
 poll();
