@@ -8,7 +8,6 @@ mod load;
 #[path = "common/nats.rs"]
 mod nats;
 #[path = "tree/nodes.rs"]
-#[allow(dead_code)]
 mod nodes;
 
 use std::io::Read as _;

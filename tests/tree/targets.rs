@@ -157,7 +157,14 @@ fn many_and_long_events_for_some_nodes_come_in_order() {
     until_native_heard(&mut publisher, topic, ears.iter().skip(1).step_by(2));
     let payload = |number: usize| {
         let mut payload = format!("{number} ").into_bytes();
-        payload.resize(if number % 50 == 0 { 100_000 } else { 200 }, b'.');
+        payload.resize(
+            if number.is_multiple_of(50) {
+                100_000
+            } else {
+                200
+            },
+            b'.',
+        );
         payload
     };
     let payloads: Vec<Vec<u8>> = (0..1_000).map(payload).collect();

@@ -36,7 +36,10 @@ impl Delivery {
                     .push(shard, Addressees::all(), event, body.as_ref());
             }
         }
-        self.hand_out(ways, gathering, event, body.as_ref());
+        self.turns.clear();
+        if has_groups {
+            self.take_turns(ways, gathering, event, body.as_ref());
+        }
         self.send_beyond(ways, &event);
         let asked = self.route().subscriptions - self.own_subscriptions(ways, gathering);
         let unasked = ways.outboxes.gauge().hearing();

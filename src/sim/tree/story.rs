@@ -121,7 +121,11 @@ pub struct Crowd {
     pub bytes: f64,
 }
 
-/// So many nodes start at once, all but one with that one as their seed. Messages travel 1 ms.
+/// So many nodes of a crowd start at once: one that 100,000 ask at the same moment sends most of them away for a minute.
+const WAVE_NODES: usize = 10_000;
+
+/// So many nodes start at once, all but one with that one as their seed, or in waves, of which each is one tree before the next
+/// comes. Messages travel 1 ms.
 pub fn crowd(nodes: usize, encodes: bool) -> Result<Crowd, TreeFailure> {
     /// Quiet is measured for so long.
     const SECONDS: u64 = 4;
@@ -131,8 +135,12 @@ pub fn crowd(nodes: usize, encodes: bool) -> Result<Crowd, TreeFailure> {
         broken: None,
         encodes,
     });
-    world.start_crowd(nodes);
-    let took_ns = world.run_until_one(MEND_NS_MAX)?;
+    world.start_crowd(nodes.min(WAVE_NODES));
+    let mut took_ns = world.run_until_one(MEND_NS_MAX)?;
+    while world.len() < nodes {
+        world.start_wave(WAVE_NODES.min(nodes - world.len()));
+        took_ns += world.run_until_one(MEND_NS_MAX)?;
+    }
     let (joining, _) = world.traffic();
     world.run_until(world.now_ns() + 2_000 * MS)?;
     let before = world.traffic();

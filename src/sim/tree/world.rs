@@ -19,12 +19,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// A dial that nobody answers fails after so long, in nanoseconds, as a driver's would.
 const DIAL_NS_MAX: u64 = 3_000_000_000;
 
-/// Crowds of up to so many nodes have one seed.
-const ONE_SEED_NODES_MAX: usize = 10_000;
-
-/// Seeds of larger ones, all together.
-const SEEDS: usize = 16;
-
 /// How long messages travel, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delay {
@@ -228,16 +222,20 @@ impl World {
         self.give(number, PlaceInput::Tick);
     }
 
-    /// Adds and starts so many nodes; the first is the root, and the seed of the others. Each of a large crowd has two of
-    /// sixteen seeds: at one that 100,000 ask at once, most are sent away for a minute.
+    /// Adds and starts so many nodes; the first is the root, and the seed of the others.
     pub fn start_crowd(&mut self, count: usize) {
         for number in 0..count {
-            let mut seeds = vec![0];
-            if number == 0 {
-                seeds.clear();
-            } else if count > ONE_SEED_NODES_MAX && number >= SEEDS {
-                seeds = vec![self.rng.below(SEEDS), self.rng.below(SEEDS)];
-            }
+            let seeds: &[usize] = if number == 0 { &[] } else { &[0] };
+            self.add(seeds, |_| ());
+            self.start(number);
+        }
+    }
+
+    /// Adds and starts so many nodes more, each of which knows two of those that are there.
+    pub fn start_wave(&mut self, count: usize) {
+        let there = self.len();
+        for number in there..there + count {
+            let seeds = [self.rng.below(there), self.rng.below(there)];
             self.add(&seeds, |_| ());
             self.start(number);
         }
