@@ -216,8 +216,10 @@ impl Question {
     fn nobody(&self, end: End) -> String {
         let all = "`sapwood tree` shows who is there.";
         match (&self.node, end) {
+            (Some(node), End::Nobody) if node.starts_with('/') => {
+                format!("no node stands at {node}; {all}")
+            }
             (Some(node), End::Nobody) => format!("no node is called {node}; {all}"),
-            (Some(node), End::Nowhere) => format!("no node stands at {node}; {all}"),
             (Some(node), _) => format!(
                 "nobody answered for {node} within {:?}; --timeout waits longer, and {all}",
                 self.timeout
