@@ -1,5 +1,7 @@
 //! Text commands over a WebSocket.
 
+use std::time::{Duration, Instant};
+
 use super::common::Broker;
 use super::common::native::{Event, NativeClient};
 use super::common::resp::RawClient;
@@ -107,6 +109,14 @@ fn subscriptions_are_those_of_redis_and_each_event_comes_once() {
                     }
                 }
                 assert_eq!(sync(&mut socket), [], "{commands:?}: an event comes once");
+                // The next must not find what this one leaves behind.
+                drop(socket);
+                let deadline = Instant::now() + Duration::from_secs(60);
+                for topic in *heard {
+                    while publisher.publish_counted(&Event::new(topic, "late")) > 0 {
+                        assert!(Instant::now() < deadline, "{commands:?} stay for ever");
+                    }
+                }
             }
         }
     }
