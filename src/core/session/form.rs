@@ -131,6 +131,7 @@ impl Run<'_> {
             (Source::Native, Form::Native) => out.extend_from_slice(self.frames),
             (Source::Resp, Form::Resp2) if is_topic => self.push(b'*', out),
             (Source::Resp, Form::Resp3) if is_topic => self.push(b'>', out),
+            (_, Form::Native) => return self.encode_native(out),
             _ => {
                 let mut last = start;
                 for (place, &(from, to)) in self.payloads.iter().enumerate() {
@@ -151,6 +152,22 @@ impl Run<'_> {
             _ => 0,
         };
         start + last
+    }
+
+    /// The same in the native form, where only the payloads differ.
+    fn encode_native(&self, out: &mut Vec<u8>) -> usize {
+        let payloads = self.payloads.iter().map(|&(from, to)| (to - from) as usize);
+        let each = native::LENGTH_BYTES + self.head.len();
+        out.reserve(payloads.sum::<usize>() + each * self.payloads.len());
+        let mut last = out.len();
+        for &(from, to) in self.payloads {
+            last = out.len();
+            let length = self.head.len() as u32 + to - from;
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(self.head);
+            out.extend_from_slice(&self.frames[from as usize..to as usize]);
+        }
+        last
     }
 
     /// Gives the frames to a connection that takes all.
