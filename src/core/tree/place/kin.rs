@@ -101,6 +101,9 @@ impl Place {
         for seed in &self.config.seeds {
             search.add(Some(*seed), None, true);
         }
+        if why == CloseWhy::Silent {
+            search.pass_over_lost();
+        }
         self.search = Some(search);
     }
 

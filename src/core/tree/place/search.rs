@@ -98,7 +98,12 @@ pub(super) struct Search {
     gather_ns: u64,
     /// Somebody is there, though it has no place to give now.
     has_heard: bool,
+    /// The lost parent hangs: it would take a connection, and let those who ask wait.
+    is_lost_hung: bool,
 }
+
+/// A hung parent is asked again from this round on.
+const HUNG_RETRIES: u32 = 3;
 
 impl Search {
     fn new(goal: Goal, lost: NodeId, now_ns: u64) -> Search {
@@ -113,6 +118,18 @@ impl Search {
             first_offer_ns: None,
             gather_ns: 0,
             has_heard: false,
+            is_lost_hung: false,
+        }
+    }
+
+    /// Leaves the lost parent out at first: the others need not wait for it to find one.
+    pub(super) fn pass_over_lost(&mut self) {
+        self.is_lost_hung = true;
+        let lost = self.lost;
+        for target in &mut self.targets {
+            if target.node == Some(lost) {
+                target.stage = Stage::Failed;
+            }
         }
     }
 
@@ -210,8 +227,10 @@ impl Search {
         self.levels = 0;
         self.targets
             .retain(|target| target.is_base || matches!(target.stage, Stage::Drifting { .. }));
+        let is_passed_over = self.is_lost_hung && self.retries < HUNG_RETRIES;
         for target in &mut self.targets {
-            if matches!(target.stage, Stage::Failed | Stage::Used) {
+            let is_asked = !is_passed_over || target.node != Some(self.lost);
+            if is_asked && matches!(target.stage, Stage::Failed | Stage::Used) {
                 target.stage = Stage::Queued;
             }
         }

@@ -400,6 +400,37 @@ fn silent_parent_is_lost_after_a_second() {
 }
 
 #[test]
+fn others_are_asked_without_waiting_for_a_parent_that_hangs() {
+    let dialed = |outputs: &[PlaceOutput]| -> Vec<Option<SocketAddr>> {
+        let dials = outputs.iter().filter_map(|output| match output {
+            PlaceOutput::Dial { address, .. } => Some(Some(*address)),
+            _ => None,
+        });
+        dials.collect()
+    };
+    let (mut rig, parent) = member();
+    let outputs = rig.pass(1_001);
+    check_closed(&outputs, parent, CloseWhy::Silent);
+    assert!(dialed(&outputs).contains(&contact(7).address()));
+    assert!(!dialed(&outputs).contains(&contact(ROOT).address()));
+    // It may have been the way to it that was silent: it is asked in the end.
+    let mut later = Vec::new();
+    for _ in 0..40 {
+        for output in rig.pass(100) {
+            if let PlaceOutput::Dial { dial, address } = output {
+                later.push(Some(address));
+                rig.handle(PlaceInput::DialFailed { dial });
+            }
+        }
+    }
+    assert!(later.contains(&contact(ROOT).address()));
+    // A connection that broke says nothing about who was there.
+    let (mut rig, parent) = member();
+    let outputs = rig.handle(PlaceInput::Closed { peer: parent });
+    assert!(dialed(&outputs).contains(&contact(ROOT).address()));
+}
+
+#[test]
 fn parent_whose_root_counts_no_further_is_lost_after_three_seconds() {
     let (mut rig, parent) = member();
     for _ in 0..14 {
