@@ -105,12 +105,14 @@ impl Delivery {
         {
             return Received::NoRoom;
         }
-        if self.has_own_way() {
-            return self.receive_scoped(ways, arrival, known);
-        }
-        if head.route.groups.is_empty() && head.route.plain {
+        let has_own_way = self.has_own_way();
+        if head.route.groups.is_empty() && head.route.plain && !has_own_way {
             return self.receive_plain(ways, arrival, known, &targets);
         }
+        let to = match has_own_way && head.route.plain && known == 0 {
+            true => self.forward(ways, arrival),
+            false => Vec::new(),
+        };
         for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
             if ways.outboxes.should_flush(self.pending()) {
                 return Received::Part;
@@ -120,7 +122,10 @@ impl Delivery {
             let first = head.first + place as u64;
             let head = EventsHead { first, ..*head };
             let event = event_of(&head, placed.event);
-            self.receive_turn(ways, arrival.link, &head, &event, &targets);
+            match has_own_way {
+                true => self.receive_scoped(ways, (arrival.link, &to), &head, &event),
+                false => self.receive_turn(ways, arrival.link, &head, &event, &targets),
+            }
         }
         Received::All
     }
@@ -164,7 +169,7 @@ impl Delivery {
     }
 
     /// Sends a frame on as it came, to all that it is for but where it came from; gives those links.
-    pub(super) fn forward(&self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> Vec<LinkId> {
+    fn forward(&self, ways: &mut Ways<'_>, arrival: Arrival<'_>) -> Vec<LinkId> {
         let next = |link: &LinkId| *link != arrival.link;
         let links: Vec<LinkId> = match self.goes_to_all_links() {
             true => ways.links.adopted(Some(arrival.link)).collect(),
@@ -370,7 +375,7 @@ fn space_of(head: &EventsHead<'_>) -> Space {
     }
 }
 
-pub(super) fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
+fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
     Event {
         space: space_of(head),
         topic: head.topic,

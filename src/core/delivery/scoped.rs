@@ -4,8 +4,8 @@
 //! nodes are asked (`$info`, `$trace:`) is noted here and answered when the turn ends (`tree/answers`), by an event like any
 //! other. Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
 
-use super::beyond::{event_of, send_turn};
-use super::{Arrival, Delivery, Gathering, Published, Received, Ways};
+use super::beyond::send_turn;
+use super::{Delivery, Gathering, Published, Ways};
 use crate::command::{Event, LinkId, ShardId, Target};
 use crate::handover::Addressees;
 use crate::limits::{ANSWERS_A_SECOND_MAX, QUESTIONS_MAX};
@@ -155,34 +155,19 @@ impl Delivery {
         Some(published)
     }
 
-    /// Deals with a frame of events for some nodes, or for nobody.
+    /// Deals with an event for some nodes, or for nobody, that came from one link and went on to others.
     pub(super) fn receive_scoped(
         &mut self,
         ways: &mut Ways<'_>,
-        arrival: Arrival<'_>,
-        known: u64,
-    ) -> Received {
-        let head = arrival.events.head();
-        let to = match known == 0 && head.route.plain {
-            true => self.forward(ways, arrival),
-            false => Vec::new(),
-        };
-        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
-            if ways.outboxes.should_flush(self.pending()) {
-                return Received::Part;
-            }
-            ways.links.note(head, place as u64);
-            ways.links.counters.events_in += 1;
-            let first = head.first + place as u64;
-            let head = EventsHead { first, ..*head };
-            let event = event_of(&head, placed.event);
-            if self.route().scope.is_traced {
-                self.note_trace(&event, Some(arrival.link), to.clone());
-            } else if head.route.plain || self.is_turn_here(ways, arrival.link, &head, &event) {
-                self.deliver_here(ways, &event);
-            }
+        (from, to): (LinkId, &[LinkId]),
+        head: &EventsHead<'_>,
+        event: &Event<'_>,
+    ) {
+        if self.route().scope.is_traced {
+            self.note_trace(event, Some(from), to.to_vec());
+        } else if head.route.plain || self.is_turn_here(ways, from, head, event) {
+            self.deliver_here(ways, event);
         }
-        Received::All
     }
 
     /// Takes a turn among the nodes of a group; true if it is this node's, else it was passed on.
