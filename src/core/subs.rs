@@ -111,6 +111,8 @@ pub(crate) struct Filters {
     globs: Vec<FilterId>,
     /// Entries of each kind.
     counts: [usize; 5],
+    /// Entries for what nodes are called, those for groups of nodes included.
+    node_names: usize,
     wildcards: Trie<FilterId>,
     pub groups: Groups,
 }
@@ -124,12 +126,19 @@ impl Filters {
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Vec::new(),
             counts: [0; 5],
+            node_names: 0,
             wildcards: Trie::new(seed),
             groups: Groups::new(seed),
         }
     }
 
+    /// Those that clients asked for, here or elsewhere.
     pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.node_names
+    }
+
+    /// The same, and what nodes are called.
+    pub(crate) fn len_with_nodes(&self) -> usize {
         self.entries.len()
     }
 
@@ -232,6 +241,7 @@ impl Filters {
             credit: 0,
             next_member: 0,
         });
+        self.node_names += usize::from(kind == FilterKind::Node);
         if group.is_none() {
             self.counts[kind as usize] += 1;
             match kind {
@@ -259,6 +269,7 @@ impl Filters {
             return;
         }
         let entry = self.entries.remove(id.key());
+        self.node_names -= usize::from(entry.kind == FilterKind::Node);
         let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
             found.remove();

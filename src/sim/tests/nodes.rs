@@ -95,7 +95,7 @@ fn broken_rules_are_noticed() {
             },
             ..Story::of_size(seed, 8)
         };
-        let noticed = (0..20).find_map(|seed| Some((seed, run(&story(seed)).err()?)));
+        let noticed = (0..100).find_map(|seed| Some((seed, run(&story(seed)).err()?)));
         let (seed, failure) = noticed.unwrap_or_else(|| panic!("{sabotage:?} was not noticed"));
         assert!(!failure.text.is_empty());
         println!("{sabotage:?}: seed {seed}, {}", failure.check);

@@ -268,7 +268,7 @@ fn take_interest(
 ) -> Result<Went, Fault> {
     let head = interest.head();
     let filters_max = cx.settings.limits.filters_max;
-    if cx.broker.filters().len() + interest.changes().len() > filters_max {
+    if cx.broker.filters().len_with_nodes() + interest.changes().len() > filters_max {
         return Err(Fault::Other(
             "it wants more filters than this node may know",
         ));
