@@ -231,9 +231,7 @@ impl Form {
 pub enum Refusal {
     /// The name cannot be a topic or pattern.
     Name(sapwood_wire::topic::TopicError),
-    /// Names that start with `$` are the broker's to publish.
-    Reserved,
-    /// It starts with `$` and says wrongly whom it is for.
+    /// It starts with `$`, and is the broker's to publish or says wrongly whom it is for.
     Scope(ScopeError),
     /// The payload is longer than any may be; holds its length in bytes.
     PayloadTooLong(usize),
@@ -252,7 +250,6 @@ impl Refusal {
     pub fn code(self) -> ErrorCode {
         match self {
             Refusal::Name(_) => ErrorCode::TopicInvalid,
-            Refusal::Reserved => ErrorCode::TopicReserved,
             Refusal::Scope(error) => error.code(),
             Refusal::PayloadTooLong(_) => ErrorCode::PayloadTooLong,
             Refusal::Headers => ErrorCode::HeadersInvalid,
@@ -266,7 +263,6 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::Name(error) => error.fmt(f),
-            Refusal::Reserved => ScopeError::Reserved.fmt(f),
             Refusal::Scope(error) => error.fmt(f),
             Refusal::PayloadTooLong(length) => {
                 write!(

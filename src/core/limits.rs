@@ -209,10 +209,6 @@ pub const LINK_GLOBS_MAX: usize = 1_024;
 /// others if nothing was heard of them for longest. Worst memory: about 40 bytes each, 10 MiB a shard.
 pub const ORIGINS_MAX: usize = 262_144;
 
-/// Most numbers of a node's path, which is how deep a tree can be: their count is one byte. Worst memory: 40 bytes and
-/// these.
-pub const PATH_NUMBERS_MAX: usize = 255;
-
 /// Questions to the node itself that a shard keeps until the turn ends; more at a time are not answered, so that who asks
 /// a great deal costs no more than this. Worst memory: about 2 KiB each.
 pub const QUESTIONS_MAX: usize = 64;

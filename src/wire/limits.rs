@@ -101,3 +101,7 @@ pub const NODE_SECRET_BYTES_MIN: usize = 16;
 
 /// Longest secret file: nobody means a longer file to be one.
 pub const NODE_SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// Most numbers of a node's path, which is how deep a tree can be: their count is one byte. Worst memory: 40 bytes and
+/// these.
+pub const PATH_NUMBERS_MAX: usize = 255;

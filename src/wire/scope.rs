@@ -5,6 +5,7 @@
 //! topic that stands behind the last colon of these. Start at [`Scope::parse`].
 
 use crate::error::ErrorCode;
+use crate::limits::{NODE_NAME_BYTES_MAX, PATH_NUMBERS_MAX};
 use crate::topic;
 use std::fmt;
 
@@ -14,7 +15,8 @@ pub const ALL: &[u8] = b"$all";
 /// The topic that every node answers to itself.
 pub const INFO: &[u8] = b"$info";
 
-const TRACE: &[u8] = b"$trace:";
+/// What stands before the topic of an event that is traced.
+pub const TRACE: &[u8] = b"$trace:";
 const NEAR: &[u8] = b"$near:";
 const TO: &[u8] = b"$to:";
 /// What a tag is preceded by, where nodes are meant that have it.
@@ -22,12 +24,6 @@ pub const TAG: &[u8] = b"tag=";
 
 /// What a group of nodes is preceded by, where one of them is meant.
 pub const GROUP: &[u8] = b"group=";
-
-/// Longest name of a node, tag or group.
-const NAME_BYTES_MAX: usize = 64;
-
-/// Most numbers in a node's place.
-const PATH_NUMBERS_MAX: usize = 255;
 
 /// Who gets an event, on the nodes that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +187,7 @@ fn target(part: &[u8]) -> Option<Target<'_>> {
 /// Whether a node, tag or group can be called so: 1 to 64 letters, digits, `.`, `_` and `-`.
 pub fn is_node_name(name: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(is_plain)
+    (1..=NODE_NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(is_plain)
 }
 
 fn is_place(text: &str) -> bool {

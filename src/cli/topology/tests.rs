@@ -63,7 +63,7 @@ fn a_node_finds_its_place() {
 
 #[test]
 fn paths_are_as_deep_as_core_allows() {
-    assert_eq!(DEPTH_MAX, sapwood_core::limits::PATH_NUMBERS_MAX);
+    assert_eq!(DEPTH_MAX, sapwood_wire::limits::PATH_NUMBERS_MAX);
     let chain: Vec<usize> = (0..DEPTH_MAX).collect();
     let topology = parse(&file_of(&chain)).unwrap();
     assert_eq!(topology.place_of("n255").unwrap().path, [0; DEPTH_MAX]);

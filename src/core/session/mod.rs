@@ -30,7 +30,7 @@ use node::NodeSession;
 use redis::RedisSession;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
-use sapwood_wire::scope::{Audience, Scope};
+use sapwood_wire::scope::{Audience, Scope, ScopeError};
 use sapwood_wire::topic;
 use std::sync::Arc;
 use web::WebSession;
@@ -260,11 +260,12 @@ impl Context<'_> {
     /// Whether clients may publish to this name.
     pub(crate) fn check_topic(&self, space: Space, name: &[u8]) -> Result<(), Refusal> {
         topic::check_name(name).map_err(Refusal::Name)?;
+        let reserved = Err(Refusal::Scope(ScopeError::Reserved));
         if space == Space::ShardChannel && topic::is_reserved(name) {
-            return Err(Refusal::Reserved);
+            return reserved;
         }
         match Scope::parse(name).map_err(Refusal::Scope)?.audience {
-            Audience::All if !self.settings.may_broadcast => Err(Refusal::Reserved),
+            Audience::All if !self.settings.may_broadcast => reserved,
             _ => Ok(()),
         }
     }

@@ -10,12 +10,12 @@
 #[cfg(test)]
 mod tests;
 
-use crate::limits::PATH_NUMBERS_MAX;
 use core::cmp::Ordering;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::iter::FusedIterator;
 use core::str::FromStr;
+use sapwood_wire::limits::PATH_NUMBERS_MAX;
 
 /// Numbers that a path holds without memory of its own: as deep as nodes place themselves.
 const INLINE_NUMBERS: usize = 32;

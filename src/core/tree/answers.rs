@@ -12,10 +12,8 @@ use crate::delivery::{Gathering, Published, Question, Subject, Ways};
 use crate::session::BROKER;
 use sapwood_wire::native::Parts;
 use sapwood_wire::nats;
+use sapwood_wire::scope;
 use serde_json::{Map, Value, json};
-
-/// What stands before the topic of an event that is traced.
-const TRACE: &[u8] = b"$trace:";
 
 impl Shard {
     /// Answers what was asked in this turn, as far as there is room.
@@ -150,7 +148,7 @@ impl Shard {
 
     /// What this node did with an event that was traced.
     fn describe_step(&self, topic: &[u8], from: Option<LinkId>, to: &[LinkId]) -> Value {
-        let name = topic.strip_prefix(TRACE).unwrap_or(topic);
+        let name = topic.strip_prefix(scope::TRACE).unwrap_or(topic);
         let mut route = Route::default();
         self.broker.route(Space::Topic, name, &mut route);
         let mut step = self.describe_node();
