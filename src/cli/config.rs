@@ -450,6 +450,7 @@ impl Settings {
             web: WebSettings {
                 origins: self.http_origins,
                 echo: self.has_echo,
+                ..WebSettings::default()
             },
             no_broadcast: !self.may_broadcast,
             nats_payload_max: self.max_payload,

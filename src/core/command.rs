@@ -308,7 +308,7 @@ pub enum CloseReason {
     /// What it sent broke the protocol.
     Protocol,
     /// It did not authenticate in time.
-    GuestTimeout,
+    AuthTimeout,
     /// It did not answer when it was asked whether it is there.
     Stale,
     /// It reads too slowly: its output reached the cap.

@@ -1,126 +1,177 @@
-//! What comes on connections, handed to their sessions.
+//! What goes into a shard and what comes out of it: the types of the door.
 //!
-//! Owns the order of what happens around a session's turn, and what is counted of input that is kept. Start at
-//! [`Shard::handle_bytes`].
+//! Nothing here does anything. Start at [`Input`].
 
-use crate::command::{CloseReason, ConnId, Now};
-use crate::session::Then;
-use crate::{Connection, Handled, Next, Outputs, Shard, limits, split};
+use crate::command::{ClientId, CloseReason, ConnId, ShardId};
+use crate::limits::Limits;
+use crate::mailbox::{Batch, BatchCursor};
+use crate::outbox::BodyGauge;
+use crate::session::Protocol;
+use crate::settings::{Vitals, WebSettings};
+use crate::tree::config::TreeConfig;
+use crate::tree::notice::{Dial, Notice};
+use bytes::Bytes;
+use core::net::SocketAddr;
+use sapwood_wire::native::Policy;
+use std::sync::Arc;
 
-impl Shard {
-    pub(crate) fn handle_bytes(
-        &mut self,
+/// What a shard is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its number.
+    pub shard: ShardId,
+    /// How many shards the node has, this one included; 1 to [`limits::SHARDS_MAX`].
+    pub shards: u16,
+    /// The name of the only user, which goes with the password; `None` is `default`.
+    pub user: Option<Vec<u8>>,
+    /// What clients must know to be let in; `None` lets everybody in.
+    pub password: Option<Vec<u8>>,
+    /// Longest payload that clients of NATS may publish, headers included; they are told when they connect.
+    /// At most `PAYLOAD_BYTES_MAX`.
+    pub nats_payload_max: usize,
+    /// What the web may do.
+    pub web: WebSettings,
+    /// Whether clients may publish to `$all`.
+    pub may_broadcast: bool,
+    /// What the node's process takes, for who asks.
+    pub vitals: Arc<Vitals>,
+    /// Who the node is among others, and where it looks for them; `None` if it stays alone.
+    pub tree: Option<TreeConfig>,
+    /// The caps in force.
+    pub limits: Limits,
+    /// Keeps outsiders from choosing names that collide in hash tables.
+    pub hash_seed: u64,
+    /// Shared by all shards of the node.
+    pub body_gauge: BodyGauge,
+    /// The node's random name for this run, 40 hexadecimal digits.
+    pub run_id: String,
+    /// The process that the node runs in, as INFO shows it.
+    pub process_id: u32,
+    /// When the node started, in milliseconds since 1970.
+    pub started_wall_ms: u64,
+}
+
+/// Something that happened, for a shard to handle.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was accepted. `conn` is a free place of the driver's choice.
+    Opened {
+        /// Its place until `Closed`.
         conn: ConnId,
-        bytes: &[u8],
-        now: Now,
-        outputs: &mut Outputs,
-    ) -> Handled {
-        let mut consumed = 0;
-        loop {
-            let Some(mut connection) = self.connections[conn.slot()].take() else {
-                return Handled::DONE;
-            };
-            if connection.closing {
-                self.connections[conn.slot()] = Some(connection);
-                return Handled {
-                    consumed: bytes.len(),
-                    next: Next::Done,
-                };
-            }
-            connection.active_ns = now.monotonic_ns;
-            // Its own events stand where it published them, even inside a reply.
-            self.outboxes.end_deferring(conn);
-            let (session, mut cx) = split(self, &mut connection, conn, now);
-            let handled = session.handle(&bytes[consumed..], &mut cx);
-            cx.settle();
-            consumed += handled.consumed;
-            let rest = bytes.len() - consumed;
-            let expected = match handled.then {
-                Then::Read { needed } if rest > 0 => {
-                    needed.min(2 * rest + limits::INPUT_STEP_BYTES)
-                }
-                _ => rest,
-            };
-            self.note_kept(&mut connection, expected);
-            let is_held = connection.holds.any();
-            self.keep_output_back(&connection, conn);
-            self.await_if_guest(&mut connection, conn, now);
-            self.connections[conn.slot()] = Some(connection);
-            let then = match handled.then {
-                // What follows a confirmation is handled at once only if it needs no other shard.
-                Then::Read { .. } if is_held => Some(Next::Hold),
-                Then::Read { .. } if rest > 0 => Some(Next::Read { needed: expected }),
-                then => self.follow(conn, then, now, outputs),
-            };
-            let Some(mut next) = then else { continue };
-            if self.is_over_input_cap() {
-                self.outboxes.kill(conn);
-                self.begin_close(conn, CloseReason::InputsFull, outputs);
-                next = Next::Done;
-            }
-            return Handled { consumed, next };
-        }
-    }
-
-    /// Does what is to follow; `None` if the session can go on at once.
-    fn follow(
-        &mut self,
+        /// Its number, unique on the node while it runs.
+        client: ClientId,
+        /// The protocol of the listener that accepted it.
+        protocol: Protocol,
+        /// What happens when it reads too slowly, unless it says so itself.
+        policy: Policy,
+        /// Its own address.
+        peer: SocketAddr,
+        /// The address it connected to.
+        local: SocketAddr,
+    },
+    /// What stands unconsumed of a connection's input, from its first unconsumed byte. May be
+    /// empty: after a hold, a command may be waiting to go on.
+    Bytes {
+        /// The connection.
         conn: ConnId,
-        then: Then,
-        now: Now,
-        outputs: &mut Outputs,
-    ) -> Option<Next> {
-        Some(match then {
-            Then::Read { needed } => Next::Read { needed },
-            Then::Flush => Next::Flush,
-            Then::Hold => {
-                self.note_stalled(conn);
-                Next::Hold
-            }
-            Then::Move(shard) => {
-                outputs.moving.push((conn, shard));
-                Next::Hold
-            }
-            Then::Ask(query) => match self.ask(conn, &query, now, outputs) {
-                true => return None,
-                false => Next::Hold,
-            },
-            Then::Close(reason) => {
-                self.begin_close(conn, reason, outputs);
-                Next::Done
-            }
-        })
-    }
+        /// Its input.
+        bytes: &'a [u8],
+        /// How many of them, at the end, are here for the first time.
+        fresh: usize,
+    },
+    /// The same in a buffer made by [`crate::Shard::lend`], of which core may keep parts: for long
+    /// requests, whose payload is then never copied.
+    Lent {
+        /// The connection.
+        conn: ConnId,
+        /// Its input.
+        bytes: &'a Bytes,
+        /// How many of them, at the end, are here for the first time.
+        fresh: usize,
+    },
+    /// A connection that core asked for did not come about.
+    DialFailed {
+        /// The number that core gave it.
+        dial: u64,
+    },
+    /// A connection is gone, or the driver has closed it; its place is free again.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A batch from another shard, to be read from `cursor` on.
+    Batch {
+        /// The shard that sent it.
+        from: ShardId,
+        /// The batch.
+        batch: &'a mut Batch,
+        /// Where to read on: a default one at first, then what `handle` left in it.
+        cursor: &'a mut BatchCursor,
+    },
+    /// A batch of this shard's that another shard has dealt with.
+    Returned {
+        /// That shard.
+        by: ShardId,
+        /// The batch.
+        batch: Batch,
+    },
+    /// The driver has nothing more for this turn.
+    TurnEnd,
+    /// The node ends: all connections will be closed within so many milliseconds.
+    Ending {
+        /// From now.
+        milliseconds: u32,
+    },
+    /// The time that [`crate::Shard::next_deadline`] gave has come.
+    Tick,
+}
 
-    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
-    fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
-        match connection.session.is_replying() {
-            true => self.outboxes.defer(conn),
-            false => self.outboxes.append_deferred(conn),
-        }
-        if connection.holds.barrier.is_some() {
-            self.outboxes.hold(conn);
-        }
-    }
+/// What the driver is to do next with the input it gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Go on reading this connection; another attempt is due once so many bytes stand, and no
+    /// earlier. At most as much again as stands and [`limits::INPUT_STEP_BYTES`], so that caps hold.
+    Read {
+        /// Bytes behind what was consumed.
+        needed: usize,
+    },
+    /// Keep the rest and do not read on until the connection is named in [`Outputs::resumed`].
+    Hold,
+    /// Write the dirty connections, then give the rest of the same input again.
+    Flush,
+    /// Nothing: the input is dealt with, or the connection is being closed.
+    Done,
+}
 
-    /// Counts what is kept of a connection's input, with what may come before it is seen again.
-    fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
-        let kept = expected + connection.session.kept_bytes();
-        self.counters.input_bytes -= connection.kept_bytes as u64;
-        self.counters.input_bytes += kept as u64;
-        connection.kept_bytes = kept;
-    }
+/// How a shard dealt with an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// Bytes of `Input::Bytes` that need not be kept.
+    pub consumed: usize,
+    /// What follows.
+    pub next: Next,
+}
 
-    fn is_over_input_cap(&self) -> bool {
-        self.counters.input_bytes > self.settings.limits.inputs_bytes_max as u64
-    }
+impl Handled {
+    pub(crate) const DONE: Handled = Handled {
+        consumed: 0,
+        next: Next::Done,
+    };
+}
 
-    fn note_stalled(&mut self, conn: ConnId) {
-        let Some(Some(connection)) = self.connections.get(conn.slot()) else {
-            return;
-        };
-        if connection.holds.room {
-            self.stalled.push((conn, connection.client));
-        }
-    }
+/// What an input led to, for the driver to carry out. It empties the lists; dirty connections are
+/// asked for with [`crate::Shard::take_dirty`], batches with [`crate::Shard::take_batch`].
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Connections that may be read again; the rest of their input is to be given first.
+    pub resumed: Vec<ConnId>,
+    /// Connections to be closed once their output is written.
+    pub closing: Vec<(ConnId, CloseReason)>,
+    /// Connections to be dialed: each comes as `Input::Opened` or `Input::DialFailed`, within about a second.
+    pub dials: Vec<Dial>,
+    /// Connections that are another shard's. They are closed here with nothing consumed, and opened there with the
+    /// same input.
+    pub moving: Vec<(ConnId, ShardId)>,
+    /// What an operator may want to read about links.
+    pub notices: Vec<Notice>,
 }

@@ -11,6 +11,7 @@ mod dial;
 mod listen;
 mod mesh;
 mod pace;
+mod page;
 mod park;
 pub mod preflight;
 pub mod ring;
@@ -479,7 +480,10 @@ fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_cor
         user: config.user.clone(),
         password: config.password.clone(),
         nats_payload_max: config.nats_payload_max.unwrap_or(PAYLOAD_BYTES_MAX),
-        web: config.web.clone(),
+        web: WebSettings {
+            page: page::PAGE,
+            ..config.web.clone()
+        },
         may_broadcast: !config.no_broadcast,
         tree: tree_config(config, node)?,
         vitals: Arc::default(),

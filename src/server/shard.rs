@@ -15,7 +15,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 use sapwood_core::command::{Now, ShardId};
-use sapwood_core::handover::{Batch, Place};
+use sapwood_core::mailbox::{Batch, BatchCursor};
 use sapwood_core::{Input, Next, Policy, Protocol, Shard};
 use std::io;
 use std::net::SocketAddr;
@@ -135,7 +135,7 @@ pub(crate) struct ShardLoop {
     /// When the last turn ended.
     turn_ended: u64,
     /// A batch of which a part is still to be dealt with.
-    unfinished: Option<(ShardId, Batch, Place)>,
+    unfinished: Option<(ShardId, Batch, BatchCursor)>,
 }
 
 impl ShardLoop {
@@ -429,21 +429,21 @@ impl ShardLoop {
             let next = self.unfinished.take().or_else(|| {
                 self.mesh
                     .receive()
-                    .map(|(from, batch)| (from, batch, Place::default()))
+                    .map(|(from, batch)| (from, batch, BatchCursor::default()))
             });
-            let Some((from, mut batch, mut place)) = next else {
+            let Some((from, mut batch, mut cursor)) = next else {
                 break;
             };
             any = true;
-            let input = Input::HandOver {
+            let input = Input::Batch {
                 from,
                 batch: &mut batch,
-                place: &mut place,
+                cursor: &mut cursor,
             };
             let handled = self.core.handle(input, now, self.connections.outputs());
             if handled.next == Next::Flush {
                 // The rest waits for the next turn, like that of a connection's input.
-                self.unfinished = Some((from, batch, place));
+                self.unfinished = Some((from, batch, cursor));
                 self.connections.flush(&mut self.core, now);
                 break;
             } else {
@@ -455,7 +455,7 @@ impl ShardLoop {
 
     fn send_batches(&mut self) {
         for to in self.mesh.others() {
-            if let Some(batch) = self.core.take_handover(to) {
+            if let Some(batch) = self.core.take_batch(to) {
                 self.mesh.send(to, batch);
             }
         }

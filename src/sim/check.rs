@@ -346,7 +346,7 @@ impl World {
         let (name, is_right) = match reason {
             CloseReason::Quit => ("closed: quit", conn.reason == Some(CloseReason::Quit)),
             CloseReason::Protocol => ("closed: protocol", conn.garbage.is_some()),
-            CloseReason::GuestTimeout => {
+            CloseReason::AuthTimeout => {
                 let is_late = now_ns >= conn.guest_ns + guest_ns;
                 ("closed: guest timeout", is_late && !conn.authenticated)
             }
@@ -657,7 +657,7 @@ impl World {
             (CloseReason::OutboxesFull, counters.closed_outboxes_full),
             (CloseReason::InputsFull, counters.closed_inputs_full),
             (CloseReason::Protocol, counters.closed_protocol),
-            (CloseReason::GuestTimeout, counters.closed_guest_timeout),
+            (CloseReason::AuthTimeout, counters.closed_guest_timeout),
             (CloseReason::Killed, counters.closed_killed),
             (
                 CloseReason::TooManyConnections,

@@ -10,7 +10,7 @@ use crate::model::{HandedOver, Retries, TRIES_MAX, Table, Unheard};
 use crate::world::World;
 use crate::{Failure, Sabotage, fail};
 use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
-use sapwood_core::handover::{Batch, Place};
+use sapwood_core::mailbox::{Batch, BatchCursor};
 use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -55,7 +55,7 @@ pub(crate) struct Envelope {
     /// Turns that perhaps nobody on the receiving shard could take.
     unheard: Vec<Unheard>,
     pub told: Rc<Table>,
-    pub place: Place,
+    pub cursor: BatchCursor,
     pub begun: bool,
 }
 
@@ -440,10 +440,10 @@ impl World {
             false => None,
         };
         let node = &mut self.nodes[shard];
-        let input = Input::HandOver {
+        let input = Input::Batch {
             from: ShardId(said.unwrap_or(from) as u16),
             batch: &mut envelope.batch,
-            place: &mut envelope.place,
+            cursor: &mut envelope.cursor,
         };
         let before = node.core.counters().turns_unheard;
         let handled = node.core.handle(input, self.now, &mut node.outputs);
@@ -471,13 +471,13 @@ impl World {
         if handled.next == Next::Flush {
             self.coverage.hit("batch flushed in the middle");
             if self.sabotage(Sabotage::Reread) {
-                envelope.place = Place::default();
+                envelope.cursor = BatchCursor::default();
             }
             self.nodes[shard].unfinished = Some((from, envelope));
             return self.flush(shard);
         }
         if doubles {
-            envelope.place = Place::default();
+            envelope.cursor = BatchCursor::default();
             return self.take_batch(shard, from, envelope);
         }
         self.give_back(shard, from, envelope)
@@ -567,7 +567,7 @@ impl World {
             let pending = &mut self.model.shards[shard].pending[to];
             let certain = pending.iter().filter(|event| event.plain).count();
             let possible: usize = pending.iter().map(HandedOver::records).sum();
-            let Some(batch) = self.nodes[shard].core.take_handover(ShardId(to as u16)) else {
+            let Some(batch) = self.nodes[shard].core.take_batch(ShardId(to as u16)) else {
                 if certain > 0 {
                     self.coverage.hit("credit waits");
                 }
@@ -598,7 +598,7 @@ impl World {
                     events,
                     unheard: Vec::new(),
                     told: Rc::clone(&self.model.shards[shard].told),
-                    place: Place::default(),
+                    cursor: BatchCursor::default(),
                     begun: false,
                 },
             ));

@@ -783,7 +783,7 @@ impl Model {
                 Some("ERR max number of clients reached"),
                 Some(ErrorCode::ConnectionsFull),
             ),
-            CloseReason::GuestTimeout => (None, Some(ErrorCode::HelloLate)),
+            CloseReason::AuthTimeout => (None, Some(ErrorCode::HelloLate)),
             _ => (None, None),
         };
         let what = match conn.protocol {

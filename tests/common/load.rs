@@ -182,8 +182,8 @@ pub fn memory_cap_kib(shards: usize, receivers: u64, outbox_bytes: u64) -> u64 {
     let receive_buffers = 256 * 4 * 1024 + 128 * 1024;
     let spare = 8 * MIB;
     let unflushed = shards * MIB + receivers * 4 * 1024;
-    let hand_overs = shards * (shards - 1) * 2 * MIB;
-    2 * (shards * (receive_buffers + spare) + unflushed + hand_overs + outbox_bytes) / 1024
+    let mailboxes = shards * (shards - 1) * 2 * MIB;
+    2 * (shards * (receive_buffers + spare) + unflushed + mailboxes + outbox_bytes) / 1024
 }
 
 /// Checks the peak since the baseline was taken.

@@ -6,8 +6,8 @@
 #![allow(dead_code)]
 
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
-use sapwood_core::handover::{Batch, Place};
 use sapwood_core::limits::Limits;
+use sapwood_core::mailbox::{Batch, BatchCursor};
 use sapwood_core::{
     BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
 };
@@ -184,7 +184,7 @@ impl Node {
             self.flush(from);
             for to in 0..self.shards.len() {
                 if to != from
-                    && let Some(batch) = self.shards[from].take_handover(ShardId(to as u16))
+                    && let Some(batch) = self.shards[from].take_batch(ShardId(to as u16))
                 {
                     self.carry(from, to, batch);
                 }
@@ -193,12 +193,12 @@ impl Node {
     }
 
     fn carry(&mut self, from: usize, to: usize, mut batch: Batch) {
-        let mut place = Place::default();
+        let mut cursor = BatchCursor::default();
         loop {
-            let input = Input::HandOver {
+            let input = Input::Batch {
                 from: ShardId(from as u16),
                 batch: &mut batch,
-                place: &mut place,
+                cursor: &mut cursor,
             };
             let handled = self.shards[to].handle(input, NOW, &mut self.outputs[to]);
             self.flush(to);

@@ -4,13 +4,13 @@
 //! Owns those subscriptions, and the run that gathers for them: written once, for the first of them, and
 //! given to the others under their own names. Must not know who publishes. Start at [`Named::offer`].
 
-use crate::broker::Broker;
 use crate::command::{Event, Form, Member};
 use crate::delivery::is_run_shared;
+use crate::form::sids::Sids;
+use crate::form::{self, NameMark};
 use crate::outbox::{Offer, Outboxes};
-use crate::session::form::{self, NameMark};
-use crate::sids::Sids;
-use crate::subs::Entry;
+use crate::routing::broker::Broker;
+use crate::routing::subs::Entry;
 use bytes::Bytes;
 use sapwood_wire::native::flag;
 use sapwood_wire::nats;

@@ -4,11 +4,11 @@
 //! nodes are asked (`$info`, `$trace:`) is noted here and answered when the turn ends (`tree/answers`), by an event like any
 //! other. Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
 
-use super::beyond::send_turn;
-use super::{Delivery, Gathering, Published, Ways};
-use crate::command::{Event, LinkId, ShardId, Target};
-use crate::handover::Addressees;
+use super::remote::send_turn;
+use super::{Delivery, Egress, Published};
+use crate::command::{ConnId, Event, LinkId, ShardId, Target};
 use crate::limits::{ANSWERS_A_SECOND_MAX, QUESTIONS_MAX};
+use crate::mailbox::Addressees;
 use sapwood_wire::native;
 use sapwood_wire::node::events::EventsHead;
 use sapwood_wire::scope::Audience;
@@ -115,25 +115,25 @@ impl Delivery {
     /// Publishes what is not delivered here, or to all; `None` if it is to be delivered as usual.
     pub(super) fn publish_scoped(
         &mut self,
-        ways: &mut Ways<'_>,
-        gathering: Gathering,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
         event: &Event<'_>,
     ) -> Option<Published> {
         self.turns.clear();
         if self.route().scope.is_traced {
             let to = match self.goes_to_all_links() {
-                true => ways.links.adopted(None).collect(),
+                true => egress.links.adopted(None).collect(),
                 false => self.route().links.clone(),
             };
             self.note_trace(event, None, to);
-            self.send_beyond(ways, event);
+            self.send_remote(egress, event);
             return Some(Published::To(1));
         }
         if let Some(turn) = &self.route().scope.turn
-            && let Target::Link(link) = ways.broker.take_turn(turn)
+            && let Target::Link(link) = egress.broker.take_turn(turn)
         {
-            let name = ways.broker.group_name(turn).to_vec();
-            send_turn(ways, link, &name, 0, event);
+            let name = egress.broker.group_name(turn).to_vec();
+            send_turn(egress, link, &name, 0, event);
             return Some(Published::To(0));
         }
         let scope = &self.route().scope;
@@ -141,16 +141,16 @@ impl Delivery {
             self.lost_places += 1;
         }
         if !self.route().scope.is_here {
-            self.send_beyond(ways, event);
+            self.send_remote(egress, event);
             return Some(Published::To(0));
         }
         if !self.route().scope.is_for_all() {
             return None;
         }
-        let published = self.publish_to_all(ways, gathering, *event);
+        let published = self.publish_to_all(egress, except, *event);
         if self.route().scope.audience == Audience::Node && published != Published::NoRoom {
             // Each shard answers.
-            return Some(Published::To(1 + ways.hand_overs.others().count() as u64));
+            return Some(Published::To(1 + egress.mailboxes.others().count() as u64));
         }
         Some(published)
     }
@@ -158,22 +158,22 @@ impl Delivery {
     /// Deals with an event for some nodes, or for nobody, that came from one link and went on to others.
     pub(super) fn receive_scoped(
         &mut self,
-        ways: &mut Ways<'_>,
+        egress: &mut Egress<'_>,
         (from, to): (LinkId, &[LinkId]),
         head: &EventsHead<'_>,
         event: &Event<'_>,
     ) {
         if self.route().scope.is_traced {
             self.note_trace(event, Some(from), to.to_vec());
-        } else if head.route.plain || self.is_turn_here(ways, from, head, event) {
-            self.deliver_here(ways, event);
+        } else if head.route.plain || self.is_turn_here(egress, from, head, event) {
+            self.deliver_here(egress, event);
         }
     }
 
     /// Takes a turn among the nodes of a group; true if it is this node's, else it was passed on.
     fn is_turn_here(
         &mut self,
-        ways: &mut Ways<'_>,
+        egress: &mut Egress<'_>,
         from: LinkId,
         head: &EventsHead<'_>,
         event: &Event<'_>,
@@ -182,16 +182,16 @@ impl Delivery {
             return false;
         };
         let turn = self.route().scope.turn.as_ref();
-        match turn.and_then(|turn| ways.broker.take_turn_besides(turn, Target::Link(from))) {
+        match turn.and_then(|turn| egress.broker.take_turn_besides(turn, Target::Link(from))) {
             Some(Target::Shard(_)) => return true,
-            Some(Target::Link(link)) => ways.links.pass_on(link, head, event),
-            None => self.turn_back(ways, from, head.route.tries + 1, name, event),
+            Some(Target::Link(link)) => egress.links.pass_on(link, head, event),
+            None => self.turn_back(egress, from, head.route.tries + 1, name, event),
         }
         false
     }
 
     /// Delivers an event on this node, as if it had been published here and went no further.
-    fn deliver_here(&mut self, ways: &mut Ways<'_>, event: &Event<'_>) {
+    fn deliver_here(&mut self, egress: &mut Egress<'_>, event: &Event<'_>) {
         if self.route().scope.is_lost {
             self.lost_places += 1;
             let topic = event.topic.into();
@@ -201,19 +201,20 @@ impl Delivery {
             return;
         }
         let others: Vec<ShardId> = match self.route().scope.is_for_all() {
-            true => ways.hand_overs.others().collect(),
+            true => egress.mailboxes.others().collect(),
             false => Vec::new(),
         };
-        let body = self.body_of(ways, event, others.len().max(self.route().targets.len()));
+        let body = self.body_of(egress, event, others.len().max(self.route().targets.len()));
         for &shard in &others {
-            ways.hand_overs
+            egress
+                .mailboxes
                 .push(shard, Addressees::all(), *event, body.as_ref());
         }
         if others.is_empty() {
-            self.hand_out(ways, Gathering::Allowed, *event, body.as_ref());
+            self.hand_out(egress, None, *event, body.as_ref());
         }
-        self.deliver(ways, Gathering::Allowed, event, body.as_ref());
-        self.named.end_sids(ways.broker);
+        self.deliver(egress, None, event, body.as_ref());
+        self.named.end_sids(egress.broker);
     }
 
     /// Whether it is this node that answers an event, not its clients: then that is noted.

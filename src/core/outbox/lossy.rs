@@ -9,7 +9,7 @@
 
 use super::{Admission, Offer, Outboxes, Segment};
 use crate::command::{ConnId, Form};
-use crate::session::form::encode_gap;
+use crate::form::encode_gap;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use sapwood_wire::native::Policy;

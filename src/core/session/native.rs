@@ -4,10 +4,11 @@
 //! itself. Every request is answered once, in the order of the requests. Start at
 //! [`NativeSession::handle`].
 
-use super::{BROKER, Context, Handled, TOO_MANY_CONNECTIONS, Then};
+use super::{BROKER, TOO_MANY_CONNECTIONS};
 use crate::command::{
-    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space,
 };
+use crate::context::{Context, SessionStep, Then};
 use crate::delivery::PublishedRun;
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
@@ -33,7 +34,7 @@ pub(crate) struct NativeSession {
 }
 
 /// How a frame was dealt with.
-enum Step {
+enum NativeStep {
     Done,
     /// Nothing was done: the same again once the connection may go on.
     Hold,
@@ -53,7 +54,7 @@ impl NativeSession {
         }
     }
 
-    pub(crate) fn is_guest(&self) -> bool {
+    pub(crate) fn awaits_auth(&self) -> bool {
         !self.welcomed
     }
 
@@ -70,13 +71,13 @@ impl NativeSession {
     }
 
     /// Carries out the frames in `input`, as far as the connection may go on.
-    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> SessionStep {
         let mut consumed = 0;
-        if cx.holds.barrier.is_none() {
+        if !cx.waits_for_barrier() {
             self.end_drain(cx);
         }
         let then = loop {
-            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            let guest_cap = self.awaits_auth().then_some(GUEST_OUTBOX_BYTES_MAX);
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
@@ -95,37 +96,36 @@ impl NativeSession {
                 Ok(Parsed::Frame { frame, length }) => (frame, length),
                 Ok(Parsed::Incomplete { needed }) => break Then::Read { needed },
                 Err(error) => {
-                    cx.settle();
-                    cx.counters.errors += 1;
+                    cx.counters().errors += 1;
                     let code = self.code_of(&error);
-                    write_error(cx.outboxes, cx.conn, 0, code, &error);
+                    write_error(cx, 0, code, &error);
                     break Then::Close(CloseReason::Protocol);
                 }
             };
             match self.frame(frame, cx) {
-                Step::Done => {
-                    cx.counters.commands += 1;
+                NativeStep::Done => {
+                    cx.counters().commands += 1;
                     consumed += length;
                     if self.draining.is_some() {
                         // Its answer stands before those to what follows.
                         break Then::Hold;
                     }
                 }
-                Step::Hold => break Then::Hold,
-                Step::Close(reason) => {
+                NativeStep::Hold => break Then::Hold,
+                NativeStep::Close(reason) => {
                     consumed += length;
                     break Then::Close(reason);
                 }
             }
         };
-        Handled { consumed, then }
+        SessionStep { consumed, then }
     }
 
     /// Publishes the messages of one topic that stand next to each other; `None` if what stands there is
     /// to be taken frame by frame.
     fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
         // Who hears itself gets its events and replies in order.
-        if !self.welcomed || cx.broker.listens(cx.conn) {
+        if !self.welcomed || cx.listens() {
             return None;
         }
         let head = Head::of_native(input)?;
@@ -142,7 +142,7 @@ impl NativeSession {
         }
     }
 
-    fn frame(&mut self, frame: ClientFrame<'_>, cx: &mut Context<'_>) -> Step {
+    fn frame(&mut self, frame: ClientFrame<'_>, cx: &mut Context<'_>) -> NativeStep {
         let is_hello = matches!(frame, ClientFrame::Hello(_));
         if is_hello == self.welcomed {
             let text = if self.welcomed {
@@ -175,7 +175,7 @@ impl NativeSession {
         step
     }
 
-    fn hello(&mut self, hello: Hello<'_>, cx: &mut Context<'_>) -> Step {
+    fn hello(&mut self, hello: Hello<'_>, cx: &mut Context<'_>) -> NativeStep {
         let (oldest, newest) = hello.versions;
         if !(oldest..=newest).contains(&VERSION) {
             let text = format!(
@@ -183,10 +183,10 @@ impl NativeSession {
             );
             return close_with(cx, ErrorCode::Version, &text);
         }
-        if !self.is_known && !cx.settings.is_let_in(hello.user, hello.password) {
+        if !self.is_known && !cx.settings().is_let_in(hello.user, hello.password) {
             let text = match hello.password {
                 Some(_) => {
-                    cx.counters.wrong_passwords += 1;
+                    cx.counters().wrong_passwords += 1;
                     "the user or the password is wrong"
                 }
                 None => "this broker wants a password, give it in HELLO",
@@ -194,44 +194,37 @@ impl NativeSession {
             return close_with(cx, ErrorCode::Authentication, text);
         }
         self.welcomed = true;
-        cx.outboxes.hear_all(cx.conn);
+        cx.hear_all();
         self.name = hello.name.into();
         self.library = hello.library.into();
         if let Some(policy) = hello.policy {
-            cx.outboxes.set_policy(cx.conn, policy);
+            cx.set_policy(policy);
         }
         let welcome = Welcome {
             version: VERSION,
             broker: BROKER,
-            client: cx.client.0,
-            run: &cx.settings.run_id,
+            client: cx.client().0,
+            run: &cx.settings().run_id,
             payload_max: PAYLOAD_BYTES_MAX as u32,
         };
-        cx.outboxes
-            .reply(cx.conn, |out| native::write_welcome(out, &welcome));
-        Step::Done
+        cx.reply(|out| native::write_welcome(out, &welcome));
+        NativeStep::Done
     }
 
     /// Ends all subscriptions, once all that was on its way to them is there.
-    fn drain(&mut self, request: u32, cx: &mut Context<'_>) -> Step {
-        cx.settle();
-        let count = cx.broker.count_all(cx.conn);
-        if count > 0 {
-            cx.broker.begin_to_leave(cx.conn, cx.form());
-            cx.interest_changed();
-        }
+    fn drain(&mut self, request: u32, cx: &mut Context<'_>) -> NativeStep {
+        let count = cx.begin_drain();
         self.draining = Some((request, count as u32));
-        if cx.holds.barrier.is_none() {
+        if !cx.waits_for_barrier() {
             self.end_drain(cx);
         }
-        Step::Done
+        NativeStep::Done
     }
 
     /// Answers a DRAIN whose events have all come.
     fn end_drain(&mut self, cx: &mut Context<'_>) {
         if let Some((request, count)) = self.draining.take() {
-            cx.settle();
-            cx.broker.leave(cx.conn, cx.form());
+            cx.end_drain();
             ack(cx, request, count);
         }
     }
@@ -240,10 +233,10 @@ impl NativeSession {
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
             CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
-            CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no HELLO came in time"),
+            CloseReason::AuthTimeout => (ErrorCode::HelloLate, "no HELLO came in time"),
             _ => return,
         };
-        write_error(outboxes, conn, 0, code, &text);
+        outboxes.reply(conn, |out| native::write_error(out, 0, code, text));
     }
 
     /// Says that the node will close all connections within so many milliseconds.
@@ -255,7 +248,12 @@ impl NativeSession {
 }
 
 /// Publishes a message; `when` is that of a request, and `None` without one.
-fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Context<'_>) -> Step {
+fn publish(
+    request: u32,
+    when: Option<When>,
+    message: Message<'_>,
+    cx: &mut Context<'_>,
+) -> NativeStep {
     if let Err(refusal) = check(&message, cx) {
         return refuse(cx, request, refusal);
     }
@@ -267,16 +265,16 @@ fn publish(request: u32, when: Option<When>, message: Message<'_>, cx: &mut Cont
         payload: message.payload,
         number: 0,
     };
-    match cx.publish_one(event) {
-        None => Step::Hold,
+    match cx.publish(event) {
+        None => NativeStep::Hold,
         Some(subscriptions) => {
             let is_wanted = match when {
                 None => false,
                 Some(When::Always) => true,
-                Some(When::Unheard) => subscriptions == 0 && !cx.delivery.is_heard_beyond(),
+                Some(When::Unheard) => subscriptions == 0 && !cx.is_heard_remotely(),
             };
             if !is_wanted {
-                return Step::Done;
+                return NativeStep::Done;
             }
             ack(
                 cx,
@@ -302,71 +300,44 @@ fn check(message: &Message<'_>, cx: &Context<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn subscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
-    cx.settle();
-    let (member, filter) = key(cx.conn, subscription);
-    match cx.broker.subscribe(member, cx.form(), filter) {
-        Ok(is_new) => {
-            if is_new {
-                cx.interest_changed();
-            }
-            let count = cx.broker.count_all(cx.conn);
-            ack(cx, request, count as u32)
-        }
+fn subscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> NativeStep {
+    match cx.subscribe(subscription.member, filter_of(subscription)) {
+        Ok(_) => ack(cx, request, cx.count_all() as u32),
         Err(refusal) => refuse(cx, request, refusal),
     }
 }
 
-fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> Step {
-    cx.settle();
-    let (member, filter) = key(cx.conn, subscription);
-    if cx.broker.unsubscribe(member, cx.form(), filter) {
-        cx.interest_changed();
-    }
-    let count = cx.broker.count_all(cx.conn);
-    ack(cx, request, count as u32)
+fn unsubscribe(request: u32, subscription: Subscription<'_>, cx: &mut Context<'_>) -> NativeStep {
+    cx.unsubscribe(subscription.member, filter_of(subscription));
+    ack(cx, request, cx.count_all() as u32)
 }
 
-fn key(conn: ConnId, subscription: Subscription<'_>) -> (Member, Filter<'_>) {
-    let kind = FilterKind::of_tokens(subscription.filter);
-    let member = Member {
-        conn,
-        number: subscription.member,
-    };
-    let filter = Filter {
-        kind,
+fn filter_of(subscription: Subscription<'_>) -> Filter<'_> {
+    Filter {
+        kind: FilterKind::of_tokens(subscription.filter),
         name: subscription.filter,
         group: subscription.group,
-    };
-    (member, filter)
+    }
 }
 
-fn ack(cx: &mut Context<'_>, request: u32, count: u32) -> Step {
-    cx.outboxes
-        .reply(cx.conn, |out| native::write_ack(out, request, count));
-    Step::Done
+fn ack(cx: &mut Context<'_>, request: u32, count: u32) -> NativeStep {
+    cx.reply(|out| native::write_ack(out, request, count));
+    NativeStep::Done
 }
 
-fn refuse(cx: &mut Context<'_>, request: u32, refusal: Refusal) -> Step {
-    cx.counters.errors += 1;
-    write_error(cx.outboxes, cx.conn, request, refusal.code(), &refusal);
-    Step::Done
+fn refuse(cx: &mut Context<'_>, request: u32, refusal: Refusal) -> NativeStep {
+    cx.counters().errors += 1;
+    write_error(cx, request, refusal.code(), &refusal);
+    NativeStep::Done
 }
 
-fn close_with(cx: &mut Context<'_>, code: ErrorCode, text: &str) -> Step {
-    cx.counters.errors += 1;
-    write_error(cx.outboxes, cx.conn, 0, code, &text);
-    Step::Close(CloseReason::Protocol)
+fn close_with(cx: &mut Context<'_>, code: ErrorCode, text: &str) -> NativeStep {
+    cx.counters().errors += 1;
+    write_error(cx, 0, code, &text);
+    NativeStep::Close(CloseReason::Protocol)
 }
 
-fn write_error(
-    outboxes: &mut Outboxes,
-    conn: ConnId,
-    request: u32,
-    code: ErrorCode,
-    text: &dyn std::fmt::Display,
-) {
-    outboxes.reply(conn, |out| {
-        native::write_error(out, request, code, &text.to_string());
-    });
+fn write_error(cx: &mut Context<'_>, request: u32, code: ErrorCode, text: &dyn std::fmt::Display) {
+    let text = text.to_string();
+    cx.reply(|out| native::write_error(out, request, code, &text));
 }

@@ -4,15 +4,16 @@
 //! unanswered. Order of checks and texts of errors are those of nats-server 2.9.10, which the differential
 //! test compares with. Start at [`NatsSession::handle`].
 
-use super::{Context, Handled, Identity, Settings, Then};
 use crate::command::{
-    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Refusal, Space,
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space,
 };
-use crate::delivery::{Gathering, Published, PublishedRun};
+use crate::context::{Context, SessionStep, Then};
+use crate::delivery::PublishedRun;
 use crate::limits::{
     GUEST_OUTBOX_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX, NATS_SID_BYTES_MAX,
 };
 use crate::outbox::Outboxes;
+use crate::settings::{Identity, Settings, is_equal};
 use sapwood_wire::limits::TOPIC_BYTES_MAX;
 use sapwood_wire::native::flag;
 use sapwood_wire::nats::{self, Caps, Connect, Info, Operation, Parsed, Publish};
@@ -56,7 +57,7 @@ struct Client {
 }
 
 /// How an operation was dealt with.
-enum Step {
+enum NatsStep {
     Done,
     /// Nothing was done: the same again once the connection may go on.
     Hold,
@@ -80,7 +81,7 @@ impl NatsSession {
         }
     }
 
-    pub(crate) fn is_guest(&self) -> bool {
+    pub(crate) fn awaits_auth(&self) -> bool {
         !self.authenticated
     }
 
@@ -107,10 +108,10 @@ impl NatsSession {
     }
 
     /// Carries out the operations in `input`, as far as the connection may go on.
-    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> SessionStep {
         let mut consumed = 0;
         let then = loop {
-            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            let guest_cap = self.awaits_auth().then_some(GUEST_OUTBOX_BYTES_MAX);
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
@@ -121,12 +122,12 @@ impl NatsSession {
                 continue;
             }
             let rest = &input[consumed..];
-            if self.is_guest() && rest.first().is_some_and(|first| !b"Cc".contains(first)) {
+            if self.awaits_auth() && rest.first().is_some_and(|first| !b"Cc".contains(first)) {
                 break refuse(cx, AUTHORIZATION);
             }
             let caps = Caps {
-                line: cx.settings.limits.control_line_bytes_max,
-                body: cx.settings.nats_payload_max,
+                line: cx.settings().limits.control_line_bytes_max,
+                body: cx.settings().nats_payload_max,
             };
             let (operation, length) = match nats::parse(rest, caps) {
                 Ok(Parsed::Operation { operation, length }) => (operation, length),
@@ -134,18 +135,18 @@ impl NatsSession {
                 Err(violation) => break refuse(cx, violation.text()),
             };
             match self.operation(operation, cx) {
-                Step::Done => {
-                    cx.counters.commands += 1;
+                NatsStep::Done => {
+                    cx.counters().commands += 1;
                     consumed += length;
                 }
-                Step::Hold => break Then::Hold,
-                Step::Close(reason) => {
+                NatsStep::Hold => break Then::Hold,
+                NatsStep::Close(reason) => {
                     consumed += length;
                     break Then::Close(reason);
                 }
             }
         };
-        Handled { consumed, then }
+        SessionStep { consumed, then }
     }
 
     /// Publishes the messages of one subject that stand next to each other; `None` if what stands there
@@ -155,20 +156,20 @@ impl NatsSession {
             return None;
         }
         // What it hears of itself goes before whatever is answered next, see `answer`.
-        if !self.echo && cx.broker.listens(cx.conn) {
+        if !self.echo && cx.listens() {
             return None;
         }
         let head = Head::of_nats(input, TOPIC_BYTES_MAX)?;
         let is_sound = !self.pedantic || nats::is_literal_subject(head.topic);
         let published = is_sound.then(|| {
-            let payload_max = cx.settings.nats_payload_max;
+            let payload_max = cx.settings().nats_payload_max;
             cx.publish_run(&head, input, payload_max)
         })??;
         self.last_operation = "pub";
         Some(published)
     }
 
-    fn operation(&mut self, operation: Operation<'_>, cx: &mut Context<'_>) -> Step {
+    fn operation(&mut self, operation: Operation<'_>, cx: &mut Context<'_>) -> NatsStep {
         let (name, step) = match operation {
             Operation::Publish(publish) => ("pub", self.publish(&publish, cx)),
             Operation::Subscribe {
@@ -179,28 +180,28 @@ impl NatsSession {
             Operation::Unsubscribe { sid, after } => ("unsub", self.unsubscribe(sid, after, cx)),
             Operation::Connect(json) => ("connect", self.connect(json, cx)),
             Operation::Ping => {
-                answer(cx, |out| out.extend_from_slice(b"PONG\r\n"));
-                ("ping", Step::Done)
+                cx.reply(|out| out.extend_from_slice(b"PONG\r\n"));
+                ("ping", NatsStep::Done)
             }
             Operation::Pong => {
                 self.pings_out = 0;
-                ("pong", Step::Done)
+                ("pong", NatsStep::Done)
             }
-            Operation::Ignored => (self.last_operation, Step::Done),
+            Operation::Ignored => (self.last_operation, NatsStep::Done),
         };
         self.last_operation = name;
         step
     }
 
-    fn connect(&mut self, json: &[u8], cx: &mut Context<'_>) -> Step {
+    fn connect(&mut self, json: &[u8], cx: &mut Context<'_>) -> NatsStep {
         let mut connect = self.said();
         if let Err(violation) = connect.update(json) {
             return close_with(cx, violation.text());
         }
         // Who is in need not prove it again.
         let is_in = self.client.is_some() && !connect.has_proof();
-        if !is_in && !is_let_in(&connect, cx.settings) {
-            cx.counters.wrong_passwords += 1;
+        if !is_in && !is_let_in(&connect, cx.settings()) {
+            cx.counters().wrong_passwords += 1;
             return close_with(cx, AUTHORIZATION);
         }
         if !(0..=1).contains(&connect.protocol) {
@@ -242,17 +243,17 @@ impl NatsSession {
     }
 
     /// Ends an operation, which is answered if the client wants that.
-    fn done(&self, cx: &mut Context<'_>) -> Step {
+    fn done(&self, cx: &mut Context<'_>) -> NatsStep {
         if self.verbose {
-            answer(cx, |out| out.extend_from_slice(b"+OK\r\n"));
+            cx.reply(|out| out.extend_from_slice(b"+OK\r\n"));
         }
-        Step::Done
+        NatsStep::Done
     }
 
-    fn publish(&mut self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Step {
-        if cx.holds.barrier.is_some() {
+    fn publish(&mut self, publish: &Publish<'_>, cx: &mut Context<'_>) -> NatsStep {
+        if cx.waits_for_barrier() {
             // Who hears this event may answer at once: what this client asked for stands first.
-            return Step::Hold;
+            return NatsStep::Hold;
         }
         if !publish.headers.is_empty() && !self.headers {
             return close_with(cx, "message headers not supported");
@@ -260,18 +261,18 @@ impl NatsSession {
         if let Some(step) = self.check(publish, cx) {
             return step;
         }
-        let mut attributes = std::mem::take(&mut cx.delivery.attributes);
+        let mut attributes = std::mem::take(&mut cx.scratch().attributes);
         let step = match write_attributes(publish, &mut attributes) {
             Some(flags) => self.publish_event(publish, flags, &attributes, cx),
             None => self.refuse(cx, "Message Headers Not Valid"),
         };
         attributes.clear();
-        cx.delivery.attributes = attributes;
+        cx.scratch().attributes = attributes;
         step
     }
 
     /// Refuses what must not be published; `None` if it may be.
-    fn check(&self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<Step> {
+    fn check(&self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<NatsStep> {
         let Publish { subject, reply, .. } = *publish;
         let is_name = |name: &[u8]| nats::can_carry(name) && topic::check_name(name).is_ok();
         if !is_name(subject) || reply.is_some_and(|reply| !is_name(reply)) {
@@ -291,7 +292,7 @@ impl NatsSession {
         }
         if self.pedantic && !nats::is_literal_subject(subject) {
             // It is published all the same.
-            answer(cx, |out| nats::write_error(out, "Invalid Publish Subject"));
+            cx.reply(|out| nats::write_error(out, "Invalid Publish Subject"));
         }
         None
     }
@@ -302,12 +303,7 @@ impl NatsSession {
         flags: u8,
         attributes: &[u8],
         cx: &mut Context<'_>,
-    ) -> Step {
-        let gathering = match self.echo || !cx.broker.listens(cx.conn) {
-            // What it hears of itself goes before whatever is answered next, see `answer`.
-            true => Gathering::Allowed,
-            false => Gathering::Except(cx.conn),
-        };
+    ) -> NatsStep {
         let event = Event {
             space: Space::Topic,
             topic: publish.subject,
@@ -316,39 +312,29 @@ impl NatsSession {
             payload: publish.payload,
             number: 0,
         };
-        let (delivery, mut ways) = cx.delivery();
-        match delivery.publish(&mut ways, gathering, event) {
-            Published::NoRoom => {
-                cx.holds.room = true;
-                cx.counters.stalled_publishers += 1;
-                Step::Hold
-            }
-            Published::To(subscriptions) => {
-                cx.counters.events_published += 1;
-                *cx.events_in += 1;
-                if let Some(reply) = publish.reply
-                    && subscriptions == 0
-                    && !cx.delivery.is_heard_beyond()
-                    && self.no_responders
-                {
-                    self.say_unheard(reply, cx);
-                }
-                self.done(cx)
-            }
+        let published = match self.echo {
+            true => cx.publish(event),
+            false => cx.publish_to_others(event),
+        };
+        let Some(subscriptions) = published else {
+            return NatsStep::Hold;
+        };
+        if let Some(reply) = publish.reply
+            && subscriptions == 0
+            && self.no_responders
+            && !cx.is_heard_remotely()
+        {
+            self.say_unheard(reply, cx);
         }
+        self.done(cx)
     }
 
     /// Tells the client's own subscription for replies that nobody heard the request.
     fn say_unheard(&self, reply: &[u8], cx: &mut Context<'_>) {
-        let mut number = None;
-        cx.broker.filters().matching(Space::Topic, reply, |filter| {
-            let mut members = cx.broker.filters().entry(filter).members.iter();
-            let own = members.find(|member| member.conn == cx.conn);
-            number = number.or(own.map(|member| member.number));
-        });
-        let Some(number) = number else { return };
-        let name = cx.delivery.named.sids.get(number).name.clone();
-        answer(cx, |out| {
+        let Some(name) = cx.name_for(reply) else {
+            return;
+        };
+        cx.reply(|out| {
             out.extend_from_slice(b"HMSG ");
             out.extend_from_slice(reply);
             out.push(b' ');
@@ -363,9 +349,8 @@ impl NatsSession {
         queue: Option<&[u8]>,
         sid: &[u8],
         cx: &mut Context<'_>,
-    ) -> Step {
-        cx.settle();
-        if cx.delivery.named.sids.find(cx.conn, sid).is_some() {
+    ) -> NatsStep {
+        if cx.has_named(sid) {
             // As nats-server has it: the first of this name stays.
             return self.done(cx);
         }
@@ -385,11 +370,7 @@ impl NatsSession {
             name: subject,
             group,
         };
-        let member = Member {
-            conn: cx.conn,
-            number: cx.delivery.named.sids.next_number(),
-        };
-        if let Err(refusal) = cx.broker.subscribe(member, Form::Nats, filter) {
+        if let Err(refusal) = cx.subscribe_named(sid, filter, self.headers) {
             return match refusal {
                 Refusal::TooManySubscriptions(_) => {
                     self.refuse(cx, "maximum subscriptions exceeded")
@@ -398,31 +379,19 @@ impl NatsSession {
                 refusal => self.refuse(cx, &refusal.to_string()),
             };
         }
-        // invariant: it has just been subscribed to.
-        let filter = cx.broker.filters().find(filter).expect("a new filter");
-        let headers = self.headers;
-        cx.delivery.named.sids.insert(cx.conn, sid, filter, headers);
-        cx.interest_changed();
         self.done(cx)
     }
 
-    fn unsubscribe(&mut self, sid: &[u8], after: u64, cx: &mut Context<'_>) -> Step {
-        cx.settle();
-        if let Some(number) = cx.delivery.named.sids.find(cx.conn, sid) {
-            let goes_on = after > 0 && cx.delivery.named.sids.end_after(number, after);
-            if !goes_on {
-                cx.delivery.named.end_sid(number, cx.broker);
-                cx.interest_changed();
-            }
-        }
+    fn unsubscribe(&mut self, sid: &[u8], after: u64, cx: &mut Context<'_>) -> NatsStep {
+        cx.unsubscribe_named(sid, after);
         self.done(cx)
     }
 
     /// Refuses an operation; the connection goes on.
-    fn refuse(&self, cx: &mut Context<'_>, text: &str) -> Step {
-        cx.counters.errors += 1;
-        answer(cx, |out| nats::write_error(out, text));
-        Step::Done
+    fn refuse(&self, cx: &mut Context<'_>, text: &str) -> NatsStep {
+        cx.counters().errors += 1;
+        cx.reply(|out| nats::write_error(out, text));
+        NatsStep::Done
     }
 
     /// Asks a silent client whether it is there; false if it has not answered for too long.
@@ -439,7 +408,7 @@ impl NatsSession {
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let text = match reason {
             CloseReason::TooManyConnections => "maximum connections exceeded",
-            CloseReason::GuestTimeout => "Authentication Timeout",
+            CloseReason::AuthTimeout => "Authentication Timeout",
             CloseReason::Stale => "Stale Connection",
             _ => return,
         };
@@ -488,7 +457,7 @@ fn is_let_in(connect: &Connect, settings: &Settings) -> bool {
     let Some(password) = &settings.password else {
         return true;
     };
-    let is_it = |given: &String| super::is_equal(given.as_bytes(), password);
+    let is_it = |given: &String| is_equal(given.as_bytes(), password);
     match (&connect.user, &connect.pass, &connect.auth_token) {
         (Some(user), Some(pass), _) => settings.is_user(user.as_bytes()) && is_it(pass),
         (None, None, Some(token)) => is_it(token),
@@ -523,22 +492,14 @@ fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> Option<u8> {
     Some(flags)
 }
 
-/// Writes an answer, behind what the client has heard before.
-fn answer(cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
-    if cx.broker.listens(cx.conn) {
-        cx.settle();
-    }
-    cx.outboxes.reply(cx.conn, encode);
-}
-
-fn close_with(cx: &mut Context<'_>, text: &str) -> Step {
-    cx.counters.errors += 1;
-    answer(cx, |out| nats::write_error(out, text));
-    Step::Close(CloseReason::Protocol)
+fn close_with(cx: &mut Context<'_>, text: &str) -> NatsStep {
+    cx.counters().errors += 1;
+    cx.reply(|out| nats::write_error(out, text));
+    NatsStep::Close(CloseReason::Protocol)
 }
 
 fn refuse(cx: &mut Context<'_>, text: &str) -> Then {
-    cx.counters.errors += 1;
-    answer(cx, |out| nats::write_error(out, text));
+    cx.counters().errors += 1;
+    cx.reply(|out| nats::write_error(out, text));
     Then::Close(CloseReason::Protocol)
 }

@@ -213,7 +213,7 @@ impl fmt::Display for Path {
         if self.depth() == 0 {
             return f.pad("/");
         }
-        // At most 1,020 characters; written whole, so that a width given for it holds.
+        // At most 1,020 characters; written whole, so that a width given for it blocked.
         let mut text = String::new();
         for number in self.numbers() {
             text.push('/');

@@ -4,8 +4,8 @@
 //! follows from the shard that it was published on, so that on every node one shard sees all events of a publisher,
 //! in order. Must not know who listens nor where a node stands in the tree. Start at [`Links::send`].
 
+use super::dedup::{Dedup, Origin};
 use super::lane::{Lane, Pushed};
-use super::seen::{Origin, Seen};
 use crate::command::{ConnId, Event, LinkId, Space};
 use crate::limits::{Limits, SHARDS_MAX, SHARED_RUN_BYTES_MIN};
 use crate::outbox::BodyGauge;
@@ -89,7 +89,7 @@ pub(crate) struct Links {
     count: usize,
     /// The number of the last event that was published here and left the node.
     sequence: u64,
-    pub seen: Seen,
+    pub dedup: Dedup,
     /// For a frame, before it is known how many take it.
     frame: Vec<u8>,
     /// Lanes with something to send, each once.
@@ -141,7 +141,7 @@ impl Links {
             links: Vec::new(),
             count: 0,
             sequence: 0,
-            seen: Seen::new(limits.origins_max, hash_seed),
+            dedup: Dedup::new(limits.origins_max, hash_seed),
             frame: Vec::new(),
             listed: Vec::new(),
             lane_bytes_max: limits.lane_bytes_max,
@@ -455,7 +455,8 @@ impl Links {
             node: head.origin,
             lane: head.lane,
         };
-        self.seen.known(origin, head.incarnation, head.first, count)
+        self.dedup
+            .known(origin, head.incarnation, head.first, count)
     }
 
     /// Takes note that an event of a frame was dealt with.
@@ -464,7 +465,8 @@ impl Links {
             node: head.origin,
             lane: head.lane,
         };
-        self.seen.note(origin, head.incarnation, head.first + place);
+        self.dedup
+            .note(origin, head.incarnation, head.first + place);
     }
 }
 

@@ -11,11 +11,11 @@
 //! places; nobody gives a place to one of its ancestors. So a loop can only come from news that is still on its way, and then
 //! the path vector breaks it: who finds itself among its parent's ancestors leaves that parent. Every list is capped. Nothing depends on the order of a hash.
 //!
-//! Start at [`Place::handle`]; `search.rs` looks for a parent, `answer.rs` gives places, `kin.rs` keeps the links.
+//! Start at [`Place::handle`]; `search.rs` looks for a parent, `answer.rs` gives places, `neighbours.rs` keeps the links.
 
 mod answer;
-mod kin;
 mod memory;
+mod neighbours;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -340,7 +340,7 @@ pub enum Broken {
 
 /// What a connection is to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kin {
+enum Relation {
     Stranger,
     Parent,
     /// Perhaps not confirmed yet.
@@ -352,7 +352,7 @@ struct Peer {
     node: NodeId,
     incarnation: u64,
     address: Option<SocketAddr>,
-    kin: Kin,
+    relation: Relation,
     heard_ns: u64,
     /// What it asked and has not been answered for good.
     waiting: Option<Ask>,
@@ -566,7 +566,7 @@ impl Place {
                     node,
                     incarnation,
                     address,
-                    kin: Kin::Stranger,
+                    relation: Relation::Stranger,
                     heard_ns: now_ns,
                     waiting: None,
                     is_deferred: false,
@@ -651,10 +651,10 @@ impl Place {
     }
 
     fn patience_ns(&self, peer: &Peer) -> u64 {
-        match peer.kin {
-            Kin::Stranger => self.config.timings.idle_ns,
+        match peer.relation {
+            Relation::Stranger => self.config.timings.idle_ns,
             _ if self.broken == Some(Broken::Silence) => u64::MAX / 4,
-            Kin::Parent | Kin::Child(_) => self.config.timings.silence_ns,
+            Relation::Parent | Relation::Child(_) => self.config.timings.silence_ns,
         }
     }
 
@@ -682,7 +682,9 @@ impl Place {
         }
         let older = |other: &Peer| other.node == node && other.incarnation < peer.incarnation;
         let is_outdated = |other: &Peer| {
-            other.node == node && other.incarnation > peer.incarnation && other.kin != Kin::Stranger
+            other.node == node
+                && other.incarnation > peer.incarnation
+                && other.relation != Relation::Stranger
         };
         if self.peers.values().any(is_outdated) {
             return close(CloseWhy::Replaced);
@@ -703,7 +705,7 @@ impl Place {
     /// Pulses that stood on a connection when it broke are lost, and so a branch may seem silent that is not.
     fn handle_heard(&mut self, id: PeerId, now_ns: u64) {
         if let Some(peer) = self.peers.get_mut(&id)
-            && matches!(peer.kin, Kin::Parent | Kin::Child(_))
+            && matches!(peer.relation, Relation::Parent | Relation::Child(_))
         {
             peer.heard_ns = peer.heard_ns.max(now_ns);
         }
@@ -721,36 +723,38 @@ impl Place {
             return;
         };
         peer.heard_ns = peer.heard_ns.max(now_ns);
-        let kin = peer.kin;
-        let verdict = match (kin, message) {
-            (Kin::Stranger, PlaceMessage::Ask(ask)) => self.handle_ask(id, ask, now_ns, out),
-            (Kin::Stranger, PlaceMessage::Offer(offer)) => self.handle_offer(id, offer, now_ns),
-            (Kin::Stranger, PlaceMessage::Accept(accept)) => {
+        let relation = peer.relation;
+        let verdict = match (relation, message) {
+            (Relation::Stranger, PlaceMessage::Ask(ask)) => self.handle_ask(id, ask, now_ns, out),
+            (Relation::Stranger, PlaceMessage::Offer(offer)) => {
+                self.handle_offer(id, offer, now_ns)
+            }
+            (Relation::Stranger, PlaceMessage::Accept(accept)) => {
                 self.handle_accept(id, accept.lineage, now_ns, out)
             }
-            (Kin::Stranger, PlaceMessage::Refuse(refuse)) => self.handle_refuse(refuse.why()),
-            (Kin::Stranger, PlaceMessage::Wait(wait)) => self.handle_wait(id, wait.standing),
-            (Kin::Child(number), PlaceMessage::Confirm(confirm)) => {
+            (Relation::Stranger, PlaceMessage::Refuse(refuse)) => self.handle_refuse(refuse.why()),
+            (Relation::Stranger, PlaceMessage::Wait(wait)) => self.handle_wait(id, wait.standing),
+            (Relation::Child(number), PlaceMessage::Confirm(confirm)) => {
                 self.handle_confirm(id, number, confirm.child, out)
             }
-            (Kin::Child(number), PlaceMessage::Report(report)) => {
+            (Relation::Child(number), PlaceMessage::Report(report)) => {
                 self.handle_report(id, number, &report, now_ns)
             }
-            (Kin::Child(_), PlaceMessage::Known(known)) => {
+            (Relation::Child(_), PlaceMessage::Known(known)) => {
                 self.handle_known(&known, out);
                 Ok(())
             }
-            (Kin::Parent, PlaceMessage::Pulse(pulse)) => self.handle_pulse(id, &pulse, now_ns),
-            (Kin::Parent, PlaceMessage::Lineage(lineage)) => {
+            (Relation::Parent, PlaceMessage::Pulse(pulse)) => self.handle_pulse(id, &pulse, now_ns),
+            (Relation::Parent, PlaceMessage::Lineage(lineage)) => {
                 self.handle_lineage(id, lineage, now_ns)
             }
-            (Kin::Parent, PlaceMessage::Move(order)) => self.handle_move(order, now_ns, out),
+            (Relation::Parent, PlaceMessage::Move(order)) => self.handle_move(order, now_ns, out),
             (_, PlaceMessage::Leave(leave)) => {
                 self.handle_leave(id, leave, now_ns, out);
                 Ok(())
             }
             // Both sides may end a search or a place at the same time.
-            (Kin::Stranger, PlaceMessage::Confirm(_)) => Err(CloseWhy::Unconfirmed),
+            (Relation::Stranger, PlaceMessage::Confirm(_)) => Err(CloseWhy::Unconfirmed),
             _ => Err(CloseWhy::Lie("a message that does not stand here")),
         };
         if let Err(why) = verdict {
@@ -767,14 +771,14 @@ impl Place {
             |place: &Place, peer: &Peer| now_ns >= peer.heard_ns + place.patience_ns(peer);
         let mut late = Vec::new();
         for (&id, peer) in &self.peers {
-            let is_unconfirmed = matches!(peer.kin, Kin::Child(number) if self.children.get(&number).is_some_and(|child| {
+            let is_unconfirmed = matches!(peer.relation, Relation::Child(number) if self.children.get(&number).is_some_and(|child| {
                 !child.is_confirmed && now_ns >= child.reserved_until_ns
             }));
             if is_unconfirmed {
                 late.push((id, CloseWhy::Unconfirmed));
             } else if is_late(self, peer) {
-                let why = match peer.kin {
-                    Kin::Stranger => CloseWhy::Idle,
+                let why = match peer.relation {
+                    Relation::Stranger => CloseWhy::Idle,
                     _ => CloseWhy::Silent,
                 };
                 late.push((id, why));
@@ -837,7 +841,7 @@ impl Place {
         self.end_search(now_ns, None, out);
         let message = PlaceMessage::Leave(Leave { drains: true });
         for (&peer, entry) in &self.peers {
-            if entry.kin != Kin::Stranger {
+            if entry.relation != Relation::Stranger {
                 let message = message.clone();
                 out.push(PlaceOutput::Send { peer, message });
                 if self.is_adopted(peer) {
@@ -857,9 +861,9 @@ impl Place {
 
     /// Whether events may flow by this connection.
     fn is_adopted(&self, id: PeerId) -> bool {
-        match self.peers.get(&id).map(|peer| peer.kin) {
-            Some(Kin::Parent) => true,
-            Some(Kin::Child(number)) => self.children[&number].is_confirmed,
+        match self.peers.get(&id).map(|peer| peer.relation) {
+            Some(Relation::Parent) => true,
+            Some(Relation::Child(number)) => self.children[&number].is_confirmed,
             _ => false,
         }
     }
@@ -966,7 +970,7 @@ impl Place {
         let strangers = self
             .peers
             .iter()
-            .filter(|(id, peer)| peer.kin == Kin::Stranger && !self.is_target(**id));
+            .filter(|(id, peer)| peer.relation == Relation::Stranger && !self.is_target(**id));
         PlaceCounts {
             strangers: strangers.count(),
             peers: self.peers.len(),

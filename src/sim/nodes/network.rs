@@ -14,8 +14,8 @@ pub(crate) use weather::{Cut, Weather};
 use crate::rng::Rng;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::counters::Counters;
-use sapwood_core::handover::{Batch, Place};
 use sapwood_core::limits::Limits;
+use sapwood_core::mailbox::{Batch, BatchCursor};
 use sapwood_core::tree::place::{PlaceConfig, PlaceCounts};
 use sapwood_core::tree::{NodeId, SecretKey, TreeConfig};
 use sapwood_core::{
@@ -95,7 +95,7 @@ struct Driven {
     outputs: Outputs,
     inbox: VecDeque<(usize, Batch)>,
     returns: VecDeque<(usize, Batch)>,
-    unfinished: Option<(usize, Batch, Place)>,
+    unfinished: Option<(usize, Batch, BatchCursor)>,
     /// In this step it does not come to what other shards sent.
     is_late: bool,
 }

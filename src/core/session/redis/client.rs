@@ -1,14 +1,14 @@
 //! The CLIENT commands.
 
 use super::table::Verb;
-use super::{Asking, RedisSession, ReplyMode, Step};
+use super::{PendingReply, RedisSession, RedisStep, ReplyMode};
 use crate::command::{ClientId, ClientRecord, Query, Selection};
-use crate::session::Context;
+use crate::context::Context;
 use core::net::SocketAddr;
 use sapwood_wire::resp::{self, Arguments, Version};
 use std::fmt::Write;
 
-type Refusal = Vec<u8>;
+type ErrorText = Vec<u8>;
 
 impl RedisSession {
     pub(super) fn client(
@@ -16,10 +16,10 @@ impl RedisSession {
         verb: Verb,
         arguments: Arguments<'_>,
         cx: &mut Context<'_>,
-    ) -> Step {
+    ) -> RedisStep {
         let word = |index: usize| arguments.get(index).unwrap_or_default();
         match verb {
-            Verb::ClientId => self.integer(cx, cx.client.0 as i64),
+            Verb::ClientId => self.integer(cx, cx.client().0 as i64),
             Verb::ClientGetname if self.name.is_empty() => {
                 let version = self.version;
                 self.write(cx, |out| resp::null(out, version));
@@ -35,13 +35,15 @@ impl RedisSession {
             Verb::ClientInfo => {
                 // The same record as in CLIENT LIST, so the shard makes it: asked for one client.
                 let only = Selection {
-                    ids: vec![cx.client],
+                    ids: vec![cx.client()],
                     ..Selection::default()
                 };
-                return self.ask(Asking::ClientList, Query::Clients(only));
+                return self.ask(PendingReply::ClientList, Query::Clients(only));
             }
             Verb::ClientList => match list_selection(arguments) {
-                Ok(selection) => return self.ask(Asking::ClientList, Query::Clients(selection)),
+                Ok(selection) => {
+                    return self.ask(PendingReply::ClientList, Query::Clients(selection));
+                }
                 Err(text) => self.error(cx, &text),
             },
             Verb::ClientKill if arguments.len() == 3 => {
@@ -55,24 +57,24 @@ impl RedisSession {
                         ..Selection::default()
                     },
                 };
-                return self.ask(Asking::KillAddress, Query::Kill(selection));
+                return self.ask(PendingReply::KillAddress, Query::Kill(selection));
             }
             Verb::ClientKill => match kill_selection(arguments, cx) {
-                Ok(selection) => return self.ask(Asking::Kill, Query::Kill(selection)),
+                Ok(selection) => return self.ask(PendingReply::Kill, Query::Kill(selection)),
                 Err(text) => self.error(cx, &text),
             },
             other => unreachable!("{other:?} is not of the CLIENT group"),
         }
-        Step::Done
+        RedisStep::Done
     }
 
-    pub(super) fn ask(&mut self, asking: Asking, query: Query) -> Step {
-        self.asking = Some(Box::new(asking));
-        Step::Ask(Box::new(query))
+    pub(super) fn ask(&mut self, pending: PendingReply, query: Query) -> RedisStep {
+        self.pending = Some(Box::new(pending));
+        RedisStep::Ask(Box::new(query))
     }
 
     /// Names the connection, or clears its name if `name` is empty.
-    pub(super) fn set_name(&mut self, name: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn set_name(&mut self, name: &[u8]) -> Result<(), ErrorText> {
         if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
             let text = "ERR Client names cannot contain spaces, newlines or special characters.";
             return Err(text.into());
@@ -133,7 +135,7 @@ impl RedisSession {
         records.sort_by_key(|record| record.id);
         let mut text = Vec::new();
         for record in &records {
-            write_record(record, cx.settings.user(), &mut text);
+            write_record(record, cx.settings().user(), &mut text);
         }
         let version = self.version;
         self.write(cx, |out| resp::verbatim(out, version, &text));
@@ -216,7 +218,7 @@ fn parse_address(text: &[u8]) -> Option<SocketAddr> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn parse_type(text: &[u8], selection: &mut Selection) -> Result<(), Refusal> {
+fn parse_type(text: &[u8], selection: &mut Selection) -> Result<(), ErrorText> {
     match text.to_ascii_lowercase().as_slice() {
         b"normal" => selection.subscribed = Some(false),
         b"pubsub" => selection.subscribed = Some(true),
@@ -229,7 +231,7 @@ fn parse_type(text: &[u8], selection: &mut Selection) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn list_selection(arguments: Arguments<'_>) -> Result<Selection, Refusal> {
+fn list_selection(arguments: Arguments<'_>) -> Result<Selection, ErrorText> {
     let mut selection = Selection::default();
     let Some(option) = arguments.get(2) else {
         return Ok(selection);
@@ -249,10 +251,10 @@ fn list_selection(arguments: Arguments<'_>) -> Result<Selection, Refusal> {
     Ok(selection)
 }
 
-fn kill_selection(arguments: Arguments<'_>, cx: &Context<'_>) -> Result<Selection, Refusal> {
+fn kill_selection(arguments: Arguments<'_>, cx: &Context<'_>) -> Result<Selection, ErrorText> {
     let syntax_error = || b"ERR syntax error".to_vec();
     let mut selection = Selection {
-        but: Some(cx.client),
+        but: Some(cx.client()),
         ..Selection::default()
     };
     let mut at = 2;
@@ -274,7 +276,7 @@ fn kill_selection(arguments: Arguments<'_>, cx: &Context<'_>) -> Result<Selectio
                 Some(local) => selection.local = Some(local),
                 None => selection.nobody = true,
             },
-            b"user" if cx.settings.is_user(value) => {}
+            b"user" if cx.settings().is_user(value) => {}
             b"user" => {
                 let shown = super::shown(value, 128);
                 return Err([b"ERR No such user '", shown, b"'"].concat());
@@ -285,7 +287,7 @@ fn kill_selection(arguments: Arguments<'_>, cx: &Context<'_>) -> Result<Selectio
                 selection.age_s_min = Some(age as u64);
             }
             b"skipme" => match value.to_ascii_lowercase().as_slice() {
-                b"yes" => selection.but = Some(cx.client),
+                b"yes" => selection.but = Some(cx.client()),
                 b"no" => selection.but = None,
                 _ => return Err(syntax_error()),
             },

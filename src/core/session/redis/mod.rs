@@ -10,11 +10,11 @@ mod server;
 mod table;
 mod transaction;
 
-use super::form::translate_events;
-use super::{Context, Handled, Settings, Then};
 use crate::command::{Answer, CloseReason, ConnId, Form, Query};
+use crate::context::{Context, SessionStep, Then};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
+use crate::settings::Settings;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use sapwood_wire::run::Head;
@@ -38,7 +38,7 @@ enum ReplyMode {
 
 /// How the execution of one command ended.
 #[derive(Debug)]
-enum Step {
+enum RedisStep {
     Done,
     /// Nothing was done: the same again once the connection may go on.
     Hold,
@@ -49,7 +49,7 @@ enum Step {
 
 /// What a question to all shards was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Asking {
+enum PendingReply {
     ClientList,
     /// CLIENT KILL with filters answers a number.
     Kill,
@@ -63,7 +63,7 @@ enum Asking {
 pub(crate) struct RedisSession {
     version: Version,
     authenticated: bool,
-    became_guest: bool,
+    needs_auth: bool,
     no_evict: bool,
     reply_mode: ReplyMode,
     database: u8,
@@ -73,7 +73,7 @@ pub(crate) struct RedisSession {
     /// The unfinished request's parser.
     unfinished: Option<Box<Parser>>,
     transaction: Option<Box<Transaction>>,
-    asking: Option<Box<Asking>>,
+    pending: Option<Box<PendingReply>>,
 }
 
 impl RedisSession {
@@ -81,7 +81,7 @@ impl RedisSession {
         RedisSession {
             version: Version::Two,
             authenticated: settings.password.is_none(),
-            became_guest: false,
+            needs_auth: false,
             no_evict: false,
             reply_mode: ReplyMode::On,
             database: 0,
@@ -90,16 +90,16 @@ impl RedisSession {
             library: None,
             unfinished: None,
             transaction: None,
-            asking: None,
+            pending: None,
         }
     }
 
-    pub(crate) fn is_guest(&self) -> bool {
+    pub(crate) fn awaits_auth(&self) -> bool {
         !self.authenticated
     }
 
-    pub(crate) fn take_became_guest(&mut self) -> bool {
-        std::mem::take(&mut self.became_guest)
+    pub(crate) fn take_needs_auth(&mut self) -> bool {
+        std::mem::take(&mut self.needs_auth)
     }
 
     pub(crate) fn forget_unfinished(&mut self) {
@@ -119,7 +119,7 @@ impl RedisSession {
     /// Whether EXEC's array is written in part.
     pub(crate) fn is_replying(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| {
-            transaction.is_executing() && (transaction.has_next() || self.asking.is_some())
+            transaction.is_executing() && (transaction.has_next() || self.pending.is_some())
         })
     }
 
@@ -130,12 +130,12 @@ impl RedisSession {
     }
 
     /// Carries out the requests in `input`, as far as the connection may go on.
-    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> SessionStep {
         let mut consumed = 0;
         loop {
             let guest_cap = (!self.authenticated).then_some(GUEST_OUTBOX_BYTES_MAX);
             if let Some(then) = cx.must_pause(guest_cap) {
-                return Handled { consumed, then };
+                return SessionStep { consumed, then };
             }
             let step = if self
                 .transaction
@@ -154,19 +154,19 @@ impl RedisSession {
                         consumed += length;
                         step
                     }
-                    Err(then) => return Handled { consumed, then },
+                    Err(then) => return SessionStep { consumed, then },
                 }
             };
             let then = match step {
-                Step::Done => continue,
-                Step::Hold => Then::Hold,
-                Step::Ask(query) => {
-                    cx.holds.gather = true;
+                RedisStep::Done => continue,
+                RedisStep::Hold => Then::Hold,
+                RedisStep::Ask(query) => {
+                    cx.wait_for_call();
                     Then::Ask(query)
                 }
-                Step::Close(reason) => Then::Close(reason),
+                RedisStep::Close(reason) => Then::Close(reason),
             };
-            return Handled { consumed, then };
+            return SessionStep { consumed, then };
         }
     }
 
@@ -178,7 +178,7 @@ impl RedisSession {
             && self.transaction.is_none()
             && self.reply_mode == ReplyMode::On
             // Who hears itself gets its events and replies in order.
-            && !cx.broker.listens(cx.conn);
+            && !cx.listens();
         let mut consumed = 0;
         // Equal answers that are not written yet: nothing else is written between them.
         let (mut answer, mut times) = (0, 0);
@@ -205,14 +205,18 @@ impl RedisSession {
 
     fn answer_runs(&self, answer: u64, times: usize, cx: &mut Context<'_>) {
         if times > 0 {
-            cx.outboxes.reply_repeated(cx.conn, times, |out| {
+            cx.reply_repeated(times, |out| {
                 resp::integer(out, answer as i64);
             });
         }
     }
 
     /// Parses one request and carries it out; gives what it consumed.
-    fn next_request(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(usize, Step), Then> {
+    fn next_request(
+        &mut self,
+        input: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(usize, RedisStep), Then> {
         if input.is_empty() {
             return Err(Then::Read { needed: 1 });
         }
@@ -223,13 +227,13 @@ impl RedisSession {
         };
         let mut parser = match self.unfinished.take() {
             Some(parser) => *parser,
-            None => std::mem::take(cx.parser),
+            None => std::mem::take(&mut cx.scratch().resp),
         };
         let progress = parser.parse(input, &limits);
         let result = match progress {
             Ok(Progress::Request { length }) => {
                 let step = self.request(parser.arguments(input), cx);
-                let length = if matches!(step, Step::Hold) {
+                let length = if matches!(step, RedisStep::Hold) {
                     0
                 } else {
                     length
@@ -241,42 +245,40 @@ impl RedisSession {
                 return Err(Then::Read { needed });
             }
             Err(error) => {
-                cx.settle();
-                cx.counters.errors += 1;
+                cx.counters().errors += 1;
                 self.write(cx, |out| resp::error(out, &error.reply()));
                 Err(Then::Close(CloseReason::Protocol))
             }
         };
         parser.reset();
-        *cx.parser = parser;
+        cx.scratch().resp = parser;
         result
     }
 
     /// Checks a request in redis-server's order, then carries it out, queues it or refuses it.
-    fn request(&mut self, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+    fn request(&mut self, arguments: Arguments<'_>, cx: &mut Context<'_>) -> RedisStep {
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::SkipThis;
         }
         let step = match arguments.get(0) {
-            None => Step::Done,
+            None => RedisStep::Done,
             Some(name) if is_of_http(name) => {
                 // A page in a browser can send these lines, and commands behind them.
-                cx.settle();
-                return Step::Close(CloseReason::Protocol);
+                return RedisStep::Close(CloseReason::Protocol);
             }
             Some(name) => match self.admit(name, arguments, cx) {
                 Ok(spec) if self.is_queued(spec.verb) => {
                     self.queue(spec, arguments, cx);
-                    Step::Done
+                    RedisStep::Done
                 }
                 Ok(spec) => self.execute(spec, arguments, cx),
-                Err(()) => Step::Done,
+                Err(()) => RedisStep::Done,
             },
         };
         match (&step, self.reply_mode) {
             // The answer comes later, or the command is tried again: it is still being skipped.
-            (Step::Ask(_), _) => {}
-            (Step::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
+            (RedisStep::Ask(_), _) => {}
+            (RedisStep::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
             (_, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::On,
             _ => {}
         }
@@ -321,10 +323,7 @@ impl RedisSession {
             );
             return Err(());
         }
-        if self.version == Version::Two
-            && cx.broker.listens(cx.conn)
-            && !allowed_to_subscriber(spec.verb)
-        {
+        if self.version == Version::Two && cx.listens() && !allowed_to_subscriber(spec.verb) {
             let text = format!(
                 "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 spec.name
@@ -350,16 +349,26 @@ impl RedisSession {
         self.error(cx, &text);
     }
 
-    fn execute(&mut self, spec: &Spec, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+    fn execute(
+        &mut self,
+        spec: &Spec,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
         self.last_command = spec.name;
         let step = self.carry_out(spec.verb, arguments, cx);
-        if !matches!(step, Step::Hold) {
-            cx.counters.commands += 1;
+        if !matches!(step, RedisStep::Hold) {
+            cx.counters().commands += 1;
         }
         step
     }
 
-    fn carry_out(&mut self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) -> Step {
+    fn carry_out(
+        &mut self,
+        verb: Verb,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
         match verb {
             Verb::Publish | Verb::Spublish => return self.publish(verb, arguments, cx),
             Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe => {
@@ -389,24 +398,26 @@ impl RedisSession {
             Verb::Watch => self.watch(cx),
             Verb::Quit => {
                 self.simple(cx, "OK");
-                return Step::Close(CloseReason::Quit);
+                return RedisStep::Close(CloseReason::Quit);
             }
             _ => return self.serve(verb, arguments, cx),
         }
-        Step::Done
+        RedisStep::Done
     }
 
     /// Takes the answer of all shards and replies.
     pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
         // invariant: only a session that asked is answered, and asks once at a time.
-        let asking = *self.asking.take().expect("an answer without a question");
-        match (asking, answer) {
-            (Asking::Kill, Answer::Killed(count)) => self.integer(cx, count as i64),
-            (Asking::KillAddress, Answer::Killed(0)) => self.error(cx, b"ERR No such client"),
-            (Asking::KillAddress, Answer::Killed(_)) => self.simple(cx, "OK"),
-            (Asking::ClientList, Answer::Clients(records)) => self.client_list(records, cx),
-            (Asking::Info(sections), Answer::Counters(shards)) => self.info(&sections, shards, cx),
-            (asking, answer) => unreachable!("{asking:?} was answered with {answer:?}"),
+        let pending = *self.pending.take().expect("an answer without a question");
+        match (pending, answer) {
+            (PendingReply::Kill, Answer::Killed(count)) => self.integer(cx, count as i64),
+            (PendingReply::KillAddress, Answer::Killed(0)) => self.error(cx, b"ERR No such client"),
+            (PendingReply::KillAddress, Answer::Killed(_)) => self.simple(cx, "OK"),
+            (PendingReply::ClientList, Answer::Clients(records)) => self.client_list(records, cx),
+            (PendingReply::Info(sections), Answer::Counters(shards)) => {
+                self.info(&sections, shards, cx)
+            }
+            (pending, answer) => unreachable!("{pending:?} was answered with {answer:?}"),
         }
         if self.reply_mode == ReplyMode::SkipThis {
             self.reply_mode = ReplyMode::On;
@@ -424,21 +435,14 @@ impl RedisSession {
         if version == self.version {
             return;
         }
-        cx.settle();
-        let before = self.form();
         self.version = version;
-        cx.broker.change_form(cx.conn, before, self.form());
-        cx.outboxes.set_form(cx.conn, self.form());
-        // HELLO inside EXEC: what was kept aside will follow its answer.
-        for frames in cx.outboxes.deferred_mut(cx.conn) {
-            translate_events(self.form(), frames);
-        }
+        cx.change_form(self.form());
     }
 
     /// Appends a reply, unless the client does not want it.
     fn write(&self, cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.reply_mode, ReplyMode::Off | ReplyMode::SkipThis) {
-            cx.outboxes.reply(cx.conn, encode);
+            cx.reply(encode);
         }
     }
 
@@ -451,7 +455,7 @@ impl RedisSession {
     }
 
     fn error(&self, cx: &mut Context<'_>, text: &[u8]) {
-        cx.counters.errors += 1;
+        cx.counters().errors += 1;
         self.write(cx, |out| resp::error(out, text));
     }
 }

@@ -1,9 +1,9 @@
-//! SUBSCRIBE, PUBLISH, PUBSUB and their kin.
+//! SUBSCRIBE, PUBLISH, PUBSUB and their relation.
 
 use super::table::Verb;
-use super::{RedisSession, Step};
-use crate::command::{ConnId, Event, Filter, FilterKind, Member, Refusal, Space};
-use crate::session::Context;
+use super::{RedisSession, RedisStep};
+use crate::command::{Event, Filter, FilterKind, Refusal, Space};
+use crate::context::Context;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
 
@@ -21,17 +21,15 @@ fn subject(verb: Verb) -> (FilterKind, &'static [u8]) {
 
 /// What a confirmation counts: shard channels are counted by themselves.
 fn confirmed_count(cx: &Context<'_>, kind: FilterKind) -> i64 {
-    let count = |kind| cx.broker.count(cx.conn, kind) as i64;
+    let count = |kind| cx.count(kind) as i64;
     match kind {
         FilterKind::ShardChannel => count(kind),
         _ => count(FilterKind::Topic) + count(FilterKind::Glob),
     }
 }
 
-/// A connection subscribes once to each filter.
-fn member(conn: ConnId) -> Member {
-    Member { conn, number: 0 }
-}
+/// What tells a connection's subscriptions to one filter apart: it has one.
+const NUMBER: u32 = 0;
 
 impl RedisSession {
     pub(super) fn publish(
@@ -39,7 +37,7 @@ impl RedisSession {
         verb: Verb,
         arguments: Arguments<'_>,
         cx: &mut Context<'_>,
-    ) -> Step {
+    ) -> RedisStep {
         let (Some(name), Some(payload)) = (arguments.get(1), arguments.get(2)) else {
             unreachable!("the table says that PUBLISH has three words");
         };
@@ -49,31 +47,22 @@ impl RedisSession {
         };
         if let Err(refusal) = cx.check_topic(space, name) {
             self.refuse(refusal, cx);
-            return Step::Done;
+            return RedisStep::Done;
         }
-        match cx.publish_one(Event::plain(space, name, payload)) {
-            None => Step::Hold,
+        match cx.publish(Event::plain(space, name, payload)) {
+            None => RedisStep::Hold,
             Some(subscriptions) => {
                 self.integer(cx, subscriptions as i64);
-                Step::Done
+                RedisStep::Done
             }
         }
     }
 
     pub(super) fn subscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
         let (kind, word) = subject(verb);
-        cx.settle();
         for name in names.iter().skip(1) {
-            match cx
-                .broker
-                .subscribe(member(cx.conn), self.form(), Filter::plain(kind, name))
-            {
-                Ok(is_new) => {
-                    if is_new {
-                        cx.interest_changed();
-                    }
-                    self.confirm(word, Some(name), kind, cx);
-                }
+            match cx.subscribe(NUMBER, Filter::plain(kind, name)) {
+                Ok(_) => self.confirm(word, Some(name), kind, cx),
                 Err(refusal) => self.refuse(refusal, cx),
             }
         }
@@ -81,14 +70,13 @@ impl RedisSession {
 
     pub(super) fn unsubscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
         let (kind, word) = subject(verb);
-        cx.settle();
         if names.len() > 1 {
             for name in names.iter().skip(1) {
                 self.unsubscribe_one(word, name, kind, cx);
             }
             return;
         }
-        let all = cx.broker.names(cx.conn, kind);
+        let all = cx.names(kind);
         if all.is_empty() {
             self.confirm(word, None, kind, cx);
         }
@@ -98,12 +86,7 @@ impl RedisSession {
     }
 
     fn unsubscribe_one(&self, word: &[u8], name: &[u8], kind: FilterKind, cx: &mut Context<'_>) {
-        if cx
-            .broker
-            .unsubscribe(member(cx.conn), self.form(), Filter::plain(kind, name))
-        {
-            cx.interest_changed();
-        }
+        cx.unsubscribe(NUMBER, Filter::plain(kind, name));
         self.confirm(word, Some(name), kind, cx);
     }
 
@@ -111,7 +94,7 @@ impl RedisSession {
     fn confirm(&self, word: &[u8], name: Option<&[u8]>, kind: FilterKind, cx: &mut Context<'_>) {
         let count = confirmed_count(cx, kind);
         let version = self.version;
-        cx.outboxes.reply(cx.conn, |out| {
+        cx.reply(|out| {
             resp::push(out, version, 3);
             resp::bulk(out, word);
             match name {
@@ -126,19 +109,10 @@ impl RedisSession {
         self.error(cx, format!("ERR {refusal}").as_bytes());
     }
 
-    /// Drops all subscriptions without a word, as RESET does.
-    pub(super) fn forget_subscriptions(&mut self, cx: &mut Context<'_>) {
-        if cx.broker.listens(cx.conn) {
-            cx.settle();
-            cx.broker.leave(cx.conn, self.form());
-            cx.interest_changed();
-        }
-    }
-
     pub(super) fn pubsub(&mut self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) {
         match verb {
             Verb::PubsubNumpat => {
-                let count = cx.broker.active_globs() as i64;
+                let count = cx.active_globs() as i64;
                 self.integer(cx, count);
             }
             Verb::PubsubNumsub | Verb::PubsubShardnumsub => {
@@ -149,7 +123,7 @@ impl RedisSession {
                 let counts: Vec<(&[u8], u64)> = arguments
                     .iter()
                     .skip(2)
-                    .map(|name| (name, cx.broker.listeners(Filter::plain(kind, name))))
+                    .map(|name| (name, cx.listeners(Filter::plain(kind, name))))
                     .collect();
                 self.write(cx, |out| {
                     resp::array(out, counts.len() * 2);
@@ -184,7 +158,7 @@ impl RedisSession {
         };
         // The names are copied out: they may be many, and the outbox is borrowed to write them.
         let mut listed = Vec::new();
-        let names = cx.broker.active_names(kind, arguments.get(2));
+        let names = cx.active_names(kind, arguments.get(2));
         resp::array(&mut listed, names.len());
         for name in names {
             resp::bulk(&mut listed, name);
@@ -194,6 +168,6 @@ impl RedisSession {
 
     /// Whether PING answers in the form of subscribers.
     pub(super) fn pings_as_subscriber(&self, cx: &Context<'_>) -> bool {
-        self.version == Version::Two && cx.broker.listens(cx.conn)
+        self.version == Version::Two && cx.listens()
     }
 }

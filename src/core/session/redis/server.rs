@@ -1,10 +1,10 @@
 //! HELLO, AUTH, INFO, CONFIG, COMMAND and the small commands of a connection.
 
 use super::table::{self, COMMANDS, Spec, Verb};
-use super::{Asking, REDIS_VERSION, RedisSession, ReplyMode, Step};
+use super::{PendingReply, REDIS_VERSION, RedisSession, RedisStep, ReplyMode};
 use crate::command::{FilterKind, Query, ShardId};
+use crate::context::Context;
 use crate::counters::Counters;
-use crate::session::Context;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
 use std::fmt::Write;
@@ -24,7 +24,7 @@ impl RedisSession {
         verb: Verb,
         arguments: Arguments<'_>,
         cx: &mut Context<'_>,
-    ) -> Step {
+    ) -> RedisStep {
         let word = |index: usize| arguments.get(index).unwrap_or_default();
         match verb {
             Verb::Ping => self.ping(arguments, cx),
@@ -40,7 +40,7 @@ impl RedisSession {
             },
             Verb::Dbsize => self.integer(cx, 0),
             Verb::Time => {
-                let (seconds, millis) = (cx.now.wall_ms / 1000, cx.now.wall_ms % 1000);
+                let (seconds, millis) = (cx.now().wall_ms / 1000, cx.now().wall_ms % 1000);
                 self.write(cx, |out| {
                     resp::array(out, 2);
                     resp::bulk(out, seconds.to_string().as_bytes());
@@ -58,7 +58,7 @@ impl RedisSession {
                 let sections = sections
                     .map(|name| String::from_utf8_lossy(name).to_lowercase())
                     .collect();
-                return self.ask(Asking::Info(sections), Query::Counters);
+                return self.ask(PendingReply::Info(sections), Query::Counters);
             }
             Verb::ConfigGet => self.config_get(arguments, cx),
             Verb::ConfigSet => self.config_set(arguments, cx),
@@ -71,7 +71,7 @@ impl RedisSession {
             }),
             other => unreachable!("{other:?} is carried out elsewhere"),
         }
-        Step::Done
+        RedisStep::Done
     }
 
     fn ping(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
@@ -108,13 +108,13 @@ impl RedisSession {
 
     fn reset(&mut self, cx: &mut Context<'_>) {
         self.transaction = None;
-        self.forget_subscriptions(cx);
+        cx.unsubscribe_all();
         self.set_version(Version::Two, cx);
         self.name = Box::default();
         self.database = 0;
         self.no_evict = false;
-        self.became_guest |= self.authenticated && cx.settings.password.is_some();
-        self.authenticated = cx.settings.password.is_none();
+        self.needs_auth |= self.authenticated && cx.settings().password.is_some();
+        self.authenticated = cx.settings().password.is_none();
         if self.reply_mode == ReplyMode::Off {
             self.reply_mode = ReplyMode::On;
         }
@@ -124,9 +124,9 @@ impl RedisSession {
     fn auth(&mut self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
         let word = |index: usize| arguments.get(index).unwrap_or_default();
         let (user, password) = match arguments.len() {
-            2 if cx.settings.password.is_none() => return self.error(cx, NO_PASSWORD),
+            2 if cx.settings().password.is_none() => return self.error(cx, NO_PASSWORD),
             // As in Redis before it had users: there is only one.
-            2 => (cx.settings.user(), word(1)),
+            2 => (cx.settings().user(), word(1)),
             3 => (word(1), word(2)),
             _ => return self.error(cx, b"ERR syntax error"),
         };
@@ -138,12 +138,12 @@ impl RedisSession {
 
     fn check_password(&mut self, user: &[u8], password: &[u8], cx: &mut Context<'_>) -> bool {
         // The name is looked at even where no password is wanted, as redis-server does.
-        let settings = cx.settings;
+        let settings = cx.settings();
         let is_right = settings.is_user(user) && settings.is_let_in(Some(user), Some(password));
         if is_right {
             self.authenticated = true;
         } else {
-            cx.counters.wrong_passwords += 1;
+            cx.counters().wrong_passwords += 1;
         }
         is_right
     }
@@ -188,7 +188,7 @@ impl RedisSession {
             return self.error(cx, HELLO_NEEDS_AUTH);
         }
         self.set_version(version, cx);
-        let client = cx.client.0 as i64;
+        let client = cx.client().0 as i64;
         self.write(cx, |out| write_greeting(out, version, client));
     }
 
@@ -206,16 +206,20 @@ impl RedisSession {
         let wants_all = sections.is_empty() || sections.iter().any(|name| all.contains(&&**name));
         let wants = |name: &str| wants_all || sections.iter().any(|section| section == name);
         let mut text = String::new();
-        let uptime_s = cx.now.wall_ms.saturating_sub(cx.settings.started_wall_ms) / 1000;
+        let uptime_s = cx
+            .now()
+            .wall_ms
+            .saturating_sub(cx.settings().started_wall_ms)
+            / 1000;
         // Writing to a String cannot fail.
         if wants("server") {
             let _ = write!(
                 text,
                 "# Server\r\nredis_version:{REDIS_VERSION}\r\nsapwood_version:{}\r\nredis_mode:standalone\r\nos:Linux\r\narch_bits:64\r\nmultiplexing_api:io_uring\r\nprocess_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime_s}\r\nuptime_in_days:{}\r\n\r\n",
                 env!("CARGO_PKG_VERSION"),
-                cx.settings.process_id,
-                cx.settings.run_id,
-                cx.local.port(),
+                cx.settings().process_id,
+                cx.settings().run_id,
+                cx.identity().local.port(),
                 uptime_s / 86_400,
             );
         }
@@ -224,14 +228,14 @@ impl RedisSession {
                 text,
                 "# Clients\r\nconnected_clients:{}\r\nmaxclients:{}\r\n\r\n",
                 total.connections,
-                cx.settings.limits.connections_max * usize::from(cx.settings.shards),
+                cx.settings().limits.connections_max * usize::from(cx.settings().shards),
             );
         }
         if wants("persistence") {
             text.push_str("# Persistence\r\nloading:0\r\n\r\n");
         }
         if wants("stats") {
-            let count = |kind| cx.broker.filters().count(kind);
+            let count = |kind| cx.filters(kind);
             let _ = write!(
                 text,
                 "# Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_net_input_bytes:{}\r\ntotal_net_output_bytes:{}\r\nrejected_connections:{}\r\ntotal_error_replies:{}\r\npubsub_channels:{}\r\npubsub_patterns:{}\r\npubsubshard_channels:{}\r\n\r\n",
@@ -242,7 +246,7 @@ impl RedisSession {
                 total.connections_refused,
                 total.errors,
                 count(FilterKind::Topic),
-                cx.broker.active_globs(),
+                cx.active_globs(),
                 count(FilterKind::ShardChannel),
             );
         }
@@ -257,16 +261,16 @@ impl RedisSession {
     }
 
     fn config_get(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
-        let limits = &cx.settings.limits;
+        let limits = &cx.settings().limits;
         let values = [
             ("appendonly", "no".to_string()),
             ("databases", DATABASES.to_string()),
             (
                 "maxclients",
-                (limits.connections_max * usize::from(cx.settings.shards)).to_string(),
+                (limits.connections_max * usize::from(cx.settings().shards)).to_string(),
             ),
             ("maxmemory", "0".to_string()),
-            ("port", cx.local.port().to_string()),
+            ("port", cx.identity().local.port().to_string()),
             (
                 "proto-max-bulk-len",
                 sapwood_wire::limits::PAYLOAD_BYTES_MAX.to_string(),

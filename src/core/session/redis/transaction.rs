@@ -5,8 +5,8 @@
 //! it; what it publishes to itself stands inside, as in redis-server 7.0.
 
 use super::table::{Spec, Verb};
-use super::{RedisSession, Step};
-use crate::session::Context;
+use super::{RedisSession, RedisStep};
+use crate::context::Context;
 use sapwood_wire::resp::{self, Arguments};
 use std::collections::VecDeque;
 
@@ -76,7 +76,7 @@ impl RedisSession {
             return self.simple(cx, "QUEUED");
         }
         let size = arguments.iter().map(<[u8]>::len).sum::<usize>() + 8 * arguments.len() + 64;
-        let cap = cx.settings.limits.transaction_bytes_max;
+        let cap = cx.settings().limits.transaction_bytes_max;
         if transaction.bytes + size > cap {
             transaction.fail();
             let text = format!("ERR the transaction is larger than {cap} bytes, DISCARD it");
@@ -145,15 +145,15 @@ impl RedisSession {
     /// Carries out the next command of a transaction under way.
     ///
     /// The transaction stays until the last one is answered: that is what CLIENT LIST shows.
-    pub(super) fn continue_exec(&mut self, cx: &mut Context<'_>) -> Step {
+    pub(super) fn continue_exec(&mut self, cx: &mut Context<'_>) -> RedisStep {
         let next = self
             .transaction
             .as_mut()
             .and_then(|transaction| transaction.queue.pop_front());
         let Some(queued) = next else {
             self.transaction = None;
-            cx.outboxes.append_deferred(cx.conn);
-            return Step::Done;
+            cx.end_reply();
+            return RedisStep::Done;
         };
         let arguments = Arguments::new(&queued.ranges, &queued.bytes);
         if queued.spec.verb == Verb::Ssubscribe {
@@ -161,10 +161,10 @@ impl RedisSession {
                 cx,
                 b"ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client",
             );
-            return Step::Done;
+            return RedisStep::Done;
         }
         let step = self.execute(queued.spec, arguments, cx);
-        if let (Step::Hold, Some(transaction)) = (&step, &mut self.transaction) {
+        if let (RedisStep::Hold, Some(transaction)) = (&step, &mut self.transaction) {
             transaction.queue.push_front(queued);
         }
         step

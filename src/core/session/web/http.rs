@@ -3,16 +3,15 @@
 //! Owns what stands of a request whose body comes in chunks, and the request that waits for other shards. Start at
 //! [`Http::handle`].
 
-use super::super::{Context, TOO_MANY_CONNECTIONS, Then};
 use super::monitor::{self, Asked};
-use super::routes::{self, NoRoute, Opening, Route};
+use super::routes::{self, HttpRoute, NoRoute, Opening};
 use super::socket::Socket;
 use super::{Done, Mode};
-use crate::command::{
-    Answer, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
-};
+use crate::command::{Answer, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space};
+use crate::context::{Context, Then};
 use crate::limits::HTTP_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
+use crate::session::TOO_MANY_CONNECTIONS;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -33,7 +32,7 @@ pub(super) struct Http {
     /// A publish whose body comes in chunks.
     chunked: Option<Box<Chunked>>,
     /// What the shards are being asked for.
-    asking: Option<Box<Asking>>,
+    pending: Option<Box<PendingRequest>>,
     /// The last request has been answered: the connection is to be closed.
     is_over: bool,
 }
@@ -48,7 +47,7 @@ struct Chunked {
 }
 
 #[derive(Debug)]
-struct Asking {
+struct PendingRequest {
     asked: Asked,
     manner: Manner,
 }
@@ -86,7 +85,7 @@ impl Manner {
         Manner {
             keep_alive: head.keep_alive,
             is_head: head.method == Method::Head,
-            origin: routes::readable_by(head, cx.settings).map(Box::from),
+            origin: routes::readable_by(head, cx.settings()).map(Box::from),
         }
     }
 
@@ -117,7 +116,7 @@ impl Http {
 
     /// Whether the client waits, and not the broker.
     pub(super) fn is_waiting(&self) -> bool {
-        self.asking.is_some()
+        self.pending.is_some()
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
@@ -176,23 +175,23 @@ impl Http {
         self.is_used |= !input.is_empty();
         let Some(head) = Head::parse(input)? else {
             if !input.is_empty() && self.begun_ns == 0 {
-                self.begun_ns = cx.now.monotonic_ns.max(1);
+                self.begun_ns = cx.now().monotonic_ns.max(1);
             }
             return read_on(input.len() + 1);
         };
         self.begun_ns = 0;
         let manner = Manner::of(&head, cx);
-        let route = match routes::find(&head, cx.settings) {
+        let route = match routes::find(&head, cx.settings()) {
             Ok(route) => route,
             Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
         };
-        let Route::Publish(topic) = route else {
+        let HttpRoute::Publish(topic) = route else {
             if head.body != Body::Length(0) {
                 let text = "this request has no body";
                 let error = HttpError::new(400, "request_invalid", text);
                 return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
             }
-            cx.counters.commands += 1;
+            cx.counters().commands += 1;
             return Ok((head.length, self.carry_out(route, manner, &head, cx)));
         };
         let publish = match publish_of(topic, &head, cx) {
@@ -207,8 +206,7 @@ impl Http {
         }
         self.has_body_begun = true;
         if head.expects_continue && !std::mem::replace(&mut self.has_continued, true) {
-            cx.outboxes
-                .reply_bare(cx.conn, |out| write_head(out, 100, &[]));
+            cx.reply_bare(|out| write_head(out, 100, &[]));
         }
         match head.body {
             Body::Length(length) => match input[head.length..].get(..length) {
@@ -268,10 +266,10 @@ impl Http {
             payload: body,
             number: 0,
         };
-        let Some(count) = cx.publish_one(event) else {
+        let Some(count) = cx.publish(event) else {
             return Some(Done::Then(Then::Hold));
         };
-        cx.counters.commands += 1;
+        cx.counters().commands += 1;
         self.has_body_begun = false;
         self.has_continued = false;
         self.answer_json(200, &format!("{{\"count\":{count}}}"), manner, cx);
@@ -281,13 +279,13 @@ impl Http {
     /// Carries out a request without a body; gives what follows unless the next request does.
     fn carry_out(
         &mut self,
-        route: Route,
+        route: HttpRoute,
         manner: Manner,
         head: &Head<'_>,
         cx: &mut Context<'_>,
     ) -> Option<Done> {
         let asked = match route {
-            Route::Page(asset) => {
+            HttpRoute::Page(asset) => {
                 let reply = Reply {
                     status: 200,
                     media_type: asset.media_type,
@@ -303,36 +301,36 @@ impl Http {
                 self.answer(&reply, &manner, cx);
                 return None;
             }
-            Route::Health => {
-                let (status, word) = match cx.settings.is_ending {
+            HttpRoute::Health => {
+                let (status, word) = match cx.settings().is_ending {
                     true => (503, "draining"),
                     false => (200, "ok"),
                 };
                 self.answer_json(status, &format!("{{\"status\":\"{word}\"}}"), &manner, cx);
                 return None;
             }
-            Route::Preflight => {
+            HttpRoute::Preflight => {
                 self.preflight(manner, head, cx);
                 return None;
             }
-            Route::Events(topics) => return self.begin_events(&topics, manner, head, cx),
-            Route::WebSocket(opening) => return Some(open_socket(&opening, &manner, cx)),
-            Route::Publish(_) => unreachable!("a publish has a body"),
-            Route::Info => Asked::Info,
-            Route::Varz => Asked::Varz,
-            Route::Subsz => Asked::Subsz,
-            Route::Connz(connz) => Asked::Connz(connz),
+            HttpRoute::Events(topics) => return self.begin_events(&topics, manner, head, cx),
+            HttpRoute::WebSocket(opening) => return Some(open_socket(&opening, &manner, cx)),
+            HttpRoute::Publish(_) => unreachable!("a publish has a body"),
+            HttpRoute::Info => Asked::Info,
+            HttpRoute::Varz => Asked::Varz,
+            HttpRoute::Subsz => Asked::Subsz,
+            HttpRoute::Connz(connz) => Asked::Connz(connz),
         };
         let query = Box::new(asked.query());
-        self.asking = Some(Box::new(Asking { asked, manner }));
-        cx.holds.gather = true;
+        self.pending = Some(Box::new(PendingRequest { asked, manner }));
+        cx.wait_for_call();
         Some(Done::Then(Then::Ask(query)))
     }
 
     pub(super) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
-        if let Some(asking) = self.asking.take() {
-            let body = monitor::show(&asking.asked, answer, cx);
-            self.answer_json(200, &body, &asking.manner, cx);
+        if let Some(pending) = self.pending.take() {
+            let body = monitor::show(&pending.asked, answer, cx);
+            self.answer_json(200, &body, &pending.manner, cx);
         }
     }
 
@@ -367,24 +365,15 @@ impl Http {
         head: &Head<'_>,
         cx: &mut Context<'_>,
     ) -> Option<Done> {
-        let form = cx.form();
-        let member = Member {
-            conn: cx.conn,
-            number: 0,
-        };
         for topic in topics {
             let kind = FilterKind::of_tokens(topic);
-            let subscribed = cx
-                .broker
-                .subscribe(member, form, Filter::plain(kind, topic));
-            if let Err(refusal) = subscribed {
-                cx.broker.leave(cx.conn, form);
+            if let Err(refusal) = cx.subscribe(0, Filter::plain(kind, topic)) {
+                cx.unsubscribe_all();
                 self.refuse(&no_route_of(refusal), &manner, cx);
                 return None;
             }
         }
-        cx.interest_changed();
-        let date = Moment::of(cx.now.wall_ms).http();
+        let date = Moment::of(cx.now().wall_ms).http();
         let mut headers = vec![
             ("Content-Type", "text/event-stream"),
             ("Cache-Control", "no-store"),
@@ -394,7 +383,7 @@ impl Http {
         ];
         headers.extend(manner.headers(&date));
         let has_been_away = head.values("last-event-id").next().is_some();
-        cx.outboxes.reply_bare(cx.conn, |out| {
+        cx.reply_bare(|out| {
             write_head(out, 200, &headers);
             out.extend_from_slice(b":\n\n");
             if has_been_away {
@@ -420,14 +409,14 @@ impl Http {
         let is_sound = head.body == Body::Length(0) || no_route.error.status != 400;
         manner.keep_alive &= length.is_some() && is_sound;
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
-            cx.counters.wrong_passwords += 1;
+            cx.counters().wrong_passwords += 1;
         }
         self.refuse(no_route, &manner, cx);
         (head.length + length.unwrap_or(0), None)
     }
 
     fn refuse(&mut self, no_route: &NoRoute, manner: &Manner, cx: &mut Context<'_>) {
-        cx.counters.errors += 1;
+        cx.counters().errors += 1;
         let error = &no_route.error;
         let mut headers = Vec::new();
         match error.status {
@@ -465,7 +454,7 @@ impl Http {
     }
 
     fn answer(&mut self, reply: &Reply<'_>, manner: &Manner, cx: &mut Context<'_>) {
-        let date = Moment::of(cx.now.wall_ms).http();
+        let date = Moment::of(cx.now().wall_ms).http();
         let mut length = itoa::Buffer::new();
         let length = length.format(reply.body.len());
         let mut headers = Vec::new();
@@ -479,7 +468,7 @@ impl Http {
             true => ("Connection", "keep-alive"),
             false => ("Connection", "close"),
         });
-        cx.outboxes.reply_bare(cx.conn, |out| {
+        cx.reply_bare(|out| {
             write_head(out, reply.status, &headers);
             if !manner.is_head {
                 out.extend_from_slice(reply.body);
@@ -566,7 +555,7 @@ fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publi
 
 /// Answers that the connection is a WebSocket from here on.
 fn open_socket(opening: &Opening, manner: &Manner, cx: &mut Context<'_>) -> Done {
-    let date = Moment::of(cx.now.wall_ms).http();
+    let date = Moment::of(cx.now().wall_ms).http();
     let mut headers = vec![
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -574,8 +563,7 @@ fn open_socket(opening: &Opening, manner: &Manner, cx: &mut Context<'_>) -> Done
     ];
     headers.extend(opening.name.map(|name| ("Sec-WebSocket-Protocol", name)));
     headers.extend(manner.headers(&date));
-    cx.outboxes
-        .reply_bare(cx.conn, |out| write_head(out, 101, &headers));
+    cx.reply_bare(|out| write_head(out, 101, &headers));
     let socket = Socket::new(opening.spoken, opening.is_known);
     Done::Becomes(Mode::Socket(Box::new(socket)))
 }

@@ -2,11 +2,12 @@
 //!
 //! Start at [`JsonSession::message`].
 
-use super::super::{BROKER, Context, TOO_MANY_CONNECTIONS, Then};
 use crate::command::{
-    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Member, Refusal, Space,
+    ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space,
 };
+use crate::context::{Context, Then};
 use crate::outbox::Outboxes;
+use crate::session::{BROKER, TOO_MANY_CONNECTIONS};
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::json::{self, Hello, Op, Publish, Request, Subscription};
 use sapwood_wire::limits::{GUEST_MESSAGE_BYTES_MAX, JSON_FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -44,7 +45,7 @@ impl JsonSession {
         }
     }
 
-    pub(super) fn is_guest(&self) -> bool {
+    pub(super) fn awaits_auth(&self) -> bool {
         !self.authenticated
     }
 
@@ -57,7 +58,7 @@ impl JsonSession {
 
     /// The longest frame that it may send.
     pub(super) fn frame_bytes_max(&self) -> usize {
-        match self.is_guest() {
+        match self.awaits_auth() {
             true => GUEST_MESSAGE_BYTES_MAX,
             false => JSON_FRAME_BYTES_MAX,
         }
@@ -148,11 +149,11 @@ impl JsonSession {
             Err(error) => {
                 refuse(cx, error.id, ErrorCode::RequestInvalid, &error);
                 return self
-                    .is_guest()
+                    .awaits_auth()
                     .then_some(Then::Close(CloseReason::Protocol));
             }
         };
-        if self.is_guest() && !matches!(op, Op::Hello(_)) {
+        if self.awaits_auth() && !matches!(op, Op::Hello(_)) {
             let text = "this broker wants a password, send \"hello\" first";
             return Some(fail(cx, id, ErrorCode::Authentication, text));
         }
@@ -184,9 +185,9 @@ impl JsonSession {
         let user = hello.user.as_deref().map(str::as_bytes);
         let password = hello.password.as_deref().map(str::as_bytes);
         // Who has proved it by the request that opened the WebSocket need not do so again.
-        let must_prove = self.is_guest() || password.is_some();
-        if must_prove && !cx.settings.is_let_in(user, password) {
-            cx.counters.wrong_passwords += u64::from(password.is_some());
+        let must_prove = self.awaits_auth() || password.is_some();
+        if must_prove && !cx.settings().is_let_in(user, password) {
+            cx.counters().wrong_passwords += u64::from(password.is_some());
             let text = match password {
                 Some(_) => "the user or the password is wrong",
                 None => "this broker wants a password, give it in \"hello\"",
@@ -196,30 +197,24 @@ impl JsonSession {
         self.authenticated = true;
         self.name = (&*hello.name).into();
         self.library = (&*hello.library).into();
-        cx.outboxes.hear_all(cx.conn);
+        cx.hear_all();
         if let Some(policy) = hello.policy {
-            cx.outboxes.set_policy(cx.conn, policy);
+            cx.set_policy(policy);
         }
         let welcome = Welcome {
             version: VERSION,
             broker: BROKER,
-            client: cx.client.0,
-            run: &cx.settings.run_id,
+            client: cx.client().0,
+            run: &cx.settings().run_id,
             payload_max: PAYLOAD_BYTES_MAX as u32,
         };
-        cx.outboxes
-            .reply(cx.conn, |out| json::write_welcome(out, id, &welcome));
+        cx.reply(|out| json::write_welcome(out, id, &welcome));
         None
     }
 
     /// Ends all subscriptions, once all that was on its way to them is there.
     fn drain(&mut self, id: Option<u64>, cx: &mut Context<'_>) -> Option<Then> {
-        cx.settle();
-        let count = cx.broker.count_all(cx.conn) as u64;
-        if count > 0 {
-            cx.broker.begin_to_leave(cx.conn, cx.form());
-            cx.interest_changed();
-        }
+        let count = cx.begin_drain() as u64;
         self.draining = Some((id, count));
         self.end_drain(cx);
         None
@@ -228,12 +223,11 @@ impl JsonSession {
     /// Answers a `drain` whose events have all come; [`Then::Hold`] while they have not.
     pub(super) fn end_drain(&mut self, cx: &mut Context<'_>) -> Option<Then> {
         let (id, count) = self.draining?;
-        if cx.holds.barrier.is_some() {
+        if cx.waits_for_barrier() {
             return Some(Then::Hold);
         }
         self.draining = None;
-        cx.settle();
-        cx.broker.leave(cx.conn, cx.form());
+        cx.end_drain();
         ok(cx, id, count)
     }
 
@@ -241,21 +235,21 @@ impl JsonSession {
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
             CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
-            CloseReason::GuestTimeout => (ErrorCode::HelloLate, "no \"hello\" came in time"),
+            CloseReason::AuthTimeout => (ErrorCode::HelloLate, "no \"hello\" came in time"),
             _ => return,
         };
         outboxes.reply(conn, |out| json::write_error(out, None, code.name(), text));
     }
 
     pub(super) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
-        if !self.is_guest() {
+        if !self.awaits_auth() {
             outboxes.reply(conn, |out| json::write_draining(out, milliseconds));
         }
     }
 }
 
 fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<Then> {
-    let mut attributes = std::mem::take(&mut cx.delivery.attributes);
+    let mut attributes = std::mem::take(&mut cx.scratch().attributes);
     let published = check(publish, cx).and_then(|()| {
         let flags = publish
             .write_attributes(&mut attributes)
@@ -268,10 +262,10 @@ fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>)
             payload: &publish.payload,
             number: 0,
         };
-        Ok(cx.publish_one(event))
+        Ok(cx.publish(event))
     });
     attributes.clear();
-    cx.delivery.attributes = attributes;
+    cx.scratch().attributes = attributes;
     match published {
         Err(refusal) => {
             refuse(cx, id, refusal.code(), &refusal);
@@ -279,7 +273,7 @@ fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>)
         }
         Ok(None) => Some(Then::Hold),
         Ok(Some(count)) => match publish.when {
-            When::Unheard if count > 0 || cx.delivery.is_heard_beyond() => None,
+            When::Unheard if count > 0 || cx.is_heard_remotely() => None,
             When::Unheard | When::Always => ok(cx, id, count),
         },
     }
@@ -305,16 +299,8 @@ fn subscribe(
     subscription: &Subscription<'_>,
     cx: &mut Context<'_>,
 ) -> Option<Then> {
-    cx.settle();
-    let (member, filter) = key(cx.conn, subscription);
-    match cx.broker.subscribe(member, cx.form(), filter) {
-        Ok(is_new) => {
-            if is_new {
-                cx.interest_changed();
-            }
-            let count = cx.broker.count_all(cx.conn);
-            ok(cx, id, count as u64)
-        }
+    match cx.subscribe(subscription.member, filter_of(subscription)) {
+        Ok(_) => ok(cx, id, cx.count_all() as u64),
         Err(refusal) => {
             refuse(cx, id, refusal.code(), &refusal);
             None
@@ -327,40 +313,31 @@ fn unsubscribe(
     subscription: &Subscription<'_>,
     cx: &mut Context<'_>,
 ) -> Option<Then> {
-    cx.settle();
-    let (member, filter) = key(cx.conn, subscription);
-    if cx.broker.unsubscribe(member, cx.form(), filter) {
-        cx.interest_changed();
-    }
-    let count = cx.broker.count_all(cx.conn);
-    ok(cx, id, count as u64)
+    cx.unsubscribe(subscription.member, filter_of(subscription));
+    ok(cx, id, cx.count_all() as u64)
 }
 
-fn key<'a>(conn: ConnId, subscription: &'a Subscription<'_>) -> (Member, Filter<'a>) {
+fn filter_of<'a>(subscription: &'a Subscription<'_>) -> Filter<'a> {
     let name = subscription.filter.as_bytes();
-    let kind = FilterKind::of_tokens(name);
-    let member = Member {
-        conn,
-        number: subscription.member,
-    };
-    let group = subscription.group.as_bytes();
-    (member, Filter { kind, name, group })
+    Filter {
+        kind: FilterKind::of_tokens(name),
+        name,
+        group: subscription.group.as_bytes(),
+    }
 }
 
 /// Answers a request that wants it.
 fn ok(cx: &mut Context<'_>, id: Option<u64>, count: u64) -> Option<Then> {
     if let Some(id) = id {
-        cx.outboxes
-            .reply(cx.conn, |out| json::write_ok(out, id, count));
+        cx.reply(|out| json::write_ok(out, id, count));
     }
     None
 }
 
 fn refuse(cx: &mut Context<'_>, id: Option<u64>, code: ErrorCode, what: &dyn std::fmt::Display) {
-    cx.settle();
-    cx.counters.errors += 1;
+    cx.counters().errors += 1;
     let text = what.to_string();
-    cx.outboxes.reply(cx.conn, |out| {
+    cx.reply(|out| {
         json::write_error(out, id, code.name(), &text);
     });
 }

@@ -6,34 +6,26 @@
 mod http;
 mod json;
 mod monitor;
-mod page;
 mod routes;
 mod socket;
 mod text;
 
-use super::{Context, Handled, Settings, Spoken, Then};
+use super::Spoken;
 use crate::command::{Answer, ClientRecord, CloseReason, ConnId, Form, Now};
+use crate::context::{Context, SessionStep, Then};
 use crate::limits::{HTTP_BODY_MS_MAX, HTTP_IDLE_MS_MAX, SSE_HEARTBEAT_MS, WEB_PINGS_OUT_MAX};
 use crate::outbox::Outboxes;
+use crate::settings::Settings;
 use http::Http;
 use json::JsonSession;
 use socket::Socket;
-
-/// What an operator may say about the web.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WebSettings {
-    /// Origins whose scripts may use the broker besides its own page's, such as `https://example.org`; `*` is any.
-    pub origins: Vec<String>,
-    /// Whether `/echo` is there.
-    pub echo: bool,
-}
 
 /// What the web's protocols remember of a connection.
 #[derive(Debug)]
 pub(crate) struct WebSession {
     mode: Mode,
     /// It must prove who it is from now on, since this was last asked.
-    became_guest: bool,
+    needs_auth: bool,
     /// When it was last sent a heartbeat, or asked whether it is there, by the monotonic clock.
     asked_ns: u64,
     /// Times that it was asked and has not answered.
@@ -63,7 +55,7 @@ impl WebSession {
     pub(crate) fn new() -> WebSession {
         WebSession {
             mode: Mode::Http(Http::default()),
-            became_guest: false,
+            needs_auth: false,
             asked_ns: 0,
             pings_out: 0,
         }
@@ -78,14 +70,14 @@ impl WebSession {
         }
     }
 
-    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> Handled {
+    pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> SessionStep {
         let mut consumed = 0;
         self.pings_out = 0;
         loop {
             let rest = &input[consumed..];
             let (taken, done) = match &mut self.mode {
                 Mode::Http(http) if http.is_fresh() && rest.first() == Some(&b'{') => {
-                    let lines = JsonSession::new(cx.settings.password.is_none());
+                    let lines = JsonSession::new(cx.settings().password.is_none());
                     (0, Done::Becomes(Mode::Lines(Box::new(lines))))
                 }
                 Mode::Http(http) => http.handle(rest, cx),
@@ -101,7 +93,7 @@ impl WebSession {
             };
             consumed += taken;
             match done {
-                Done::Then(then) => return Handled { consumed, then },
+                Done::Then(then) => return SessionStep { consumed, then },
                 Done::Becomes(mode) => self.become_mode(mode, cx),
             }
         }
@@ -109,31 +101,32 @@ impl WebSession {
 
     fn become_mode(&mut self, mode: Mode, cx: &mut Context<'_>) {
         match &mode {
-            Mode::Lines(_) => cx.outboxes.set_form(cx.conn, Form::JsonLines),
-            Mode::Socket(socket) => cx.outboxes.set_form(cx.conn, socket.spoken().form()),
+            Mode::Lines(_) => cx.change_form(Form::JsonLines),
+            Mode::Socket(socket) => cx.change_form(socket.spoken().form()),
             Mode::Http(_) | Mode::Events => {}
         }
         self.mode = mode;
-        self.asked_ns = cx.now.monotonic_ns;
-        self.became_guest = self.is_guest();
-        self.begin(cx.conn, cx.outboxes);
+        self.asked_ns = cx.now().monotonic_ns;
+        self.needs_auth = self.awaits_auth();
+        if self.hears_all() {
+            cx.hear_all();
+        }
     }
 
-    /// Begins what needs no word of the client.
-    fn begin(&self, conn: ConnId, outboxes: &mut Outboxes) {
-        let hears_all = match &self.mode {
+    /// Whether it gets what is published to all from the start.
+    fn hears_all(&self) -> bool {
+        match &self.mode {
             Mode::Socket(socket) => socket.hears_all(),
-            Mode::Lines(json) => !json.is_guest(),
+            Mode::Lines(json) => !json.awaits_auth(),
             Mode::Http(_) | Mode::Events => false,
-        };
-        if hears_all {
-            outboxes.hear_all(conn);
         }
     }
 
     /// Begins a connection that is a WebSocket from the start.
     pub(crate) fn greet(&self, conn: ConnId, outboxes: &mut Outboxes) {
-        self.begin(conn, outboxes);
+        if self.hears_all() {
+            outboxes.hear_all(conn);
+        }
     }
 
     pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
@@ -175,17 +168,17 @@ impl WebSession {
         }
     }
 
-    pub(crate) fn is_guest(&self) -> bool {
+    pub(crate) fn awaits_auth(&self) -> bool {
         match &self.mode {
             // Each request brings its own proof.
             Mode::Http(_) | Mode::Events => false,
-            Mode::Socket(socket) => socket.is_guest(),
-            Mode::Lines(json) => json.is_guest(),
+            Mode::Socket(socket) => socket.awaits_auth(),
+            Mode::Lines(json) => json.awaits_auth(),
         }
     }
 
-    pub(crate) fn take_became_guest(&mut self) -> bool {
-        std::mem::take(&mut self.became_guest)
+    pub(crate) fn take_needs_auth(&mut self) -> bool {
+        std::mem::take(&mut self.needs_auth)
     }
 
     pub(crate) fn forget_unfinished(&mut self) {
@@ -207,7 +200,7 @@ impl WebSession {
     }
 
     /// Looks after the time: sends heartbeats, asks the silent. Gives why the connection is to be closed, if it is.
-    pub(crate) fn look(
+    pub(crate) fn run_timer(
         &mut self,
         active_ns: u64,
         now: Now,
@@ -241,7 +234,7 @@ impl WebSession {
             }
             Mode::Socket(socket) => {
                 let quiet_ms = since(active_ns.max(self.asked_ns));
-                if quiet_ms < settings.limits.ping_ms || socket.is_guest() {
+                if quiet_ms < settings.limits.ping_ms || socket.awaits_auth() {
                     return None;
                 }
                 if self.pings_out == WEB_PINGS_OUT_MAX {

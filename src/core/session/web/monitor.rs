@@ -2,10 +2,11 @@
 //!
 //! All counts are sums over the shards, asked at that moment. Start at [`show`].
 
-use super::super::{BROKER, Context};
 use super::routes::Connz;
 use crate::command::{Answer, ClientRecord, Query, Selection, ShardId};
+use crate::context::Context;
 use crate::counters::Counters;
+use crate::session::BROKER;
 use sapwood_wire::http::Moment;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
@@ -66,7 +67,10 @@ fn object(counters: &Counters) -> Map<String, Value> {
 }
 
 fn uptime_s(cx: &Context<'_>) -> u64 {
-    cx.now.wall_ms.saturating_sub(cx.settings.started_wall_ms) / 1_000
+    cx.now()
+        .wall_ms
+        .saturating_sub(cx.settings().started_wall_ms)
+        / 1_000
 }
 
 fn show_info(sum: &Counters, each: &[(ShardId, Counters)], cx: &Context<'_>) -> Value {
@@ -78,8 +82,8 @@ fn show_info(sum: &Counters, each: &[(ShardId, Counters)], cx: &Context<'_>) -> 
     counters.insert("each".to_string(), shards.into());
     json!({
         "broker": BROKER,
-        "run": cx.settings.run_id,
-        "process_id": cx.settings.process_id,
+        "run": cx.settings().run_id,
+        "process_id": cx.settings().process_id,
         "uptime_s": uptime_s(cx),
         "shards": each.len(),
         "counters": counters,
@@ -87,23 +91,23 @@ fn show_info(sum: &Counters, each: &[(ShardId, Counters)], cx: &Context<'_>) -> 
 }
 
 fn show_varz(sum: &Counters, shards: usize, cx: &Context<'_>) -> Value {
-    let vitals = &cx.settings.vitals;
-    let limits = &cx.settings.limits;
+    let vitals = &cx.settings().vitals;
+    let limits = &cx.settings().limits;
     json!({
-        "server_id": cx.settings.run_id.to_uppercase(),
+        "server_id": cx.settings().run_id.to_uppercase(),
         "server_name": "sapwood",
         "version": env!("CARGO_PKG_VERSION"),
         "proto": 1,
-        "host": cx.local.ip().to_string(),
-        "http_host": cx.local.ip().to_string(),
-        "http_port": cx.local.port(),
-        "auth_required": cx.settings.password.is_some(),
+        "host": cx.identity().local.ip().to_string(),
+        "http_host": cx.identity().local.ip().to_string(),
+        "http_port": cx.identity().local.port(),
+        "auth_required": cx.settings().password.is_some(),
         "max_connections": limits.connections_max * shards,
-        "max_payload": cx.settings.nats_payload_max,
+        "max_payload": cx.settings().nats_payload_max,
         "max_pending": limits.outbox_bytes_max,
         "ping_interval": limits.ping_ms * 1_000_000,
-        "start": Moment::of(cx.settings.started_wall_ms).rfc3339(),
-        "now": Moment::of(cx.now.wall_ms).rfc3339(),
+        "start": Moment::of(cx.settings().started_wall_ms).rfc3339(),
+        "now": Moment::of(cx.now().wall_ms).rfc3339(),
         "uptime": duration(uptime_s(cx)),
         "mem": vitals.memory_bytes.load(Ordering::Relaxed),
         "cores": shards,
@@ -163,8 +167,8 @@ fn show_connz(connz: &Connz, mut records: Vec<ClientRecord>, cx: &Context<'_>) -
     let shown = records.iter().skip(connz.offset).take(connz.limit);
     let shown: Vec<Value> = shown.map(|record| show_record(record, connz, cx)).collect();
     json!({
-        "server_id": cx.settings.run_id.to_uppercase(),
-        "now": Moment::of(cx.now.wall_ms).rfc3339(),
+        "server_id": cx.settings().run_id.to_uppercase(),
+        "now": Moment::of(cx.now().wall_ms).rfc3339(),
         "num_connections": shown.len(),
         "total": total,
         "offset": connz.offset,
@@ -174,7 +178,8 @@ fn show_connz(connz: &Connz, mut records: Vec<ClientRecord>, cx: &Context<'_>) -
 }
 
 fn show_record(record: &ClientRecord, connz: &Connz, cx: &Context<'_>) -> Value {
-    let since = |seconds: u64| Moment::of(cx.now.wall_ms.saturating_sub(seconds * 1_000)).rfc3339();
+    let since =
+        |seconds: u64| Moment::of(cx.now().wall_ms.saturating_sub(seconds * 1_000)).rfc3339();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut value = json!({
         "cid": record.id.0,

@@ -2,8 +2,8 @@
 //!
 //! Owns paths, methods, and the rules about passwords, hosts and origins. Start at [`find`].
 
-use super::super::{Settings, Spoken};
-use super::page::{self, Asset};
+use crate::session::Spoken;
+use crate::settings::{Asset, Settings};
 use core::net::IpAddr;
 use sapwood_wire::http::{Head, HttpError, Method, decode, query_pairs};
 use sapwood_wire::json;
@@ -21,7 +21,7 @@ const SUB_PROTOCOLS: [(&str, Spoken); 3] = [
 
 /// What a request asks for.
 #[derive(Debug)]
-pub(super) enum Route {
+pub(super) enum HttpRoute {
     Page(&'static Asset),
     Health,
     Info,
@@ -59,7 +59,7 @@ pub(super) struct Connz {
 }
 
 /// What a request's path stands for, before it is known whether it may be made.
-enum Place {
+enum Endpoint {
     Page(&'static Asset),
     Health,
     Info,
@@ -71,27 +71,27 @@ enum Place {
     Echo,
 }
 
-impl Place {
-    fn of(path: &str, settings: &Settings) -> Option<Place> {
+impl Endpoint {
+    fn of(path: &str, settings: &Settings) -> Option<Endpoint> {
         Some(match path {
-            "/health" | "/healthz" => Place::Health,
-            "/info" => Place::Info,
-            "/varz" => Place::Varz,
-            "/connz" => Place::Connz,
-            "/subsz" => Place::Subsz,
-            "/ws" => Place::WebSocket,
-            "/echo" if settings.web.echo => Place::Echo,
-            "/v1/topics" => Place::Topics,
-            _ if path.starts_with("/v1/topics/") => Place::Topics,
-            _ => Place::Page(page::find(path)?),
+            "/health" | "/healthz" => Endpoint::Health,
+            "/info" => Endpoint::Info,
+            "/varz" => Endpoint::Varz,
+            "/connz" => Endpoint::Connz,
+            "/subsz" => Endpoint::Subsz,
+            "/ws" => Endpoint::WebSocket,
+            "/echo" if settings.web.echo => Endpoint::Echo,
+            "/v1/topics" => Endpoint::Topics,
+            _ if path.starts_with("/v1/topics/") => Endpoint::Topics,
+            _ => Endpoint::Page(settings.web.page.iter().find(|asset| asset.path == path)?),
         })
     }
 
     /// The methods that it takes, for people and programs.
     fn allows(&self) -> &'static str {
         match self {
-            Place::Topics => "GET, POST, OPTIONS",
-            Place::WebSocket | Place::Echo => "GET, OPTIONS",
+            Endpoint::Topics => "GET, POST, OPTIONS",
+            Endpoint::WebSocket | Endpoint::Echo => "GET, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -124,9 +124,9 @@ fn refuse(status: u16, code: &'static str, text: &str) -> NoRoute {
 }
 
 /// Finds out what a request asks for, and whether it may.
-pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<Route, NoRoute> {
+pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, NoRoute> {
     check_host(head, settings)?;
-    let place = Place::of(head.path, settings).ok_or_else(|| {
+    let place = Endpoint::of(head.path, settings).ok_or_else(|| {
         refuse(
             404,
             "not_found",
@@ -141,11 +141,11 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<Route, NoRout
         });
     }
     if head.method == Method::Options {
-        return Ok(Route::Preflight);
+        return Ok(HttpRoute::Preflight);
     }
-    let opens = matches!(place, Place::WebSocket | Place::Echo);
+    let opens = matches!(place, Endpoint::WebSocket | Endpoint::Echo);
     // Events would stream on for a script that cannot read them.
-    let is_guarded = opens || matches!(place, Place::Topics);
+    let is_guarded = opens || matches!(place, Endpoint::Topics);
     if is_guarded && !is_origin_welcome(head, settings) {
         let text = "scripts of this origin may not use this broker, unless --http-origin names it";
         return Err(refuse(403, "origin", text));
@@ -156,27 +156,27 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<Route, NoRout
         return Err(refuse(401, "authentication", text));
     }
     Ok(match place {
-        Place::Page(asset) => Route::Page(asset),
-        Place::Health => Route::Health,
-        Place::Info => Route::Info,
-        Place::Varz => Route::Varz,
-        Place::Connz => Route::Connz(connz(head)?),
-        Place::Subsz => Route::Subsz,
-        Place::Topics => topics(head)?,
-        Place::WebSocket | Place::Echo => {
+        Endpoint::Page(asset) => HttpRoute::Page(asset),
+        Endpoint::Health => HttpRoute::Health,
+        Endpoint::Info => HttpRoute::Info,
+        Endpoint::Varz => HttpRoute::Varz,
+        Endpoint::Connz => HttpRoute::Connz(connz(head)?),
+        Endpoint::Subsz => HttpRoute::Subsz,
+        Endpoint::Topics => topics(head)?,
+        Endpoint::WebSocket | Endpoint::Echo => {
             let mut opening = opening(head)?;
             opening.is_known = proof == Proof::Right;
-            if let Place::Echo = place {
+            if let Endpoint::Echo = place {
                 opening.spoken = Spoken::Echo;
             }
-            Route::WebSocket(opening)
+            HttpRoute::WebSocket(opening)
         }
     })
 }
 
 /// Whether something is shown without a password.
-fn is_open(place: &Place) -> bool {
-    matches!(place, Place::Health)
+fn is_open(place: &Endpoint) -> bool {
+    matches!(place, Endpoint::Health)
 }
 
 /// What a request says about who makes it.
@@ -279,7 +279,7 @@ fn invalid(text: &str) -> NoRoute {
 }
 
 /// The topics of a path and a query.
-fn topics(head: &Head<'_>) -> Result<Route, NoRoute> {
+fn topics(head: &Head<'_>) -> Result<HttpRoute, NoRoute> {
     let wrong = || invalid("a `%` is followed by two hexadecimal digits");
     let mut topics = Vec::new();
     if let Some(topic) = head.path.strip_prefix("/v1/topics/") {
@@ -287,7 +287,7 @@ fn topics(head: &Head<'_>) -> Result<Route, NoRoute> {
     }
     if head.method == Method::Post {
         return match (topics.pop(), head.query) {
-            (Some(topic), "") => Ok(Route::Publish(topic)),
+            (Some(topic), "") => Ok(HttpRoute::Publish(topic)),
             _ => Err(invalid(
                 "a publish goes to /v1/topics/{topic}, without a query",
             )),
@@ -302,7 +302,7 @@ fn topics(head: &Head<'_>) -> Result<Route, NoRoute> {
     }
     match topics.len() {
         0 => Err(invalid("name a topic: /v1/topics/{topic}, or ?topic=")),
-        1..=TOPICS_MAX => Ok(Route::Events(topics)),
+        1..=TOPICS_MAX => Ok(HttpRoute::Events(topics)),
         _ => Err(invalid("at most 1,000 topics at once")),
     }
 }

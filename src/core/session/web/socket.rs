@@ -4,13 +4,14 @@
 //! into frames by the form of the connection. A message that stands whole in the input is unmasked into a buffer that all connections
 //! share; only one that comes in parts is kept. Start at [`Socket::handle`].
 
-use super::super::native::NativeSession;
-use super::super::{Context, Spoken, Then};
 use super::json::JsonSession;
 use super::text::TextSession;
 use crate::command::{ClientRecord, CloseReason, ConnId};
+use crate::context::{Context, Then};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
+use crate::session::Spoken;
+use crate::session::native::NativeSession;
 use sapwood_wire::limits::{
     GUEST_MESSAGE_BYTES_MAX, NATIVE_FRAME_BYTES_MAX, NATIVE_HELLO_BYTES_MAX, TEXT_COMMAND_BYTES_MAX,
 };
@@ -81,18 +82,18 @@ impl Socket {
         }
     }
 
-    pub(super) fn is_guest(&self) -> bool {
+    pub(super) fn awaits_auth(&self) -> bool {
         match &self.inner {
-            Inner::Text(text) => text.is_guest(),
-            Inner::Json(json) => json.is_guest(),
-            Inner::Native(native) => native.is_guest(),
+            Inner::Text(text) => text.awaits_auth(),
+            Inner::Json(json) => json.awaits_auth(),
+            Inner::Native(native) => native.awaits_auth(),
             Inner::Echo => false,
         }
     }
 
     /// Whether it gets what is published to all, as it stands.
     pub(super) fn hears_all(&self) -> bool {
-        matches!(self.inner, Inner::Text(_) | Inner::Json(_)) && !self.is_guest()
+        matches!(self.inner, Inner::Text(_) | Inner::Json(_)) && !self.awaits_auth()
     }
 
     pub(super) fn describe(&self, record: &mut ClientRecord) {
@@ -116,10 +117,10 @@ impl Socket {
     /// The longest message that may come.
     fn message_bytes_max(&self) -> usize {
         match &self.inner {
-            Inner::Text(text) if text.is_guest() => GUEST_MESSAGE_BYTES_MAX,
+            Inner::Text(text) if text.awaits_auth() => GUEST_MESSAGE_BYTES_MAX,
             Inner::Text(_) | Inner::Echo => TEXT_COMMAND_BYTES_MAX,
             Inner::Json(json) => json.frame_bytes_max(),
-            Inner::Native(native) if native.is_guest() => NATIVE_HELLO_BYTES_MAX + LENGTH_BYTES,
+            Inner::Native(native) if native.awaits_auth() => NATIVE_HELLO_BYTES_MAX + LENGTH_BYTES,
             Inner::Native(_) => NATIVE_FRAME_BYTES_MAX + LENGTH_BYTES,
         }
     }
@@ -129,7 +130,7 @@ impl Socket {
     pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
         let mut consumed = 0;
         let then = loop {
-            let guest_cap = self.is_guest().then_some(GUEST_OUTBOX_BYTES_MAX);
+            let guest_cap = self.awaits_auth().then_some(GUEST_OUTBOX_BYTES_MAX);
             if let Some(then) = cx.must_pause(guest_cap) {
                 break then;
             }
@@ -173,9 +174,8 @@ impl Socket {
 
     /// Closes because of what the client sent.
     fn close(&mut self, closing: Closing, cx: &mut Context<'_>) -> Then {
-        cx.settle();
-        cx.counters.errors += 1;
-        cx.outboxes.reply_bare(cx.conn, |out| {
+        cx.counters().errors += 1;
+        cx.reply_bare(|out| {
             websocket::write_close(out, Some(closing.code), closing.text);
         });
         self.is_closed = true;
@@ -187,7 +187,7 @@ impl Socket {
         if let Then::Close(CloseReason::Protocol) = then
             && !self.is_closed
         {
-            let closing = match self.is_guest() {
+            let closing = match self.awaits_auth() {
                 true => Closing {
                     code: 1008,
                     text: "not let in",
@@ -291,7 +291,7 @@ impl Socket {
         payload: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<Option<Then>, Closing> {
-        let mut message = std::mem::take(cx.scratch);
+        let mut message = std::mem::take(&mut cx.scratch().message);
         message.extend_from_slice(payload);
         websocket::unmask(&mut message, frame.mask, 0);
         let is_sound = frame.opcode != TEXT || std::str::from_utf8(&message).is_ok();
@@ -305,7 +305,7 @@ impl Socket {
             then
         });
         message.clear();
-        *cx.scratch = message;
+        cx.scratch().message = message;
         then.ok_or(Closing::NOT_UTF8)
     }
 
@@ -348,7 +348,7 @@ impl Socket {
                 };
             }
             Inner::Echo => {
-                cx.outboxes.reply_bare(cx.conn, |out| {
+                cx.reply_bare(|out| {
                     websocket::write_header(out, opcode, message.len());
                     out.extend_from_slice(message);
                 });
@@ -367,7 +367,7 @@ impl Socket {
     /// Says why the connection is closed.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
-            CloseReason::GuestTimeout => (1008, "not let in in time"),
+            CloseReason::AuthTimeout => (1008, "not let in in time"),
             CloseReason::TooManyConnections => (1013, "too many connections"),
             CloseReason::Ending => (1001, "the broker ends"),
             CloseReason::Killed => (1008, "closed by another client"),
@@ -408,8 +408,7 @@ fn control(frame: &Frame, payload: &[u8], cx: &mut Context<'_>) -> Result<Option
     websocket::unmask(unmasked, frame.mask, 0);
     match frame.opcode {
         PING => {
-            cx.settle();
-            cx.outboxes.reply_bare(cx.conn, |out| {
+            cx.reply_bare(|out| {
                 websocket::write_header(out, PONG, unmasked.len());
                 out.extend_from_slice(unmasked);
             });
@@ -417,9 +416,7 @@ fn control(frame: &Frame, payload: &[u8], cx: &mut Context<'_>) -> Result<Option
         }
         CLOSE => {
             let code = websocket::parse_close(unmasked)?;
-            cx.settle();
-            cx.outboxes
-                .reply_bare(cx.conn, |out| websocket::write_close(out, code, ""));
+            cx.reply_bare(|out| websocket::write_close(out, code, ""));
             Ok(Some(Then::Close(CloseReason::Quit)))
         }
         _ => Ok(None),

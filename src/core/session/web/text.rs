@@ -2,12 +2,15 @@
 //!
 //! Start at [`TextSession::message`].
 
-use super::super::{Context, Then};
-use crate::command::{CloseReason, Event, Filter, FilterKind, Member, Refusal, Space};
-use crate::session::form::text_or_binary;
+use crate::command::{CloseReason, Event, Filter, FilterKind, Refusal, Space};
+use crate::context::{Context, Then};
+use crate::form::text_or_binary;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::text::{self, Command, Names};
 use sapwood_wire::websocket;
+
+/// What tells a connection's subscriptions to one filter apart: it has one.
+const NUMBER: u32 = 0;
 
 /// What the text commands remember of a connection.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ impl TextSession {
         }
     }
 
-    pub(super) fn is_guest(&self) -> bool {
+    pub(super) fn awaits_auth(&self) -> bool {
         !self.authenticated
     }
 
@@ -39,7 +42,7 @@ impl TextSession {
             Ok(command) => command,
             Err(error) => return refuse(cx, &error),
         };
-        if self.is_guest() && !matches!(command, Command::Auth(_)) {
+        if self.awaits_auth() && !matches!(command, Command::Auth(_)) {
             refuse(
                 cx,
                 &"this broker wants a password, send AUTH [user] password first",
@@ -69,15 +72,15 @@ impl TextSession {
         let blank = proof.iter().position(|&byte| byte == b' ');
         let is_user = blank.is_some_and(|blank| {
             let (user, password) = (&proof[..blank], &proof[blank + 1..]);
-            cx.settings.is_let_in(Some(user), Some(password))
+            cx.settings().is_let_in(Some(user), Some(password))
         });
-        if !is_user && !cx.settings.is_let_in(None, Some(proof)) {
-            cx.counters.wrong_passwords += 1;
+        if !is_user && !cx.settings().is_let_in(None, Some(proof)) {
+            cx.counters().wrong_passwords += 1;
             refuse(cx, &"the user or the password is wrong");
             return Some(Then::Close(CloseReason::Protocol));
         }
         self.authenticated = true;
-        cx.outboxes.hear_all(cx.conn);
+        cx.hear_all();
         None
     }
 }
@@ -89,59 +92,36 @@ fn publish(channel: &[u8], payload: &[u8], cx: &mut Context<'_>) -> Option<Then>
     if let Err(refusal) = cx.check_topic(Space::Topic, channel) {
         return refuse(cx, &refusal);
     }
-    match cx.publish_one(Event::plain(Space::Topic, channel, payload)) {
+    match cx.publish(Event::plain(Space::Topic, channel, payload)) {
         None => Some(Then::Hold),
         Some(_) => None,
     }
 }
 
 fn subscribe(kind: FilterKind, names: Names<'_>, cx: &mut Context<'_>) -> Option<Then> {
-    cx.settle();
-    let mut is_new = false;
     for name in names.iter() {
-        let filter = Filter::plain(kind, name);
-        match cx.broker.subscribe(member(cx), cx.form(), filter) {
-            Ok(changed) => is_new |= changed,
-            Err(refusal) => {
-                refuse(cx, &refusal);
-            }
+        if let Err(refusal) = cx.subscribe(NUMBER, Filter::plain(kind, name)) {
+            refuse(cx, &refusal);
         }
-    }
-    if is_new {
-        cx.interest_changed();
     }
     None
 }
 
 fn unsubscribe(kind: FilterKind, names: Names<'_>, cx: &mut Context<'_>) -> Option<Then> {
-    cx.settle();
     let given: Vec<Box<[u8]>> = names.iter().map(Box::from).collect();
     let names = match given.is_empty() {
-        true => cx.broker.names(cx.conn, kind),
+        true => cx.names(kind),
         false => given,
     };
-    let mut is_gone = false;
     for name in names {
-        let filter = Filter::plain(kind, &name);
-        is_gone |= cx.broker.unsubscribe(member(cx), cx.form(), filter);
-    }
-    if is_gone {
-        cx.interest_changed();
+        cx.unsubscribe(NUMBER, Filter::plain(kind, &name));
     }
     None
 }
 
-fn member(cx: &Context<'_>) -> Member {
-    Member {
-        conn: cx.conn,
-        number: 0,
-    }
-}
-
 fn pong(text: &[u8], cx: &mut Context<'_>) -> Option<Then> {
-    cx.settle();
     let opcode = text_or_binary(text);
-    cx.outboxes.reply_bare(cx.conn, |out| {
+    cx.reply_bare(|out| {
         websocket::write_frame(out, opcode, 4 + text.len(), |out| {
             out.extend_from_slice(b"PONG");
             if !text.is_empty() {
@@ -155,10 +135,8 @@ fn pong(text: &[u8], cx: &mut Context<'_>) -> Option<Then> {
 
 /// Says what was wrong; the command is dealt with.
 fn refuse(cx: &mut Context<'_>, what: &dyn std::fmt::Display) -> Option<Then> {
-    cx.settle();
-    cx.counters.errors += 1;
+    cx.counters().errors += 1;
     let text = format!("ERR {what}");
-    cx.outboxes
-        .reply(cx.conn, |out| out.extend_from_slice(text.as_bytes()));
+    cx.reply(|out| out.extend_from_slice(text.as_bytes()));
     None
 }

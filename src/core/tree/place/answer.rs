@@ -3,7 +3,7 @@
 //! Invariants: a node that is adrift gives no place; an ancestor gets none; a place that is not confirmed in time is free again.
 //! Start at [`Place::handle_ask`].
 
-use super::{Broken, Child, CloseWhy, Kin, Peer, PeerId, Place, PlaceOutput, STRANGERS_MAX};
+use super::{Broken, Child, CloseWhy, Peer, PeerId, Place, PlaceOutput, Relation, STRANGERS_MAX};
 use sapwood_wire::node::NodeId;
 use sapwood_wire::node::place::{
     Accept, Ask, CONTACTS_MAX, Contact, Offer, PlaceMessage, Refuse, RefuseWhy, SUBTREE_MAX, Wait,
@@ -28,7 +28,7 @@ impl Place {
     /// Somebody has connected. Too many at once are sent away, those first that have their answer.
     pub(super) fn take_stranger(&mut self, id: PeerId, peer: Peer, out: &mut Vec<PlaceOutput>) {
         let is_stranger =
-            |id: PeerId, peer: &Peer| peer.kin == Kin::Stranger && !self.is_target(id);
+            |id: PeerId, peer: &Peer| peer.relation == Relation::Stranger && !self.is_target(id);
         let strangers = self
             .peers
             .iter()
@@ -264,7 +264,7 @@ impl Place {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        peer.kin = Kin::Child(number);
+        peer.relation = Relation::Child(number);
         peer.waiting = None;
         let child = Child {
             peer: id,

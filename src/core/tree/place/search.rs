@@ -60,7 +60,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Target {
+struct SearchTarget {
     address: Option<SocketAddr>,
     node: Option<NodeId>,
     /// Known from the beginning, so that it is tried again.
@@ -68,7 +68,7 @@ struct Target {
     stage: Stage,
 }
 
-impl Target {
+impl SearchTarget {
     fn peer(&self) -> Option<PeerId> {
         match self.stage {
             Stage::Asked { peer, .. }
@@ -90,7 +90,7 @@ pub(super) struct Search {
     since_ns: u64,
     /// The parent that was lost, or is being left.
     lost: NodeId,
-    targets: Vec<Target>,
+    targets: Vec<SearchTarget>,
     retry_at_ns: Option<u64>,
     retries: u32,
     levels: u32,
@@ -170,7 +170,7 @@ impl Search {
 
     /// Adds a node, unless it is there or there are too many.
     pub(super) fn add(&mut self, address: Option<SocketAddr>, node: Option<NodeId>, is_base: bool) {
-        let is_there = |target: &Target| {
+        let is_there = |target: &SearchTarget| {
             target.address == address || (target.node.is_some() && target.node == node)
         };
         if address.is_none()
@@ -179,7 +179,7 @@ impl Search {
         {
             return;
         }
-        self.targets.push(Target {
+        self.targets.push(SearchTarget {
             address,
             node,
             is_base,
@@ -198,13 +198,13 @@ impl Search {
         self.targets.len()
     }
 
-    fn of_peer(&mut self, peer: PeerId) -> Option<&mut Target> {
+    fn of_peer(&mut self, peer: PeerId) -> Option<&mut SearchTarget> {
         self.targets
             .iter_mut()
             .find(|target| target.peer() == Some(peer))
     }
 
-    fn of_dial(&mut self, wanted: DialId) -> Option<&mut Target> {
+    fn of_dial(&mut self, wanted: DialId) -> Option<&mut SearchTarget> {
         self.targets
             .iter_mut()
             .find(|target| matches!(target.stage, Stage::Dialing { dial, .. } if dial == wanted))
@@ -267,7 +267,7 @@ impl Place {
             return false;
         };
         let has_committed =
-            |target: &Target| matches!(target.stage, Stage::Asked { commits, .. } if commits);
+            |target: &SearchTarget| matches!(target.stage, Stage::Asked { commits, .. } if commits);
         if search.targets.iter().any(has_committed) {
             return false;
         }
@@ -278,7 +278,8 @@ impl Place {
         let Some(search) = &self.search else {
             return false;
         };
-        let is_busy = |target: &Target| target.is_asked() || matches!(target.stage, Stage::Queued);
+        let is_busy =
+            |target: &SearchTarget| target.is_asked() || matches!(target.stage, Stage::Queued);
         if search.first_offer_ns.is_some() || search.targets.iter().any(is_busy) {
             return false;
         }
@@ -606,7 +607,7 @@ impl Place {
         if search.goal != Goal::Probe || is_full {
             return;
         }
-        search.targets.push(Target {
+        search.targets.push(SearchTarget {
             address,
             node: Some(node),
             is_base: false,
@@ -674,7 +675,8 @@ impl Place {
         let Some(search) = &mut self.search else {
             return out.push(close);
         };
-        let is_asked = |target: &Target| target.node == Some(peer.node) && target.peer().is_some();
+        let is_asked =
+            |target: &SearchTarget| target.node == Some(peer.node) && target.peer().is_some();
         let is_double = search.targets.iter().any(is_asked);
         let Some(index) = search.targets.iter().position(
             |target| matches!(target.stage, Stage::Dialing { dial: other, .. } if other == dial),

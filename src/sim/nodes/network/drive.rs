@@ -51,7 +51,7 @@ impl Network {
         for to in (0..count).filter(|&to| to != shard) {
             let batch = self.nodes[node].shards[shard]
                 .core
-                .take_handover(ShardId(to as u16));
+                .take_batch(ShardId(to as u16));
             if let Some(batch) = batch {
                 is_busy = true;
                 self.nodes[node].shards[to].inbox.push_back((shard, batch));
@@ -72,20 +72,20 @@ impl Network {
             let driven = &mut self.nodes[node].shards[shard];
             let next = driven.unfinished.take().or_else(|| {
                 let (from, batch) = driven.inbox.pop_front()?;
-                Some((from, batch, Place::default()))
+                Some((from, batch, BatchCursor::default()))
             });
-            let Some((from, mut batch, mut place)) = next else {
+            let Some((from, mut batch, mut cursor)) = next else {
                 return is_busy;
             };
             is_busy = true;
-            let input = Input::HandOver {
+            let input = Input::Batch {
                 from: ShardId(from as u16),
                 batch: &mut batch,
-                place: &mut place,
+                cursor: &mut cursor,
             };
             let handled = driven.core.handle(input, now, &mut driven.outputs);
             if handled.next == Next::Flush {
-                driven.unfinished = Some((from, batch, place));
+                driven.unfinished = Some((from, batch, cursor));
                 self.flush(node, shard);
                 return true;
             }

@@ -1,0 +1,889 @@
+//! From an event to the outboxes of its receivers and the hand-overs for other shards.
+//!
+//! Owns the routes of topics seen lately, and the run of frames that gathers for the last of them:
+//! frames of one topic are encoded once for each form and copied as one to each receiver. Invariant:
+//! whoever changes who listens settles the run before, so that an event reaches exactly those who
+//! listened when it was published. Start at [`Delivery::publish`], then read
+//! [`Delivery::publish_run`], the way that nearly all events take under load.
+
+use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
+use crate::form;
+use crate::limits::{
+    ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
+    SHARED_RUN_RECEIVERS_MIN,
+};
+use crate::mailbox::{Addressees, Batch, Mailboxes, Record, TURN_TRIES_MAX};
+use crate::outbox::{Offer, Outboxes, Pending};
+use crate::routing::broker::{Broker, GroupRoute, Route};
+use crate::routing::subs::Entry;
+use crate::tree::links::Links;
+use bytes::Bytes;
+use core::hash::BuildHasher;
+use sapwood_wire::native::flag;
+use sapwood_wire::run::{Head, Span};
+use sapwood_wire::{nats, topic};
+
+mod broadcast;
+mod named;
+mod remote;
+mod scoped;
+
+use named::Named;
+pub(crate) use remote::{Arrival, Received};
+use scoped::Questions;
+pub(crate) use scoped::{Question, Subject};
+
+/// The parts of a shard that a delivery goes through.
+pub(crate) struct Egress<'a> {
+    pub broker: &'a mut Broker,
+    pub outboxes: &'a mut Outboxes,
+    pub mailboxes: &'a mut Mailboxes,
+    pub links: &'a mut Links,
+}
+
+/// How a publish ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// Matching subscriptions on this node.
+    To(u64),
+    /// A shard that listens is behind: nothing was done, try again when there is room.
+    NoRoom,
+}
+
+/// How a run was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PublishedRun {
+    /// The bytes of its frames.
+    pub bytes: usize,
+    /// How many there were.
+    pub events: usize,
+    /// Connections of this shard that each is for.
+    pub receivers: usize,
+    /// Matching subscriptions on this node, the same for each.
+    pub subscriptions: u64,
+}
+
+/// A topic's receivers, and what its frames begin with.
+#[derive(Debug, Default)]
+struct CachedRoute {
+    route: Route,
+    /// For each filter of the route and form: the frame up to the payload; empty if not needed yet.
+    heads: Vec<[Vec<u8>; Form::COUNT]>,
+    /// Whether the topic can stand in a message of NATS.
+    is_subject: bool,
+    /// Whether it can stand in JSON.
+    is_text: bool,
+}
+
+impl CachedRoute {
+    /// Whether events of the topic can be written in this form.
+    fn carries(&self, form: Form) -> bool {
+        (form != Form::Nats || self.is_subject) && (!form.is_json() || self.is_text)
+    }
+
+    /// What the frames of events begin with that reach this entry, at this place of the route.
+    fn head(&mut self, place: usize, form: Form, entry: &Entry, topic: &[u8]) -> &[u8] {
+        let head = &mut self.heads[place][form.index()];
+        if head.is_empty() {
+            form::encode_event_head(form, entry.kind, &entry.name, topic, head);
+        }
+        head
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// Each at the place that its topic hashes to.
+    cached: Box<[CachedRoute]>,
+    /// The last topic's.
+    present: usize,
+    hasher: foldhash::fast::FixedState,
+    /// The buffer that the publisher's input stands in, if its parts may be kept.
+    pub lent: Option<Bytes>,
+    /// Where the payloads of the run that is being published stand.
+    payloads: Vec<Span>,
+    /// Frames that wait to be copied to the members of the route's only filter.
+    run: [Vec<u8>; Form::COUNT],
+    run_events: u64,
+    /// Where the last frame of each run begins.
+    run_last: [usize; Form::COUNT],
+    /// What clients get that name their subscriptions.
+    pub named: Named,
+    /// For each group of the route, the shard or link whose turn an event is.
+    turns: Vec<Target>,
+    /// For the frame of a member's turn.
+    turn: Vec<u8>,
+    /// What is the same for all turns of a member on one topic.
+    turn_key: Vec<u8>,
+    /// Numbers events that several filters match.
+    event: u64,
+    /// The number of the last event that was delivered here.
+    number: u64,
+    /// Subscriptions that events were given to; natively, connections.
+    pub delivered: u64,
+    /// Turns that went to another shard because the first had no member left.
+    pub turns_retried: u64,
+    /// Turns that nobody could take.
+    pub turns_unheard: u64,
+    /// What this shard is to answer when the turn ends.
+    pub questions: Questions,
+    /// Events for a place in the tree where nobody stands.
+    pub lost_places: u64,
+}
+
+impl Delivery {
+    /// Without routes; the seed decides which topics share a place, and events are numbered from there.
+    pub(crate) fn new(hash_seed: u64, first_number: u64) -> Delivery {
+        Delivery {
+            cached: (0..ROUTES_KEPT).map(|_| CachedRoute::default()).collect(),
+            present: 0,
+            hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+            lent: None,
+            payloads: Vec::new(),
+            run: Default::default(),
+            run_events: 0,
+            run_last: [0; Form::COUNT],
+            named: Named::new(hash_seed),
+            turns: Vec::new(),
+            turn: Vec::new(),
+            turn_key: Vec::new(),
+            event: 0,
+            number: first_number,
+            delivered: 0,
+            turns_retried: 0,
+            turns_unheard: 0,
+            questions: Questions::default(),
+            lost_places: 0,
+        }
+    }
+
+    /// Delivers the events at the start of the input that have this head, as far as they are whole and
+    /// the output that they make may gather. The publisher must not hear itself.
+    ///
+    /// `None`, and nothing is done, if they must be published one by one: the topic must not be published
+    /// to, several filters or groups match, a shard is behind, or a payload is long enough to be shared.
+    pub(crate) fn publish_run(
+        &mut self,
+        egress: &mut Egress<'_>,
+        head: &Head<'_>,
+        input: &[u8],
+        payload_max: usize,
+    ) -> Option<PublishedRun> {
+        let is_legal = |name: &[u8]| topic::check_name(name).is_ok();
+        // A route to it may be known, but there is more to it than its route.
+        if topic::is_reserved(head.topic) {
+            return None;
+        }
+        if !self.prepare_if(egress, (Space::Topic, head.topic), is_legal) {
+            return None;
+        }
+        let route = self.route();
+        let mut targets = route.targets.iter();
+        if route.filters.len() > 1
+            || !route.groups.is_empty()
+            || targets.any(|&shard| !egress.mailboxes.has_room(shard))
+        {
+            return None;
+        }
+        let shares = route.receivers + route.shards.len();
+        let payload_max = if shares > 1 || self.lent.is_some() {
+            payload_max.min(SHARED_BODY_BYTES_MIN - 1)
+        } else {
+            payload_max
+        };
+        // What gathers, or may be dropped, comes in bounded pieces; a reader that keeps up gets all
+        // at once.
+        let only = self.only_receiver(egress);
+        let bytes_max = match only {
+            Some(_) => egress.outboxes.room_to_flush(self.pending()),
+            None => RUN_BYTES_MAX,
+        };
+        self.payloads.clear();
+        let bytes = head.scan(input, bytes_max, payload_max, &mut self.payloads);
+        let events = self.payloads.len();
+        if events == 0 {
+            return None;
+        }
+        for &shard in &self.route().shards {
+            for &(start, end) in &self.payloads {
+                let payload = &input[start as usize..end as usize];
+                let event = Event::plain(Space::Topic, head.topic, payload);
+                egress.mailboxes.push(shard, Addressees::all(), event, None);
+            }
+        }
+        if !self.route().links.is_empty() {
+            let links = self.route().links.iter().copied();
+            egress
+                .links
+                .publish_run(links, head.topic, input, &self.payloads);
+        }
+        if !self.route().filters.is_empty() {
+            self.deliver_run(egress, head, &input[..bytes], only);
+        }
+        Some(PublishedRun {
+            bytes,
+            events,
+            receivers: self.route().receivers,
+            subscriptions: self.route().subscriptions,
+        })
+    }
+
+    /// Whether the event that was just published may be heard on another node.
+    pub(crate) fn is_heard_remotely(&self) -> bool {
+        self.route().is_heard_remotely()
+    }
+
+    /// The present topic's.
+    fn route(&self) -> &Route {
+        &self.cached[self.present].route
+    }
+
+    /// The only member of the route's only filter, if frames can be given to it as they are.
+    fn only_receiver(&self, egress: &Egress<'_>) -> Option<Member> {
+        let &[filter] = &self.route().filters[..] else {
+            return None;
+        };
+        match &egress.broker.filters().entry(filter).members[..] {
+            &[member] => Some(member).filter(|member| egress.outboxes.takes_all(member.conn)),
+            _ => None,
+        }
+    }
+
+    /// Encodes the frames of a run in each form that the members of the route's only filter take,
+    /// and gives them to the only member, or lets them gather.
+    fn deliver_run(
+        &mut self,
+        egress: &mut Egress<'_>,
+        head: &Head<'_>,
+        frames: &[u8],
+        only: Option<Member>,
+    ) {
+        let first_number = self.number + form::EVENT_NUMBER_STEP;
+        self.number += self.payloads.len() as u64 * form::EVENT_NUMBER_STEP;
+        let Delivery {
+            cached: routes,
+            present,
+            payloads,
+            run,
+            run_last,
+            named,
+            ..
+        } = self;
+        let way = &mut routes[*present];
+        let entry = egress.broker.filters().entry(way.route.filters[0]);
+        for form in Form::ALL {
+            let members = entry.forms[form.index()];
+            let deliveries = u64::from(members) * payloads.len() as u64;
+            if members == 0 {
+                continue;
+            }
+            if !way.carries(form) {
+                named.uncarried += deliveries;
+                continue;
+            }
+            let how = form::Run {
+                source: head.source,
+                kind: entry.kind,
+                topic: head.topic,
+                head: way.head(0, form, entry, head.topic),
+                frames,
+                payloads,
+                number: first_number,
+            };
+            match (only, form) {
+                (Some(member), Form::Nats) => {
+                    named.give_run(how, member, egress.outboxes);
+                    continue;
+                }
+                (None, Form::Nats) => {
+                    named.gather_run(&how, entry, egress.outboxes);
+                    continue;
+                }
+                (Some(member), _) => {
+                    let events = how.payloads.len() as u64;
+                    egress.outboxes.add_run(member.conn, events, |out| {
+                        how.encode(form, out);
+                    });
+                }
+                (None, _) => {
+                    run_last[form.index()] = how.encode(form, &mut run[form.index()]);
+                }
+            }
+            self.delivered += deliveries;
+        }
+        if only.is_some() {
+            self.named.end_sids(egress.broker);
+            return;
+        }
+        self.run_events += self.payloads.len() as u64;
+        // What is for one receiver that is behind is decided on at once.
+        if self.route().receivers == 1 || self.is_run_full() {
+            self.settle(egress.broker, egress.outboxes);
+        }
+    }
+
+    /// Delivers an event here and hands it to the shards that listen.
+    ///
+    /// Cost: one comparison if the topic is the last one's, else a look-up; then a copy for each
+    /// receiver, or less for a run.
+    pub(crate) fn publish(
+        &mut self,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
+        event: Event<'_>,
+    ) -> Published {
+        self.prepare(egress, event.space, event.topic);
+        if self.is_scoped() {
+            let published = self.publish_scoped(egress, except, &event);
+            if let Some(published) = published {
+                return published;
+            }
+        }
+        let mut targets = self.route().targets.iter();
+        if targets.any(|&shard| !egress.mailboxes.has_room(shard)) {
+            return Published::NoRoom;
+        }
+        let route = self.route();
+        let shares = route.receivers + route.shards.len() + route.groups.len();
+        let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
+        let lent = self.lent.as_ref().filter(|_| is_long && shares > 0);
+        let body = lent.and_then(|lent| part_of(lent, event.payload));
+        let share = || egress.outboxes.gauge().share(event.payload);
+        let body = body.or_else(|| (is_long && shares > 1).then(share));
+        self.hand_out(egress, except, event, body.as_ref());
+        self.send_remote(egress, &event);
+        let subscriptions = self.route().subscriptions - self.own_subscriptions(egress, except);
+        self.deliver(egress, except, &event, body.as_ref());
+        self.named.end_sids(egress.broker);
+        Published::To(subscriptions)
+    }
+
+    /// Hands an event to the shards that it is for, and delivers the turns that are this shard's.
+    fn hand_out(
+        &mut self,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
+        event: Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        self.turns.clear();
+        if !self.route().groups.is_empty() {
+            return self.take_turns(egress, except, event, body);
+        }
+        for &shard in &self.route().shards {
+            egress.mailboxes.push(shard, Addressees::all(), event, body);
+        }
+    }
+
+    /// How many of the matching subscriptions are those of a publisher that must not hear itself.
+    fn own_subscriptions(&self, egress: &Egress<'_>, except: Option<ConnId>) -> u64 {
+        let Some(publisher) = except else {
+            return 0;
+        };
+        let filters = self.route().filters.iter();
+        let members = filters.flat_map(|&filter| &egress.broker.filters().entry(filter).members);
+        let own = members.filter(|member| member.conn == publisher).count();
+        let groups = self.route().groups.iter();
+        let is_own = |group: &&GroupRoute| {
+            group.weights.len() == 1 && egress.broker.are_members_of(group, publisher)
+        };
+        (own + groups.filter(is_own).count()) as u64
+    }
+
+    /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
+    /// the shards that it is for.
+    fn take_turns(
+        &mut self,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
+        event: Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        let mut turns = std::mem::take(&mut self.turns);
+        for group in &self.route().groups {
+            let me = Target::Shard(egress.broker.me());
+            let must_not = |publisher| egress.broker.are_members_of(group, publisher);
+            turns.push(match except.is_some_and(must_not) {
+                // Nobody here may hear it: it is another shard's, if there is one.
+                true => egress.broker.take_turn_again(group, me, 0),
+                false => egress.broker.take_turn(group),
+            });
+        }
+        for &shard in &self.route().targets {
+            let plain = self.route().shards.contains(&shard) || self.route().scope.is_for_all();
+            let target = Target::Shard(shard);
+            if !plain && !turns.contains(&target) {
+                continue;
+            }
+            let groups = self.route().groups.iter().zip(&turns);
+            let groups = groups.filter(|&(_, &turn)| turn == target);
+            let addressees = Addressees {
+                plain,
+                groups: groups.map(|(group, _)| egress.broker.group_name(group)),
+                tries: 0,
+            };
+            egress.mailboxes.push(shard, addressees, event, body);
+        }
+        for (place, &turn) in turns.iter().enumerate() {
+            if turn == Target::Shard(egress.broker.me()) {
+                self.deliver_turn(egress, place, except, &event, body);
+            }
+        }
+        self.turns = turns;
+    }
+
+    /// Delivers an event that another shard handed over. It never goes further; the groups that
+    /// have no member left are told to `unheard`, by their place in the record.
+    pub(crate) fn receive(
+        &mut self,
+        egress: &mut Egress<'_>,
+        record: &Record<'_>,
+        mut unheard: impl FnMut(usize),
+    ) {
+        let event = &record.event;
+        self.prepare(egress, event.space, event.topic);
+        for (number, name) in record.groups.clone().enumerate() {
+            if self.deliver_to_group(egress, name, event, record.body) {
+                continue;
+            }
+            match record.tries + 1 < TURN_TRIES_MAX {
+                true => unheard(number),
+                false => self.turns_unheard += 1,
+            }
+        }
+        if record.plain {
+            self.deliver(egress, None, event, record.body);
+        }
+        self.named.end_sids(egress.broker);
+    }
+
+    /// Gives the turns of a batch that came back, and that nobody could take where it went, to
+    /// members elsewhere. That those there are gone may not have been told yet, because batches come
+    /// back at once and changes are told at the end of a turn.
+    pub(crate) fn retry(&mut self, egress: &mut Egress<'_>, by: ShardId, batch: &Batch) {
+        for unheard in &batch.unheard {
+            let Some((record, name)) = batch.event_of(unheard) else {
+                continue;
+            };
+            let event = record.event;
+            self.prepare(egress, event.space, event.topic);
+            let Some(place) = self.route().place_of(egress.broker, name) else {
+                self.turns_unheard += 1;
+                continue;
+            };
+            self.turns_retried += 1;
+            let tries = record.tries + 1;
+            let group = &self.route().groups[place];
+            let by = Target::Shard(by);
+            let shard = match egress.broker.take_turn_again(group, by, tries) {
+                Target::Link(link) => {
+                    remote::send_turn(egress, link, name, tries, &event);
+                    continue;
+                }
+                Target::Shard(shard) => shard,
+            };
+            if shard == egress.broker.me() {
+                self.deliver_turn(egress, place, None, &event, record.body);
+                self.named.end_sids(egress.broker);
+                continue;
+            }
+            // More than the backlog allows, but no more than came back.
+            let addressees = Addressees {
+                plain: false,
+                groups: std::iter::once(name),
+                tries,
+            };
+            egress.mailboxes.push(shard, addressees, event, record.body);
+        }
+    }
+
+    fn deliver_to_group(
+        &mut self,
+        egress: &mut Egress<'_>,
+        name: &[u8],
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) -> bool {
+        let place = self.route().place_of(egress.broker, name);
+        place.is_some_and(|place| self.deliver_turn(egress, place, None, event, body))
+    }
+
+    /// Gives an event to the member whose turn it is; false if there is none.
+    fn deliver_turn(
+        &mut self,
+        egress: &mut Egress<'_>,
+        place: usize,
+        except: Option<ConnId>,
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) -> bool {
+        let Some(member) = self.member_in_turn(egress, place, except) else {
+            return false;
+        };
+        let event = &self.as_shown(event);
+        let form = egress.outboxes.outbox(member.conn).form;
+        if !self.cached[self.present].carries(form) {
+            self.named.uncarried += 1;
+            return true;
+        }
+        if form == Form::Nats {
+            self.turn.clear();
+            let kind = FilterKind::Topic;
+            form::encode_event_head(Form::Nats, kind, b"", event.topic, &mut self.turn);
+            self.named
+                .offer(member, &self.turn, event, body, egress.outboxes);
+            return true;
+        }
+        self.delivered += 1;
+        let Member { conn, number } = member;
+        self.turn.clear();
+        self.turn_key.clear();
+        form::encode_turn_key(number, event.topic, &mut self.turn_key);
+        let key = &self.turn_key;
+        if form.is_json() {
+            form::encode_json_turn(form, number, event, &mut self.turn);
+            egress.outboxes.offer(conn, &self.turn, Offer::one(key));
+            return true;
+        }
+        form::encode_turn_before_payload(form, number, event, &mut self.turn);
+        match body {
+            Some(body) => egress
+                .outboxes
+                .offer_shared(conn, &self.turn, body, b"", key),
+            None => {
+                let length = self.turn.len() + event.payload.len();
+                egress.outboxes.offer_with(conn, length, key, |out| {
+                    out.reserve(length);
+                    out.extend_from_slice(&self.turn);
+                    out.extend_from_slice(event.payload);
+                });
+            }
+        }
+        true
+    }
+
+    /// Takes a group's turn among its members here, but for a publisher that must not hear itself.
+    fn member_in_turn(
+        &mut self,
+        egress: &mut Egress<'_>,
+        place: usize,
+        except: Option<ConnId>,
+    ) -> Option<Member> {
+        let group = &self.cached[self.present].route.groups[place];
+        let Some(publisher) = except else {
+            return egress.broker.take_member_turn(group);
+        };
+        let entries = group.entries.iter();
+        let members = entries.map(|&id| egress.broker.filters().entry(id).members.len());
+        let members: usize = members.sum();
+        let mut turns = (0..members).map_while(|_| egress.broker.take_member_turn(group));
+        let found = turns.find(|member| member.conn != publisher);
+        // The publisher's filters may be owed more turns than there are members.
+        found.or_else(|| egress.broker.member_besides(group, publisher))
+    }
+
+    /// Output that the run stands for and that is not in the outboxes yet.
+    pub(crate) fn pending(&self) -> Pending {
+        let receivers = self.route().receivers;
+        let bytes = self.run.iter().map(Vec::len).sum::<usize>() + self.named.pending();
+        match self.run_events {
+            0 => Pending::default(),
+            _ if is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) => {
+                Pending { bytes, receivers }
+            }
+            _ => Pending {
+                bytes: bytes * receivers,
+                receivers,
+            },
+        }
+    }
+
+    /// Makes the topic's route the present one; unless that is known, the topic must be one that
+    /// `is_legal`. Whether it is the present one now.
+    fn prepare_if(
+        &mut self,
+        egress: &mut Egress<'_>,
+        (space, topic): (Space, &[u8]),
+        is_legal: impl FnOnce(&[u8]) -> bool,
+    ) -> bool {
+        let place = self.hasher.hash_one((space as u8, topic)) as usize % ROUTES_KEPT;
+        let is_known = self.cached[place].route.fits(egress.broker, space, topic);
+        if is_known && place == self.present {
+            return true;
+        }
+        if !is_known && !is_legal(topic) {
+            return false;
+        }
+        self.settle(egress.broker, egress.outboxes);
+        // What was just given may have been the last message of a subscription.
+        let is_known = is_known && self.cached[place].route.is_current(egress.broker);
+        // What one topic with many patterns needed is not kept, nor looked at, for ever.
+        let present = self.route();
+        if present.filters.len().max(present.groups.len()) > ROUTE_FILTERS_KEPT {
+            self.cached[self.present] = CachedRoute::default();
+        }
+        self.present = place;
+        if !is_known {
+            let CachedRoute {
+                route,
+                heads,
+                is_subject,
+                is_text,
+            } = &mut self.cached[place];
+            egress.broker.route(space, topic, route);
+            let shown = &topic[route.scope.name_at..];
+            *is_subject = nats::can_carry(shown);
+            *is_text = std::str::from_utf8(shown).is_ok();
+            heads.resize_with(route.filters.len(), Default::default);
+            heads.iter_mut().flatten().for_each(Vec::clear);
+        }
+        true
+    }
+
+    fn prepare(&mut self, egress: &mut Egress<'_>, space: Space, topic: &[u8]) {
+        self.prepare_if(egress, (space, topic), |_| true);
+    }
+
+    fn deliver(
+        &mut self,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        let is_for_all = self.route().scope.is_for_all();
+        if (is_for_all && self.is_answered_here(event)) || !self.route().scope.is_here {
+            return;
+        }
+        self.number += form::EVENT_NUMBER_STEP;
+        let event = &Event {
+            number: self.number,
+            ..self.as_shown(event)
+        };
+        let may_gather = except.is_none()
+            && body.is_none()
+            && !is_for_all
+            && self.route().filters.len() == 1
+            && self.route().groups.is_empty()
+            && self.route().receivers > 1
+            // What the clients of NATS get of these differs from one to the other, or is two messages.
+            && event.flags & (flag::HEADERS | flag::END) == 0;
+        if may_gather {
+            return self.gather(egress, event);
+        }
+        self.settle(egress.broker, egress.outboxes);
+        // Most clients take an event once, however many of their filters match.
+        let once = (self.route().filters.len() > 1 || is_for_all).then(|| {
+            self.event += 1;
+            self.event
+        });
+        if let Some(once) = once.filter(|_| is_for_all) {
+            self.deliver_to_all(egress, event, body, once);
+        }
+        let way = &mut self.cached[self.present];
+        for place in 0..way.route.filters.len() {
+            let entry = egress.broker.filters().entry(way.route.filters[place]);
+            for form in Form::ALL {
+                let members = entry.forms[form.index()];
+                if members == 0 {
+                    continue;
+                }
+                if !way.carries(form) {
+                    self.named.uncarried += u64::from(members);
+                    continue;
+                }
+                let head = way.head(place, form, entry, event.topic);
+                if form == Form::Nats {
+                    for &member in &entry.members {
+                        let is_his = egress.outboxes.outbox(member.conn).form == form;
+                        if is_his && Some(member.conn) != except {
+                            self.named.offer(member, head, event, body, egress.outboxes);
+                        }
+                    }
+                    continue;
+                }
+                let once = once.filter(|_| form.takes_once());
+                let members = entry.members.iter().map(|member| member.conn);
+                let frame = Frame {
+                    form,
+                    head,
+                    event,
+                    body,
+                };
+                self.delivered += frame.offer_to(members, once, egress.outboxes);
+            }
+        }
+    }
+
+    /// Lets an event gather for the members of the route's only filter.
+    fn gather(&mut self, egress: &mut Egress<'_>, event: &Event<'_>) {
+        let way = &mut self.cached[self.present];
+        let entry = egress.broker.filters().entry(way.route.filters[0]);
+        for form in Form::ALL {
+            let members = entry.forms[form.index()];
+            if members == 0 {
+                continue;
+            }
+            if !way.carries(form) {
+                self.named.uncarried += u64::from(members);
+                continue;
+            }
+            let head = way.head(0, form, entry, event.topic);
+            if form == Form::Nats {
+                self.named.gather(head, event, entry, egress.outboxes);
+                continue;
+            }
+            let run = &mut self.run[form.index()];
+            self.run_last[form.index()] = run.len();
+            form::encode_event(form, head, None, event, run);
+            self.delivered += u64::from(members);
+        }
+        self.run_events += 1;
+        if self.is_run_full() {
+            self.settle(egress.broker, egress.outboxes);
+        }
+    }
+
+    fn is_run_full(&self) -> bool {
+        let lengths = self.run.iter().map(Vec::len);
+        lengths
+            .chain([self.named.pending()])
+            .any(|length| length >= RUN_BYTES_MAX)
+    }
+
+    /// Gives the run to its receivers. To be called before anything changes who listens, and
+    /// when an input is dealt with.
+    pub(crate) fn settle(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
+        if self.run_events == 0 {
+            return;
+        }
+        let entry = broker.filters().entry(self.route().filters[0]);
+        let mut shared: [Option<Bytes>; Form::COUNT] = Default::default();
+        for form in Form::ALL.map(Form::index) {
+            if is_run_shared(self.run[form].len(), entry.forms[form]) {
+                shared[form] = Some(outboxes.share_run(&self.run[form]));
+            }
+        }
+        let heads = &self.cached[self.present].heads[0];
+        for member in &entry.members {
+            let form = outboxes.outbox(member.conn).form.index();
+            if form == Form::Nats.index() {
+                let members = entry.forms[form];
+                self.named
+                    .give(*member, &heads[form], members, &mut shared[form], outboxes);
+                continue;
+            }
+            if let Some(body) = &shared[form]
+                && outboxes.takes_all(member.conn)
+            {
+                outboxes.add_shared_run(member.conn, self.run_events, body);
+                continue;
+            }
+            let offer = Offer {
+                events: self.run_events,
+                last_at: self.run_last[form],
+                key: &heads[form],
+            };
+            outboxes.offer(member.conn, &self.run[form], offer);
+        }
+        self.run.iter_mut().for_each(Vec::clear);
+        self.named.end_run();
+        self.run_events = 0;
+        self.named.end_sids(broker);
+    }
+}
+
+/// A payload as a part of the buffer that it stands in; `None` if it stands elsewhere.
+fn part_of(buffer: &Bytes, payload: &[u8]) -> Option<Bytes> {
+    let range = buffer.as_ptr_range();
+    let of_payload = payload.as_ptr_range();
+    let is_part = range.start <= of_payload.start && of_payload.end <= range.end;
+    is_part.then(|| buffer.slice_ref(payload))
+}
+
+/// Whether so many bytes for so many receivers are kept once and shared, not copied.
+fn is_run_shared(bytes: usize, receivers: u32) -> bool {
+    bytes >= SHARED_RUN_BYTES_MIN && receivers >= SHARED_RUN_RECEIVERS_MIN
+}
+
+/// One event in one form.
+struct Frame<'a> {
+    form: Form,
+    head: &'a [u8],
+    event: &'a Event<'a>,
+    body: Option<&'a Bytes>,
+}
+
+impl Frame<'_> {
+    /// Gives it to those members that take it in this form, and `once` names it to those that take
+    /// it once however often they stand among several filters' members; counts them.
+    fn offer_to(
+        &self,
+        members: impl Iterator<Item = ConnId>,
+        once: Option<u64>,
+        outboxes: &mut Outboxes,
+    ) -> u64 {
+        let Frame {
+            form,
+            head,
+            event,
+            body,
+        } = *self;
+        if form.is_json() {
+            return self.offer_written_to(members, once, outboxes);
+        }
+        let mut before_payload = Vec::new();
+        if body.is_some() {
+            form::encode_event_before_payload(form, head, None, event, &mut before_payload);
+        }
+        let length = head.len() + event.payload.len() + form::event_room(form, event);
+        let mut offered = 0;
+        for conn in members {
+            if !self.is_for(conn, once, outboxes) {
+                continue;
+            }
+            offered += 1;
+            match body {
+                Some(body) => {
+                    let end = form::event_end(form);
+                    outboxes.offer_shared(conn, &before_payload, body, end, head);
+                }
+                None => outboxes.offer_with(conn, length, head, |out| {
+                    out.reserve(length);
+                    form::encode_event(form, head, None, event, out);
+                }),
+            }
+        }
+        offered
+    }
+
+    fn is_for(&self, conn: ConnId, once: Option<u64>, outboxes: &mut Outboxes) -> bool {
+        outboxes.outbox(conn).form == self.form
+            && once.is_none_or(|event| outboxes.is_first_offer(conn, event))
+    }
+
+    /// The same for a form that does not hold the payload as it is: written once for all.
+    fn offer_written_to(
+        &self,
+        members: impl Iterator<Item = ConnId>,
+        once: Option<u64>,
+        outboxes: &mut Outboxes,
+    ) -> u64 {
+        let mut frame = Vec::new();
+        form::encode_event(self.form, self.head, None, self.event, &mut frame);
+        let is_long = frame.len() >= SHARED_BODY_BYTES_MIN;
+        let shared = is_long.then(|| outboxes.gauge().adopt(std::mem::take(&mut frame)));
+        let mut offered = 0;
+        for conn in members {
+            if !self.is_for(conn, once, outboxes) {
+                continue;
+            }
+            offered += 1;
+            match &shared {
+                Some(shared) => outboxes.offer_shared(conn, b"", shared, b"", self.head),
+                None => outboxes.offer(conn, &frame, Offer::one(self.head)),
+            }
+        }
+        offered
+    }
+}

@@ -1,0 +1,394 @@
+//! Events that leave for other nodes, and those that come from them.
+//!
+//! An event that comes over a link is delivered here and goes on over every other link behind which somebody wants it, in
+//! the frame it came in unless it is not for all of them that it was for. Owns nothing. Start at
+//! [`Delivery::receive_events`].
+
+use super::{Delivery, Egress, part_of};
+use crate::command::{Event, LinkId, ShardId, Space, Target};
+use crate::limits::SHARED_BODY_BYTES_MIN;
+use crate::mailbox::Addressees;
+use crate::tree::links::to_all;
+use bytes::Bytes;
+use sapwood_wire::limits::NODE_GROUPS_BYTES_MAX;
+use sapwood_wire::node::HEADER_BYTES;
+use sapwood_wire::node::events::{self, Events, EventsHead, Groups, Route};
+use sapwood_wire::run::{Head, Source};
+
+/// At how many nodes a turn may find no member before it is given up.
+const NODE_TRIES_MAX: u8 = 4;
+
+/// A frame of events that came over a link.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    pub link: LinkId,
+    /// The frame as it came, header and all.
+    pub frame: &'a [u8],
+    pub events: &'a Events<'a>,
+}
+
+/// How far a frame of events was dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    All,
+    /// Output is to be written before the rest.
+    Part,
+    /// A shard that listens is behind: nothing was done.
+    NoRoom,
+}
+
+impl Delivery {
+    /// Sends an event that a client of this shard published to the links that it is for, by the turns that were taken.
+    pub(super) fn send_remote(&self, egress: &mut Egress<'_>, event: &Event<'_>) {
+        let branches: Vec<LinkId>;
+        let plain = match self.goes_to_all_links() {
+            true => {
+                branches = egress.links.adopted(None).collect();
+                &branches
+            }
+            false => &self.route().links,
+        };
+        let takes_turn = |target: &Target| matches!(target, Target::Link(_));
+        if self.turns.iter().any(takes_turn) {
+            self.send_each(egress, event, plain);
+        } else if !plain.is_empty() {
+            egress.links.publish(plain.iter().copied(), to_all(), event);
+        }
+    }
+
+    /// The same where what is behind one link is not what is behind the other.
+    fn send_each(&self, egress: &mut Egress<'_>, event: &Event<'_>, plain: &[LinkId]) {
+        let turns = &self.turns;
+        let with_turn = turns.iter().filter_map(|&turn| match turn {
+            Target::Link(link) => Some(link),
+            Target::Shard(_) => None,
+        });
+        let mut links: Vec<LinkId> = plain.iter().copied().chain(with_turn).collect();
+        links.sort_unstable();
+        links.dedup();
+        for link in links {
+            let groups = self.route().groups.iter().zip(turns);
+            let groups = groups.filter(|&(_, &turn)| turn == Target::Link(link));
+            let names = in_frames(groups.map(|(group, _)| egress.broker.group_name(group)));
+            for (place, names) in names.iter().enumerate() {
+                let route = Route {
+                    plain: place == 0 && plain.contains(&link),
+                    groups: Groups::new(names),
+                    tries: 0,
+                };
+                egress.links.publish(std::iter::once(link), route, event);
+            }
+        }
+    }
+
+    /// Delivers what came over a link and is new here, and passes it on. Call again with the same frame if it could
+    /// not be dealt with as a whole: events that were are known then.
+    pub(crate) fn receive_events(
+        &mut self,
+        egress: &mut Egress<'_>,
+        arrival: Arrival<'_>,
+    ) -> Received {
+        let head = arrival.events.head();
+        let count = arrival.events.len() as u64;
+        let known = egress.links.known(head, count);
+        if known == count {
+            // Counted once, not again for what was dealt with in parts.
+            egress.links.counters.events_twice += count;
+            return Received::All;
+        }
+        let space = space_of(head);
+        self.prepare(egress, space, head.topic);
+        let scope = &self.route().scope;
+        let targets = match scope.is_for_all() && scope.is_here {
+            true => egress.mailboxes.others().collect(),
+            false => self.route().targets.clone(),
+        };
+        if targets
+            .iter()
+            .any(|&shard| !egress.mailboxes.has_room(shard))
+        {
+            return Received::NoRoom;
+        }
+        let has_own_way = self.has_own_way();
+        if head.route.groups.is_empty() && head.route.plain && !has_own_way {
+            return self.receive_plain(egress, arrival, known, &targets);
+        }
+        let to = match has_own_way && head.route.plain && known == 0 {
+            true => self.forward(egress, arrival),
+            false => Vec::new(),
+        };
+        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
+            if egress.outboxes.should_flush(self.pending()) {
+                return Received::Part;
+            }
+            egress.links.note(head, place as u64);
+            egress.links.counters.events_in += 1;
+            let first = head.first + place as u64;
+            let head = EventsHead { first, ..*head };
+            let event = event_of(&head, placed.event);
+            match has_own_way {
+                true => self.receive_scoped(egress, (arrival.link, &to), &head, &event),
+                false => self.receive_turn(egress, arrival.link, &head, &event, &targets),
+            }
+        }
+        Received::All
+    }
+
+    /// Deals with events for everybody who gets every event.
+    fn receive_plain(
+        &mut self,
+        egress: &mut Egress<'_>,
+        arrival: Arrival<'_>,
+        known: u64,
+        targets: &[ShardId],
+    ) -> Received {
+        let head = arrival.events.head();
+        let is_for_all = self.route().scope.is_for_all();
+        // Those that go on go on at once, all together; if some were here before, the others are so everywhere behind.
+        let is_begun = known > 0;
+        if !is_begun {
+            self.forward(egress, arrival);
+        }
+        if !is_begun && !is_for_all && self.receive_run(egress, arrival) {
+            return Received::All;
+        }
+        for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
+            if egress.outboxes.should_flush(self.pending()) {
+                return Received::Part;
+            }
+            egress.links.note(head, place as u64);
+            egress.links.counters.events_in += 1;
+            let event = event_of(head, placed.event);
+            let body = self.body_of(egress, &event, targets.len());
+            for &shard in targets {
+                if is_for_all || self.route().shards.contains(&shard) {
+                    egress
+                        .mailboxes
+                        .push(shard, Addressees::all(), event, body.as_ref());
+                }
+            }
+            self.deliver(egress, None, &event, body.as_ref());
+            self.named.end_sids(egress.broker);
+        }
+        Received::All
+    }
+
+    /// Sends a frame on as it came, to all that it is for but where it came from; gives those links.
+    fn forward(&self, egress: &mut Egress<'_>, arrival: Arrival<'_>) -> Vec<LinkId> {
+        let next = |link: &LinkId| *link != arrival.link;
+        let links: Vec<LinkId> = match self.goes_to_all_links() {
+            true => egress.links.adopted(Some(arrival.link)).collect(),
+            false => self.route().links.iter().copied().filter(next).collect(),
+        };
+        if !links.is_empty() {
+            let lane = u16::from(arrival.events.head().lane);
+            let count = arrival.events.len() as u64;
+            egress
+                .links
+                .forward(links.iter().copied(), lane, count, arrival.frame);
+        }
+        links
+    }
+
+    /// Delivers all events of a frame as one run, where nothing is to be decided for each; whether that was so.
+    fn receive_run(&mut self, egress: &mut Egress<'_>, arrival: Arrival<'_>) -> bool {
+        let head = arrival.events.head();
+        let route = self.route();
+        // Turns of the same topic are given at once, which what gathers must not fall behind.
+        let is_simple = route.filters.len() <= 1 && route.groups.is_empty();
+        if space_of(head) != Space::Topic || !is_simple || route.scope.name_at > 0 {
+            return false;
+        }
+        let only = self.only_receiver(egress);
+        if only.is_some() && arrival.frame.len() > egress.outboxes.room_to_flush(self.pending()) {
+            return false;
+        }
+        self.payloads.clear();
+        for placed in arrival.events.iter() {
+            let events::Event { flags, payload, .. } = placed.event;
+            if flags != 0 || payload.len() >= SHARED_BODY_BYTES_MIN {
+                return false;
+            }
+            let start = (HEADER_BYTES + placed.payload_start) as u32;
+            self.payloads.push((start, start + payload.len() as u32));
+        }
+        let count = self.payloads.len() as u64;
+        egress.links.note(head, count - 1);
+        egress.links.counters.events_in += count;
+        for &shard in &self.route().shards {
+            for &(start, end) in &self.payloads {
+                let payload = &arrival.frame[start as usize..end as usize];
+                let event = Event::plain(Space::Topic, head.topic, payload);
+                egress.mailboxes.push(shard, Addressees::all(), event, None);
+            }
+        }
+        if !self.route().filters.is_empty() {
+            let run = Head::of_payloads(Source::Node, head.topic);
+            self.deliver_run(egress, &run, arrival.frame, only);
+        }
+        true
+    }
+
+    /// Deals with one event that is a group's turn behind the link it came by.
+    fn receive_turn(
+        &mut self,
+        egress: &mut Egress<'_>,
+        from: LinkId,
+        head: &EventsHead<'_>,
+        event: &Event<'_>,
+        targets: &[ShardId],
+    ) {
+        let body = self.body_of(egress, event, targets.len());
+        let mut turns = Vec::new();
+        for name in head.route.groups {
+            let place = self.route().place_of(egress.broker, name);
+            let turn = place.and_then(|place| {
+                let group = &self.route().groups[place];
+                egress.broker.take_turn_besides(group, Target::Link(from))
+            });
+            match place.zip(turn) {
+                Some((place, turn)) => turns.push((name, place, turn)),
+                None => self.turn_back(egress, from, head.route.tries + 1, name, event),
+            }
+        }
+        let names_at = |target| {
+            let turns = turns.iter().filter(move |&&(.., turn)| turn == target);
+            turns.map(|&(name, ..)| name)
+        };
+        let is_for_all = self.route().scope.is_for_all();
+        for &shard in targets {
+            let plain = head.route.plain && (is_for_all || self.route().shards.contains(&shard));
+            let mut groups = names_at(Target::Shard(shard)).peekable();
+            if plain || groups.peek().is_some() {
+                let addressees = Addressees {
+                    plain,
+                    groups,
+                    tries: 0,
+                };
+                egress
+                    .mailboxes
+                    .push(shard, addressees, *event, body.as_ref());
+            }
+        }
+        let next: Vec<LinkId> = egress.links.adopted(Some(from)).collect();
+        for link in next {
+            // They came in one frame, so they fit into one.
+            let mut names = Vec::new();
+            names_at(Target::Link(link)).for_each(|name| Groups::push(&mut names, name));
+            let plain = head.route.plain && (is_for_all || self.route().links.contains(&link));
+            if plain || !names.is_empty() {
+                let route = Route {
+                    plain,
+                    groups: Groups::new(&names),
+                    tries: head.route.tries,
+                };
+                let head = EventsHead { route, ..*head };
+                egress.links.pass_on(link, &head, event);
+            }
+        }
+        for &(_, place, turn) in &turns {
+            if turn == Target::Shard(egress.broker.me()) {
+                self.deliver_turn(egress, place, None, event, body.as_ref());
+            }
+        }
+        if head.route.plain {
+            self.deliver(egress, None, event, body.as_ref());
+        }
+        self.named.end_sids(egress.broker);
+    }
+
+    /// Gives a turn that nobody here or further on can take back to where the others of the group are. The event was noted
+    /// as seen on its way here, so it goes as one of this node's own.
+    pub(super) fn turn_back(
+        &mut self,
+        egress: &mut Egress<'_>,
+        from: LinkId,
+        tries: u8,
+        name: &[u8],
+        event: &Event<'_>,
+    ) {
+        let route = self.route();
+        let place = route.place_of(egress.broker, name);
+        let group = place.map(|place| &route.groups[place]);
+        let is_heard_there = group.or(route.scope.turn.as_ref()).is_some_and(|group| {
+            let mut weights = group.weights.iter();
+            weights.any(|&(target, _)| target == Target::Link(from))
+        });
+        if !is_heard_there || tries >= NODE_TRIES_MAX {
+            self.turns_unheard += 1;
+            return;
+        }
+        self.turns_retried += 1;
+        send_turn(egress, from, name, tries, event);
+    }
+
+    /// The payload as it is shared by several receivers, if it is long.
+    pub(super) fn body_of(
+        &self,
+        egress: &Egress<'_>,
+        event: &Event<'_>,
+        shards: usize,
+    ) -> Option<Bytes> {
+        let route = self.route();
+        let shares = route.receivers + route.groups.len() + shards;
+        if event.payload.len() < SHARED_BODY_BYTES_MIN || shares == 0 {
+            return None;
+        }
+        let lent = self.lent.as_ref();
+        let part = lent.and_then(|lent| part_of(lent, event.payload));
+        part.or_else(|| (shares > 1).then(|| egress.outboxes.gauge().share(event.payload)))
+    }
+}
+
+/// Sends an event over a link as the turn of this group alone; `tries` shards or nodes had no member left before.
+pub(super) fn send_turn(
+    egress: &mut Egress<'_>,
+    link: LinkId,
+    name: &[u8],
+    tries: u8,
+    event: &Event<'_>,
+) {
+    let mut names = Vec::new();
+    Groups::push(&mut names, name);
+    let route = Route {
+        plain: false,
+        groups: Groups::new(&names),
+        tries,
+    };
+    egress.links.publish(std::iter::once(link), route, event);
+}
+
+/// Names of groups as they stand in frames: as many as fit into the first, then into the next. One frame at least.
+fn in_frames<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut frames = vec![Vec::new()];
+    for name in names {
+        if frames
+            .last()
+            .is_some_and(|frame| frame.len() + 1 + name.len() > NODE_GROUPS_BYTES_MAX)
+        {
+            frames.push(Vec::new());
+        }
+        if let Some(frame) = frames.last_mut() {
+            Groups::push(frame, name);
+        }
+    }
+    frames
+}
+
+fn space_of(head: &EventsHead<'_>) -> Space {
+    match head.space {
+        events::Space::Topic => Space::Topic,
+        events::Space::ShardChannel => Space::ShardChannel,
+    }
+}
+
+fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
+    Event {
+        space: space_of(head),
+        topic: head.topic,
+        flags: event.flags,
+        attributes: event.attributes,
+        payload: event.payload,
+        number: 0,
+    }
+}

@@ -1,0 +1,721 @@
+//! Who listens to what: applies subscriptions and finds the receivers of an event.
+//!
+//! Owns the filters, the groups' turns, each connection's subscriptions, and the changes that the other shards are
+//! to be told. Must not know protocols, outboxes or time. Invariants: a connection stands in a
+//! filter's members exactly once if the filter stands in its subscriptions, at the place noted
+//! there; so leaving costs as much as the connection's own subscriptions, whoever else listens.
+//! Start at [`Broker::subscribe`] and [`Broker::route`].
+
+mod remote;
+mod scoped;
+
+pub(crate) use remote::Listener;
+
+use crate::command::{
+    ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
+};
+use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
+use crate::routing::groups::GroupId;
+use crate::routing::interest::Change;
+use crate::routing::subs::{FilterId, Filters};
+use crate::tree::position::Position;
+use hashbrown::HashMap;
+use indexmap::IndexMap;
+use sapwood_wire::scope::{Audience, Scope};
+use sapwood_wire::topic;
+
+/// Which of its connection's subscriptions one is: the filter, and the client's number for it.
+type Key = (FilterId, u32);
+
+/// A connection's subscriptions, with its place in each filter. Their order depends on the history
+/// alone: that of making them, but each one that ended gave its place to the last.
+#[derive(Debug, Default)]
+struct Membership {
+    places: IndexMap<Key, u32, foldhash::fast::FixedState>,
+    topics: u32,
+    globs: u32,
+    shard_channels: u32,
+    wildcards: u32,
+    /// The other shards are being told that these subscriptions are gone.
+    leaving: bool,
+}
+
+impl Membership {
+    fn counter(&mut self, kind: FilterKind) -> &mut u32 {
+        match kind {
+            FilterKind::Topic => &mut self.topics,
+            FilterKind::Glob => &mut self.globs,
+            FilterKind::ShardChannel => &mut self.shard_channels,
+            FilterKind::Wildcard => &mut self.wildcards,
+            FilterKind::Node => unreachable!("nobody subscribes to nodes"),
+        }
+    }
+}
+
+/// The receivers of a topic's events, as long as `version` is that of the broker.
+#[derive(Debug, Default)]
+pub(crate) struct Route {
+    version: u64,
+    space: Option<Space>,
+    topic: Vec<u8>,
+    /// Filters that match and have members here who get every event.
+    pub filters: Vec<FilterId>,
+    /// Members of those filters.
+    pub receivers: usize,
+    /// Other shards where somebody gets every event, each once.
+    pub shards: Vec<ShardId>,
+    /// Links behind which somebody gets every event, each once.
+    pub links: Vec<LinkId>,
+    /// Groups with a member on any shard or behind any link, each once.
+    pub groups: Vec<GroupRoute>,
+    /// Where in `groups` each is.
+    group_places: HashMap<GroupId, usize, foldhash::fast::FixedState>,
+    /// What an earlier topic used for its groups, to be used again.
+    spare_groups: Vec<GroupRoute>,
+    /// Other shards that an event may go to: those of `remote`, and those of the groups.
+    pub targets: Vec<ShardId>,
+    /// Matching subscriptions on all shards, a group counting as one: what PUBLISH answers.
+    pub subscriptions: u64,
+    /// What the topic says beside its name.
+    pub scope: RouteScope,
+}
+
+/// What a topic says about its events beside its name. Usually nothing.
+#[derive(Debug)]
+pub(crate) struct RouteScope {
+    /// Where in the topic its name begins, which is what subscribers see.
+    pub name_at: usize,
+    /// Who gets them.
+    pub audience: Audience,
+    /// Nobody gets them: nodes report that they came by.
+    pub is_traced: bool,
+    /// It says which nodes they are for; on each of these, groups take turns of their own.
+    pub is_placed: bool,
+    /// This node is one of them.
+    pub is_here: bool,
+    /// One of them would stand below this node and is not there.
+    pub is_lost: bool,
+    /// They are for one node of a group: what leads to those.
+    pub turn: Option<GroupRoute>,
+}
+
+impl Default for RouteScope {
+    fn default() -> RouteScope {
+        RouteScope {
+            name_at: 0,
+            audience: Audience::Subscribers,
+            is_traced: false,
+            is_placed: false,
+            is_here: true,
+            is_lost: false,
+            turn: None,
+        }
+    }
+}
+
+impl RouteScope {
+    /// Whether events go to all links and shards, whoever subscribed there.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.audience != Audience::Subscribers
+    }
+}
+
+/// How a topic's events reach one group.
+#[derive(Debug)]
+pub(crate) struct GroupRoute {
+    pub group: GroupId,
+    /// Its entries with members here.
+    pub entries: Vec<FilterId>,
+    /// The shards that have members, this one included, and the links that lead to some, and how many.
+    pub weights: Vec<(Target, u32)>,
+}
+
+impl GroupRoute {
+    fn add(&mut self, target: Target, members: u32) {
+        match self.weights.iter_mut().find(|(other, _)| *other == target) {
+            Some((_, weight)) => *weight = weight.saturating_add(members),
+            None => self.weights.push((target, members)),
+        }
+    }
+}
+
+impl Route {
+    /// The route to this group, which leads nowhere yet if it is new.
+    fn group_mut(&mut self, group: GroupId) -> &mut GroupRoute {
+        let next = self.groups.len();
+        let place = *self.group_places.entry(group).or_insert(next);
+        if place == next {
+            let spare = self.spare_groups.pop();
+            let (entries, weights) =
+                spare.map_or_else(Default::default, |spare| (spare.entries, spare.weights));
+            self.groups.push(GroupRoute {
+                group,
+                entries,
+                weights,
+            });
+        }
+        &mut self.groups[place]
+    }
+
+    /// Forgets all groups, and keeps the memory of some for the next.
+    fn forget_groups(&mut self) {
+        self.group_places.clear();
+        for mut route in self.groups.drain(..) {
+            if self.spare_groups.len() < ROUTE_GROUPS_KEPT {
+                route.entries.clear();
+                route.weights.clear();
+                self.spare_groups.push(route);
+            }
+        }
+    }
+
+    /// Where in `groups` the group of this name is.
+    pub(crate) fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
+        let group = broker.filters.groups.find(name)?;
+        self.group_places.get(&group).copied()
+    }
+
+    /// Whether somebody on another node may hear the topic's events.
+    pub(crate) fn is_heard_remotely(&self) -> bool {
+        let groups = self.groups.iter().chain(&self.scope.turn);
+        let weights = groups.flat_map(|group| &group.weights);
+        let mut targets = weights.map(|(target, _)| target);
+        !self.links.is_empty() || targets.any(|target| matches!(target, Target::Link(_)))
+    }
+
+    /// Whether nothing has changed since it was found.
+    pub(crate) fn is_current(&self, broker: &Broker) -> bool {
+        self.version == broker.version
+    }
+
+    /// Whether it still leads this topic's events right.
+    pub(crate) fn fits(&self, broker: &Broker, space: Space, topic: &[u8]) -> bool {
+        self.version == broker.version && self.space == Some(space) && self.topic == topic
+    }
+}
+
+/// The subscriptions of a shard's connections, and what it knows of the other shards'.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    me: ShardId,
+    filters: Filters,
+    memberships: Vec<Membership>,
+    changed: Vec<FilterId>,
+    /// Grows with every change of what a topic's receivers are.
+    version: u64,
+    subscriptions: u64,
+    subscriptions_max: usize,
+    filters_max: usize,
+    globs_max: usize,
+    /// Links behind which any event may be wanted.
+    everything: Vec<LinkId>,
+    /// This shard tells links what is wanted here.
+    tells_links: bool,
+    /// Links behind which any event may be wanted are others than were told of.
+    everything_changed: bool,
+    changed_for_links: Vec<FilterId>,
+    /// Filters that are wanted behind each link.
+    wanted_behind: Vec<u32>,
+    /// Where the node stands.
+    position: Position,
+}
+
+impl Broker {
+    pub(crate) fn new(me: ShardId, seed: u64, limits: &Limits) -> Broker {
+        Broker {
+            me,
+            filters: Filters::new(seed),
+            memberships: Vec::new(),
+            changed: Vec::new(),
+            version: 1,
+            subscriptions: 0,
+            subscriptions_max: limits.subscriptions_max,
+            filters_max: limits.filters_max,
+            globs_max: limits.globs_max,
+            everything: Vec::new(),
+            tells_links: false,
+            everything_changed: false,
+            changed_for_links: Vec::new(),
+            wanted_behind: Vec::new(),
+            position: Position::default(),
+        }
+    }
+
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
+    /// Subscriptions of all connections of this shard.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.subscriptions
+    }
+
+    /// How many subscriptions of this kind a connection has.
+    pub(crate) fn count(&self, conn: ConnId, kind: FilterKind) -> usize {
+        self.memberships.get(conn.slot()).map_or(0, |membership| {
+            let count = match kind {
+                FilterKind::Topic => membership.topics,
+                FilterKind::Glob => membership.globs,
+                FilterKind::ShardChannel => membership.shard_channels,
+                FilterKind::Wildcard => membership.wildcards,
+                FilterKind::Node => 0,
+            };
+            count as usize
+        })
+    }
+
+    /// Whether a connection has any subscription.
+    pub(crate) fn listens(&self, conn: ConnId) -> bool {
+        self.memberships
+            .get(conn.slot())
+            .is_some_and(|membership| !membership.places.is_empty())
+    }
+
+    /// How many subscriptions of any kind a connection has.
+    pub(crate) fn count_all(&self, conn: ConnId) -> usize {
+        let membership = self.memberships.get(conn.slot());
+        membership.map_or(0, |membership| membership.places.len())
+    }
+
+    /// Adds a subscription; `Ok(false)` if the connection had it already.
+    pub(crate) fn subscribe(
+        &mut self,
+        member: Member,
+        form: Form,
+        filter: Filter<'_>,
+    ) -> Result<bool, Refusal> {
+        let Member { conn, number } = member;
+        let checked = match filter.kind {
+            FilterKind::Wildcard => topic::check_wildcard(filter.name),
+            _ => topic::check_name(filter.name),
+        };
+        checked.map_err(Refusal::Name)?;
+        if self.memberships.len() <= conn.slot() {
+            self.memberships
+                .resize_with(conn.slot() + 1, Membership::default);
+        }
+        match self.filters.find(filter) {
+            Some(id)
+                if self.memberships[conn.slot()]
+                    .places
+                    .contains_key(&(id, number)) =>
+            {
+                return Ok(false);
+            }
+            Some(_) => {}
+            None if self.filters.len() >= self.filters_max => {
+                return Err(Refusal::TooManyFilters(self.filters_max));
+            }
+            None if filter.kind == FilterKind::Glob
+                && self.filters.glob_count() >= self.globs_max =>
+            {
+                return Err(Refusal::TooManyGlobs(self.globs_max));
+            }
+            None => {}
+        }
+        if self.memberships[conn.slot()].places.len() >= self.subscriptions_max {
+            return Err(Refusal::TooManySubscriptions(self.subscriptions_max));
+        }
+        let id = self.filters.intern(filter);
+        let entry = self.filters.entry_mut(id);
+        let membership = &mut self.memberships[conn.slot()];
+        membership
+            .places
+            .insert((id, number), entry.members.len() as u32);
+        *membership.counter(filter.kind) += 1;
+        entry.members.push(member);
+        entry.forms[form.index()] += 1;
+        self.subscriptions += 1;
+        self.note_change(id);
+        Ok(true)
+    }
+
+    /// Takes a subscription away; false if there was none.
+    pub(crate) fn unsubscribe(&mut self, member: Member, form: Form, filter: Filter<'_>) -> bool {
+        let Some(id) = self.filters.find(filter) else {
+            return false;
+        };
+        self.remove_member(member, form, id)
+    }
+
+    /// The names that a connection is subscribed to, in an order that depends on the history alone.
+    pub(crate) fn names(&self, conn: ConnId, kind: FilterKind) -> Vec<Box<[u8]>> {
+        let Some(membership) = self.memberships.get(conn.slot()) else {
+            return Vec::new();
+        };
+        let entries = membership
+            .places
+            .keys()
+            .map(|&(id, _)| self.filters.entry(id));
+        entries
+            .filter(|entry| entry.kind == kind)
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
+    /// Takes all subscriptions of a connection away.
+    pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
+        // One after the other, because taking one away may move another of the same connection.
+        while let Some(membership) = self.memberships.get_mut(conn.slot())
+            && let Some(((id, number), place)) = membership.places.pop()
+        {
+            let entry = self.filters.entry_mut(id);
+            entry.leaving -= u32::from(membership.leaving);
+            self.take_from_filter(Member { conn, number }, form, id, place);
+        }
+        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+            *membership = Membership::default();
+        }
+    }
+
+    /// Begins to take all subscriptions of a connection away: those in groups at once, because the
+    /// others of the group take their turns. Of the rest the other shards are told that they are
+    /// gone, and what is on its way still arrives until [`leave`](Broker::leave).
+    pub(crate) fn begin_to_leave(&mut self, conn: ConnId, form: Form) {
+        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+            return;
+        };
+        let keys: Vec<Key> = membership.places.keys().copied().collect();
+        for &(id, number) in &keys {
+            if self.filters.entry(id).group.is_some() {
+                self.remove_member(Member { conn, number }, form, id);
+            } else {
+                self.filters.entry_mut(id).leaving += 1;
+                self.note_change(id);
+            }
+        }
+        let membership = &mut self.memberships[conn.slot()];
+        membership.leaving = !membership.places.is_empty();
+    }
+
+    /// Takes note that a connection takes events in another form from now on.
+    pub(crate) fn change_form(&mut self, conn: ConnId, from: Form, to: Form) {
+        let Some(membership) = self.memberships.get(conn.slot()) else {
+            return;
+        };
+        for &(id, _) in membership.places.keys() {
+            let entry = self.filters.entry_mut(id);
+            entry.forms[from.index()] -= 1;
+            entry.forms[to.index()] += 1;
+        }
+    }
+
+    /// The numbers of a connection's subscriptions.
+    pub(crate) fn numbers(&self, conn: ConnId) -> Vec<u32> {
+        let membership = self.memberships.get(conn.slot());
+        let keys = membership.into_iter().flat_map(|there| there.places.keys());
+        keys.map(|&(_, number)| number).collect()
+    }
+
+    /// Takes a subscription away; false if there was none.
+    pub(crate) fn remove_member(&mut self, member: Member, form: Form, id: FilterId) -> bool {
+        let Some(membership) = self.memberships.get_mut(member.conn.slot()) else {
+            return false;
+        };
+        let Some(place) = membership.places.swap_remove(&(id, member.number)) else {
+            return false;
+        };
+        let kind = self.filters.entry(id).kind;
+        *membership.counter(kind) -= 1;
+        if membership.places.is_empty() {
+            // An idle connection keeps no memory of what it once listened to.
+            *membership = Membership::default();
+        }
+        self.take_from_filter(member, form, id, place);
+        true
+    }
+
+    fn take_from_filter(&mut self, member: Member, form: Form, id: FilterId, place: u32) {
+        let entry = self.filters.entry_mut(id);
+        let removed = entry.members.swap_remove(place as usize);
+        assert_eq!(
+            removed, member,
+            "a filter's members and its members' places differ"
+        );
+        entry.forms[form.index()] -= 1;
+        if let Some(&moved) = entry.members.get(place as usize) {
+            let places = &mut self.memberships[moved.conn.slot()].places;
+            places.insert((id, moved.number), place);
+        }
+        if entry.members.is_empty() {
+            entry.members = Vec::new();
+        }
+        self.subscriptions -= 1;
+        self.note_change(id);
+    }
+
+    fn note_change(&mut self, id: FilterId) {
+        self.note_change_for_links(id);
+        self.version += 1;
+        let entry = self.filters.entry_mut(id);
+        if !entry.changed {
+            entry.changed = true;
+            self.changed.push(id);
+        }
+    }
+
+    fn note_change_for_links(&mut self, id: FilterId) {
+        let entry = self.filters.entry_mut(id);
+        if self.tells_links && !entry.changed_for_links {
+            entry.changed_for_links = true;
+            self.changed_for_links.push(id);
+        }
+    }
+
+    /// Whether the other shards are to be told something.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// What the other shards are to be told since this was last asked; empty if nothing.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in std::mem::take(&mut self.changed) {
+            let entry = self.filters.entry_mut(id);
+            entry.changed = false;
+            let listeners = entry.members.len() as u32 - entry.leaving;
+            if listeners != entry.announced {
+                entry.announced = listeners;
+                let entry = self.filters.entry(id);
+                let group = entry.group.map(|group| self.filters.groups.name(group));
+                changes.push(Change {
+                    kind: entry.kind,
+                    name: entry.name.clone(),
+                    group: group.unwrap_or_default().into(),
+                    listeners,
+                });
+            }
+            self.filters.forget_if_needless(id);
+        }
+        changes
+    }
+
+    /// Takes in what another shard told.
+    pub(crate) fn apply_changes(&mut self, from: ShardId, changes: &[Change]) {
+        for change in changes {
+            let id = self.filters.intern(Filter {
+                kind: change.kind,
+                name: &change.name,
+                group: &change.group,
+            });
+            let entry = self.filters.entry_mut(id);
+            entry.shards.retain(|&(shard, _)| shard != from);
+            if change.listeners > 0 {
+                entry.shards.push((from, change.listeners));
+            }
+            if entry.shards.is_empty() {
+                entry.shards = Vec::new();
+            }
+            self.note_change_for_links(id);
+            self.filters.forget_if_needless(id);
+        }
+        self.version += 1;
+    }
+
+    /// Finds the receivers of a topic's events; the memory in `route` is used again.
+    pub(crate) fn route(&self, space: Space, name: &[u8], route: &mut Route) {
+        route.version = self.version;
+        route.space = Some(space);
+        route.topic.clear();
+        route.topic.extend_from_slice(name);
+        route.filters.clear();
+        route.shards.clear();
+        route.links.clear();
+        route.links.extend_from_slice(&self.everything);
+        route.forget_groups();
+        route.receivers = 0;
+        route.subscriptions = 0;
+        let scope = match space {
+            Space::Topic => Scope::parse(name).ok(),
+            Space::ShardChannel => None,
+        };
+        let shown = scope.map_or(name, |scope| scope.name);
+        route.scope = RouteScope {
+            name_at: name.len() - shown.len(),
+            ..RouteScope::default()
+        };
+        self.filters.matching(space, shown, |id| {
+            let entry = self.filters.entry(id);
+            route.subscriptions += entry.listeners();
+            if !entry.members.is_empty() {
+                route.filters.push(id);
+                route.receivers += entry.members.len();
+            }
+            for &(shard, _) in &entry.shards {
+                if !route.shards.contains(&shard) {
+                    route.shards.push(shard);
+                }
+            }
+            for &(link, _) in entry.wanted() {
+                if !route.links.contains(&link) {
+                    route.links.push(link);
+                }
+            }
+            for &id in &entry.group_entries {
+                self.route_to_group(id, route);
+            }
+        });
+        // Those of other nodes do not count, like their other subscriptions.
+        let is_here = |&(target, _): &(Target, u32)| matches!(target, Target::Shard(_));
+        let groups_here = route.groups.iter();
+        let groups_here = groups_here.filter(|group| group.weights.iter().any(is_here));
+        route.subscriptions += groups_here.count() as u64;
+        if let Some(scope) = scope.filter(|_| topic::is_reserved(name)) {
+            self.narrow(&scope, route);
+        }
+        route.targets.clear();
+        route.targets.extend_from_slice(&route.shards);
+        for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {
+            if let Target::Shard(shard) = *target
+                && shard != self.me
+                && !route.targets.contains(&shard)
+            {
+                route.targets.push(shard);
+            }
+        }
+    }
+
+    fn route_to_group(&self, id: FilterId, route: &mut Route) {
+        let entry = self.filters.entry(id);
+        let is_heard = entry.listeners() > 0 || !entry.wanted().is_empty();
+        let Some(group) = entry.group.filter(|_| is_heard) else {
+            return;
+        };
+        let route = route.group_mut(group);
+        if !entry.members.is_empty() {
+            route.entries.push(id);
+            route.add(Target::Shard(self.me), entry.members.len() as u32);
+        }
+        for &(shard, members) in &entry.shards {
+            route.add(Target::Shard(shard), members);
+        }
+        for &(link, members) in entry.wanted() {
+            route.add(Target::Link(link), members);
+        }
+    }
+
+    /// Takes a group's turn for one event among the shards and links that have members.
+    pub(crate) fn take_turn(&mut self, route: &GroupRoute) -> Target {
+        self.filters.groups.take_turn(route.group, &route.weights)
+    }
+
+    /// The same for an event that `tries` of them, `by` the last, had no member left for: not
+    /// by that one, if there is another. From the second time on it stays here if it can, where
+    /// who is there is known for sure.
+    pub(crate) fn take_turn_again(&mut self, route: &GroupRoute, by: Target, tries: u8) -> Target {
+        if tries > 1 && !route.entries.is_empty() {
+            return Target::Shard(self.me);
+        }
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(target, _)| target != by).collect();
+        let weights = if others.is_empty() {
+            &route.weights
+        } else {
+            &others
+        };
+        self.filters.groups.take_turn(route.group, weights)
+    }
+
+    /// Takes a group's turn among all but one of the shards and links that have members; `None` if there are none.
+    pub(crate) fn take_turn_besides(&mut self, route: &GroupRoute, but: Target) -> Option<Target> {
+        let weights = route.weights.iter().copied();
+        let others: Vec<_> = weights.filter(|&(target, _)| target != but).collect();
+        let group = route.group;
+        (!others.is_empty()).then(|| self.filters.groups.take_turn(group, &others))
+    }
+
+    /// Takes a group's turn among this shard's members; `None` if there are none.
+    pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
+        match &route.entries[..] {
+            [] => None,
+            entries => Some(self.filters.take_turn(entries)),
+        }
+    }
+
+    /// Whether a group has members here, and all of them are this connection's.
+    pub(crate) fn are_members_of(&self, route: &GroupRoute, conn: ConnId) -> bool {
+        !route.entries.is_empty() && self.member_besides(route, conn).is_none()
+    }
+
+    /// A group's member here that is not this connection's.
+    pub(crate) fn member_besides(&self, route: &GroupRoute, conn: ConnId) -> Option<Member> {
+        let entries = route.entries.iter().map(|&id| self.filters.entry(id));
+        let mut members = entries.flat_map(|entry| &entry.members);
+        members.find(|member| member.conn != conn).copied()
+    }
+
+    pub(crate) fn group_name(&self, route: &GroupRoute) -> &[u8] {
+        self.filters.groups.name(route.group)
+    }
+
+    /// This shard.
+    pub(crate) fn me(&self) -> ShardId {
+        self.me
+    }
+
+    /// Subscribers of exactly this name, on all shards.
+    pub(crate) fn listeners(&self, filter: Filter<'_>) -> u64 {
+        self.filters
+            .find(filter)
+            .map_or(0, |id| self.filters.listeners(self.filters.entry(id)))
+    }
+
+    /// The names of this kind that anyone listens to and `pattern`, if given, matches.
+    pub(crate) fn active_names(&self, kind: FilterKind, pattern: Option<&[u8]>) -> Vec<&[u8]> {
+        let entries = self.filters.iter().filter(|entry| entry.kind == kind);
+        let active = entries
+            .filter(|entry| self.filters.listeners(entry) > 0)
+            .map(|entry| &*entry.name);
+        match pattern {
+            None => active.collect(),
+            Some(pattern) => active
+                .filter(|name| topic::glob_matches_text(pattern, name))
+                .collect(),
+        }
+    }
+
+    /// Distinct globs that anyone listens to.
+    pub(crate) fn active_globs(&self) -> usize {
+        let globs = self.filters.globs();
+        globs.filter(|entry| entry.listeners() > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_members_of_a_group_leave_with_their_connection() {
+        let mut broker = Broker::new(ShardId(0), 1, &Limits::default());
+        let filter = Filter {
+            kind: FilterKind::Topic,
+            name: b"jobs",
+            group: b"g",
+        };
+        let member = |conn, number| Member {
+            conn: ConnId(conn),
+            number,
+        };
+        // Each that goes gives its place to the last: that is one of its own connection, or not.
+        let joining = [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)];
+        for (conn, number) in joining {
+            let joined = broker.subscribe(member(conn, number), Form::Native, filter);
+            assert_eq!(joined, Ok(true));
+        }
+        broker.leave(ConnId(0), Form::Native);
+        assert_eq!(
+            (broker.count_all(ConnId(0)), broker.subscriptions()),
+            (0, 2)
+        );
+        let mut route = Route::default();
+        broker.route(Space::Topic, b"jobs", &mut route);
+        let mut turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        turns.sort_unstable_by_key(|member| member.map(|member| member.number));
+        let expected = [1, 1, 2, 2].map(|number| Some(member(1, number)));
+        assert_eq!(turns, expected);
+        assert!(broker.unsubscribe(member(1, 1), Form::Native, filter));
+        assert!(broker.unsubscribe(member(1, 2), Form::Native, filter));
+        assert_eq!(broker.subscriptions(), 0);
+    }
+}

@@ -1,0 +1,470 @@
+//! The index of filters: which of them match a topic.
+//!
+//! Every filter that anyone on this node asks for has one entry here, on every shard: the members
+//! that this shard owns, and how many listeners each other shard has. Exact names are found by
+//! hash, token wildcards in a trie, globs one after the other. The members of a group have an entry
+//! of their own, which hangs on the entry of the same filter without a group; that one is what is
+//! found. Must not know protocols, outboxes or how shards talk. Invariants: an entry lives exactly
+//! as long as someone listens, a change of it is still to be told, or a group's entry hangs on it;
+//! the order of members and filters depends on the history alone, never on the hash seed. Start at
+//! [`Filters::matching`].
+
+use crate::command::{Filter, FilterKind, Form, LinkId, Member, ShardId, Space};
+use crate::routing::groups::{GroupId, Groups, next_turn};
+use crate::routing::trie::Trie;
+use hashbrown::HashTable;
+use sapwood_wire::topic;
+use slab::Slab;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+/// A filter's place in the index; used again once nobody listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FilterId(u32);
+
+impl FilterId {
+    fn key(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One filter and who listens to it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub kind: FilterKind,
+    pub name: Box<[u8]>,
+    /// The group whose members these are.
+    pub group: Option<GroupId>,
+    /// The entries of the same filter for groups.
+    pub group_entries: Vec<FilterId>,
+    /// This shard's subscribers.
+    pub members: Vec<Member>,
+    /// How many of them are about to leave: they still get what is on its way.
+    pub leaving: u32,
+    /// How many of them take each form.
+    pub forms: [u32; Form::COUNT],
+    /// Listeners of the other shards that have any.
+    pub shards: Vec<(ShardId, u32)>,
+    /// What links have to do with it; nothing for nearly all.
+    pub remote: Option<Box<RemoteInterest>>,
+    /// The number of members that the other shards were last told.
+    pub announced: u32,
+    /// Stands in the list of changes to be told.
+    pub changed: bool,
+    /// Stands in the list of what links are to be told.
+    pub changed_for_links: bool,
+    /// Where it stands in the list of globs.
+    glob_place: u32,
+    /// Of a group: what it is owed among this shard's entries of the group.
+    credit: i64,
+    /// Of a group: the member who had the last turn comes before this place.
+    next_member: usize,
+}
+
+/// What other nodes have to do with a filter.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteInterest {
+    /// Listeners behind each link that has any.
+    pub wanted: Vec<(LinkId, u32)>,
+    /// What each link was last told of those on this side of it, if there are any; the shard that tells knows.
+    pub told: Vec<(LinkId, u32)>,
+}
+
+impl Entry {
+    /// Listeners behind each link that has any.
+    pub(crate) fn wanted(&self) -> &[(LinkId, u32)] {
+        self.remote.as_ref().map_or(&[], |remote| &remote.wanted)
+    }
+
+    /// What each link was last told of those on this side of it, if there are any.
+    pub(crate) fn told(&self) -> &[(LinkId, u32)] {
+        self.remote.as_ref().map_or(&[], |remote| &remote.told)
+    }
+
+    /// Changes what links have to do with it.
+    pub(crate) fn change_remote(&mut self, change: impl FnOnce(&mut RemoteInterest)) {
+        let remote = self.remote.get_or_insert_default();
+        change(remote);
+        if remote.wanted.is_empty() && remote.told.is_empty() {
+            self.remote = None;
+        }
+    }
+
+    /// Members on all shards of the node.
+    pub(crate) fn listeners(&self) -> u64 {
+        let remote: u64 = self.shards.iter().map(|&(_, count)| u64::from(count)).sum();
+        self.members.len() as u64 - u64::from(self.leaving) + remote
+    }
+
+    fn is_needless(&self) -> bool {
+        let is_heard = !self.members.is_empty() || !self.shards.is_empty();
+        let is_told = !self.changed && !self.changed_for_links && self.remote.is_none();
+        !is_heard && is_told && self.group_entries.is_empty()
+    }
+}
+
+/// All filters that a shard knows.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    entries: Slab<Entry>,
+    names: HashTable<FilterId>,
+    hasher: foldhash::fast::FixedState,
+    globs: Vec<FilterId>,
+    /// Entries of each kind.
+    counts: [usize; 5],
+    /// Entries for what nodes are called, those for groups of nodes included.
+    node_names: usize,
+    wildcards: Trie<FilterId>,
+    pub groups: Groups,
+}
+
+impl Filters {
+    /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
+    pub(crate) fn new(seed: u64) -> Filters {
+        Filters {
+            entries: Slab::new(),
+            names: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            globs: Vec::new(),
+            counts: [0; 5],
+            node_names: 0,
+            wildcards: Trie::new(seed),
+            groups: Groups::new(seed),
+        }
+    }
+
+    /// Those that clients asked for, here or elsewhere.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.node_names
+    }
+
+    /// The same, and what nodes are called.
+    pub(crate) fn len_with_nodes(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn glob_count(&self) -> usize {
+        self.globs.len()
+    }
+
+    pub(crate) fn entry(&self, id: FilterId) -> &Entry {
+        &self.entries[id.key()]
+    }
+
+    pub(crate) fn entry_mut(&mut self, id: FilterId) -> &mut Entry {
+        &mut self.entries[id.key()]
+    }
+
+    /// Listeners of a filter on all shards, the members of groups included.
+    pub(crate) fn listeners(&self, entry: &Entry) -> u64 {
+        let in_groups = entry.group_entries.iter();
+        let in_groups: u64 = in_groups.map(|&id| self.entry(id).listeners()).sum();
+        entry.listeners() + in_groups
+    }
+
+    /// The entries of all globs.
+    pub(crate) fn globs(&self) -> impl Iterator<Item = &Entry> {
+        self.globs.iter().map(|&id| self.entry(id))
+    }
+
+    /// How many entries of this kind there are.
+    pub(crate) fn count(&self, kind: FilterKind) -> usize {
+        self.counts[kind as usize]
+    }
+
+    /// All filters, in an order that depends on the history alone; not the entries of groups, which
+    /// hang on them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.iter().map(|(_, entry)| entry);
+        entries.filter(|entry| entry.group.is_none())
+    }
+
+    /// Whether there is such an entry.
+    pub(crate) fn has(&self, id: FilterId) -> bool {
+        self.entries.contains(id.key())
+    }
+
+    /// The places of all entries, those of groups included.
+    pub(crate) fn ids(&self) -> Vec<FilterId> {
+        let keys = self.entries.iter().map(|(key, _)| FilterId(key as u32));
+        keys.collect()
+    }
+
+    pub(crate) fn find(&self, filter: Filter<'_>) -> Option<FilterId> {
+        let group = match filter.group {
+            [] => None,
+            name => Some(self.groups.find(name)?),
+        };
+        self.find_in(filter.kind, filter.name, group)
+    }
+
+    fn find_in(&self, kind: FilterKind, name: &[u8], group: Option<GroupId>) -> Option<FilterId> {
+        let hash = hash_key(&self.hasher, kind, name, group);
+        let is_it = |id: &FilterId| {
+            let entry = &self.entries[id.key()];
+            entry.kind == kind && entry.group == group && *entry.name == *name
+        };
+        self.names.find(hash, is_it).copied()
+    }
+
+    /// The entry of a filter, made if it is new.
+    pub(crate) fn intern(&mut self, filter: Filter<'_>) -> FilterId {
+        if let Some(id) = self.find(filter) {
+            return id;
+        }
+        if filter.group.is_empty() {
+            return self.insert(filter.kind, filter.name, None);
+        }
+        let plain = self.intern(Filter::plain(filter.kind, filter.name));
+        let group = self.groups.enter(filter.group);
+        let id = self.insert(filter.kind, filter.name, Some(group));
+        self.entries[plain.key()].group_entries.push(id);
+        id
+    }
+
+    fn insert(&mut self, kind: FilterKind, name: &[u8], group: Option<GroupId>) -> FilterId {
+        let hash = hash_key(&self.hasher, kind, name, group);
+        let id = FilterId(self.entries.vacant_key() as u32);
+        self.entries.insert(Entry {
+            kind,
+            name: name.into(),
+            group,
+            group_entries: Vec::new(),
+            members: Vec::new(),
+            leaving: 0,
+            forms: [0; Form::COUNT],
+            shards: Vec::new(),
+            remote: None,
+            announced: 0,
+            changed: false,
+            changed_for_links: false,
+            glob_place: self.globs.len() as u32,
+            credit: 0,
+            next_member: 0,
+        });
+        self.node_names += usize::from(kind == FilterKind::Node);
+        if group.is_none() {
+            self.counts[kind as usize] += 1;
+            match kind {
+                FilterKind::Wildcard => self.wildcards.insert(name, id),
+                FilterKind::Glob => self.globs.push(id),
+                FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
+            }
+        }
+        let Filters {
+            entries,
+            names,
+            hasher,
+            ..
+        } = self;
+        names.insert_unique(hash, id, |id| {
+            let entry = &entries[id.key()];
+            hash_key(hasher, entry.kind, &entry.name, entry.group)
+        });
+        id
+    }
+
+    /// Forgets the entry if nobody listens and nothing of it is to be told.
+    pub(crate) fn forget_if_needless(&mut self, id: FilterId) {
+        if !self.entries[id.key()].is_needless() {
+            return;
+        }
+        let entry = self.entries.remove(id.key());
+        self.node_names -= usize::from(entry.kind == FilterKind::Node);
+        let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
+        if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
+            found.remove();
+        }
+        if let Some(group) = entry.group {
+            self.groups.leave(group);
+            let plain = self.find_in(entry.kind, &entry.name, None);
+            // invariant: a group's entry hangs on one without a group.
+            let plain = plain.expect("a group's entry hangs on nothing");
+            let siblings = &mut self.entries[plain.key()].group_entries;
+            siblings.retain(|&other| other != id);
+            if siblings.is_empty() {
+                *siblings = Vec::new();
+            }
+            return self.forget_if_needless(plain);
+        }
+        self.counts[entry.kind as usize] -= 1;
+        match entry.kind {
+            FilterKind::Wildcard => self.wildcards.remove(&entry.name),
+            FilterKind::Glob => {
+                let place = entry.glob_place as usize;
+                self.globs.swap_remove(place);
+                if let Some(moved) = self.globs.get(place) {
+                    self.entries[moved.key()].glob_place = place as u32;
+                }
+            }
+            FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
+        }
+    }
+
+    /// Takes the turn of one event among these entries of one group, all with members here.
+    pub(crate) fn take_turn(&mut self, entries: &[FilterId]) -> Member {
+        let id = match entries {
+            [only] => *only,
+            _ => {
+                let (place, total) = next_turn(entries.len(), |place| {
+                    let entry = &mut self.entries[entries[place].key()];
+                    let weight = entry.members.len() as i64;
+                    entry.credit += weight;
+                    (weight, entry.credit)
+                });
+                self.entries[entries[place].key()].credit -= total;
+                entries[place]
+            }
+        };
+        let entry = &mut self.entries[id.key()];
+        let place = entry.next_member % entry.members.len();
+        entry.next_member = place + 1;
+        entry.members[place]
+    }
+
+    /// Calls `each` with every filter that matches, the exact one first; the entries of groups
+    /// hang on those.
+    ///
+    /// Cost: one look-up, the part of the trie that fits, and every glob of the node.
+    pub(crate) fn matching(&self, space: Space, name: &[u8], mut each: impl FnMut(FilterId)) {
+        let kind = match space {
+            Space::Topic => FilterKind::Topic,
+            Space::ShardChannel => FilterKind::ShardChannel,
+        };
+        if let Some(id) = self.find_in(kind, name, None) {
+            each(id);
+        }
+        if space == Space::ShardChannel {
+            return;
+        }
+        self.wildcards.matching(name, &mut each);
+        for &id in &self.globs {
+            if topic::glob_matches(&self.entries[id.key()].name, name) {
+                each(id);
+            }
+        }
+    }
+}
+
+fn hash_key(
+    state: &foldhash::fast::FixedState,
+    kind: FilterKind,
+    name: &[u8],
+    group: Option<GroupId>,
+) -> u64 {
+    let mut hasher = state.build_hasher();
+    hasher.write(name);
+    hasher.write_u8(kind as u8);
+    if let Some(group) = group {
+        group.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::ConnId;
+    use proptest::prelude::*;
+
+    /// One step of a history: a filter that somebody comes to or goes from.
+    #[derive(Clone, Debug)]
+    struct Step {
+        kind: FilterKind,
+        name: String,
+        group: String,
+        comes: bool,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let kind = prop_oneof![
+            Just(FilterKind::Topic),
+            Just(FilterKind::ShardChannel),
+            Just(FilterKind::Glob),
+            Just(FilterKind::Wildcard),
+        ];
+        let name = "(\\$|[ab])?(\\.([ab*]|)){0,3}(\\.>)?";
+        let step = (kind, name, "[gh]?", any::<bool>());
+        step.prop_map(|(kind, name, group, comes)| Step {
+            kind,
+            name,
+            group,
+            comes,
+        })
+    }
+
+    fn oracle_matches(step: &Step, space: Space, name: &[u8]) -> bool {
+        let filter = step.name.as_bytes();
+        match (step.kind, space) {
+            (FilterKind::Topic, Space::Topic) => filter == name,
+            (FilterKind::ShardChannel, Space::ShardChannel) => filter == name,
+            (FilterKind::Glob, Space::Topic) => topic::glob_matches(filter, name),
+            (FilterKind::Wildcard, Space::Topic) => topic::wildcard_matches(filter, name),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_agrees_with_matching_one_by_one(
+            steps in prop::collection::vec(any_step(), 0..40),
+            names in prop::collection::vec("(\\$|[ab])?(\\.[ab]?){0,4}", 1..6),
+        ) {
+            let mut filters = Filters::new(7);
+            let mut present: Vec<Step> = Vec::new();
+            for step in steps {
+                let filter = Filter {
+                    kind: step.kind,
+                    name: step.name.as_bytes(),
+                    group: step.group.as_bytes(),
+                };
+                let same = |other: &Step| {
+                    (other.kind, &other.name, &other.group) == (step.kind, &step.name, &step.group)
+                };
+                if step.comes {
+                    let id = filters.intern(filter);
+                    filters.entry_mut(id).members = vec![Member { conn: ConnId(1), number: 0 }];
+                    if !present.iter().any(same) {
+                        present.push(step.clone());
+                    }
+                } else if let Some(id) = filters.find(filter) {
+                    filters.entry_mut(id).members.clear();
+                    filters.forget_if_needless(id);
+                    present.retain(|other| !same(other));
+                }
+                let mut anchors: Vec<(FilterKind, &str)> =
+                    present.iter().map(|step| (step.kind, &step.name[..])).collect();
+                anchors.sort();
+                anchors.dedup();
+                let in_groups = present.iter().filter(|step| !step.group.is_empty()).count();
+                prop_assert_eq!(filters.len(), anchors.len() + in_groups);
+                for name in &names {
+                    for space in [Space::Topic, Space::ShardChannel] {
+                        let mut found: Vec<(FilterKind, Vec<u8>, Vec<u8>)> = Vec::new();
+                        filters.matching(space, name.as_bytes(), |id| {
+                            let anchor = filters.entry(id);
+                            for &id in std::iter::once(&id).chain(&anchor.group_entries) {
+                                let entry = filters.entry(id);
+                                if !entry.members.is_empty() {
+                                    let group = entry.group.map(|group| filters.groups.name(group));
+                                    let group = group.unwrap_or_default().to_vec();
+                                    found.push((entry.kind, entry.name.to_vec(), group));
+                                }
+                            }
+                        });
+                        let mut expected: Vec<(FilterKind, Vec<u8>, Vec<u8>)> = present
+                            .iter()
+                            .filter(|step| oracle_matches(step, space, name.as_bytes()))
+                            .map(|step| {
+                                let name = step.name.clone().into_bytes();
+                                (step.kind, name, step.group.clone().into_bytes())
+                            })
+                            .collect();
+                        found.sort();
+                        expected.sort();
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+            }
+        }
+    }
+}

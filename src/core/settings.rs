@@ -1,0 +1,97 @@
+//! What a shard is and allows, the same for all its connections.
+//!
+//! Start at [`Settings::is_let_in`].
+
+use crate::command::{ClientId, ShardId};
+use crate::limits::Limits;
+use core::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// What the node's process takes, as its driver has last measured it; 0 if it has not.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Resident memory, in bytes.
+    pub memory_bytes: AtomicU64,
+    /// CPU time, in thousandths of one CPU, since it was measured before.
+    pub cpu_permille: AtomicU64,
+}
+
+/// What an operator may say about the web.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebSettings {
+    /// Origins whose scripts may use the broker besides its own page's, such as `https://example.org`; `*` is any.
+    pub origins: Vec<String>,
+    /// Whether `/echo` is there.
+    pub echo: bool,
+    /// The files of the page that is shown at `/`.
+    pub page: &'static [Asset],
+}
+
+/// A file that is served over HTTP as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asset {
+    /// The path it is served at, from `/` on.
+    pub path: &'static str,
+    /// The value of `Content-Type`.
+    pub media_type: &'static str,
+    /// Its contents.
+    pub bytes: &'static [u8],
+}
+
+/// What the shard is and allows, the same for all its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub shard: ShardId,
+    pub shards: u16,
+    pub user: Option<Vec<u8>>,
+    pub password: Option<Vec<u8>>,
+    pub nats_payload_max: usize,
+    pub web: WebSettings,
+    pub may_broadcast: bool,
+    pub vitals: Arc<Vitals>,
+    /// The node has said that it will end.
+    pub is_ending: bool,
+    pub run_id: String,
+    pub process_id: u32,
+    pub started_wall_ms: u64,
+    pub limits: Limits,
+}
+
+/// The user that there is if no other is configured.
+const USER: &[u8] = b"default";
+
+impl Settings {
+    /// The name of the only user.
+    pub(crate) fn user(&self) -> &[u8] {
+        self.user.as_deref().unwrap_or(USER)
+    }
+
+    pub(crate) fn is_user(&self, name: &[u8]) -> bool {
+        name == self.user()
+    }
+
+    /// Whether a client that says this is let in.
+    pub(crate) fn is_let_in(&self, user: Option<&[u8]>, given: Option<&[u8]>) -> bool {
+        let Some(password) = &self.password else {
+            return true;
+        };
+        let is_user = user.is_none_or(|user| self.is_user(user));
+        given.is_some_and(|given| is_equal(given, password)) && is_user
+    }
+}
+
+/// Who a connection is, as far as its protocol does not say it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub client: ClientId,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// Compares without telling by its time where two passwords differ; only their lengths show.
+pub(crate) fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
+    let pairs = given.iter().zip(wanted);
+    let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+    given.len() == wanted.len() && difference == 0
+}

@@ -1,0 +1,130 @@
+//! What comes on connections, handed to their sessions.
+//!
+//! Owns the order of what happens around a session's turn, and what is counted of input that is kept. Start at
+//! [`Shard::handle_bytes`].
+
+use super::{Shard, split};
+use crate::command::{CloseReason, ConnId, Now};
+use crate::connection::Connection;
+use crate::context::Then;
+use crate::input::{Handled, Next, Outputs};
+use crate::limits;
+
+impl Shard {
+    pub(crate) fn handle_bytes(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Handled {
+        let mut consumed = 0;
+        loop {
+            let Some(mut connection) = self.connections.take(conn) else {
+                return Handled::DONE;
+            };
+            if connection.closing {
+                self.connections.put(conn, connection);
+                return Handled {
+                    consumed: bytes.len(),
+                    next: Next::Done,
+                };
+            }
+            connection.active_ns = now.monotonic_ns;
+            // Its own events stand where it published them, even inside a reply.
+            self.outboxes.end_deferring(conn);
+            let (session, mut cx) = split(self, &mut connection, conn, now);
+            let handled = session.handle(&bytes[consumed..], &mut cx);
+            cx.settle();
+            consumed += handled.consumed;
+            let rest = bytes.len() - consumed;
+            let expected = match handled.then {
+                Then::Read { needed } if rest > 0 => {
+                    needed.min(2 * rest + limits::INPUT_STEP_BYTES)
+                }
+                _ => rest,
+            };
+            self.note_kept(&mut connection, expected);
+            let is_held = connection.blocked.any();
+            self.keep_output_back(&connection, conn);
+            self.liveness
+                .renew_auth_deadline(&mut connection, conn, now, &self.settings);
+            self.connections.put(conn, connection);
+            let then = match handled.then {
+                // What follows a confirmation is handled at once only if it needs no other shard.
+                Then::Read { .. } if is_held => Some(Next::Hold),
+                Then::Read { .. } if rest > 0 => Some(Next::Read { needed: expected }),
+                then => self.follow(conn, then, now, outputs),
+            };
+            let Some(mut next) = then else { continue };
+            if self.is_over_input_cap() {
+                self.outboxes.kill(conn);
+                self.begin_close(conn, CloseReason::InputsFull, outputs);
+                next = Next::Done;
+            }
+            return Handled { consumed, next };
+        }
+    }
+
+    /// Does what is to follow; `None` if the session can go on at once.
+    fn follow(
+        &mut self,
+        conn: ConnId,
+        then: Then,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Option<Next> {
+        Some(match then {
+            Then::Read { needed } => Next::Read { needed },
+            Then::Flush => Next::Flush,
+            Then::Hold => {
+                self.note_stalled(conn);
+                Next::Hold
+            }
+            Then::Move(shard) => {
+                outputs.moving.push((conn, shard));
+                Next::Hold
+            }
+            Then::Ask(query) => match self.ask(conn, &query, now, outputs) {
+                true => return None,
+                false => Next::Hold,
+            },
+            Then::Close(reason) => {
+                self.begin_close(conn, reason, outputs);
+                Next::Done
+            }
+        })
+    }
+
+    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
+    fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
+        match connection.session.is_replying() {
+            true => self.outboxes.defer(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
+        if connection.blocked.barrier.is_some() {
+            self.outboxes.hold(conn);
+        }
+    }
+
+    /// Counts what is kept of a connection's input, with what may come before it is seen again.
+    fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
+        let kept = expected + connection.session.kept_bytes();
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        self.counters.input_bytes += kept as u64;
+        connection.kept_bytes = kept;
+    }
+
+    fn is_over_input_cap(&self) -> bool {
+        self.counters.input_bytes > self.settings.limits.inputs_bytes_max as u64
+    }
+
+    fn note_stalled(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        if connection.blocked.room {
+            self.stalled.push((conn, connection.client));
+        }
+    }
+}

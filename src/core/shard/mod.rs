@@ -1,0 +1,664 @@
+//! A shard: the order of what happens when something comes in.
+//!
+//! Owns nothing that its parts do not: connections, routing, outboxes, mailboxes, links, delivery. `input` hands bytes to
+//! sessions, `links` keeps the tree's, `queries` and `answers` say what the shard knows. Start at [`Shard::handle`].
+
+mod answers;
+mod input;
+mod links;
+mod queries;
+#[cfg(test)]
+mod tests;
+
+use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
+use crate::connection::{Connection, Connections};
+use crate::context::{Blocked, Context, Parts, Scratch};
+use crate::counters::Counters;
+use crate::delivery::{Delivery, Egress};
+use crate::input::{Config, Handled, Input, Next, Outputs};
+use crate::limits;
+use crate::liveness::Liveness;
+use crate::mailbox::{Batch, BatchCursor, Control, Mailboxes, Records, Unheard};
+use crate::outbox::Outboxes;
+use crate::routing::broker::Broker;
+use crate::routing::interest::{self, Interest};
+use crate::session::{Protocol, Session};
+use crate::settings::{Identity, Settings};
+use crate::tree::links::Links;
+use crate::tree::place::Place;
+use crate::tree::state::Tree;
+use bytes::Bytes;
+use core::net::SocketAddr;
+use queries::PendingCall;
+use std::sync::Arc;
+
+/// One shard of a node: the broker of the connections it owns.
+#[derive(Debug)]
+pub struct Shard {
+    settings: Settings,
+    connections: Connections,
+    broker: Broker,
+    outboxes: Outboxes,
+    mailboxes: Mailboxes,
+    interest: Interest,
+    links: Links,
+    tree: Option<Box<Tree>>,
+    delivery: Delivery,
+    counters: Counters,
+    calls: Vec<PendingCall>,
+    next_call: u64,
+    liveness: Liveness,
+    /// Empty between inputs.
+    scratch: Scratch,
+    /// Connections that wait for room at another shard.
+    stalled: Vec<(ConnId, ClientId)>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(config: Config) -> Shard {
+        assert!(
+            config.shard.0 < config.shards,
+            "a shard's number is below their count"
+        );
+        assert!(
+            usize::from(config.shards) <= limits::SHARDS_MAX,
+            "too many shards"
+        );
+        let Config {
+            shard,
+            shards,
+            limits,
+            ..
+        } = config;
+        // Larger than those of the run before, unless that had 16 events in each microsecond.
+        let first_number = (config.started_wall_ms << 20) + u64::from(shard.0);
+        let me = config.tree.as_ref().map(|tree| &tree.place);
+        let me = me.map(|place| (place.node, place.incarnation));
+        let links = Links::new(
+            (shard.0, shards),
+            me.unwrap_or_default(),
+            &limits,
+            config.body_gauge.clone(),
+            config.hash_seed,
+        );
+        let mut broker = Broker::new(shard, config.hash_seed, &limits);
+        if let Some(tree) = &config.tree {
+            broker.call_node(&tree.names());
+        }
+        let tree = config.tree.map(|tree| Box::new(Tree::new(tree, shard.0)));
+        Shard {
+            connections: Connections::default(),
+            broker,
+            outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
+            mailboxes: Mailboxes::new(shard, shards, &limits),
+            interest: Interest::new(shard, shards),
+            links,
+            tree,
+            delivery: Delivery::new(config.hash_seed, first_number),
+            counters: Counters::default(),
+            calls: Vec::new(),
+            next_call: 1,
+            liveness: Liveness::default(),
+            scratch: Scratch::default(),
+            stalled: Vec::new(),
+            settings: Settings {
+                shard,
+                shards,
+                user: config.user,
+                password: config.password,
+                nats_payload_max: config.nats_payload_max,
+                web: config.web,
+                may_broadcast: config.may_broadcast,
+                vitals: config.vitals,
+                is_ending: false,
+                run_id: config.run_id,
+                process_id: config.process_id,
+                started_wall_ms: config.started_wall_ms,
+                limits,
+            },
+        }
+    }
+
+    /// Handles one input. Never waits, never fails: what is wrong with an input is answered to
+    /// whom it came from. Bounded: about [`limits::UNFLUSHED_BYTES_MAX`] of output, then
+    /// [`Next::Flush`]; the work of one command is bounded by what it names and by the caps.
+    pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
+        let handled = match input {
+            Input::Bytes { conn, bytes, fresh } => {
+                self.note_bytes(conn, fresh);
+                self.handle_bytes(conn, bytes, now, outputs)
+            }
+            Input::Lent { conn, bytes, fresh } => {
+                self.note_bytes(conn, fresh);
+                self.delivery.lent = Some(bytes.clone());
+                let handled = self.handle_bytes(conn, bytes, now, outputs);
+                self.delivery.lent = None;
+                handled
+            }
+            Input::Batch {
+                from,
+                batch,
+                cursor,
+            } => self.handle_batch(from, batch, cursor, now, outputs),
+            Input::Returned { by, batch } => {
+                if !batch.unheard.is_empty() {
+                    self.retry_turns(by, &batch);
+                }
+                self.mailboxes.returned(by, batch);
+                Handled::DONE
+            }
+            Input::Opened {
+                conn,
+                client,
+                protocol,
+                policy,
+                peer,
+                local,
+            } => {
+                self.outboxes.open(conn, protocol.form(), policy);
+                self.open(conn, client, protocol, (peer, local), now, outputs);
+                Handled::DONE
+            }
+            Input::DialFailed { dial } => {
+                self.dial_failed(dial, now);
+                Handled::DONE
+            }
+            Input::Closed { conn } => {
+                self.close(conn, now, outputs);
+                Handled::DONE
+            }
+            Input::TurnEnd => {
+                self.end_turn(now, outputs);
+                Handled::DONE
+            }
+            Input::Ending { milliseconds } => {
+                self.announce_end(milliseconds, outputs);
+                self.drain_tree(now);
+                Handled::DONE
+            }
+            Input::Tick => {
+                self.close_overdue(now, outputs);
+                self.tick_tree(now, outputs);
+                Handled::DONE
+            }
+        };
+        self.act_on_tree(now, outputs);
+        self.sweep_closing(outputs);
+        handled
+    }
+
+    /// Makes a buffer of input one that may be lent by [`Input::Lent`].
+    pub fn lend(&self, input: Vec<u8>) -> Bytes {
+        self.outboxes.gauge().adopt(input)
+    }
+
+    /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let deadlines = [self.liveness.next_deadline(), self.tree_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Moves the connections that have output to be written into `into`, each once.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
+        self.outboxes.take_dirty(into);
+    }
+
+    /// The bytes to be written to a connection, in order.
+    pub fn output(&self, conn: ConnId) -> impl Iterator<Item = &[u8]> {
+        self.outboxes.slices(conn)
+    }
+
+    /// Whether a connection that is being closed must stay: something waits to be written to it, or
+    /// its end is not known to all shards yet.
+    pub fn has_output(&self, conn: ConnId) -> bool {
+        self.outboxes.has_output(conn)
+    }
+
+    /// Takes note that the first `count` bytes of the output were written, and whether writing
+    /// more would have blocked.
+    pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool, outputs: &mut Outputs) {
+        self.outboxes.sent(conn, count, blocked);
+        if self.links.len() > 0 {
+            self.note_lane_sent(conn);
+        }
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if connection.blocked.output && self.outboxes.has_caught_up(conn) {
+            connection.blocked.output = false;
+            resume_if_free(connection, conn, outputs);
+        }
+    }
+
+    /// The next hand-over for another shard, if there is one and credit allows it.
+    pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
+        self.mailboxes.take(to)
+    }
+
+    /// Whether nothing is on the way to other shards or waits to be, and nobody waits for them.
+    pub fn is_settled(&self) -> bool {
+        self.mailboxes.is_idle() && self.calls.is_empty()
+    }
+
+    /// Whether another [`Input::TurnEnd`] would do something: taking a hand-over may have made room
+    /// for those who wait, and writing may have found that a subscriber is gone.
+    pub fn is_turn_due(&self) -> bool {
+        let has_news = self.broker.has_changes() || self.interest.is_awaited();
+        let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
+        let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
+        has_news || has_lanes || is_asked || self.may_resume_stalled()
+    }
+
+    /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
+    pub fn wants_credit(&self) -> bool {
+        self.mailboxes.is_waiting()
+    }
+
+    /// Where the node stands in the tree; only shard 0 knows.
+    pub fn place(&self) -> Option<&Place> {
+        self.tree.as_ref()?.place.as_ref()
+    }
+
+    /// Requests that were carried out so far: what a shard's work is measured in.
+    pub fn commands(&self) -> u64 {
+        self.counters.commands
+    }
+
+    /// The counters as they stand.
+    pub fn counters(&self) -> Counters {
+        let outboxes = &self.outboxes.counters;
+        let (links, link_bytes_kept) = self.links.gauges();
+        let beyond = &self.links.counters;
+        Counters {
+            links,
+            link_bytes_kept,
+            link_events_out: beyond.events_out,
+            link_events_in: beyond.events_in,
+            link_events_twice: beyond.events_twice,
+            link_events_lost: beyond.events_lost,
+            link_events_lost_before: beyond.events_lost_before,
+            link_origins: self.links.dedup.len() as u64,
+            bytes_out: outboxes.bytes_out,
+            closed_outbox_full: outboxes.closed_outbox_full,
+            closed_outboxes_full: outboxes.closed_outboxes_full,
+            events_lost_drop_oldest: outboxes.lost_drop_oldest,
+            events_lost_latest: outboxes.lost_latest,
+            events_not_carried: self.delivery.named.uncarried,
+            turns_retried: self.delivery.turns_retried,
+            turns_unheard: self.delivery.turns_unheard,
+            places_unheard: self.delivery.lost_places,
+            questions_unanswered: self.delivery.questions.unanswered,
+            outbox_bytes: self.outboxes.bytes() as u64,
+            shared_body_bytes: self.outboxes.gauge().bytes() as u64,
+            events_delivered: self.delivery.delivered + self.delivery.named.delivered,
+            events_handed_over: self.mailboxes.events,
+            handovers: self.mailboxes.sent,
+            handover_backlog_bytes: self.mailboxes.backlog_bytes() as u64,
+            subscriptions: self.broker.subscriptions(),
+            filters: self.broker.filters().len() as u64,
+            ..self.counters.clone()
+        }
+    }
+
+    /// Tells all whose protocol has words for it that the node will close them within so many milliseconds.
+    fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) {
+        for (conn, connection) in self.connections.iter().filter(|(_, there)| !there.closing) {
+            connection.session.announce_end(
+                milliseconds,
+                &self.settings,
+                connection.identity(),
+                conn,
+                &mut self.outboxes,
+            );
+        }
+        self.settings.is_ending = true;
+        if milliseconds <= limits::CLOSE_EARLY_MS {
+            self.close_sockets(outputs);
+        }
+    }
+
+    fn note_bytes(&mut self, conn: ConnId, fresh: usize) {
+        self.counters.bytes_in += fresh as u64;
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.bytes_in += fresh as u64;
+        }
+    }
+
+    fn open(
+        &mut self,
+        conn: ConnId,
+        client: ClientId,
+        protocol: Protocol,
+        (peer, local): (SocketAddr, SocketAddr),
+        now: Now,
+        outputs: &mut Outputs,
+    ) {
+        let session = match protocol {
+            Protocol::NodeDialed { dial } => match self.dialed_session(dial) {
+                Some(session) => Session::Node(Box::new(session)),
+                None => Session::new(Protocol::Node, &self.settings),
+            },
+            protocol => Session::new(protocol, &self.settings),
+        };
+        let identity = Identity {
+            client,
+            peer,
+            local,
+        };
+        session.greet(&self.settings, identity, conn, &mut self.outboxes);
+        let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
+        if is_full {
+            self.counters.connections_refused += 1;
+            let reason = CloseReason::TooManyConnections;
+            session.say_why(reason, conn, &mut self.outboxes);
+            outputs.closing.push((conn, reason));
+        }
+        self.counters.connections += 1;
+        self.counters.connections_accepted += 1;
+        let mut connection = Box::new(Connection {
+            client,
+            session,
+            blocked: Blocked::default(),
+            peer,
+            local,
+            opened_ns: now.monotonic_ns,
+            active_ns: now.monotonic_ns,
+            bytes_in: 0,
+            events_in: 0,
+            kept_bytes: 0,
+            auth_deadline_ns: 0,
+            in_auth_deadlines: false,
+            closing: is_full,
+            kills_itself: false,
+        });
+        self.liveness
+            .opened(&mut connection, conn, now, &self.settings);
+        self.connections.put(conn, connection);
+    }
+
+    fn close(&mut self, conn: ConnId, now: Now, outputs: &mut Outputs) {
+        let Some(connection) = self.connections.take(conn) else {
+            return;
+        };
+        self.counters.connections -= 1;
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        self.leave(conn);
+        self.outboxes.kill(conn);
+        self.liveness.closed(&connection, &self.connections);
+        if let Session::Node(session) = &connection.session {
+            self.node_gone(session, conn, now, outputs);
+        }
+    }
+
+    /// Closes connections whose time is over.
+    fn close_overdue(&mut self, now: Now, outputs: &mut Outputs) {
+        let Shard {
+            liveness,
+            connections,
+            settings,
+            outboxes,
+            ..
+        } = self;
+        let mut overdue = Vec::new();
+        // Ends because each that is given was taken from the list.
+        while let Some(found) = liveness.poll_overdue(now, connections, settings, outboxes) {
+            overdue.push(found);
+        }
+        for (conn, reason) in overdue {
+            self.begin_close(conn, reason, outputs);
+        }
+    }
+
+    /// Tells the WebSockets that the node ends, in their own words, and closes them.
+    fn close_sockets(&mut self, outputs: &mut Outputs) {
+        for conn in self.connections.places() {
+            let Some(connection) = self.connections.get(conn) else {
+                continue;
+            };
+            let session = &connection.session;
+            let is_socket = matches!(session, Session::Web(web) if web.is_closed_early());
+            if is_socket && !connection.closing {
+                session.say_why(CloseReason::Ending, conn, &mut self.outboxes);
+                self.begin_close(conn, CloseReason::Ending, outputs);
+            }
+        }
+    }
+
+    /// Takes all subscriptions of a connection away.
+    fn leave(&mut self, conn: ConnId) {
+        let form = self.outboxes.outbox(conn).form;
+        if form == Form::Nats {
+            for number in self.broker.numbers(conn) {
+                self.delivery.named.sids.forget(number);
+            }
+        }
+        self.broker.leave(conn, form);
+    }
+
+    fn handle_batch(
+        &mut self,
+        from: ShardId,
+        batch: &mut Batch,
+        cursor: &mut BatchCursor,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Handled {
+        if !cursor.control_done {
+            cursor.control_done = true;
+            self.counters.events_received += batch.events;
+            for control in std::mem::take(&mut batch.control) {
+                self.handle_control(from, control, now, outputs);
+            }
+        }
+        let mut records = Records::new(batch, *cursor);
+        let mut next = Next::Done;
+        let mut unheard = Vec::new();
+        let mut egress = Egress {
+            broker: &mut self.broker,
+            outboxes: &mut self.outboxes,
+            mailboxes: &mut self.mailboxes,
+            links: &mut self.links,
+        };
+        loop {
+            if egress.outboxes.should_flush(self.delivery.pending()) {
+                next = Next::Flush;
+                break;
+            }
+            let cursor = records.cursor;
+            let Some(record) = records.next() else { break };
+            let note = |group| unheard.push(Unheard { cursor, group });
+            self.delivery.receive(&mut egress, &record, note);
+        }
+        *cursor = records.cursor;
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        batch.unheard.extend(unheard);
+        if next == Next::Done && batch.known > 0 {
+            self.release_barriers(from, batch.known, outputs);
+        }
+        Handled { consumed: 0, next }
+    }
+
+    /// Gives the turns that found no member where they went to members elsewhere.
+    fn retry_turns(&mut self, by: ShardId, batch: &Batch) {
+        let mut egress = Egress {
+            broker: &mut self.broker,
+            outboxes: &mut self.outboxes,
+            mailboxes: &mut self.mailboxes,
+            links: &mut self.links,
+        };
+        self.delivery.retry(&mut egress, by, batch);
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+    }
+
+    fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {
+        match control {
+            Control::Interest { sequence, changes } => {
+                self.broker.apply_changes(from, &changes);
+                self.mailboxes.acknowledge(from, sequence);
+            }
+            Control::Tree(news) => self.handle_tree_news(news, now, outputs),
+            Control::Ask { number, query } => {
+                let answer = self.answer(&query, None, now, outputs);
+                self.mailboxes
+                    .push_control(from, Control::Answer { number, answer });
+            }
+            Control::Answer { number, answer } => {
+                let place = self.calls.iter().position(|other| other.number == number);
+                // The asker may have left meanwhile, but the call stays until it is whole.
+                // invariant: every question is answered once by each other shard.
+                let place = place.expect("an answer to a question that was never asked");
+                self.calls[place].answer.merge(answer);
+                self.calls[place].missing -= 1;
+                if self.calls[place].missing == 0 {
+                    let call = self.calls.swap_remove(place);
+                    self.finish_call(call, now, outputs);
+                }
+            }
+        }
+    }
+
+    fn release_barriers(&mut self, by: ShardId, number: u64, outputs: &mut Outputs) {
+        let Shard {
+            interest,
+            connections,
+            outboxes,
+            ..
+        } = self;
+        interest.acknowledged(by, number, |number, conn, client| {
+            let Some(connection) = connections.get_mut(conn) else {
+                return;
+            };
+            // Who waits for a later change too is not released by this one.
+            if connection.client != client || connection.blocked.barrier != Some(number) {
+                return;
+            }
+            connection.blocked.barrier = None;
+            outboxes.release(conn);
+            resume_if_free(connection, conn, outputs);
+        });
+    }
+
+    /// Names a connection as to be closed; from now on it hears and says nothing.
+    fn begin_close(&mut self, conn: ConnId, reason: CloseReason, outputs: &mut Outputs) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if connection.closing {
+            return;
+        }
+        // Its output may have been given up by this very input: then that is why it closes.
+        let mut given_up = self.outboxes.closing.iter();
+        let given_up = given_up.find(|&&(other, _)| other == conn);
+        let reason = given_up.map_or(reason, |&(_, reason)| reason);
+        connection.closing = true;
+        let listens = self.broker.listens(conn) && !self.interest.is_alone();
+        let client = connection.client;
+        // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        let is_replying = connection.session.is_replying();
+        connection.session.forget_unfinished();
+        self.counters.input_bytes -= connection.kept_bytes as u64;
+        connection.kept_bytes = 0;
+        match reason {
+            CloseReason::Protocol => self.counters.closed_protocol += 1,
+            CloseReason::AuthTimeout => self.counters.closed_guest_timeout += 1,
+            CloseReason::Stale => self.counters.closed_stale += 1,
+            CloseReason::InputsFull => self.counters.closed_inputs_full += 1,
+            CloseReason::Killed => self.counters.closed_killed += 1,
+            // Counted where they are decided, or no fault of anyone's.
+            CloseReason::Quit
+            | CloseReason::Ending
+            | CloseReason::OutboxFull
+            | CloseReason::OutboxesFull
+            | CloseReason::TooManyConnections => {}
+        }
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        match is_replying {
+            true => self.outboxes.drop_deferred(conn),
+            false => self.outboxes.append_deferred(conn),
+        }
+        if listens {
+            // Whoever sees the connection end may count on its subscriptions having ended too.
+            self.outboxes.hold(conn);
+            connection.blocked.barrier = Some(self.interest.wait(conn, client));
+        }
+        self.leave(conn);
+        outputs.closing.push((conn, reason));
+    }
+
+    /// Takes in what the outboxes' policy closed while events were delivered.
+    fn sweep_closing(&mut self, outputs: &mut Outputs) {
+        for (conn, reason) in std::mem::take(&mut self.outboxes.closing) {
+            self.begin_close(conn, reason, outputs);
+        }
+    }
+
+    fn may_resume_stalled(&self) -> bool {
+        !self.stalled.is_empty() && self.has_room_everywhere()
+    }
+
+    fn has_room_everywhere(&self) -> bool {
+        let mut others = self.mailboxes.others();
+        others.all(|to| self.mailboxes.has_room(to))
+    }
+
+    fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.answer_questions(now);
+        self.end_turn_of_links();
+        let changes = self.broker.take_changes();
+        let is_news = !changes.is_empty() || self.interest.is_awaited();
+        if is_news && !self.interest.is_alone() {
+            let sequence = self.interest.tell();
+            self.counters.interest_changes += changes.len() as u64;
+            let changes: Arc<[interest::Change]> = changes.into();
+            for shard in self.mailboxes.others() {
+                let changes = Arc::clone(&changes);
+                self.mailboxes
+                    .push_control(shard, Control::Interest { sequence, changes });
+            }
+        }
+        if self.may_resume_stalled() {
+            for (conn, client) in std::mem::take(&mut self.stalled) {
+                // Who stalled may have left, and its place may be another's, who waits for more.
+                if let Some(connection) = self.connections.of_client(conn, client) {
+                    connection.blocked.room = false;
+                    resume_if_free(connection, conn, outputs);
+                }
+            }
+        }
+    }
+}
+
+/// A session, and what it works with: disjoint parts of the shard.
+fn split<'a>(
+    shard: &'a mut Shard,
+    connection: &'a mut Connection,
+    conn: ConnId,
+    now: Now,
+) -> (&'a mut Session, Context<'a>) {
+    let identity = connection.identity();
+    let parts = Parts {
+        conn,
+        identity,
+        now,
+        settings: &shard.settings,
+        blocked: &mut connection.blocked,
+        broker: &mut shard.broker,
+        outboxes: &mut shard.outboxes,
+        mailboxes: &mut shard.mailboxes,
+        interest: &mut shard.interest,
+        links: &mut shard.links,
+        tree: &mut shard.tree,
+        delivery: &mut shard.delivery,
+        counters: &mut shard.counters,
+        scratch: &mut shard.scratch,
+        events_in: &mut connection.events_in,
+    };
+    (&mut connection.session, Context::new(parts))
+}
+
+fn resume_if_free(connection: &Connection, conn: ConnId, outputs: &mut Outputs) {
+    if !connection.blocked.any() && !connection.closing {
+        outputs.resumed.push(conn);
+    }
+}

@@ -1,0 +1,312 @@
+//! What comes on a lane, frame by frame.
+
+use super::*;
+
+/// Longest frame of who has not shown yet that it is there now.
+const FIRST_FRAME_BYTES_MAX: usize = 16 * 1024;
+
+/// Whether a frame was dealt with.
+enum Went {
+    On,
+    /// It was, and this comes before the next.
+    OnBut(Then),
+    /// It was not: the same again later.
+    Not(Then),
+}
+
+impl NodeSession {
+    pub(super) fn take_frames(
+        &mut self,
+        input: &[u8],
+        tree: &mut Tree,
+        cx: &mut Parts<'_>,
+    ) -> Result<LinkStep, Fault> {
+        if self.sealer.is_none() {
+            let (consumed, then) = self.frames(input, tree, cx)?;
+            return Ok(LinkStep::Both(consumed, then));
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        let (done, then) = self.frames(&plain, tree, cx)?;
+        plain.drain(..done);
+        self.plain = plain;
+        if !matches!(then, Then::Read { .. }) {
+            return Ok(LinkStep::Then(then));
+        }
+        // invariant: looked at above.
+        let sealer = self.sealer.as_mut().expect("a sealed connection");
+        match sealer.open(input, &mut self.plain) {
+            Ok(opened) if opened.consumed == 0 => Ok(read(opened.needed)),
+            Ok(opened) => Ok(LinkStep::On(opened.consumed)),
+            Err(_) if matches!(self.phase, Phase::First(_)) => {
+                Err(Fault::Refuse(Refusal::SecretWrong))
+            }
+            Err(_) => Err(Fault::Other("its seal is broken")),
+        }
+    }
+
+    /// Deals with whole frames; how many bytes they were, and what follows.
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        tree: &mut Tree,
+        cx: &mut Parts<'_>,
+    ) -> Result<(usize, Then), Fault> {
+        let mut at = 0;
+        loop {
+            if cx.outboxes.should_flush(cx.delivery.pending()) {
+                return Ok((at, Then::Flush));
+            }
+            let body_max = match self.phase {
+                Phase::First(_) => FIRST_FRAME_BYTES_MAX,
+                _ => NODE_FRAME_BYTES_MAX,
+            };
+            let (frame, length) = match node::parse(&bytes[at..], VERSIONS.1, body_max)? {
+                Parsed::Frame(frame, length) => (frame, length),
+                Parsed::Incomplete { needed } => return Ok((at, Then::Read { needed })),
+            };
+            if let Phase::First(guest) = &self.phase {
+                let guest = guest.clone();
+                if !self.let_in(&guest, tree, cx)? {
+                    return Ok((at, self.wait_for_link(tree, cx)));
+                }
+            }
+            let whole = &bytes[at..at + length];
+            match self.frame(whole, &frame, tree, cx)? {
+                Went::On => at += length,
+                Went::OnBut(then) => return Ok((at + length, then)),
+                Went::Not(then) => return Ok((at, then)),
+            }
+        }
+    }
+
+    fn wait_for_link(&mut self, tree: &mut Tree, cx: &mut Parts<'_>) -> Then {
+        cx.blocked.link = true;
+        tree.waiting.push((cx.conn, cx.identity.client));
+        Then::Hold
+    }
+
+    /// Takes who dialed in, now that it is known to be there; false if its link is not known here yet.
+    fn let_in(
+        &mut self,
+        guest: &Guest,
+        tree: &mut Tree,
+        cx: &mut Parts<'_>,
+    ) -> Result<bool, Fault> {
+        let found = cx.links.find(guest.token, guest.peer.node);
+        if let Some(link) = found {
+            let before = self.go_up(link, guest.lane, guest.has, guest.told, cx)?;
+            tree.replaced.extend(before);
+            self.write_beat(cx);
+            return Ok(true);
+        }
+        if guest.lane > 0 {
+            return Ok(false);
+        }
+        if guest.has > 0 || guest.told > 0 {
+            return Err(Fault::Other("its link has ended"));
+        }
+        let link = cx.links.free_place();
+        let now_ns = cx.now.monotonic_ns;
+        cx.links
+            .open(link, guest.token, guest.peer.clone(), None, now_ns);
+        self.go_up(link, 0, 0, 0, cx)?;
+        self.write_beat(cx);
+        let input = PlaceInput::Connected {
+            peer: PeerId(u64::from(link.0)),
+            node: guest.peer.node,
+            incarnation: guest.peer.incarnation,
+            address: guest.peer.address,
+            dialed: None,
+        };
+        tree.place(input, now_ns);
+        Ok(true)
+    }
+
+    fn frame(
+        &mut self,
+        whole: &[u8],
+        frame: &Frame<'_>,
+        tree: &mut Tree,
+        cx: &mut Parts<'_>,
+    ) -> Result<Went, Fault> {
+        let Phase::Up { link, lane, again } = &mut self.phase else {
+            unreachable!("only a lane brings frames");
+        };
+        let (link, lane) = (*link, *lane);
+        let is_numbered = kind::is_numbered(frame.kind);
+        if is_numbered && *again > 0 {
+            *again -= 1;
+            return Ok(Went::On);
+        }
+        let there = cx.links.lane_mut(link, lane);
+        let Some(there) = there.filter(|there| there.conn == Some(cx.conn)) else {
+            return Err(Fault::Other("its link has ended"));
+        };
+        there.heard_ns = cx.now.monotonic_ns;
+        let went = match frame.kind {
+            kind::EVENTS => self.take_events(whole, frame, (link, lane), tree, cx)?,
+            kind::NEEDS => {
+                there.needs = Needs::read(frame)?;
+                Went::On
+            }
+            kind::LOST => {
+                let events = Lost::read(frame)?.events;
+                cx.links.counters.events_lost_before += events;
+                if let Some(there) = cx.links.get_mut(link) {
+                    there.lost_before += events;
+                }
+                Went::On
+            }
+            kind::INTEREST if lane == 0 => {
+                tree.has_news = true;
+                let taken = take_interest(&Interest::read(frame)?, link, cx);
+                if taken.is_err() {
+                    // On another connection it would be no better.
+                    tree.broken.push(link);
+                }
+                taken?
+            }
+            kind::BEAT => {
+                let beat = Beat::read(frame)?;
+                if !there.take_beat(&beat, cx.now.monotonic_ns) {
+                    return Err(Fault::Other("it acknowledges what was never sent"));
+                }
+                if lane == 0 {
+                    let peer = PeerId(u64::from(link.0));
+                    tree.place(PlaceInput::Heard { peer }, cx.now.monotonic_ns);
+                }
+                went_on(tree)
+            }
+            kind::PLACE_FIRST..=kind::PLACE_LAST if lane == 0 => {
+                let message = place::read(frame)?;
+                let peer = PeerId(u64::from(link.0));
+                tree.place(PlaceInput::Message { peer, message }, cx.now.monotonic_ns);
+                went_on(tree)
+            }
+            other => return Err(FrameError::Kind(other).into()),
+        };
+        if is_numbered && !matches!(went, Went::Not(_)) {
+            self.count_received((link, lane), whole.len(), cx);
+        }
+        Ok(went)
+    }
+
+    fn count_received(&mut self, (link, lane): (LinkId, u16), bytes: usize, cx: &mut Parts<'_>) {
+        let Some(lane) = cx.links.lane_mut(link, lane) else {
+            return;
+        };
+        lane.received += 1;
+        lane.unsaid_bytes += bytes;
+        if lane.unsaid_bytes >= ACKNOWLEDGE_BYTES {
+            self.write_beat(cx);
+        }
+    }
+
+    fn take_events(
+        &mut self,
+        whole: &[u8],
+        frame: &Frame<'_>,
+        (link, lane): (LinkId, u16),
+        tree: &mut Tree,
+        cx: &mut Parts<'_>,
+    ) -> Result<Went, Fault> {
+        let events = Events::read(frame)?;
+        let Some(there) = cx.links.get(link) else {
+            return Ok(Went::On);
+        };
+        if u16::from(events.head().lane) % there.lanes_total != lane {
+            return Err(Fault::Other("events on a lane that is not theirs"));
+        }
+        if !there.is_adopted {
+            // It is no branch of the tree any more, which the other side may not know yet.
+            return Ok(Went::On);
+        }
+        let (known, told) = (there.known, there.told);
+        let needs = cx.links.lane_mut(link, lane).map(|lane| lane.needs);
+        let needs = needs.unwrap_or_default();
+        if needs.sequence > known || needs.known > told {
+            return Ok(Went::Not(self.wait_for_link(tree, cx)));
+        }
+        interest_sync::tell(cx.broker, cx.links, cx.mailboxes, &cx.settings.limits);
+        let (delivery, mut egress) = cx.delivery();
+        let arrival = Arrival {
+            link,
+            frame: whole,
+            events: &events,
+        };
+        Ok(match delivery.receive_events(&mut egress, arrival) {
+            Received::All => {
+                cx.counters.commands += events.len() as u64;
+                if let Some(there) = cx.links.get_mut(link) {
+                    there.events_in += events.len() as u64;
+                }
+                Went::On
+            }
+            Received::Part => Went::Not(Then::Flush),
+            Received::NoRoom => {
+                cx.blocked.room = true;
+                cx.counters.stalled_publishers += 1;
+                Went::Not(Then::Hold)
+            }
+        })
+    }
+}
+
+/// A frame was dealt with; what it led to may decide what becomes of the next one.
+fn went_on(tree: &Tree) -> Went {
+    match tree.wishes.is_empty() {
+        true => Went::On,
+        false => Went::OnBut(Then::Flush),
+    }
+}
+
+/// Takes in what is wanted behind a link, and tells the other shards.
+fn take_interest(interest: &Interest<'_>, link: LinkId, cx: &mut Parts<'_>) -> Result<Went, Fault> {
+    let head = interest.head();
+    let filters_max = cx.settings.limits.filters_max;
+    if cx.broker.filters().len_with_nodes() + interest.changes().len() > filters_max {
+        return Err(Fault::Other(
+            "it wants more filters than this node may know",
+        ));
+    }
+    cx.settle();
+    let Some(there) = cx.links.get_mut(link) else {
+        return Ok(Went::On);
+    };
+    if head.sequence != there.known + 1 {
+        return Err(Fault::Other("its interest is out of order"));
+    }
+    there.known = head.sequence;
+    if !there.is_adopted {
+        return Ok(Went::On);
+    }
+    let changes: Arc<[Change]> = interest.changes().map(as_change).collect();
+    cx.broker
+        .apply_interest(link, (head.restart, head.everything), &changes);
+    for shard in cx.mailboxes.others() {
+        let news = TreeNews::Known {
+            link,
+            number: head.sequence,
+            restart: head.restart,
+            everything: head.everything,
+            changes: Arc::clone(&changes),
+        };
+        cx.mailboxes.push_control(shard, Control::Tree(news));
+    }
+    Ok(Went::On)
+}
+
+fn as_change(change: sapwood_wire::node::interest::Change<'_>) -> Change {
+    Change {
+        kind: match change.kind {
+            FilterKind::Topic => crate::command::FilterKind::Topic,
+            FilterKind::ShardChannel => crate::command::FilterKind::ShardChannel,
+            FilterKind::Glob => crate::command::FilterKind::Glob,
+            FilterKind::Wildcard => crate::command::FilterKind::Wildcard,
+            FilterKind::Node => crate::command::FilterKind::Node,
+        },
+        name: change.name.into(),
+        group: change.group.into(),
+        listeners: change.listeners,
+    }
+}
