@@ -20,6 +20,7 @@ mod context;
 pub mod counters;
 
 mod delivery;
+pub mod driver;
 mod form;
 mod input;
 pub mod limits;

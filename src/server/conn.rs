@@ -1,4 +1,4 @@
-//! Sockets: what was read goes into core, what core has to say is written.
+//! Sockets: what was read goes into driver, what core has to say is written.
 //!
 //! Owns the descriptors, what stands unread of each connection's input, and which requests to the
 //! ring are under way. Must not know protocols. Invariants: at most one receive and one wait for
@@ -14,8 +14,10 @@ use rustix::io::Errno as SystemError;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
 };
-use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
-use sapwood_core::{Input, Next, Outputs, Shard};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use sapwood_core::driver::{Driver, Sockets};
+use sapwood_core::tree::{Dial, Notice};
+use sapwood_core::{Input, Next};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -127,10 +129,6 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Connections {
     sockets: Slab<Socket>,
-    dirty: Vec<ConnId>,
-    outputs: Outputs,
-    /// Connections whose input is to be offered again.
-    resumed: Vec<ConnId>,
     /// Connections that found no receive buffer, came after the others had brought a turn's share, or were paced:
     /// first in the next turn, and without waiting for what is there already.
     to_receive_now: Vec<usize>,
@@ -167,9 +165,6 @@ impl Connections {
     pub(crate) fn new() -> Connections {
         Connections {
             sockets: Slab::new(),
-            dirty: Vec::new(),
-            outputs: Outputs::default(),
-            resumed: Vec::new(),
             to_receive_now: Vec::new(),
             to_receive: Vec::new(),
             to_await_room: Vec::new(),
@@ -191,7 +186,7 @@ impl Connections {
     /// Takes an accepted socket in.
     pub(crate) fn accepted(
         &mut self,
-        core: &mut Shard,
+        driver: &mut Driver,
         socket: OwnedFd,
         accepted: Accepted,
         clients: &AtomicU64,
@@ -223,7 +218,7 @@ impl Connections {
             peer,
             local,
         };
-        core.handle(input, now, &mut self.outputs);
+        driver.handle(self, input, now);
         self.to_receive.push(place);
         place
     }
@@ -231,37 +226,20 @@ impl Connections {
     /// Takes in a connection of another shard, with what had come on it.
     pub(crate) fn arrived(
         &mut self,
-        core: &mut Shard,
+        driver: &mut Driver,
         moved: Moved,
         accepted: Accepted,
         clients: &AtomicU64,
         now: Now,
     ) {
-        let place = self.accepted(core, moved.fd, accepted, clients, now);
-        self.take_in(core, place, &moved.input, now);
+        let place = self.accepted(driver, moved.fd, accepted, clients, now);
+        self.take_in(driver, place, &moved.input, now);
     }
 
-    /// Gives up the connections that are other shards'.
-    fn send_moving(&mut self, core: &mut Shard, now: Now) {
-        for (conn, shard) in std::mem::take(&mut self.outputs.moving) {
-            let place = conn.0 as usize;
-            let socket = self.sockets.get(place);
-            // Who is held is not read, and nothing was written yet.
-            let is_free = |socket: &Socket| {
-                socket.phase == Phase::Open && !socket.receiving && !socket.awaiting_room
-            };
-            if socket.is_some_and(is_free) {
-                core.handle(Input::Closed { conn }, now, &mut self.outputs);
-                let Socket { fd, input, .. } = self.sockets.remove(place);
-                self.moving.push((shard, Moved { fd, input }));
-            }
-        }
-    }
-
-    /// Takes the end of a receive in: hands what came to core, and reads on if core wants it.
+    /// Takes the end of a receive in: hands what came to driver, and reads on if core wants it.
     pub(crate) fn received(
         &mut self,
-        core: &mut Shard,
+        driver: &mut Driver,
         ring: &mut Ring,
         completion: Completion,
         now: Now,
@@ -277,20 +255,20 @@ impl Connections {
                 }
                 Err(error) => {
                     tracing::debug!(conn = place, %error, "receiving failed");
-                    self.gone(core, place, now);
+                    self.gone(driver, place, now);
                 }
-                Ok(_) => self.gone(core, place, now),
+                Ok(_) => self.gone(driver, place, now),
             }
             return;
         };
         let bytes = ring.buffer(buffer, count as usize);
         if self.sockets[place].phase == Phase::Open {
-            let before = core.commands();
-            self.take_in(core, place, bytes, now);
+            let before = driver.shard().commands();
+            self.take_in(driver, place, bytes, now);
             if completion.more_waiting {
-                self.read_much(core, place, now);
+                self.read_much(driver, place, now);
             }
-            self.end_read(core, place, before, now);
+            self.end_read(driver, place, before, now);
         } else {
             self.drop_if_ended(place);
         }
@@ -298,7 +276,7 @@ impl Connections {
     }
 
     /// Takes the end of a wait for input in: reads what a connection that brings much has.
-    pub(crate) fn readable(&mut self, core: &mut Shard, completion: Completion, now: Now) {
+    pub(crate) fn readable(&mut self, driver: &mut Driver, completion: Completion, now: Now) {
         let (_, place) = About::of(completion.token);
         let socket = &mut self.sockets[place];
         socket.receiving = false;
@@ -309,21 +287,20 @@ impl Connections {
             self.to_receive_now.push(place);
             return;
         }
-        let before = core.commands();
-        self.read_much(core, place, now);
-        self.end_read(core, place, before, now);
+        let before = driver.shard().commands();
+        self.read_much(driver, place, now);
+        self.end_read(driver, place, before, now);
     }
 
     /// Ends what a completion began: `before` is how many commands core had carried out until then.
-    fn end_read(&mut self, core: &mut Shard, place: usize, before: u64, now: Now) {
-        self.read_long(core, place, now);
-        self.note_outputs(now);
-        self.note_read(place, core.commands() - before);
+    fn end_read(&mut self, driver: &mut Driver, place: usize, before: u64, now: Now) {
+        self.read_long(driver, place, now);
+        self.note_read(place, driver.shard().commands() - before);
     }
 
     /// Reads once into the buffer that all who bring much share. What the socket says about its end or
     /// a fault, the ring's next receive meets again.
-    fn read_much(&mut self, core: &mut Shard, place: usize, now: Now) {
+    fn read_much(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let Some(socket) = self.sockets.get_mut(place) else {
             return;
         };
@@ -337,7 +314,7 @@ impl Connections {
         self.much_left = self.much_left.saturating_sub(much.len());
         match much.is_empty() {
             true => self.to_receive.push(place),
-            false => self.take_in(core, place, &much, now),
+            false => self.take_in(driver, place, &much, now),
         }
         self.much = much;
     }
@@ -366,7 +343,7 @@ impl Connections {
 
     /// Hands new bytes to core: first what completes the request that stands, by copying as little
     /// as that takes, then the rest from where the ring put it.
-    fn take_in(&mut self, core: &mut Shard, place: usize, bytes: &[u8], now: Now) {
+    fn take_in(&mut self, driver: &mut Driver, place: usize, bytes: &[u8], now: Now) {
         let mut bytes = bytes;
         let mut fresh = bytes.len();
         while !self.sockets[place].input.is_empty() {
@@ -378,7 +355,7 @@ impl Connections {
             // Core looks at it even if it is not enough yet: it counts what is kept, and its cap
             // must hold while the bytes come, not once they are all there.
             let mut input = std::mem::take(&mut socket.input);
-            let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+            let Some((consumed, next)) = self.hand(driver, place, &input, fresh, now) else {
                 return;
             };
             fresh = 0;
@@ -397,7 +374,7 @@ impl Connections {
                 return;
             }
         }
-        if let Some((consumed, next)) = self.hand(core, place, bytes, fresh, now) {
+        if let Some((consumed, next)) = self.hand(driver, place, bytes, fresh, now) {
             self.keep(place, bytes[consumed..].to_vec(), next);
         }
     }
@@ -405,7 +382,7 @@ impl Connections {
     /// Reads what completes a long request, and further ones of its length, without a detour through
     /// the ring's buffers. What the socket says about its end or a fault, the ring's next receive
     /// meets again.
-    fn read_long(&mut self, core: &mut Shard, place: usize, now: Now) {
+    fn read_long(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let mut left = LONG_BYTES_EACH_TURN;
         // How long the request was that has just been read in this way: the next may be as long.
         let mut last_length = 0;
@@ -431,7 +408,7 @@ impl Connections {
             }
             left = left.saturating_sub(fresh);
             if input.len() < needed {
-                let Some((consumed, next)) = self.hand(core, place, &input, fresh, now) else {
+                let Some((consumed, next)) = self.hand(driver, place, &input, fresh, now) else {
                     return;
                 };
                 input.drain(..consumed);
@@ -439,13 +416,13 @@ impl Connections {
                 continue;
             }
             // Whole: its payload may stay where it is until the last receiver has it.
-            let bytes = core.lend(input);
+            let bytes = driver.shard().lend(input);
             let input = Input::Lent {
                 conn: ConnId(place as u32),
                 bytes: &bytes,
                 fresh,
             };
-            let Some((consumed, next)) = self.hand_input(core, place, input, now) else {
+            let Some((consumed, next)) = driver.offer(self, input, now) else {
                 return;
             };
             last_length = consumed;
@@ -457,7 +434,7 @@ impl Connections {
     /// `None` if the connection has gone meanwhile.
     fn hand(
         &mut self,
-        core: &mut Shard,
+        driver: &mut Driver,
         place: usize,
         bytes: &[u8],
         fresh: usize,
@@ -465,25 +442,7 @@ impl Connections {
     ) -> Option<(usize, Next)> {
         let conn = ConnId(place as u32);
         let input = Input::Bytes { conn, bytes, fresh };
-        self.hand_input(core, place, input, now)
-    }
-
-    fn hand_input(
-        &mut self,
-        core: &mut Shard,
-        place: usize,
-        input: Input<'_>,
-        now: Now,
-    ) -> Option<(usize, Next)> {
-        let handled = core.handle(input, now, &mut self.outputs);
-        if handled.next == Next::Flush {
-            self.flush(core, now);
-            let socket = self.sockets.get(place);
-            if socket.is_none_or(|socket| socket.phase != Phase::Open) {
-                return None;
-            }
-        }
-        Some((handled.consumed, handled.next))
+        driver.offer(self, input, now)
     }
 
     /// Keeps what core did not consume, and reads on if core wants that.
@@ -501,150 +460,33 @@ impl Connections {
                 self.to_receive.push(place);
             }
             Next::Hold => socket.input = rest,
-            Next::Flush => {
-                // The rest waits for the next turn: a subscriber that takes its output needs to be
-                // heard of, or what is written for it would grow to the cap within this one.
-                socket.input = rest;
-                socket.held = true;
-                self.resumed.push(ConnId(place as u32));
-            }
+            // The rest waits for the next turn: a subscriber that takes its output needs to be
+            // heard of, or what is written for it would grow to the cap within this one.
+            Next::Flush => unreachable!("the driver has written, and holds"),
             Next::Done => {}
         }
     }
 
-    /// Offers the input of connections that core holds no longer; false if there were none.
-    pub(crate) fn resume(&mut self, core: &mut Shard, now: Now) -> bool {
-        self.note_outputs(now);
-        let resumed = std::mem::take(&mut self.resumed);
-        for &conn in &resumed {
-            let place = conn.0 as usize;
-            let Some(socket) = self.sockets.get_mut(place) else {
-                continue;
-            };
-            if !socket.held || socket.phase != Phase::Open {
-                continue;
-            }
-            let mut input = std::mem::take(&mut socket.input);
-            if let Some((consumed, next)) = self.hand(core, place, &input, 0, now) {
-                input.drain(..consumed);
-                self.keep(place, input, next);
-            }
-        }
-        !resumed.is_empty()
-    }
-
-    /// Whether input of a connection is to be offered again.
-    pub(crate) fn has_resumed(&self) -> bool {
-        !self.resumed.is_empty() || !self.outputs.resumed.is_empty()
-    }
-
-    /// Takes in which connections core wants resumed or closed.
-    fn note_outputs(&mut self, now: Now) {
-        self.resumed.append(&mut self.outputs.resumed);
-        self.dials.wanted.append(&mut self.outputs.dials);
-        for notice in self.outputs.notices.drain(..) {
-            match notice.is_usual() {
-                true => tracing::info!("{notice}"),
-                false => tracing::warn!("{notice}"),
-            }
-        }
-        for (conn, reason) in std::mem::take(&mut self.outputs.closing) {
-            let Some(socket) = self.sockets.get_mut(conn.0 as usize) else {
-                continue;
-            };
-            if socket.phase == Phase::Open {
-                tracing::debug!(?conn, ?reason, "closing");
-                let until = now.monotonic_ns + LINGER_NS;
-                socket.phase = Phase::Lingering(until);
-                self.lingering.push_back((until, conn.0 as usize));
-                // Core has taken it out of its cap.
-                socket.input = Vec::new();
-                // Written and closed with the next flush, even if nothing is to be written.
-                self.dirty.push(conn);
-            }
-        }
-    }
-
-    /// Writes what core has for its connections.
-    pub(crate) fn flush(&mut self, core: &mut Shard, now: Now) {
-        self.send_moving(core, now);
-        self.note_outputs(now);
-        let mut dirty = std::mem::take(&mut self.dirty);
-        // Who is being closed first: whoever asked for it may count on it once it is answered. Then the
-        // last first: that is the publisher, who gets its replies behind what it published and may
-        // wait for them. It took 31 to 25 us off such a client's round trip, and added 4 us to the
-        // subscriber's way.
-        let closing = dirty.len();
-        core.take_dirty(&mut dirty);
-        let (closing, written) = dirty.split_at(closing);
-        for &conn in closing.iter().chain(written.iter().rev()) {
-            self.write(core, conn.0 as usize, now);
-        }
-        dirty.clear();
-        // `write` may have added to it: closings that it led to.
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
-    }
-
     /// Takes the end of a wait for room in: writes on.
-    pub(crate) fn writable(&mut self, core: &mut Shard, completion: Completion, now: Now) {
+    pub(crate) fn writable(&mut self, driver: &mut Driver, completion: Completion, now: Now) {
         let (_, place) = About::of(completion.token);
         self.sockets[place].awaiting_room = false;
         if self.sockets[place].phase == Phase::Closed {
             self.drop_if_ended(place);
         } else {
-            self.write(core, place, now);
-        }
-    }
-
-    fn write(&mut self, core: &mut Shard, place: usize, now: Now) {
-        let Some(socket) = self.sockets.get_mut(place) else {
-            return;
-        };
-        if socket.awaiting_room || socket.phase == Phase::Closed {
-            return;
-        }
-        let conn = ConnId(place as u32);
-        // Ends when all is written or the socket is full: its buffer is finite.
-        while let Some((sent, offered)) = send_pieces(&socket.fd, core.output(conn)) {
-            match sent {
-                Ok(count) if count == offered => {
-                    core.sent(conn, count, false, &mut self.outputs);
-                }
-                Ok(count) => core.sent(conn, count, true, &mut self.outputs),
-                Err(SystemError::INTR) => {}
-                Err(SystemError::AGAIN) => {
-                    core.sent(conn, 0, true, &mut self.outputs);
-                    socket.awaiting_room = true;
-                    self.to_await_room.push(place);
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(conn = place, %error, "sending failed");
-                    return self.gone(core, place, now);
-                }
-            }
-        }
-        if matches!(socket.phase, Phase::Lingering(_)) && !core.has_output(conn) {
-            self.gone(core, place, now);
+            self.write(driver, ConnId(place as u32), now);
         }
     }
 
     /// Forgets a connection: its peer is gone, or its last output is written or given up.
-    fn gone(&mut self, core: &mut Shard, place: usize, now: Now) {
+    fn gone(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let socket = &mut self.sockets[place];
         if socket.phase != Phase::Closed {
             socket.phase = Phase::Closed;
             socket.input = Vec::new();
             // Ends what is under way in the ring; closing alone would not.
             let _ = shutdown(&socket.fd, Shutdown::Both);
-            core.handle(
-                Input::Closed {
-                    conn: ConnId(place as u32),
-                },
-                now,
-                &mut self.outputs,
-            );
+            driver.closed(ConnId(place as u32), now);
         }
         self.drop_if_ended(place);
     }
@@ -657,7 +499,7 @@ impl Connections {
     }
 
     /// Gives up on connections that do not read their last replies; the time of the next is returned.
-    pub(crate) fn end_lingering(&mut self, core: &mut Shard, now: Now) -> Option<u64> {
+    pub(crate) fn end_lingering(&mut self, driver: &mut Driver, now: Now) -> Option<u64> {
         // All linger equally long, so the first in line is the first to be given up.
         while let Some(&(until, place)) = self.lingering.front() {
             let still_lingers = self
@@ -669,7 +511,7 @@ impl Connections {
             }
             self.lingering.pop_front();
             if still_lingers {
-                self.gone(core, place, now);
+                self.gone(driver, place, now);
             }
         }
         None
@@ -713,16 +555,16 @@ impl Connections {
     }
 
     /// Whether nothing waits to be written on any connection.
-    pub(crate) fn is_flushed(&self, core: &Shard) -> bool {
+    pub(crate) fn is_flushed(&self, driver: &Driver) -> bool {
         let mut open = self
             .sockets
             .iter()
             .filter(|(_, socket)| socket.phase != Phase::Closed);
-        open.all(|(place, _)| !core.has_output(ConnId(place as u32)))
+        open.all(|(place, _)| !driver.has_output(ConnId(place as u32)))
     }
 
     /// Closes connections that have nothing to be written until so many are left, or all are looked at.
-    pub(crate) fn send_away(&mut self, core: &mut Shard, left: usize, now: Now) {
+    pub(crate) fn send_away(&mut self, driver: &mut Driver, left: usize, now: Now) {
         let open = self
             .sockets
             .iter()
@@ -730,24 +572,109 @@ impl Connections {
         let places: Vec<usize> = open.map(|(place, _)| place).collect();
         let mut surplus = places.len().saturating_sub(left);
         for place in places {
-            if surplus > 0 && !core.has_output(ConnId(place as u32)) {
+            if surplus > 0 && !driver.has_output(ConnId(place as u32)) {
                 surplus -= 1;
-                self.gone(core, place, now);
+                self.gone(driver, place, now);
             }
         }
     }
 
     /// Closes all connections.
-    pub(crate) fn close_all(&mut self, core: &mut Shard, now: Now) {
+    pub(crate) fn close_all(&mut self, driver: &mut Driver, now: Now) {
         let places: Vec<usize> = self.sockets.iter().map(|(place, _)| place).collect();
         for place in places {
-            self.gone(core, place, now);
+            self.gone(driver, place, now);
+        }
+    }
+}
+
+impl Sockets for Connections {
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        let place = conn.0 as usize;
+        let Some(socket) = self.sockets.get_mut(place) else {
+            return;
+        };
+        if socket.awaiting_room || socket.phase == Phase::Closed {
+            return;
+        }
+        // Ends when all is written or the socket is full: its buffer is finite.
+        while let Some((sent, offered)) = send_pieces(&socket.fd, driver.output(conn)) {
+            match sent {
+                Ok(count) => driver.sent(conn, count, count < offered),
+                Err(SystemError::INTR) => {}
+                Err(SystemError::AGAIN) => {
+                    driver.sent(conn, 0, true);
+                    socket.awaiting_room = true;
+                    self.to_await_room.push(place);
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(conn = place, %error, "sending failed");
+                    return self.gone(driver, place, now);
+                }
+            }
+        }
+        if matches!(socket.phase, Phase::Lingering(_)) && !driver.has_output(conn) {
+            self.gone(driver, place, now);
         }
     }
 
-    /// What core named while it handled an input that is not a connection's.
-    pub(crate) fn outputs(&mut self) -> &mut Outputs {
-        &mut self.outputs
+    fn close(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
+        let Some(socket) = self.sockets.get_mut(conn.0 as usize) else {
+            return;
+        };
+        if socket.phase == Phase::Open {
+            tracing::debug!(?conn, ?reason, "closing");
+            let until = now.monotonic_ns + LINGER_NS;
+            socket.phase = Phase::Lingering(until);
+            self.lingering.push_back((until, conn.0 as usize));
+            // Core has taken it out of its cap.
+            socket.input = Vec::new();
+        }
+    }
+
+    fn resume(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        let place = conn.0 as usize;
+        let Some(socket) = self.sockets.get_mut(place) else {
+            return;
+        };
+        if !socket.held || socket.phase != Phase::Open {
+            return;
+        }
+        let mut input = std::mem::take(&mut socket.input);
+        if let Some((consumed, next)) = self.hand(driver, place, &input, 0, now) {
+            input.drain(..consumed);
+            self.keep(place, input, next);
+        }
+    }
+
+    fn is_open(&self, conn: ConnId) -> bool {
+        let socket = self.sockets.get(conn.0 as usize);
+        socket.is_some_and(|socket| socket.phase == Phase::Open)
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        self.dials.wanted.push(dial);
+    }
+
+    fn move_to(&mut self, driver: &mut Driver, conn: ConnId, to: ShardId, now: Now) {
+        let place = conn.0 as usize;
+        // Who is held is not read, and nothing was written yet.
+        let is_free = |socket: &Socket| {
+            socket.phase == Phase::Open && !socket.receiving && !socket.awaiting_room
+        };
+        if self.sockets.get(place).is_some_and(is_free) {
+            driver.closed(conn, now);
+            let Socket { fd, input, .. } = self.sockets.remove(place);
+            self.moving.push((to, Moved { fd, input }));
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice.is_usual() {
+            true => tracing::info!("{notice}"),
+            false => tracing::warn!("{notice}"),
+        }
     }
 }
 

@@ -184,14 +184,6 @@ impl Mesh {
         Arc::clone(&self.doors)
     }
 
-    /// The other shards.
-    pub fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
-        let me = self.me;
-        (0..self.others.len() as u16)
-            .map(ShardId)
-            .filter(move |&shard| shard != me)
-    }
-
     /// Sends a batch; lost if that shard has ended, which happens only while the node drains.
     pub fn send(&self, to: ShardId, batch: Batch) {
         let place = usize::from(to.0);

@@ -14,9 +14,11 @@ use crate::ring::{Completion, Errno, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
-use sapwood_core::command::{Now, ShardId};
-use sapwood_core::mailbox::{Batch, BatchCursor};
-use sapwood_core::{Input, Next, Policy, Protocol, Shard};
+use sapwood_core::command::{CloseReason, ConnId, Now, ShardId};
+use sapwood_core::driver::{Driver, Mail, Sockets};
+use sapwood_core::mailbox::Batch;
+use sapwood_core::tree::{Dial, Notice};
+use sapwood_core::{Input, Policy, Protocol, Shard};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,9 +51,6 @@ const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 /// How long the shard waits in its own ring when no descriptor is left for a sleep in glommio: what
 /// a poke would have to say is found out after this time.
 const STARVED_WAIT: Duration = Duration::from_millis(5);
-
-/// Batches of other shards taken in one turn: bounds the turn, not the exchange.
-const BATCHES_EACH_TURN: usize = 64;
 
 /// How often a lame duck sends some of its clients away.
 const LAME_DUCK_STEP_NS: u64 = 20_000_000;
@@ -110,7 +109,7 @@ fn own_cpu_ns() -> u64 {
 
 /// Everything that one shard runs on.
 pub(crate) struct ShardLoop {
-    core: Shard,
+    driver: Driver,
     ring: Ring,
     mesh: Mesh,
     connections: Connections,
@@ -134,8 +133,6 @@ pub(crate) struct ShardLoop {
     hold_until: u64,
     /// When the last turn ended.
     turn_ended: u64,
-    /// A batch of which a part is still to be dealt with.
-    unfinished: Option<(ShardId, Batch, BatchCursor)>,
 }
 
 impl ShardLoop {
@@ -149,7 +146,7 @@ impl ShardLoop {
     ) -> ShardLoop {
         let accepts_due = vec![ACCEPTS_AT_A_TIME; listeners.len()];
         ShardLoop {
-            core,
+            driver: Driver::new(core),
             ring,
             mesh,
             connections: Connections::new(),
@@ -167,7 +164,6 @@ impl ShardLoop {
             pacer: Pacer::new(),
             hold_until: 0,
             turn_ended: 0,
-            unfinished: None,
         }
     }
 
@@ -189,7 +185,7 @@ impl ShardLoop {
             }
             // One system call hands over what this turn queued and waits for what comes next; only
             // when that took too long does the shard sleep where glommio's other tasks can run.
-            let wants_credit = self.core.wants_credit() || self.is_draining();
+            let wants_credit = self.driver.shard().wants_credit() || self.is_draining();
             if !self.mesh.fall_asleep(wants_credit) {
                 self.ring.submit()?;
                 continue;
@@ -241,7 +237,7 @@ impl ShardLoop {
     /// Decides whose reads are delayed.
     fn pace(&mut self) {
         self.turn_ended = self.started.elapsed().as_nanos() as u64;
-        let messages = self.core.commands();
+        let messages = self.driver.shard().commands();
         self.pacer.turn_ended(self.turn_ended, messages, own_cpu_ns);
         let is_pacing = self.pacer.is_pacing();
         if self.connections.is_pacing != is_pacing {
@@ -257,8 +253,7 @@ impl ShardLoop {
     /// Whether there is something to do that no completion will tell of.
     fn has_more(&self) -> bool {
         let has_nodes = !self.connections.moving.is_empty() || self.connections.dials.is_due();
-        let has_work = self.unfinished.is_some() || self.connections.has_resumed();
-        has_work || has_nodes || self.core.is_turn_due()
+        has_nodes || self.driver.has_more()
     }
 
     /// One turn; whether there was anything to do.
@@ -271,16 +266,13 @@ impl ShardLoop {
             self.complete(completion, now);
         }
         self.completions = completions;
-        is_busy |= self.exchange(now);
         self.deal_with_nodes(now);
-        is_busy |= self.connections.resume(&mut self.core, now);
+        let mut wired = Wired {
+            connections: &mut self.connections,
+            mesh: &mut self.mesh,
+        };
+        is_busy |= self.driver.turn(&mut wired, now);
         self.keep_time(now);
-        let outputs = self.connections.outputs();
-        self.core.handle(Input::TurnEnd, now, outputs);
-        self.connections.flush(&mut self.core, now);
-        self.send_batches();
-        is_busy |= self.connections.resume(&mut self.core, now);
-        self.connections.flush(&mut self.core, now);
         self.step_drain(now);
         self.pace();
         self.arm();
@@ -302,10 +294,10 @@ impl ShardLoop {
         match about {
             About::Receive => {
                 self.connections
-                    .received(&mut self.core, &mut self.ring, completion, now);
+                    .received(&mut self.driver, &mut self.ring, completion, now);
             }
-            About::Readable => self.connections.readable(&mut self.core, completion, now),
-            About::Writable => self.connections.writable(&mut self.core, completion, now),
+            About::Readable => self.connections.readable(&mut self.driver, completion, now),
+            About::Writable => self.connections.writable(&mut self.driver, completion, now),
             About::Accept => self.accept(place, completion, now),
             About::Bell => self.bell_armed = false,
             About::Timer => self.timer = None,
@@ -340,7 +332,7 @@ impl ShardLoop {
         if let Ok(accepted) = prepare(&socket, self.listeners[listener].front) {
             let clients = &self.clients;
             self.connections
-                .accepted(&mut self.core, socket, accepted, clients, now);
+                .accepted(&mut self.driver, socket, accepted, clients, now);
         }
     }
 
@@ -356,12 +348,12 @@ impl ShardLoop {
         let prepared = socket.and_then(|socket| Some((prepare(&socket, front).ok()?, socket)));
         let Some((accepted, socket)) = prepared else {
             let input = Input::DialFailed { dial };
-            self.core.handle(input, now, self.connections.outputs());
+            self.driver.handle(&mut self.connections, input, now);
             return;
         };
         let clients = &self.clients;
         self.connections
-            .accepted(&mut self.core, socket, accepted, clients, now);
+            .accepted(&mut self.driver, socket, accepted, clients, now);
     }
 
     /// Begins dials, tells core of those that failed, and exchanges connections with other shards.
@@ -370,7 +362,7 @@ impl ShardLoop {
         self.connections.dials.end_late(now);
         for dial in self.connections.dials.take_failed() {
             let input = Input::DialFailed { dial };
-            self.core.handle(input, now, self.connections.outputs());
+            self.driver.handle(&mut self.connections, input, now);
         }
         for (to, moved) in std::mem::take(&mut self.connections.moving) {
             self.mesh.send_moved(to, moved);
@@ -383,7 +375,7 @@ impl ShardLoop {
             if let Ok(accepted) = prepare(&moved.fd, front) {
                 let clients = &self.clients;
                 self.connections
-                    .arrived(&mut self.core, moved, accepted, clients, now);
+                    .arrived(&mut self.driver, moved, accepted, clients, now);
             }
         }
     }
@@ -416,62 +408,9 @@ impl ShardLoop {
         self.drain != Drain::No
     }
 
-    /// Deals with what other shards sent or gave back; whether there was anything.
-    fn exchange(&mut self, now: Now) -> bool {
-        let mut any = false;
-        while let Some((by, batch)) = self.mesh.take_returned() {
-            any = true;
-            let outputs = self.connections.outputs();
-            self.core
-                .handle(Input::Returned { by, batch }, now, outputs);
-        }
-        for _ in 0..BATCHES_EACH_TURN {
-            let next = self.unfinished.take().or_else(|| {
-                self.mesh
-                    .receive()
-                    .map(|(from, batch)| (from, batch, BatchCursor::default()))
-            });
-            let Some((from, mut batch, mut cursor)) = next else {
-                break;
-            };
-            any = true;
-            let input = Input::Batch {
-                from,
-                batch: &mut batch,
-                cursor: &mut cursor,
-            };
-            let handled = self.core.handle(input, now, self.connections.outputs());
-            if handled.next == Next::Flush {
-                // The rest waits for the next turn, like that of a connection's input.
-                self.unfinished = Some((from, batch, cursor));
-                self.connections.flush(&mut self.core, now);
-                break;
-            } else {
-                self.mesh.give_back(from, batch);
-            }
-        }
-        any
-    }
-
-    fn send_batches(&mut self) {
-        for to in self.mesh.others() {
-            if let Some(batch) = self.core.take_batch(to) {
-                self.mesh.send(to, batch);
-            }
-        }
-    }
-
-    /// Tells core the time if it asked for it, and keeps a timer for whatever comes next.
+    /// Keeps a timer for whatever comes next.
     fn keep_time(&mut self, now: Now) {
-        if self
-            .core
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now.monotonic_ns)
-        {
-            let outputs = self.connections.outputs();
-            self.core.handle(Input::Tick, now, outputs);
-        }
-        let lingering = self.connections.end_lingering(&mut self.core, now);
+        let lingering = self.connections.end_lingering(&mut self.driver, now);
         if self
             .accept_pause
             .is_some_and(|until| until <= now.monotonic_ns)
@@ -485,7 +424,7 @@ impl ShardLoop {
             Drain::Flushing(since) | Drain::Waiting(since) => Some(since + DRAIN_NS),
         };
         let deadlines = [
-            self.core.next_deadline(),
+            self.driver.shard().next_deadline(),
             lingering,
             self.connections.dials.next_deadline(),
             self.accept_pause,
@@ -559,7 +498,8 @@ impl ShardLoop {
                 self.drain = Drain::Flushing(since);
             }
             Drain::Flushing(since) => {
-                let is_flushed = self.connections.is_flushed(&self.core) && self.core.is_settled();
+                let is_flushed =
+                    self.connections.is_flushed(&self.driver) && self.driver.shard().is_settled();
                 if is_flushed || now.monotonic_ns >= since + DRAIN_NS {
                     self.mesh.note_flushed();
                     self.drain = Drain::Waiting(since);
@@ -572,8 +512,8 @@ impl ShardLoop {
     fn announce_end(&mut self, within_ns: u64, now: Now) {
         let milliseconds = (within_ns / 1_000_000) as u32;
         let ending = Input::Ending { milliseconds };
-        self.core.handle(ending, now, self.connections.outputs());
-        self.connections.flush(&mut self.core, now);
+        self.driver.handle(&mut self.connections, ending, now);
+        self.driver.flush(&mut self.connections, now);
     }
 
     /// Sends as many of a lame duck's clients away as the time since then asks for.
@@ -583,7 +523,7 @@ impl ShardLoop {
         let passed = (now.monotonic_ns - since).min(whole);
         let left = connections as u64 * (whole - passed) / (whole - grace);
         self.connections
-            .send_away(&mut self.core, left as usize, now);
+            .send_away(&mut self.driver, left as usize, now);
         let is_empty = self.connections.len() == 0 || passed == whole;
         if is_empty {
             self.mesh.note_emptied();
@@ -605,9 +545,63 @@ impl ShardLoop {
         if !self.mesh.all_flushed() && now.monotonic_ns < since + DRAIN_NS {
             return false;
         }
-        self.connections.flush(&mut self.core, now);
-        self.connections.close_all(&mut self.core, now);
+        self.driver.flush(&mut self.connections, now);
+        self.connections.close_all(&mut self.driver, now);
         true
+    }
+}
+
+/// A shard's connections, and its way to the other shards.
+struct Wired<'a> {
+    connections: &'a mut Connections,
+    mesh: &'a mut Mesh,
+}
+
+impl Sockets for Wired<'_> {
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        self.connections.write(driver, conn, now);
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
+        self.connections.close(conn, reason, now);
+    }
+
+    fn resume(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        self.connections.resume(driver, conn, now);
+    }
+
+    fn is_open(&self, conn: ConnId) -> bool {
+        self.connections.is_open(conn)
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        self.connections.dial(dial);
+    }
+
+    fn move_to(&mut self, driver: &mut Driver, conn: ConnId, to: ShardId, now: Now) {
+        self.connections.move_to(driver, conn, to, now);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.connections.notice(notice);
+    }
+}
+
+impl Mail for Wired<'_> {
+    fn next_returned(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        self.mesh.take_returned()
+    }
+
+    fn next_batch(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        self.mesh.receive()
+    }
+
+    fn give_back(&mut self, to: ShardId, batch: Batch) {
+        self.mesh.give_back(to, batch);
+    }
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        self.mesh.send(to, batch);
     }
 }
 

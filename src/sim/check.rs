@@ -128,7 +128,7 @@ impl World {
         let Some((slot, Some(socket))) = found else {
             return Ok(());
         };
-        if socket.told_blocked || socket.held || node.core.has_output(ConnId(slot as u32)) {
+        if socket.told_blocked || socket.held || node.core().has_output(ConnId(slot as u32)) {
             return Ok(());
         }
         let ended = conn.stream.end(&self.model.turns);
@@ -407,8 +407,7 @@ impl World {
     }
 
     /// Unfinished input stays within its cap: at all times, whoever sends it.
-    pub(crate) fn check_input(&mut self, shard: usize) -> Result<(), Failure> {
-        let bytes = self.nodes[shard].core.counters().input_bytes;
+    pub(crate) fn check_input(&mut self, shard: usize, bytes: u64) -> Result<(), Failure> {
         if bytes > self.limits.inputs_bytes_max as u64 {
             let cap = self.limits.inputs_bytes_max;
             return fail(
@@ -446,7 +445,7 @@ impl World {
     /// The cap on what waits for other shards.
     fn check_backlog(&self, shard: usize) -> Result<(), Failure> {
         let node = &self.nodes[shard];
-        let counters = node.core.counters();
+        let counters = node.core().counters();
         // Before a backlog is full, one event or run may go in, whatever its size; a head has 8 bytes.
         let backlog =
             (self.nodes.len() - 1) * (self.limits.handover_backlog_bytes + RUN_OR_FRAME_BYTES_MAX);
@@ -481,7 +480,7 @@ impl World {
                 format!("shard {shard} keeps {kept} bytes of input"),
             );
         }
-        if node.core.counters().shared_body_bytes > 0 {
+        if node.core().counters().shared_body_bytes > 0 {
             self.coverage.hit("shared bodies");
         }
         let reply_max = self.reply_max();
@@ -489,7 +488,11 @@ impl World {
         let mut blocked_bytes = 0;
         for (slot, socket) in node.sockets.iter().enumerate() {
             let Some(socket) = socket else { continue };
-            let bytes: usize = node.core.output(ConnId(slot as u32)).map(<[u8]>::len).sum();
+            let bytes: usize = node
+                .core()
+                .output(ConnId(slot as u32))
+                .map(<[u8]>::len)
+                .sum();
             let Some(before) = socket.blocked else {
                 if bytes > 0 && socket.phase == Phase::Open {
                     return fail(
@@ -589,7 +592,7 @@ impl World {
 
     fn check_counters(&mut self) -> Result<(), Failure> {
         for (shard, node) in self.nodes.iter().enumerate() {
-            let counters = node.core.counters();
+            let counters = node.core().counters();
             let model = &self.model.shards[shard];
             let delivered = model.delivered + model.turns_taken;
             // A turn that nobody has read may have been given to somebody here.
@@ -638,7 +641,7 @@ impl World {
 
     /// Closings are counted by their reason.
     fn check_closed(&self, shard: usize) -> Result<(), Failure> {
-        let counters = self.nodes[shard].core.counters();
+        let counters = self.nodes[shard].core().counters();
         let conns: Vec<&Conn> = self
             .model
             .conns
@@ -698,7 +701,7 @@ impl World {
             self.coverage.count("shared bodies lost", seen.shared_lost);
         }
         for shard in 0..self.nodes.len() {
-            let counters = self.nodes[shard].core.counters();
+            let counters = self.nodes[shard].core().counters();
             let left = [
                 ("connections", counters.connections),
                 ("subscriptions", counters.subscriptions),

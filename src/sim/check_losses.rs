@@ -55,7 +55,7 @@ impl World {
                 continue;
             };
             let conn_id = ConnId(slot as u32);
-            let visible: usize = node.core.output(conn_id).map(<[u8]>::len).sum();
+            let visible: usize = node.core().output(conn_id).map(<[u8]>::len).sum();
             if visible > 0 {
                 let piece = match conn.stream.policy {
                     Policy::Close => OUTBOX_CHUNK_BYTES,
@@ -70,7 +70,7 @@ impl World {
                 bound += FRAME_BYTES_MAX.max(cap / 2);
             }
         }
-        let bytes = node.core.counters().outbox_bytes as usize;
+        let bytes = node.core().counters().outbox_bytes as usize;
         if bytes > bound {
             let text = format!("shard {shard} keeps {bytes} bytes of output, {bound} may be");
             return fail("outbox memory", text);
@@ -125,7 +125,7 @@ impl World {
         let lost: u64 = conns.clone().map(|conn| conn.stream.turns_lost).sum();
         let slack: u64 = conns.map(|conn| conn.stream.slack).sum();
         let nodes = self.nodes.iter();
-        let unheard: u64 = nodes.map(|node| node.core.counters().turns_unheard).sum();
+        let unheard: u64 = nodes.map(|node| node.core().counters().turns_unheard).sum();
         let count = untaken.len() as u64;
         if lost + unheard > count + slack || count > lost + unheard + excused + slack {
             let text = format!(
@@ -139,7 +139,7 @@ impl World {
     /// What clients lost is what the shards count.
     pub(crate) fn check_losses(&mut self) -> Result<(), Failure> {
         for shard in 0..self.nodes.len() {
-            let counters = self.nodes[shard].core.counters();
+            let counters = self.nodes[shard].core().counters();
             let pairs = [
                 (Policy::DropOldest, counters.events_lost_drop_oldest),
                 (Policy::Latest, counters.events_lost_latest),

@@ -1,25 +1,23 @@
-//! Drives one shard as a server does: sockets, turns and the mesh, with delays from the seed.
+//! One shard's sockets and mail as the simulator has them, with delays from the seed.
 //!
-//! The order of a turn and what is kept of a connection's input are those of `server/shard.rs`
-//! and `server/conn.rs`; what a system call would do is done by a simulated socket. Tells the
-//! model what went in and out. Start at [`World::turn`].
+//! The order of a turn is core's own (`sapwood_core::driver`), the same as in the server; what a system call would do is
+//! done by a simulated socket. Tells the model what went in and out. Start at [`World::turn`].
 
 use crate::client::End;
 use crate::command::peer;
 use crate::model::{HandedOver, Retries, TRIES_MAX, Table, Unheard};
 use crate::world::World;
 use crate::{Failure, Sabotage, fail};
-use sapwood_core::command::{ClientId, CloseReason, ConnId, ShardId};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use sapwood_core::counters::Counters;
+use sapwood_core::driver::{Dealt, Driver, Mail, Sockets, Step};
 use sapwood_core::mailbox::{Batch, BatchCursor};
-use sapwood_core::{Input, Next, Outputs, Protocol, Shard};
+use sapwood_core::{Handled, Input, Next, Protocol, Shard};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// How long a connection that is being closed may take to read its last replies.
 const LINGER_NS: u64 = 1_000_000_000;
-
-/// Batches of other shards taken in one turn.
-const BATCHES_EACH_TURN: usize = 64;
 
 /// Pieces of output in one write.
 const SLICES_MAX: usize = 64;
@@ -40,6 +38,8 @@ pub(crate) struct Socket {
     needed: usize,
     fresh: usize,
     pub held: bool,
+    /// It is held until the next turn only, because output had to be written first.
+    flushed: bool,
     pub phase: Phase,
     /// The last write would have blocked; its output was so long then.
     pub blocked: Option<usize>,
@@ -50,103 +50,178 @@ pub(crate) struct Socket {
 /// A batch under way, with what the model knows of it.
 #[derive(Debug)]
 pub(crate) struct Envelope {
+    /// Empty while core's driver has it.
     pub batch: Batch,
     pub events: Vec<HandedOver>,
     /// Turns that perhaps nobody on the receiving shard could take.
     unheard: Vec<Unheard>,
     pub told: Rc<Table>,
-    pub cursor: BatchCursor,
     pub begun: bool,
+    /// It is dealt with once more, by mistake.
+    doubled: bool,
 }
 
 /// A shard and its driver.
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub core: Shard,
+    /// Taken out while it drives.
+    driver: Option<Driver>,
     pub sockets: Vec<Option<Socket>>,
     free: Vec<usize>,
-    pub outputs: Outputs,
-    resumed: Vec<ConnId>,
-    dirty: Vec<ConnId>,
     /// By sender: when each batch arrives.
     pub inbox: Vec<VecDeque<(u64, Envelope)>>,
     /// By who gives back.
     pub returns: Vec<VecDeque<(u64, Batch, Vec<Unheard>)>>,
     /// Bytes on the way to each shard.
     pub in_flight: Vec<VecDeque<usize>>,
+    /// The batch that core's driver has, and its sender.
     pub unfinished: Option<(usize, Envelope)>,
     pub accepting: VecDeque<usize>,
     pub written: u64,
+    /// Core's counters when it was last looked at.
+    counters: Counters,
 }
 
 impl Node {
     pub(crate) fn new(core: Shard, shards: usize) -> Node {
         Node {
-            core,
+            driver: Some(Driver::new(core)),
             sockets: Vec::new(),
             free: Vec::new(),
-            outputs: Outputs::default(),
-            resumed: Vec::new(),
-            dirty: Vec::new(),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             returns: (0..shards).map(|_| VecDeque::new()).collect(),
             in_flight: vec![VecDeque::new(); shards],
             unfinished: None,
             accepting: VecDeque::new(),
             written: 0,
+            counters: Counters::default(),
         }
+    }
+
+    /// The shard, between turns.
+    pub(crate) fn core(&self) -> &Shard {
+        // invariant: it is put back before anybody looks.
+        self.driver.as_ref().expect("a shard between turns").shard()
+    }
+
+    /// Whether a connection is there and core is not done with it.
+    fn is_open(&self, conn: ConnId) -> bool {
+        let socket = self.sockets.get(conn.0 as usize);
+        socket.is_some_and(|there| {
+            let phase = there.as_ref().map(|socket| socket.phase);
+            phase == Some(Phase::Open)
+        })
     }
 }
 
+/// What core's driver is given: a shard of the world.
+struct Host<'a> {
+    world: &'a mut World,
+    shard: usize,
+    /// The first thing that was wrong.
+    failure: Option<Failure>,
+    /// The client whose connection is being opened.
+    opening: Option<usize>,
+    /// What the model knows of the batch that has come back.
+    returned: Vec<Unheard>,
+}
+
 impl World {
+    /// Lets a shard's driver do something.
+    fn with_driver(
+        &mut self,
+        shard: usize,
+        act: impl FnOnce(&mut Driver, &mut Host<'_>),
+    ) -> Result<(), Failure> {
+        let driver = self.nodes[shard].driver.take();
+        // invariant: it is put back below, and nothing here is called from within.
+        let mut driver = driver.expect("a shard between turns");
+        self.nodes[shard].counters = driver.shard().counters();
+        let mut host = Host {
+            world: self,
+            shard,
+            failure: None,
+            opening: None,
+            returned: Vec::new(),
+        };
+        act(&mut driver, &mut host);
+        let failure = host.failure.take();
+        self.nodes[shard].driver = Some(driver);
+        failure.map_or(Ok(()), Err)
+    }
+
     /// One turn of a shard.
     pub(crate) fn turn(&mut self, shard: usize) -> Result<(), Failure> {
-        self.accept(shard)?;
-        let exchange_first = self.rng.percent(50);
-        if exchange_first {
-            self.exchange(shard)?;
-            self.resume(shard)?;
+        let now = self.now;
+        self.with_driver(shard, |driver, host| {
+            host.accept(driver);
+            // The model deals with a batch as a whole: nobody is answered between its parts.
+            if host.node().unfinished.is_none() {
+                host.poll_sockets(driver);
+            }
+            driver.turn(host, now);
+            host.end_lingering(driver);
+        })?;
+        let mut waiting = self.model.shards[shard].pending.iter().flatten();
+        if waiting.any(|event| event.plain) {
+            self.coverage.hit("credit waits");
         }
-        self.poll_sockets(shard)?;
-        if !exchange_first {
-            self.exchange(shard)?;
-        }
-        self.resume(shard)?;
-        self.keep_time(shard)?;
-        if !self.sabotage_for_good(Sabotage::ForgetTurnEnd) {
-            let node = &mut self.nodes[shard];
-            node.core
-                .handle(Input::TurnEnd, self.now, &mut node.outputs);
-            self.model.turn_ended(shard);
-        }
-        self.flush(shard)?;
-        self.send_batches(shard)?;
-        self.resume(shard)?;
-        self.flush(shard)?;
+        self.check_guests(shard)?;
         self.check_caps(shard)
     }
 
-    fn accept(&mut self, shard: usize) -> Result<(), Failure> {
-        while let Some(key) = self.nodes[shard].accepting.pop_front() {
-            let node = &mut self.nodes[shard];
-            let slot = node.free.pop().inspect(|_| {
-                self.coverage.hit("places used again");
-            });
-            let slot = slot.unwrap_or_else(|| {
+    /// A shard is told that the node ends; here it does not.
+    pub(crate) fn announce_end(&mut self, shard: usize) -> Result<(), Failure> {
+        let milliseconds = self.rng.below(5_000) as u32;
+        let now = self.now;
+        self.with_driver(shard, |driver, host| {
+            driver.handle(host, Input::Ending { milliseconds }, now);
+        })?;
+        let told = self.model.announced(shard, milliseconds);
+        self.coverage.count("told to end", told);
+        Ok(())
+    }
+}
+
+impl Host<'_> {
+    fn node(&mut self) -> &mut Node {
+        &mut self.world.nodes[self.shard]
+    }
+
+    fn socket(&mut self, slot: usize) -> Option<&mut Socket> {
+        self.node().sockets.get_mut(slot)?.as_mut()
+    }
+
+    /// Remembers the first thing that was wrong.
+    fn check(&mut self, result: Result<(), Failure>) {
+        if self.failure.is_none() {
+            self.failure = result.err();
+        }
+    }
+
+    fn accept(&mut self, driver: &mut Driver) {
+        while let Some(key) = self.node().accepting.pop_front() {
+            let node = self.node();
+            let free = node.free.pop();
+            let slot = free.unwrap_or_else(|| {
                 node.sockets.push(None);
                 node.sockets.len() - 1
             });
-            node.sockets[slot] = Some(Socket {
+            if free.is_some() {
+                self.world.coverage.hit("places used again");
+            }
+            self.node().sockets[slot] = Some(Socket {
                 client: key,
                 input: Vec::new(),
                 needed: 1,
                 fresh: 0,
                 held: false,
+                flushed: false,
                 phase: Phase::Open,
                 blocked: None,
                 told_blocked: false,
             });
-            let client = &mut self.clients[key];
+            let client = &mut self.world.clients[key];
             let port = match client.protocol {
                 Protocol::Redis => 7463,
                 Protocol::Native => 7400,
@@ -162,248 +237,431 @@ impl World {
                 peer: peer(key),
                 local: ([127, 0, 0, 1], port).into(),
             };
-            node.core.handle(input, self.now, &mut node.outputs);
-            client.accepted = true;
-            self.model.opened(key, client, shard);
-            self.note_outputs(shard)?;
-            self.greet(key);
+            self.opening = Some(key);
+            driver.handle(self, input, self.world.now);
+            self.world.greet(key);
         }
-        Ok(())
-    }
-
-    /// A shard is told that the node ends; here it does not.
-    pub(crate) fn announce_end(&mut self, shard: usize) -> Result<(), Failure> {
-        let milliseconds = self.rng.below(5_000) as u32;
-        let node = &mut self.nodes[shard];
-        let input = Input::Ending { milliseconds };
-        node.core.handle(input, self.now, &mut node.outputs);
-        let told = self.model.announced(shard, milliseconds);
-        self.coverage.count("told to end", told);
-        self.note_outputs(shard)
     }
 
     /// Reads at most once from each connection that is ready, and writes where there is room.
-    fn poll_sockets(&mut self, shard: usize) -> Result<(), Failure> {
-        for slot in 0..self.nodes[shard].sockets.len() {
-            let Some(socket) = &self.nodes[shard].sockets[slot] else {
+    fn poll_sockets(&mut self, driver: &mut Driver) {
+        for slot in 0..self.node().sockets.len() {
+            let Some(socket) = self.socket(slot) else {
                 continue;
             };
-            let client = &self.clients[socket.client];
-            let has_room = client.link.down.len() < client.link.down_max;
-            let is_cut = client.link.end == End::Aborted;
-            if socket.blocked.is_some() && (has_room || is_cut) && self.rng.percent(70) {
-                self.write(shard, slot)?;
+            let (key, is_blocked) = (socket.client, socket.blocked.is_some());
+            let link = &self.world.clients[key].link;
+            let has_room = link.down.len() < link.down_max;
+            let is_cut = link.end == End::Aborted;
+            if is_blocked && (has_room || is_cut) && self.world.rng.percent(70) {
+                self.write_on(driver, slot);
             }
-            self.receive(shard, slot)?;
+            self.receive(driver, slot);
         }
-        Ok(())
     }
 
-    fn receive(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
-        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
-            return Ok(());
+    fn receive(&mut self, driver: &mut Driver, slot: usize) {
+        let Some(Some(socket)) = self.world.nodes[self.shard].sockets.get_mut(slot) else {
+            return;
         };
-        if socket.held || !self.rng.percent(60) {
-            return Ok(());
+        if socket.held || !self.world.rng.percent(60) {
+            return;
         }
-        let link = &mut self.clients[socket.client].link;
+        let link = &mut self.world.clients[socket.client].link;
         let is_over = link.end == End::Aborted || (link.end == End::Finished && link.up.is_empty());
         if is_over {
-            self.gone(shard, slot);
-            return Ok(());
+            return self.gone(driver, slot);
         }
-        let most = self
-            .rng
-            .pick(&[1, 9, 300, 5_000, 65_536, 65_536, 2_000_000]);
+        let rng = &mut self.world.rng;
+        let most = rng.pick(&[1, 9, 300, 5_000, 65_536, 65_536, 2_000_000]);
         let count = most.min(link.up.len());
         if socket.phase != Phase::Open || count == 0 {
-            return Ok(());
+            return;
         }
         socket.input.extend(link.up.drain(..count));
         socket.fresh += count;
         if socket.input.len() >= socket.needed {
-            self.hand_kept(shard, slot)?;
+            self.hand_kept(driver, slot);
         }
-        Ok(())
     }
 
     /// Hands core what stands of a connection's input, and keeps what it leaves.
-    fn hand_kept(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
-        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
-            return Ok(());
+    fn hand_kept(&mut self, driver: &mut Driver, slot: usize) {
+        let Some(socket) = self.socket(slot) else {
+            return;
         };
         let mut input = std::mem::take(&mut socket.input);
-        let Some((consumed, next)) = self.hand(shard, slot, &input)? else {
-            return Ok(());
+        let bytes = Input::Bytes {
+            conn: ConnId(slot as u32),
+            bytes: &input,
+            fresh: std::mem::take(&mut socket.fresh),
+        };
+        socket.flushed = false;
+        let now = self.world.now;
+        let Some((consumed, next)) = driver.offer(self, bytes, now) else {
+            return;
         };
         input.drain(..consumed);
-        let loses_input =
-            next == Next::Hold && !input.is_empty() && self.sabotage(Sabotage::SkipInput);
-        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
-            return Ok(());
+        let is_held = next == Next::Hold;
+        let loses_input = is_held && !input.is_empty() && self.world.sabotage(Sabotage::SkipInput);
+        let Some(socket) = self.socket(slot) else {
+            return;
         };
-        socket.held = next == Next::Hold;
-        let key = socket.client;
-        if next == Next::Hold {
-            self.model.conn(key).stream.was_behind = true;
+        socket.held = is_held;
+        let (key, flushed) = (socket.client, socket.flushed);
+        if is_held && !flushed {
+            self.world.model.conn(key).stream.was_behind = true;
         }
-        let Some(socket) = &mut self.nodes[shard].sockets[slot] else {
-            return Ok(());
+        let Some(socket) = self.socket(slot) else {
+            return;
         };
         match next {
             Next::Hold if loses_input => {}
+            Next::Read { needed } if needed <= input.len() => {
+                let text = format!("{needed} are needed and {} stand", input.len());
+                self.check(fail("needed", text));
+            }
             Next::Read { needed } => {
-                if needed <= input.len() {
-                    return fail(
-                        "needed",
-                        format!("{needed} are needed and {} stand", input.len()),
-                    );
-                }
                 socket.needed = needed;
                 socket.input = input;
             }
             Next::Hold => socket.input = input,
             Next::Done | Next::Flush => {}
         }
-        Ok(())
     }
 
-    /// Lets core consume of `bytes` what it can; `None` if the connection has gone meanwhile.
-    fn hand(
-        &mut self,
-        shard: usize,
-        slot: usize,
-        bytes: &[u8],
-    ) -> Result<Option<(usize, Next)>, Failure> {
-        let conn = ConnId(slot as u32);
-        let mut consumed = 0;
-        // Ends because each round consumes something or makes room for it by writing.
-        for _ in 0..1_000_000 {
-            let node = &mut self.nodes[shard];
-            let Some(socket) = &mut node.sockets[slot] else {
-                return Ok(None);
-            };
-            let key = socket.client;
-            let before = node.core.counters();
-            let input = Input::Bytes {
-                conn,
-                bytes: &bytes[consumed..],
-                fresh: std::mem::take(&mut socket.fresh),
-            };
-            let handled = node.core.handle(input, self.now, &mut node.outputs);
-            let commands = node.core.counters().commands - before.commands;
-            consumed += handled.consumed;
-            self.model.handled(key, handled.consumed as u64, commands)?;
-            self.note_suspended(key, handled.next);
-            self.note_outputs(shard)?;
-            self.check_input(shard)?;
-            if handled.next != Next::Flush {
-                return Ok(Some((consumed, handled.next)));
-            }
-            self.coverage.hit("input flushed in the middle");
-            self.flush(shard)?;
-            let socket = self.nodes[shard].sockets[slot].as_ref();
-            if socket.is_none_or(|socket| socket.phase != Phase::Open) {
-                return Ok(None);
-            }
-        }
-        fail(
-            "progress",
-            format!("client at {conn:?} is flushed for ever"),
-        )
-    }
-
-    fn note_suspended(&mut self, key: usize, next: Next) {
-        let conn = self.model.conn(key);
+    /// The model learns what core consumed of a connection's input.
+    fn note_consumed(&mut self, conn: ConnId, handled: Handled, commands: u64) {
+        let Some(socket) = self.socket(conn.0 as usize) else {
+            return;
+        };
+        let key = socket.client;
+        socket.flushed = handled.next == Next::Flush;
+        let model = &mut self.world.model;
+        let consumed = model.handled(key, handled.consumed as u64, commands);
+        let conn = model.conn(key);
         // What a barrier or an unfinished EXEC holds back is behind.
-        conn.stream.was_behind |= next == Next::Hold || !conn.executing.is_empty();
-        if next == Next::Hold && !conn.executing.is_empty() {
-            self.coverage.hit("exec suspended");
+        conn.stream.was_behind |= handled.next == Next::Hold || !conn.executing.is_empty();
+        if handled.next == Next::Hold && !conn.executing.is_empty() {
+            self.world.coverage.hit("exec suspended");
         }
+        if handled.next == Next::Flush {
+            self.world.coverage.hit("input flushed in the middle");
+        }
+        self.check(consumed);
     }
 
-    /// Offers the input of connections that core holds no longer.
-    fn resume(&mut self, shard: usize) -> Result<(), Failure> {
-        self.note_outputs(shard)?;
-        for conn in std::mem::take(&mut self.nodes[shard].resumed) {
-            let slot = conn.0 as usize;
-            let Some(socket) = &self.nodes[shard].sockets[slot] else {
-                continue;
-            };
-            if !socket.held || socket.phase != Phase::Open {
-                continue;
-            }
-            let key = socket.client;
-            self.model.conn(key).barrier = false;
-            if self.sabotage(Sabotage::ForgetResumed) {
-                continue;
-            }
-            self.hand_kept(shard, slot)?;
+    /// The model learns what became of a batch, up to where core came.
+    fn note_batch(&mut self, driver: &Driver, handled: Handled, unheard: u64) -> bool {
+        let shard = self.shard;
+        // invariant: the driver deals with what it was given last.
+        let (from, mut envelope) = self.node().unfinished.take().expect("a batch");
+        self.world.model.tick += 1;
+        if !envelope.begun {
+            envelope.begun = true;
+            self.world.model.shards[shard].known[from] = Rc::clone(&envelope.told);
+            self.note_killed(driver);
+            self.world.deliver_batch(shard, &mut envelope);
         }
-        Ok(())
+        let is_flushed = handled.next == Next::Flush;
+        if is_flushed {
+            // Who may take the rest can have left before it is read.
+            let events = envelope.events.iter();
+            let events = events.filter(|event| event.tries + 1 < TRIES_MAX);
+            envelope.unheard = events
+                .flat_map(|event| event.turns.iter().map(|&id| (id, event.tries)))
+                .collect();
+        }
+        let checked = self.world.check_unheard(shard, &envelope, unheard);
+        self.check(checked);
+        if is_flushed && !driver.closing().is_empty() {
+            self.world.model.shards[shard].inexact = true;
+        }
+        self.node().unfinished = Some((from, envelope));
+        if is_flushed {
+            self.world.coverage.hit("batch flushed in the middle");
+        }
+        is_flushed && self.world.sabotage(Sabotage::Reread)
     }
 
-    /// Takes in which connections core wants resumed or closed.
-    pub(crate) fn note_outputs(&mut self, shard: usize) -> Result<(), Failure> {
-        let node = &mut self.nodes[shard];
-        node.resumed.append(&mut node.outputs.resumed);
-        for (conn, reason) in std::mem::take(&mut node.outputs.closing) {
-            let Some(socket) = &mut self.nodes[shard].sockets[conn.0 as usize] else {
-                return fail("closing", format!("{conn:?} is free and named as closing"));
-            };
-            if socket.phase != Phase::Open {
-                return fail("closing", format!("{conn:?} was named as closing before"));
-            }
-            socket.phase = Phase::Lingering(self.now.monotonic_ns + LINGER_NS);
-            socket.input = Vec::new();
-            let (key, blocked) = (socket.client, socket.told_blocked || socket.held);
-            self.nodes[shard].dirty.push(conn);
-            self.trace.number(key as u64);
-            self.check_closing(key, reason, blocked)?;
-        }
-        Ok(())
-    }
-
-    /// Deals with what other shards sent or gave back.
-    fn exchange(&mut self, shard: usize) -> Result<(), Failure> {
-        for by in 0..self.nodes.len() {
-            while let Some(&(due, ..)) = self.nodes[shard].returns[by].front()
-                && due <= self.step
+    /// Those whom another shard killed heard nothing of the events in the same batch.
+    fn note_killed(&mut self, driver: &Driver) {
+        for &(conn, reason) in driver.closing() {
+            if reason == CloseReason::Killed
+                && let Some(socket) = self.socket(conn.0 as usize)
             {
-                let node = &mut self.nodes[shard];
-                let Some((_, batch, unheard)) = node.returns[by].pop_front() else {
-                    break;
-                };
-                if self.sabotage(Sabotage::LoseReturn) {
-                    continue;
-                }
-                let node = &mut self.nodes[shard];
-                node.in_flight[by].pop_front();
-                let by = ShardId(by as u16);
-                let before = node.core.counters();
-                let input = Input::Returned { by, batch };
-                node.core.handle(input, self.now, &mut node.outputs);
-                let after = node.core.counters();
+                let key = socket.client;
+                self.world.model.close(key, reason);
+            }
+        }
+    }
+
+    /// Gives up on connections that do not read their last replies.
+    fn end_lingering(&mut self, driver: &mut Driver) {
+        let now_ns = self.world.now.monotonic_ns;
+        for slot in 0..self.node().sockets.len() {
+            let phase = self.socket(slot).map(|socket| socket.phase);
+            if matches!(phase, Some(Phase::Lingering(until)) if until <= now_ns) {
+                self.gone(driver, slot);
+            }
+        }
+    }
+
+    /// Writes what core has for a connection, as far as its socket takes it.
+    fn write_on(&mut self, driver: &mut Driver, slot: usize) {
+        let conn = ConnId(slot as u32);
+        // Ends when all is written or the socket is full: its buffer is finite.
+        loop {
+            let Host { world, shard, .. } = self;
+            let node = &mut world.nodes[*shard];
+            let Some(socket) = &mut node.sockets[slot] else {
+                return;
+            };
+            socket.blocked = None;
+            let link = &mut world.clients[socket.client].link;
+            let pieces: Vec<&[u8]> = driver.output(conn).take(SLICES_MAX).collect();
+            if pieces.is_empty() {
+                break;
+            }
+            if link.end == End::Aborted {
+                return self.gone(driver, slot);
+            }
+            let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
+            let room = link.down_max.saturating_sub(link.down.len());
+            let mut left = room.min(offered);
+            let count = left;
+            world.trace.number(socket.client as u64);
+            for piece in pieces {
+                let part = &piece[..left.min(piece.len())];
+                left -= part.len();
+                world.trace.bytes(part);
+                link.down.extend(part);
+            }
+            node.written += count as u64;
+            let is_full = count < offered;
+            if count == 0 {
+                let all: usize = driver.output(conn).map(<[u8]>::len).sum();
+                socket.blocked = Some(all);
+            }
+            socket.told_blocked = is_full;
+            let key = socket.client;
+            world.model.conn(key).stream.was_behind |= is_full;
+            let said_full = is_full && !world.sabotage_for_good(Sabotage::SentUnblocked);
+            if count == 0 {
+                world.coverage.hit("partial writes");
+                return driver.sent(conn, 0, said_full);
+            }
+            let mut reported = count;
+            if is_full && world.sabotage(Sabotage::SentTooMuch) {
+                reported += 1;
+            } else if count > 1 && world.sabotage(Sabotage::SentTooLittle) {
+                reported -= 1;
+            }
+            driver.sent(conn, reported, said_full);
+        }
+        let phase = self.socket(slot).map(|socket| socket.phase);
+        if matches!(phase, Some(Phase::Lingering(_))) && !driver.has_output(conn) {
+            self.gone(driver, slot);
+        }
+    }
+
+    /// Forgets a connection: its client is gone, or its last output is written or given up.
+    fn gone(&mut self, driver: &mut Driver, slot: usize) {
+        let conn = ConnId(slot as u32);
+        let Some(socket) = self.node().sockets[slot].take() else {
+            return;
+        };
+        if socket.held {
+            self.world.coverage.hit("vanished held");
+        }
+        if self.node().unfinished.is_some() {
+            self.world.model.shards[self.shard].inexact = true;
+        }
+        if driver.has_output(conn) {
+            self.world.cut[socket.client] = true;
+        }
+        self.world.clients[socket.client].link.closed = true;
+        self.world.trace.number(!(socket.client as u64));
+        if self.world.sabotage(Sabotage::ForgetClosed) {
+            return;
+        }
+        driver.closed(conn, self.world.now);
+        self.node().free.push(slot);
+        self.world.model.tick += 1;
+        self.world.model.gone(socket.client);
+    }
+}
+
+impl Sockets for Host<'_> {
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, _now: Now) {
+        let slot = conn.0 as usize;
+        if self
+            .socket(slot)
+            .is_some_and(|socket| socket.blocked.is_none())
+        {
+            self.write_on(driver, slot);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
+        let Some(socket) = self.socket(conn.0 as usize) else {
+            return self.check(fail(
+                "closing",
+                format!("{conn:?} is free and named as closing"),
+            ));
+        };
+        if socket.phase != Phase::Open {
+            let text = format!("{conn:?} was named as closing before");
+            return self.check(fail("closing", text));
+        }
+        socket.phase = Phase::Lingering(now.monotonic_ns + LINGER_NS);
+        socket.input = Vec::new();
+        let (key, blocked) = (socket.client, socket.told_blocked || socket.held);
+        self.world.trace.number(key as u64);
+        let checked = self.world.check_closing(key, reason, blocked);
+        self.check(checked);
+    }
+
+    fn resume(&mut self, driver: &mut Driver, conn: ConnId, _now: Now) {
+        let slot = conn.0 as usize;
+        let Some(socket) = self.socket(slot) else {
+            return;
+        };
+        if !socket.held || socket.phase != Phase::Open {
+            return;
+        }
+        let key = socket.client;
+        self.world.model.conn(key).barrier = false;
+        if self.world.sabotage(Sabotage::ForgetResumed) {
+            return;
+        }
+        self.hand_kept(driver, slot);
+    }
+
+    fn is_open(&self, conn: ConnId) -> bool {
+        self.world.nodes[self.shard].is_open(conn)
+    }
+
+    fn handled(&mut self, driver: &mut Driver, dealt: Dealt<'_>, handled: Handled) {
+        let after = driver.shard().counters();
+        let before = std::mem::replace(&mut self.node().counters, after.clone());
+        match dealt {
+            Dealt::Bytes(conn) => {
+                self.note_consumed(conn, handled, after.commands - before.commands);
+                let checked = self.world.check_input(self.shard, after.input_bytes);
+                self.check(checked);
+            }
+            Dealt::Returned(_) => {
                 let counted = Retries {
                     retried: after.turns_retried - before.turns_retried,
                     unheard: after.turns_unheard - before.turns_unheard,
                 };
-                self.coverage.count("turn retried", counted.retried);
-                self.coverage.count("turn unheard", counted.unheard);
-                self.model.came_back(shard, &unheard, counted)?;
-                self.note_outputs(shard)?;
+                let World {
+                    coverage, model, ..
+                } = &mut *self.world;
+                coverage.count("turn retried", counted.retried);
+                coverage.count("turn unheard", counted.unheard);
+                let came_back = model.came_back(self.shard, &self.returned, counted);
+                self.check(came_back);
             }
+            Dealt::Batch(_, cursor) => {
+                let unheard = after.turns_unheard - before.turns_unheard;
+                if self.note_batch(driver, handled, unheard) {
+                    *cursor = BatchCursor::default();
+                }
+            }
+            Dealt::TurnEnd => self.world.model.turn_ended(self.shard),
+            Dealt::Other => {
+                if let Some(key) = self.opening.take() {
+                    let World { clients, model, .. } = &mut *self.world;
+                    clients[key].accepted = true;
+                    model.opened(key, &clients[key], self.shard);
+                }
+            }
+            Dealt::Tick => {}
         }
-        for _ in 0..BATCHES_EACH_TURN {
-            let next = self.nodes[shard].unfinished.take();
-            let Some((from, envelope)) = next.or_else(|| self.arrived(shard)) else {
-                break;
-            };
-            self.take_batch(shard, from, envelope)?;
-        }
-        Ok(())
     }
 
+    fn does(&mut self, step: Step) -> bool {
+        match step {
+            // It may not come to what other shards sent.
+            Step::Exchange => {
+                let must = self.world.drains || self.node().unfinished.is_some();
+                must || self.world.rng.percent(70)
+            }
+            Step::TurnEnd => !self.world.sabotage_for_good(Sabotage::ForgetTurnEnd),
+            Step::Resume => self.node().unfinished.is_none(),
+            Step::Tick => true,
+        }
+    }
+}
+
+impl Mail for Host<'_> {
+    fn next_returned(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        if self.node().unfinished.is_some() {
+            return None;
+        }
+        let Host { world, shard, .. } = self;
+        for by in 0..world.nodes.len() {
+            while let Some(&(due, ..)) = world.nodes[*shard].returns[by].front()
+                && due <= world.step
+            {
+                let (_, batch, unheard) = world.nodes[*shard].returns[by].pop_front()?;
+                if world.sabotage(Sabotage::LoseReturn) {
+                    continue;
+                }
+                world.nodes[*shard].in_flight[by].pop_front();
+                self.returned = unheard;
+                return Some((ShardId(by as u16), batch));
+            }
+        }
+        None
+    }
+
+    fn next_batch(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        let shard = self.shard;
+        // Ends because each round takes a batch that has arrived.
+        loop {
+            let doubled = self.node().unfinished.take();
+            let (from, mut envelope) = match doubled {
+                Some(again) => again,
+                None => self.world.arrived(shard)?,
+            };
+            let is_new = !envelope.begun;
+            if is_new && self.world.sabotage(Sabotage::DropBatch) {
+                self.world.give_back(shard, from, envelope);
+                continue;
+            }
+            let has_events = envelope.batch.events() > 0;
+            envelope.doubled = is_new && has_events && self.world.sabotage(Sabotage::DoubleBatch);
+            let shards = self.world.nodes.len();
+            let said = match shards > 2 && self.world.sabotage(Sabotage::WrongSender) {
+                true => (0..shards).find(|&other| other != from && other != shard),
+                false => None,
+            };
+            let batch = std::mem::take(&mut envelope.batch);
+            self.node().unfinished = Some((from, envelope));
+            return Some((ShardId(said.unwrap_or(from) as u16), batch));
+        }
+    }
+
+    fn give_back(&mut self, _to: ShardId, batch: Batch) {
+        // invariant: the driver gives back what it was given last.
+        let (from, mut envelope) = self.node().unfinished.take().expect("a batch");
+        envelope.batch = batch;
+        match envelope.doubled {
+            true => self.node().unfinished = Some((from, envelope)),
+            false => self.world.give_back(self.shard, from, envelope),
+        }
+    }
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        let sent = self.world.send_batch(self.shard, usize::from(to.0), batch);
+        self.check(sent);
+    }
+}
+
+impl World {
     /// The next batch that has arrived, of any sender.
     fn arrived(&mut self, shard: usize) -> Option<(usize, Envelope)> {
         let first = self.rng.below(self.nodes.len());
@@ -421,66 +679,6 @@ impl World {
             return Some((from, envelope));
         }
         None
-    }
-
-    fn take_batch(
-        &mut self,
-        shard: usize,
-        from: usize,
-        mut envelope: Envelope,
-    ) -> Result<(), Failure> {
-        if self.sabotage(Sabotage::DropBatch) {
-            return self.give_back(shard, from, envelope);
-        }
-        let doubles =
-            !envelope.begun && envelope.batch.events() > 0 && self.sabotage(Sabotage::DoubleBatch);
-        let shards = self.nodes.len();
-        let said = match shards > 2 && self.sabotage(Sabotage::WrongSender) {
-            true => (0..shards).find(|&other| other != from && other != shard),
-            false => None,
-        };
-        let node = &mut self.nodes[shard];
-        let input = Input::Batch {
-            from: ShardId(said.unwrap_or(from) as u16),
-            batch: &mut envelope.batch,
-            cursor: &mut envelope.cursor,
-        };
-        let before = node.core.counters().turns_unheard;
-        let handled = node.core.handle(input, self.now, &mut node.outputs);
-        let unheard = node.core.counters().turns_unheard - before;
-        self.model.tick += 1;
-        if !envelope.begun {
-            envelope.begun = true;
-            self.model.shards[shard].known[from] = Rc::clone(&envelope.told);
-            self.note_killed(shard)?;
-            self.deliver_batch(shard, &mut envelope);
-        }
-        if handled.next == Next::Flush {
-            // Who may take the rest can have left before it is read.
-            let events = envelope.events.iter();
-            let events = events.filter(|event| event.tries + 1 < TRIES_MAX);
-            envelope.unheard = events
-                .flat_map(|event| event.turns.iter().map(|&id| (id, event.tries)))
-                .collect();
-        }
-        self.check_unheard(shard, &envelope, unheard)?;
-        if handled.next == Next::Flush && !self.nodes[shard].outputs.closing.is_empty() {
-            self.model.shards[shard].inexact = true;
-        }
-        self.note_outputs(shard)?;
-        if handled.next == Next::Flush {
-            self.coverage.hit("batch flushed in the middle");
-            if self.sabotage(Sabotage::Reread) {
-                envelope.cursor = BatchCursor::default();
-            }
-            self.nodes[shard].unfinished = Some((from, envelope));
-            return self.flush(shard);
-        }
-        if doubles {
-            envelope.cursor = BatchCursor::default();
-            return self.take_batch(shard, from, envelope);
-        }
-        self.give_back(shard, from, envelope)
     }
 
     /// The model delivers a batch's events, and notes the turns that nobody here can take.
@@ -520,198 +718,45 @@ impl World {
         }
     }
 
-    /// Those whom another shard killed heard nothing of the events in the same batch.
-    fn note_killed(&mut self, shard: usize) -> Result<(), Failure> {
-        let node = &self.nodes[shard];
-        for &(conn, reason) in &node.outputs.closing {
-            if let (Some(socket), CloseReason::Killed) = (&node.sockets[conn.0 as usize], reason) {
-                self.model.close(socket.client, reason);
-            }
-        }
-        Ok(())
-    }
-
-    fn give_back(&mut self, shard: usize, to: usize, envelope: Envelope) -> Result<(), Failure> {
+    fn give_back(&mut self, shard: usize, to: usize, envelope: Envelope) {
         let due = self.due(to, shard);
         let returns = &mut self.nodes[to].returns[shard];
         let due = returns.back().map_or(due, |&(last, ..)| last.max(due));
         returns.push_back((due, envelope.batch, envelope.unheard));
-        Ok(())
     }
 
-    fn keep_time(&mut self, shard: usize) -> Result<(), Failure> {
-        let now_ns = self.now.monotonic_ns;
-        let node = &mut self.nodes[shard];
-        if node
-            .core
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now_ns)
-        {
-            node.core.handle(Input::Tick, self.now, &mut node.outputs);
-            self.note_outputs(shard)?;
-            self.check_guests(shard)?;
+    fn send_batch(&mut self, shard: usize, to: usize, batch: Batch) -> Result<(), Failure> {
+        let pending = &mut self.model.shards[shard].pending[to];
+        let certain = pending.iter().filter(|event| event.plain).count();
+        let possible: usize = pending.iter().map(HandedOver::records).sum();
+        let count = batch.events() as usize;
+        // Either all that waits goes, or control alone. Whether a turn goes there is not known.
+        if count > possible || (count > 0 && count < certain) {
+            let text =
+                format!("shard {shard} sends {count} events to {to} of {certain} to {possible}");
+            return fail("hand-over", text);
         }
-        for slot in 0..self.nodes[shard].sockets.len() {
-            let phase = self.nodes[shard].sockets[slot]
-                .as_ref()
-                .map(|socket| socket.phase);
-            if matches!(phase, Some(Phase::Lingering(until)) if until <= now_ns) {
-                self.gone(shard, slot);
-            }
-        }
+        let all = if count > 0 { pending.len() } else { 0 };
+        let events: Vec<HandedOver> = pending.drain(..all).collect();
+        // What came back goes on whatever the window: no more than came back.
+        let again: usize = events.iter().map(HandedOver::bytes_again).sum();
+        let bytes = batch.data_bytes().saturating_sub(again);
+        self.nodes[shard].in_flight[to].push_back(bytes);
+        self.check_window(shard, to)?;
+        let due = self.due(shard, to);
+        let inbox = &mut self.nodes[to].inbox[shard];
+        let due = inbox.back().map_or(due, |(last, _)| due.max(*last));
+        inbox.push_back((
+            due,
+            Envelope {
+                batch,
+                events,
+                unheard: Vec::new(),
+                told: Rc::clone(&self.model.shards[shard].told),
+                begun: false,
+                doubled: false,
+            },
+        ));
         Ok(())
-    }
-
-    fn send_batches(&mut self, shard: usize) -> Result<(), Failure> {
-        for to in (0..self.nodes.len()).filter(|&to| to != shard) {
-            let pending = &mut self.model.shards[shard].pending[to];
-            let certain = pending.iter().filter(|event| event.plain).count();
-            let possible: usize = pending.iter().map(HandedOver::records).sum();
-            let Some(batch) = self.nodes[shard].core.take_batch(ShardId(to as u16)) else {
-                if certain > 0 {
-                    self.coverage.hit("credit waits");
-                }
-                continue;
-            };
-            let count = batch.events() as usize;
-            // Either all that waits goes, or control alone. Whether a turn goes there is not known.
-            if count > possible || (count > 0 && count < certain) {
-                let text = format!(
-                    "shard {shard} sends {count} events to {to} of {certain} to {possible}"
-                );
-                return fail("hand-over", text);
-            }
-            let all = if count > 0 { pending.len() } else { 0 };
-            let events: Vec<HandedOver> = pending.drain(..all).collect();
-            // What came back goes on whatever the window: no more than came back.
-            let again: usize = events.iter().map(HandedOver::bytes_again).sum();
-            let bytes = batch.data_bytes().saturating_sub(again);
-            self.nodes[shard].in_flight[to].push_back(bytes);
-            self.check_window(shard, to)?;
-            let due = self.due(shard, to);
-            let inbox = &mut self.nodes[to].inbox[shard];
-            let due = inbox.back().map_or(due, |(last, _)| due.max(*last));
-            inbox.push_back((
-                due,
-                Envelope {
-                    batch,
-                    events,
-                    unheard: Vec::new(),
-                    told: Rc::clone(&self.model.shards[shard].told),
-                    cursor: BatchCursor::default(),
-                    begun: false,
-                },
-            ));
-        }
-        Ok(())
-    }
-
-    /// Writes what core has for its connections.
-    fn flush(&mut self, shard: usize) -> Result<(), Failure> {
-        self.note_outputs(shard)?;
-        let node = &mut self.nodes[shard];
-        let mut dirty = std::mem::take(&mut node.dirty);
-        node.core.take_dirty(&mut dirty);
-        for conn in dirty {
-            let slot = conn.0 as usize;
-            let is_waiting = |socket: &Socket| socket.blocked.is_some();
-            if !self.nodes[shard].sockets[slot]
-                .as_ref()
-                .is_none_or(is_waiting)
-            {
-                self.write(shard, slot)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, shard: usize, slot: usize) -> Result<(), Failure> {
-        let conn = ConnId(slot as u32);
-        // Ends when all is written or the socket is full: its buffer is finite.
-        loop {
-            let node = &mut self.nodes[shard];
-            let Some(socket) = &mut node.sockets[slot] else {
-                return Ok(());
-            };
-            socket.blocked = None;
-            let link = &mut self.clients[socket.client].link;
-            let pieces: Vec<&[u8]> = node.core.output(conn).take(SLICES_MAX).collect();
-            if pieces.is_empty() {
-                break;
-            }
-            if link.end == End::Aborted {
-                self.gone(shard, slot);
-                return Ok(());
-            }
-            let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
-            let room = link.down_max.saturating_sub(link.down.len());
-            let mut left = room.min(offered);
-            let count = left;
-            self.trace.number(socket.client as u64);
-            for piece in pieces {
-                let part = &piece[..left.min(piece.len())];
-                left -= part.len();
-                self.trace.bytes(part);
-                link.down.extend(part);
-            }
-            node.written += count as u64;
-            if count == 0 {
-                let all: usize = node.core.output(conn).map(<[u8]>::len).sum();
-                socket.blocked = Some(all);
-                socket.told_blocked = true;
-                self.model.conn(socket.client).stream.was_behind = true;
-                let said_full = !self.sabotage_for_good(Sabotage::SentUnblocked);
-                let node = &mut self.nodes[shard];
-                node.core.sent(conn, 0, said_full, &mut node.outputs);
-                self.coverage.hit("partial writes");
-                return Ok(());
-            }
-            let is_full = count < offered;
-            socket.told_blocked = is_full;
-            self.model.conn(socket.client).stream.was_behind |= is_full;
-            let mut reported = count;
-            if is_full && self.sabotage(Sabotage::SentTooMuch) {
-                reported += 1;
-            } else if count > 1 && self.sabotage(Sabotage::SentTooLittle) {
-                reported -= 1;
-            }
-            let said_full = is_full && !self.sabotage_for_good(Sabotage::SentUnblocked);
-            let node = &mut self.nodes[shard];
-            node.core.sent(conn, reported, said_full, &mut node.outputs);
-        }
-        let node = &self.nodes[shard];
-        let phase = node.sockets[slot].as_ref().map(|socket| socket.phase);
-        if matches!(phase, Some(Phase::Lingering(_))) && !node.core.has_output(conn) {
-            self.gone(shard, slot);
-        }
-        Ok(())
-    }
-
-    /// Forgets a connection: its client is gone, or its last output is written or given up.
-    pub(crate) fn gone(&mut self, shard: usize, slot: usize) {
-        let conn = ConnId(slot as u32);
-        let Some(socket) = self.nodes[shard].sockets[slot].take() else {
-            return;
-        };
-        if socket.held {
-            self.coverage.hit("vanished held");
-        }
-        if self.nodes[shard].unfinished.is_some() {
-            self.model.shards[shard].inexact = true;
-        }
-        if self.nodes[shard].core.has_output(conn) {
-            self.cut[socket.client] = true;
-        }
-        self.clients[socket.client].link.closed = true;
-        self.trace.number(!(socket.client as u64));
-        if self.sabotage(Sabotage::ForgetClosed) {
-            return;
-        }
-        let node = &mut self.nodes[shard];
-        node.core
-            .handle(Input::Closed { conn }, self.now, &mut node.outputs);
-        node.free.push(slot);
-        self.model.tick += 1;
-        self.model.gone(socket.client);
     }
 }

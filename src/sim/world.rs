@@ -389,7 +389,7 @@ impl World {
                 && node.returns.iter().all(|queue| queue.is_empty())
                 && node.unfinished.is_none()
                 && node.accepting.is_empty()
-                && node.core.is_settled()
+                && node.core().is_settled()
                 && node.sockets.iter().flatten().all(|socket| !socket.held)
         });
         let unread = |client: &Client| {
@@ -410,7 +410,7 @@ impl World {
             sockets.find_map(|(slot, socket)| {
                 let socket = socket.as_ref()?;
                 let conn = sapwood_core::command::ConnId(slot as u32);
-                node.core.has_output(conn).then_some(socket.client)
+                node.core().has_output(conn).then_some(socket.client)
             })
         })
     }
@@ -421,7 +421,7 @@ impl World {
             text.push_str(&format!(" client {client} has output;"));
         }
         for (shard, node) in self.nodes.iter().enumerate() {
-            if !node.core.is_settled() {
+            if !node.core().is_settled() {
                 text.push_str(&format!(" shard {shard} is not settled;"));
             }
             for socket in node.sockets.iter().flatten().filter(|socket| socket.held) {

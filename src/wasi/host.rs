@@ -4,11 +4,11 @@
 //! the frame that it was, and what core writes are frames, which are taken apart again: so the sessions are the same as in the broker, to the
 //! byte. Start at [`Host::message`].
 
-use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use sapwood_core::driver::{Driver, Mail, Sockets};
 use sapwood_core::limits::Limits;
 use sapwood_core::{
-    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
-    WebSettings,
+    BodyGauge, Config, Input, Next, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard, WebSettings,
 };
 use sapwood_wire::websocket::{self, BINARY, TEXT};
 use serde::Deserialize;
@@ -105,6 +105,8 @@ struct Place {
     partial: Vec<u8>,
     /// The host's socket has too much output.
     is_full: bool,
+    /// It stands among those with output.
+    is_dirty: bool,
     /// Core is done with it.
     is_closing: bool,
 }
@@ -112,14 +114,20 @@ struct Place {
 /// A broker of one shard, and the connections that a host has.
 #[derive(Debug)]
 pub struct Host {
-    shard: Shard,
+    driver: Driver,
     now: Now,
-    outputs: Outputs,
-    places: BTreeMap<u32, Place>,
-    dirty: Vec<ConnId>,
+    places: Places,
     /// Connections to be closed because they sent too much while they were held.
     floods: Vec<u32>,
     clients: u64,
+}
+
+/// The connections by their numbers.
+#[derive(Debug, Default)]
+struct Places {
+    all: BTreeMap<u32, Place>,
+    /// Those with output for the host, which takes it when it asks.
+    dirty: Vec<ConnId>,
 }
 
 impl Host {
@@ -146,14 +154,12 @@ impl Host {
             started_wall_ms: wall_ms,
         };
         Host {
-            shard: Shard::new(config),
+            driver: Driver::new(Shard::new(config)),
             now: Now {
                 monotonic_ns: 0,
                 wall_ms,
             },
-            outputs: Outputs::default(),
-            places: BTreeMap::new(),
-            dirty: Vec::new(),
+            places: Places::default(),
             floods: Vec::new(),
             clients: 0,
         }
@@ -165,26 +171,22 @@ impl Host {
             monotonic_ns: monotonic_ns.max(self.now.monotonic_ns),
             wall_ms,
         };
-        let due = self.shard.next_deadline();
-        if due.is_some_and(|due_ns| due_ns <= self.now.monotonic_ns) {
-            self.shard.handle(Input::Tick, self.now, &mut self.outputs);
-        }
-        self.go_on();
+        self.turn();
     }
 
     /// Milliseconds until the time is to be told again.
     pub fn due_ms(&self) -> Option<i32> {
-        let due_ns = self.shard.next_deadline()?;
+        let due_ns = self.driver.shard().next_deadline()?;
         let wait_ns = due_ns.saturating_sub(self.now.monotonic_ns);
         Some(i32::try_from(wait_ns.div_ceil(1_000_000)).unwrap_or(i32::MAX))
     }
 
     /// Opens a connection under a number of the host's choice that is free; false if it is not.
     pub fn open(&mut self, conn: u32, spoken: Spoken, is_known: bool) -> bool {
-        if conn > CONNECTION_MAX || self.places.contains_key(&conn) {
+        if conn > CONNECTION_MAX || self.places.all.contains_key(&conn) {
             return false;
         }
-        self.places.insert(conn, Place::default());
+        self.places.all.insert(conn, Place::default());
         self.clients += 1;
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let input = Input::Opened {
@@ -198,14 +200,14 @@ impl Host {
             peer: nowhere,
             local: nowhere,
         };
-        self.shard.handle(input, self.now, &mut self.outputs);
-        self.go_on();
+        self.driver.handle(&mut self.places, input, self.now);
+        self.turn();
         true
     }
 
     /// Takes a message of a client; false if there is no such connection.
     pub fn message(&mut self, conn: u32, is_text: bool, message: &[u8]) -> bool {
-        let Some(place) = self.places.get_mut(&conn) else {
+        let Some(place) = self.places.all.get_mut(&conn) else {
             return false;
         };
         if !place.is_closing {
@@ -216,40 +218,39 @@ impl Host {
             place.fresh += place.input.len() - before;
             // Who is held is offered all of it once it may go on.
             if !place.held {
-                self.offer(conn);
+                self.places.offer(&mut self.driver, conn, self.now);
             } else if place.input.len() > INPUT_BYTES_MAX {
                 place.is_closing = true;
                 place.input = Vec::new();
                 self.floods.push(conn);
             }
         }
-        self.go_on();
+        self.turn();
         true
     }
 
     /// Says whether a connection takes output; false if there is no such connection.
     pub fn set_ready(&mut self, conn: u32, is_ready: bool) -> bool {
-        let Some(place) = self.places.get_mut(&conn) else {
+        let Some(place) = self.places.all.get_mut(&conn) else {
             return false;
         };
         let was_full = std::mem::replace(&mut place.is_full, !is_ready);
         if !is_ready {
-            self.shard.sent(ConnId(conn), 0, true, &mut self.outputs);
+            self.driver.sent(ConnId(conn), 0, true);
         } else if was_full {
-            self.dirty.push(ConnId(conn));
+            place.is_dirty = true;
+            self.places.dirty.push(ConnId(conn));
         }
         true
     }
 
     /// Says that a connection is gone; false if there is none.
     pub fn close(&mut self, conn: u32) -> bool {
-        if self.places.remove(&conn).is_none() {
+        if self.places.all.remove(&conn).is_none() {
             return false;
         }
-        let conn = ConnId(conn);
-        self.shard
-            .handle(Input::Closed { conn }, self.now, &mut self.outputs);
-        self.go_on();
+        self.driver.closed(ConnId(conn), self.now);
+        self.turn();
         true
     }
 
@@ -264,22 +265,23 @@ impl Host {
             out.extend_from_slice(&1008_u16.to_be_bytes());
             out.extend_from_slice(reason);
         }
-        self.shard.take_dirty(&mut self.dirty);
-        for conn in std::mem::take(&mut self.dirty) {
+        self.driver.flush(&mut self.places, self.now);
+        for conn in std::mem::take(&mut self.places.dirty) {
             self.take_of(conn, out);
         }
-        self.go_on();
+        self.turn();
     }
 
     fn take_of(&mut self, conn: ConnId, out: &mut Vec<u8>) {
-        let Some(place) = self.places.get_mut(&conn.0) else {
+        let Some(place) = self.places.all.get_mut(&conn.0) else {
             return;
         };
+        place.is_dirty = false;
         if place.is_full {
             return;
         }
         let mut taken = 0;
-        for piece in self.shard.output(conn) {
+        for piece in self.driver.output(conn) {
             let piece = &piece[..piece.len().min(TAKEN_BYTES_MAX - taken)];
             place.partial.extend_from_slice(piece);
             taken += piece.len();
@@ -287,9 +289,10 @@ impl Host {
                 break;
             }
         }
-        self.shard.sent(conn, taken, false, &mut self.outputs);
+        self.driver.sent(conn, taken, false);
         if taken == TAKEN_BYTES_MAX {
-            self.dirty.push(conn);
+            place.is_dirty = true;
+            self.places.dirty.push(conn);
         }
         let mut from = 0;
         while let Some((opcode, payload)) = websocket::server_frame(&place.partial[from..]) {
@@ -306,9 +309,16 @@ impl Host {
         }
     }
 
+    /// Ends the turn, and goes on with connections that core holds no longer.
+    fn turn(&mut self) {
+        self.driver.turn(&mut self.places, self.now);
+    }
+}
+
+impl Places {
     /// Offers core what stands of a connection's input.
-    fn offer(&mut self, conn: u32) {
-        let Some(place) = self.places.get_mut(&conn) else {
+    fn offer(&mut self, driver: &mut Driver, conn: u32, now: Now) {
+        let Some(place) = self.all.get_mut(&conn) else {
             return;
         };
         let mut input = std::mem::take(&mut place.input);
@@ -317,34 +327,43 @@ impl Host {
             bytes: &input,
             fresh: std::mem::take(&mut place.fresh),
         };
-        let handled = self.shard.handle(bytes, self.now, &mut self.outputs);
-        input.drain(..handled.consumed);
-        place.held = matches!(handled.next, Next::Hold | Next::Flush);
-        if handled.next == Next::Flush {
-            // Output waits for the host, which takes it behind this call.
-            self.outputs.resumed.push(ConnId(conn));
-        }
-        if !place.is_closing {
+        let Some((consumed, next)) = driver.offer(self, bytes, now) else {
+            return;
+        };
+        input.drain(..consumed);
+        if let Some(place) = self.all.get_mut(&conn).filter(|place| !place.is_closing) {
+            place.held = next == Next::Hold;
             place.input = input;
         }
     }
+}
 
-    /// Ends the turn, and goes on with connections that core holds no longer.
-    fn go_on(&mut self) {
-        self.shard
-            .handle(Input::TurnEnd, self.now, &mut self.outputs);
-        for (conn, _) in std::mem::take(&mut self.outputs.closing) {
-            if let Some(place) = self.places.get_mut(&conn.0) {
-                place.is_closing = true;
-                place.input = Vec::new();
-            }
-        }
-        // One round: who is held again comes with the next call.
-        for conn in std::mem::take(&mut self.outputs.resumed) {
-            let place = self.places.get(&conn.0);
-            if place.is_some_and(|place| place.held) {
-                self.offer(conn.0);
-            }
+impl Sockets for Places {
+    fn write(&mut self, _driver: &mut Driver, conn: ConnId, _now: Now) {
+        if let Some(place) = self.all.get_mut(&conn.0)
+            && !std::mem::replace(&mut place.is_dirty, true)
+        {
+            self.dirty.push(conn);
         }
     }
+
+    fn close(&mut self, conn: ConnId, _reason: CloseReason, _now: Now) {
+        if let Some(place) = self.all.get_mut(&conn.0) {
+            place.is_closing = true;
+            place.input = Vec::new();
+        }
+    }
+
+    fn resume(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        if self.all.get(&conn.0).is_some_and(|place| place.held) {
+            self.offer(driver, conn.0, now);
+        }
+    }
+
+    fn is_open(&self, conn: ConnId) -> bool {
+        let place = self.all.get(&conn.0);
+        place.is_some_and(|place| !place.is_closing)
+    }
 }
+
+impl Mail for Places {}

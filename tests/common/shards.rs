@@ -1,17 +1,17 @@
 //! Shards of a node driven by hand in one thread, without sockets: what the micro-benchmarks and the count of
-//! allocations share. It does what the server's turn does, in the same order, and allocates nothing of its own
+//! allocations share. They take turns as in the server, by core's driver, which allocates nothing of its own
 //! once it is warm.
 
 // Each user compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
-use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use sapwood_core::driver::{Driver, Mail, Sockets};
 use sapwood_core::limits::Limits;
-use sapwood_core::mailbox::{Batch, BatchCursor};
-use sapwood_core::{
-    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
-};
+use sapwood_core::mailbox::Batch;
+use sapwood_core::{BodyGauge, Config, Input, Next, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard};
 use sapwood_wire::native::{self, Hello, Parts, Subscription};
+use std::collections::VecDeque;
 use std::hint::black_box;
 
 /// No test here depends on the time.
@@ -32,14 +32,61 @@ pub struct Client {
 
 /// Shards, their connections and what is on its way between them.
 pub struct Node {
-    shards: Vec<Shard>,
-    outputs: Vec<Outputs>,
+    drivers: Vec<Driver>,
+    wires: Vec<Wires>,
     /// For each shard, how many connections it has.
     opened: Vec<u32>,
     clients: u64,
-    dirty: Vec<ConnId>,
-    /// Bytes that clients took.
-    pub taken: usize,
+}
+
+/// What one shard is wired to.
+#[derive(Default)]
+struct Wires {
+    inbox: VecDeque<(ShardId, Batch)>,
+    returned: VecDeque<(ShardId, Batch)>,
+    /// What it sends, and what it gives back, to be carried to the others when its turn is over.
+    sent: Vec<(ShardId, Batch)>,
+    given_back: Vec<(ShardId, Batch)>,
+    resumed: Vec<ConnId>,
+}
+
+impl Sockets for Wires {
+    /// Lets each client take what stands for it.
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, _now: Now) {
+        let pieces = driver.output(conn);
+        let count = pieces.map(|piece| black_box(piece).len()).sum();
+        driver.sent(conn, count, false);
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason, _now: Now) {
+        panic!("the broker closes {conn:?}: {reason:?}");
+    }
+
+    fn resume(&mut self, _driver: &mut Driver, conn: ConnId, _now: Now) {
+        self.resumed.push(conn);
+    }
+
+    fn is_open(&self, _conn: ConnId) -> bool {
+        true
+    }
+}
+
+impl Mail for Wires {
+    fn next_returned(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        self.returned.pop_front()
+    }
+
+    fn next_batch(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        self.inbox.pop_front()
+    }
+
+    fn give_back(&mut self, to: ShardId, batch: Batch) {
+        self.given_back.push((to, batch));
+    }
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        self.sent.push((to, batch));
+    }
 }
 
 impl Node {
@@ -47,7 +94,7 @@ impl Node {
     pub fn new(shards: u16) -> Node {
         let body_gauge = BodyGauge::default();
         let make = |shard| {
-            Shard::new(Config {
+            Driver::new(Shard::new(Config {
                 shard: ShardId(shard),
                 shards,
                 user: None,
@@ -63,15 +110,13 @@ impl Node {
                 run_id: "0".repeat(40),
                 process_id: 1,
                 started_wall_ms: 0,
-            })
+            }))
         };
         Node {
-            shards: (0..shards).map(make).collect(),
-            outputs: (0..shards).map(|_| Outputs::default()).collect(),
+            drivers: (0..shards).map(make).collect(),
+            wires: (0..shards).map(|_| Wires::default()).collect(),
             opened: vec![0; usize::from(shards)],
             clients: 0,
-            dirty: Vec::new(),
-            taken: 0,
         }
     }
 
@@ -135,7 +180,7 @@ impl Node {
             peer: ([127, 0, 0, 1], 1).into(),
             local: ([127, 0, 0, 1], 2).into(),
         };
-        self.shards[shard].handle(input, NOW, &mut self.outputs[shard]);
+        self.drivers[shard].handle(&mut self.wires[shard], input, NOW);
         Client { shard, conn }
     }
 
@@ -150,13 +195,13 @@ impl Node {
                 bytes: &bytes[at..],
                 fresh,
             };
-            let handled = self.shards[shard].handle(input, NOW, &mut self.outputs[shard]);
-            at += handled.consumed;
+            let offered = self.drivers[shard].offer(&mut self.wires[shard], input, NOW);
+            let (consumed, next) = offered.expect("a connection that is open");
+            at += consumed;
             fresh = 0;
-            match handled.next {
-                Next::Flush => self.flush(shard),
+            match next {
                 Next::Hold => self.await_resumed(client),
-                Next::Read { .. } | Next::Done => break,
+                _ => break,
             }
         }
         assert_eq!(at, bytes.len(), "the broker left a part of the input");
@@ -166,7 +211,7 @@ impl Node {
     fn await_resumed(&mut self, client: Client) {
         for _ in 0..TURNS_MAX {
             self.turn();
-            let resumed = &mut self.outputs[client.shard].resumed;
+            let resumed = &mut self.wires[client.shard].resumed;
             let is_resumed = resumed.contains(&client.conn);
             resumed.clear();
             if is_resumed {
@@ -176,58 +221,41 @@ impl Node {
         panic!("{client:?} is held for ever");
     }
 
-    /// Ends the turn of each shard: writes what stands for its clients, and carries a batch to each other shard,
-    /// which deals with it at once.
+    /// Takes turns of all shards until nothing is on its way between them, and all is written.
     pub fn turn(&mut self) {
-        for from in 0..self.shards.len() {
-            self.shards[from].handle(Input::TurnEnd, NOW, &mut self.outputs[from]);
-            self.flush(from);
-            for to in 0..self.shards.len() {
-                if to != from
-                    && let Some(batch) = self.shards[from].take_batch(ShardId(to as u16))
-                {
-                    self.carry(from, to, batch);
-                }
+        for _ in 0..TURNS_MAX {
+            let mut is_quiet = true;
+            for shard in 0..self.drivers.len() {
+                self.drivers[shard].turn(&mut self.wires[shard], NOW);
+                is_quiet &= !self.carry(shard);
+            }
+            if is_quiet {
+                return;
             }
         }
     }
 
-    fn carry(&mut self, from: usize, to: usize, mut batch: Batch) {
-        let mut cursor = BatchCursor::default();
-        loop {
-            let input = Input::Batch {
-                from: ShardId(from as u16),
-                batch: &mut batch,
-                cursor: &mut cursor,
-            };
-            let handled = self.shards[to].handle(input, NOW, &mut self.outputs[to]);
-            self.flush(to);
-            if handled.next != Next::Flush {
-                break;
-            }
+    /// Carries what a shard sent to the others; whether there was anything.
+    fn carry(&mut self, from: usize) -> bool {
+        let by = ShardId(from as u16);
+        let mut sent = std::mem::take(&mut self.wires[from].sent);
+        let mut given_back = std::mem::take(&mut self.wires[from].given_back);
+        let is_any = !sent.is_empty() || !given_back.is_empty();
+        for (to, batch) in sent.drain(..) {
+            self.wires[usize::from(to.0)].inbox.push_back((by, batch));
         }
-        let by = ShardId(to as u16);
-        let input = Input::Returned { by, batch };
-        self.shards[from].handle(input, NOW, &mut self.outputs[from]);
-    }
-
-    /// Lets each client take what stands for it.
-    fn flush(&mut self, shard: usize) {
-        let outputs = &mut self.outputs[shard];
-        let shard = &mut self.shards[shard];
-        shard.take_dirty(&mut self.dirty);
-        for conn in self.dirty.drain(..) {
-            let pieces = shard.output(conn);
-            let count = pieces.map(|piece| black_box(piece).len()).sum();
-            shard.sent(conn, count, false, outputs);
-            self.taken += count;
+        for (to, batch) in given_back.drain(..) {
+            let there = &mut self.wires[usize::from(to.0)];
+            there.returned.push_back((by, batch));
         }
-        assert!(outputs.closing.is_empty(), "the broker closes a client");
+        self.wires[from].sent = sent;
+        self.wires[from].given_back = given_back;
+        is_any
     }
 
     /// Events that subscribers were given, on all shards.
     pub fn delivered(&self) -> u64 {
-        let shards = self.shards.iter();
+        let shards = self.drivers.iter().map(Driver::shard);
         shards.map(|shard| shard.counters().events_delivered).sum()
     }
 

@@ -52,7 +52,8 @@ impl Shard {
             self.connections.put(conn, connection);
             let then = match handled.then {
                 // What follows a confirmation is handled at once only if it needs no other shard.
-                Then::Read { .. } if is_held => Some(Next::Hold),
+                // All is written at the end of the turn; who is held adds nothing before.
+                Then::Read { .. } | Then::Flush if is_held => Some(Next::Hold),
                 Then::Read { .. } if rest > 0 => Some(Next::Read { needed: expected }),
                 then => self.follow(conn, then, now, outputs),
             };

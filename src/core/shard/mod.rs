@@ -231,7 +231,12 @@ impl Shard {
         }
     }
 
-    /// The next hand-over for another shard, if there is one and credit allows it.
+    /// The other shards of the node.
+    pub fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.mailboxes.others()
+    }
+
+    /// The next batch for another shard, if there is one and credit allows it.
     pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.mailboxes.take(to)
     }

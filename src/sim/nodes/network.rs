@@ -14,13 +14,12 @@ pub(crate) use weather::{Cut, Weather};
 use crate::rng::Rng;
 use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
 use sapwood_core::counters::Counters;
+use sapwood_core::driver::Driver;
 use sapwood_core::limits::Limits;
-use sapwood_core::mailbox::{Batch, BatchCursor};
+use sapwood_core::mailbox::Batch;
 use sapwood_core::tree::place::{PlaceConfig, PlaceCounts};
 use sapwood_core::tree::{NodeId, SecretKey, TreeConfig};
-use sapwood_core::{
-    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard,
-};
+use sapwood_core::{BodyGauge, Config, Input, Next, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
@@ -90,12 +89,11 @@ struct Socket {
 
 /// One shard and what its driver keeps.
 struct Driven {
-    core: Shard,
+    /// Taken out while it drives.
+    driver: Option<Driver>,
     sockets: Vec<Option<Socket>>,
-    outputs: Outputs,
     inbox: VecDeque<(usize, Batch)>,
     returns: VecDeque<(usize, Batch)>,
-    unfinished: Option<(usize, Batch, BatchCursor)>,
     /// In this step it does not come to what other shards sent.
     is_late: bool,
 }
@@ -274,9 +272,11 @@ impl Network {
     /// Tells a node that it ends soon, so that its children look for other parents.
     pub(crate) fn drain(&mut self, number: usize, milliseconds: u32) {
         let now = self.now();
-        for driven in &mut self.nodes[number].shards {
+        for shard in 0..self.nodes[number].shards.len() {
             let input = Input::Ending { milliseconds };
-            driven.core.handle(input, now, &mut driven.outputs);
+            self.with_driver((number, shard), |driver, host| {
+                driver.handle(host, input, now)
+            });
         }
         self.wake_node(number);
     }
@@ -445,7 +445,9 @@ impl Network {
             peer,
             local: address(node),
         };
-        driven.core.handle(input, now, &mut driven.outputs);
+        self.with_driver((node, shard), |driver, host| {
+            driver.handle(host, input, now)
+        });
         self.wake_node(node);
     }
 
@@ -520,11 +522,11 @@ impl Network {
     fn due_ns(&self, node: usize) -> Option<u64> {
         let mut first = u64::MAX;
         for driven in &self.nodes[node].shards {
-            if !driven.inbox.is_empty() || driven.unfinished.is_some() || !driven.returns.is_empty()
-            {
+            let has_more = driven.driver.as_ref().is_some_and(Driver::has_more);
+            if !driven.inbox.is_empty() || !driven.returns.is_empty() || has_more {
                 first = 0;
             }
-            first = first.min(driven.core.next_deadline().unwrap_or(u64::MAX));
+            first = first.min(driven.core().next_deadline().unwrap_or(u64::MAX));
             for socket in driven.sockets.iter().flatten() {
                 if !socket.held && !socket.is_closing {
                     let due_ns = self.arrival_ns(socket.pipe, 1 - socket.side);
@@ -646,9 +648,10 @@ impl Network {
             }
             None => {
                 let now = self.now();
-                let driven = &mut self.nodes[node].shards[shard];
                 let input = Input::DialFailed { dial };
-                driven.core.handle(input, now, &mut driven.outputs);
+                self.with_driver((node, shard), |driver, host| {
+                    driver.handle(host, input, now)
+                });
                 self.wake_node(node);
             }
         }
@@ -700,7 +703,7 @@ impl Network {
     /// The counters of each shard of a node.
     pub(crate) fn counters_of(&self, node: usize) -> impl Iterator<Item = Counters> {
         let shards = self.nodes[node].shards.iter();
-        shards.map(|driven| driven.core.counters())
+        shards.map(|driven| driven.core().counters())
     }
 
     /// How many shards a node has.
@@ -709,7 +712,7 @@ impl Network {
     }
 
     fn place(&self, node: usize) -> Option<&sapwood_core::tree::place::Place> {
-        self.nodes[node].shards.first()?.core.place()
+        self.nodes[node].shards.first()?.core().place()
     }
 
     /// Where a node stands, if it is settled.
@@ -752,13 +755,17 @@ impl Network {
 impl Driven {
     fn new(core: Shard) -> Driven {
         Driven {
-            core,
+            driver: Some(Driver::new(core)),
             sockets: Vec::new(),
-            outputs: Outputs::default(),
             inbox: VecDeque::new(),
             returns: VecDeque::new(),
-            unfinished: None,
             is_late: false,
         }
+    }
+
+    /// The shard, between turns.
+    fn core(&self) -> &Shard {
+        // invariant: it is put back before anybody looks.
+        self.driver.as_ref().expect("a shard between turns").shard()
     }
 }

@@ -6,10 +6,11 @@
 mod shard_web;
 
 use libfuzzer_sys::fuzz_target;
-use sapwood_core::command::{ClientId, ConnId, Now, ShardId};
+use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
+use sapwood_core::driver::{Driver, Mail, Sockets};
 use sapwood_core::limits::Limits;
 use sapwood_core::{
-    BodyGauge, Config, Input, Next, Outputs, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard, WebSettings,
+    BodyGauge, Config, Input, Next, PAYLOAD_BYTES_MAX, Policy, Protocol, Shard, WebSettings,
 };
 use sapwood_wire::native::{self, Hello, Parsed};
 
@@ -41,15 +42,15 @@ fn place(byte: u8) -> usize {
     }
 }
 
-fn shard(password: bool) -> Shard {
-    Shard::new(Config {
+fn shard(password: bool) -> Driver {
+    Driver::new(Shard::new(Config {
         shard: ShardId(0),
         shards: 1,
         user: None,
         nats_payload_max: PAYLOAD_BYTES_MAX,
         web: WebSettings { echo: true, ..WebSettings::default() },
         may_broadcast: true,
-            tree: None,
+        tree: None,
         vitals: Default::default(),
         password: password.then(|| b"a".to_vec()),
         limits: Limits {
@@ -62,7 +63,7 @@ fn shard(password: bool) -> Shard {
         run_id: "0".repeat(40),
         process_id: 1,
         started_wall_ms: 0,
-    })
+    }))
 }
 
 /// The client's end of a connection.
@@ -123,58 +124,68 @@ fn line_of_nats(bytes: &[u8]) -> Option<usize> {
     Some(whole)
 }
 
-/// Writes to everybody who is not blocked, or to all.
-fn flush(shard: &mut Shard, clients: &mut [Client], outputs: &mut Outputs) {
-    let mut dirty = Vec::new();
-    shard.take_dirty(&mut dirty);
-    for conn in dirty {
-        let client = &mut clients[conn.0 as usize];
-        if !client.blocked {
-            write(shard, conn, client, outputs);
+/// The clients' ends of all connections.
+struct Clients(Vec<Client>);
+
+impl Clients {
+    /// Writes once: what the client reads.
+    fn write_on(&mut self, driver: &mut Driver, conn: ConnId) {
+        let client = &mut self.0[conn.0 as usize];
+        let waiting: Vec<u8> = driver.output(conn).collect::<Vec<_>>().concat();
+        let count = client.share.unwrap_or(usize::MAX).min(waiting.len());
+        match (&mut client.web, protocol(conn.0 as usize, false)) {
+            (Some(web), _) => web.take(&waiting[..count]),
+            (None, Protocol::Native) => client.take(&waiting[..count]),
+            (None, Protocol::Nats) => client.take_lines(&waiting[..count]),
+            (None, _) => {}
+        }
+        client.blocked = count < waiting.len();
+        driver.sent(conn, count, client.blocked);
+    }
+
+    /// Gives a connection what stands of its input.
+    fn give(&mut self, driver: &mut Driver, place: usize, fresh: usize, now: Now) {
+        let conn = ConnId(place as u32);
+        if self.0[place].closed {
+            return;
+        }
+        let mut kept = std::mem::take(&mut self.0[place].kept);
+        let input = Input::Bytes { conn, bytes: &kept, fresh };
+        let offered = driver.offer(self, input, now);
+        let Some((consumed, next)) = offered else { return };
+        kept.drain(..consumed);
+        self.0[place].kept = kept;
+        self.0[place].held = next == Next::Hold;
+    }
+}
+
+impl Sockets for Clients {
+    /// Writes to everybody who is not blocked.
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        let client = &self.0[conn.0 as usize];
+        if client.closed {
+            self.write_on(driver, conn);
+            driver.closed(conn, now);
+        } else if !client.blocked {
+            self.write_on(driver, conn);
         }
     }
-}
 
-/// Writes once: what the client reads.
-fn write(shard: &mut Shard, conn: ConnId, client: &mut Client, outputs: &mut Outputs) {
-    let waiting: Vec<u8> = shard.output(conn).collect::<Vec<_>>().concat();
-    let count = client.share.unwrap_or(usize::MAX).min(waiting.len());
-    match (&mut client.web, protocol(conn.0 as usize, false)) {
-        (Some(web), _) => web.take(&waiting[..count]),
-        (None, Protocol::Native) => client.take(&waiting[..count]),
-        (None, Protocol::Nats) => client.take_lines(&waiting[..count]),
-        (None, _) => {}
+    /// The flush that follows writes to it once more, and closes it.
+    fn close(&mut self, conn: ConnId, _reason: CloseReason, _now: Now) {
+        self.0[conn.0 as usize].closed = true;
     }
-    client.blocked = count < waiting.len();
-    shard.sent(conn, count, client.blocked, outputs);
-}
 
-/// Closes whom core names.
-fn close(shard: &mut Shard, now: Now, clients: &mut [Client], outputs: &mut Outputs) {
-    for (conn, _) in outputs.closing.drain(..) {
-        clients[conn.0 as usize].closed = true;
-        shard.handle(Input::Closed { conn }, now, &mut Outputs::default());
+    fn resume(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
+        self.give(driver, conn.0 as usize, 0, now);
+    }
+
+    fn is_open(&self, conn: ConnId) -> bool {
+        !self.0[conn.0 as usize].closed
     }
 }
 
-/// Gives a connection what stands of its input.
-fn give(shard: &mut Shard, place: usize, fresh: usize, now: Now, clients: &mut [Client], outputs: &mut Outputs) {
-    let conn = ConnId(place as u32);
-    let mut fresh = fresh;
-    // Ends because each round consumes something, or makes room for it by writing.
-    while !clients[place].closed {
-        let input = Input::Bytes { conn, bytes: &clients[place].kept, fresh };
-        let handled = shard.handle(input, now, outputs);
-        clients[place].kept.drain(..handled.consumed);
-        fresh = 0;
-        flush(shard, clients, outputs);
-        close(shard, now, clients, outputs);
-        clients[place].held = handled.next == Next::Hold;
-        if handled.next != Next::Flush {
-            break;
-        }
-    }
-}
+impl Mail for Clients {}
 
 /// An operation of NATS that mostly makes sense: about few subjects, and with a right length.
 fn operation(kind: u8, fields: &[u8]) -> Vec<u8> {
@@ -219,15 +230,16 @@ fn append(input: &mut Vec<u8>, place: usize, how: u8, bytes: &[u8]) {
 }
 
 /// All connections, and what most of them say first.
-fn open(shard: &mut Shard, password: bool, now: Now, outputs: &mut Outputs) -> Vec<Client> {
+fn open(driver: &mut Driver, password: bool, now: Now) -> Clients {
     let address = "127.0.0.1:1".parse().expect("an address");
-    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::default()).collect();
-    for (place, client) in clients.iter_mut().enumerate() {
+    let mut clients = Clients((0..CONNECTIONS).map(|_| Client::default()).collect());
+    for place in 0..CONNECTIONS {
         let (conn, id) = (ConnId(place as u32), ClientId(place as u64 + 1));
         let policy = Policy::ALL[place / 3 % 3];
         let protocol = protocol(place, password);
         let input = Input::Opened { conn, client: id, protocol, policy, peer: address, local: address };
-        shard.handle(input, now, outputs);
+        driver.handle(&mut clients, input, now);
+        let client = &mut clients.0[place];
         if protocol == Protocol::Native && !password {
             // Most of what follows is reached only by who was let in.
             native::write_hello(&mut client.kept, &Hello::default());
@@ -240,57 +252,44 @@ fn open(shard: &mut Shard, password: bool, now: Now, outputs: &mut Outputs) -> V
     clients
 }
 
-/// Lets seconds pass.
-fn pass(shard: &mut Shard, seconds: u8, now: &mut Now, clients: &mut [Client], outputs: &mut Outputs) {
-    now.monotonic_ns += u64::from(seconds) * 1_000_000_000;
-    now.wall_ms += u64::from(seconds) * 1_000;
-    shard.handle(Input::Tick, *now, outputs);
-    flush(shard, clients, outputs);
-    close(shard, *now, clients, outputs);
-}
-
 fuzz_target!(|data: (bool, Vec<(u8, u8, Vec<u8>)>)| {
     let (password, pieces) = data;
-    let mut shard = shard(password);
-    let mut outputs = Outputs::default();
+    let mut driver = shard(password);
     let mut now = Now::default();
-    let mut clients = open(&mut shard, password, now, &mut outputs);
+    let mut clients = open(&mut driver, password, now);
     for (byte, how, bytes) in pieces {
         if byte == TIME {
-            pass(&mut shard, how, &mut now, &mut clients, &mut outputs);
+            now.monotonic_ns += u64::from(how) * 1_000_000_000;
+            now.wall_ms += u64::from(how) * 1_000;
+            driver.turn(&mut clients, now);
             continue;
         }
         let place = place(byte);
         let conn = ConnId(place as u32);
-        if clients[place].closed {
+        if clients.0[place].closed {
             continue;
         }
         // Half of the time it reads all, else a few bytes each time.
-        clients[place].share = (how < 128).then_some(usize::from(how));
-        if clients[place].blocked {
-            let client = &mut clients[place];
-            write(&mut shard, conn, client, &mut outputs);
+        clients.0[place].share = (how < 128).then_some(usize::from(how));
+        if clients.0[place].blocked {
+            clients.write_on(&mut driver, conn);
         }
-        if !clients[place].held {
-            let before = clients[place].kept.len();
-            append(&mut clients[place].kept, place, how, &bytes);
-            let fresh = clients[place].kept.len() - before;
-            give(&mut shard, place, fresh, now, &mut clients, &mut outputs);
+        if !clients.0[place].held {
+            let before = clients.0[place].kept.len();
+            append(&mut clients.0[place].kept, place, how, &bytes);
+            let fresh = clients.0[place].kept.len() - before;
+            clients.give(&mut driver, place, fresh, now);
         }
-        for conn in std::mem::take(&mut outputs.resumed) {
-            give(&mut shard, conn.0 as usize, 0, now, &mut clients, &mut outputs);
-        }
+        driver.turn(&mut clients, now);
         // The largest frame here is below 4 KiB, and a cap's half may wait aside; the page's files are below 64 KiB.
         let most = CONNECTIONS * (2 * OUTBOX_BYTES_MAX + 64 * 1024);
-        assert!(shard.counters().outbox_bytes <= most as u64, "output beyond its bound");
+        assert!(driver.shard().counters().outbox_bytes <= most as u64, "output beyond its bound");
     }
-    for (place, client) in clients.iter().enumerate() {
-        if !client.closed {
-            shard.handle(Input::Closed { conn: ConnId(place as u32) }, now, &mut outputs);
-        }
+    for place in 0..CONNECTIONS {
+        driver.closed(ConnId(place as u32), now);
     }
-    shard.handle(Input::TurnEnd, now, &mut outputs);
-    let counters = shard.counters();
+    driver.turn(&mut clients, now);
+    let counters = driver.shard().counters();
     let left = [counters.connections, counters.subscriptions, counters.filters];
     assert_eq!(left, [0, 0, 0], "connections, subscriptions, filters");
     assert_eq!([counters.outbox_bytes, counters.input_bytes], [0, 0], "bytes out, bytes in");
