@@ -46,8 +46,43 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
 /// What only the server's manifest may name.
 const SERVER_ONLY: &[&str] = &["glommio", "rocksdb"];
 
-/// Files of `core` that must not know that there are protocols.
-const PROTOCOL_BLIND: &[&str] = &["broker", "subs", "interest"];
+/// Parts of `core` that must not know that there are protocols.
+const PROTOCOL_BLIND: &[&str] = &["routing", "mailbox"];
+
+/// The layers of `core`, from the lowest: a file imports only what stands before its own layer, or in it. A path is a file
+/// or a directory below `src/core`; of several that fit, the longest counts.
+const LAYERS: &[&str] = &[
+    "limits",
+    "counters",
+    "command",
+    "form",
+    "outbox",
+    "tree/address",
+    "tree/position",
+    "routing",
+    "tree/place",
+    "tree/dedup",
+    "tree/lane",
+    "tree/links",
+    "tree/news",
+    "tree/notice",
+    "tree/config",
+    "mailbox",
+    "tree/interest_sync",
+    "delivery",
+    "settings",
+    "tree/state",
+    "context",
+    "tree/session",
+    "session",
+    "connection",
+    "liveness",
+    "input",
+    "shard",
+    "driver",
+    "tree",
+    "lib",
+];
 
 /// What would make `core` or `wire` something else than a function of its input.
 const IMPURE: &[&str] = &[
@@ -100,6 +135,7 @@ type Rule = fn(&Source) -> Vec<Finding>;
 const RULES: &[Rule] = &[
     core_is_protocol_blind,
     core_and_wire_are_pure,
+    core_layers_point_down,
     runtime_is_in_server_only,
     unsafe_has_its_reason,
     nothing_is_left_for_later,
@@ -132,8 +168,57 @@ fn core_is_protocol_blind(source: &Source) -> Vec<Finding> {
     }
     by_line(source, |_, line| {
         has_word(&line.code, "session")
-            .then(|| "broker, subs and interest never mention session".to_string())
+            .then(|| "routing and mailbox never mention session".to_string())
     })
+}
+
+/// The layer that a path of modules of `core`, such as `tree/links/Link`, belongs to. What stands in no other is the
+/// root's.
+fn layer_of(modules: &str) -> usize {
+    let fits = |layer: &&&str| {
+        let rest = modules.strip_prefix(**layer);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let longest = LAYERS.iter().filter(fits).max_by_key(|layer| layer.len());
+    let place = longest.and_then(|longest| LAYERS.iter().position(|layer| layer == longest));
+    place.unwrap_or(LAYERS.len() - 1)
+}
+
+/// Imports inside `core` that point up. As the layers are in a line, there are no circles where there are none.
+fn core_layers_point_down(source: &Source) -> Vec<Finding> {
+    let Some(file) = source.path.strip_prefix("src/core/") else {
+        return Vec::new();
+    };
+    let modules = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    let parent = modules.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let own = layer_of(modules);
+    // `pub(crate)` and `pub(super)` are no paths.
+    let is_path = |(_, path): &(usize, String)| path.contains("::");
+    let from_root = paths(source, "crate").into_iter().filter(is_path);
+    let from_root = from_root.map(|(line, path)| (line, path["crate".len()..].to_string()));
+    let from_parent = paths(source, "super").into_iter().filter(is_path);
+    let from_parent = from_parent.map(|(line, path)| {
+        let mut above = parent;
+        let mut rest = &path["super".len()..];
+        while let Some(further) = rest.strip_prefix("::super") {
+            above = above.rsplit_once('/').map_or("", |(above, _)| above);
+            rest = further;
+        }
+        (line, format!("::{above}{rest}"))
+    });
+    let mut findings = Vec::new();
+    for (line, path) in from_root.chain(from_parent) {
+        let imported = path.trim_start_matches("::").replace("::", "/");
+        let imported = imported.trim_end_matches('/');
+        if layer_of(imported) > own && !source.lines[line].is_test {
+            findings.push(Finding {
+                path: source.path.clone(),
+                line: line + 1,
+                what: format!("{imported} stands above {modules}: see LAYERS"),
+            });
+        }
+    }
+    findings
 }
 
 fn core_and_wire_are_pure(source: &Source) -> Vec<Finding> {
@@ -147,7 +232,7 @@ fn core_and_wire_are_pure(source: &Source) -> Vec<Finding> {
         (!line.is_test)
             .then(|| format!("no {word} here: core and wire are plain functions of their input"))
     });
-    for (index, path) in paths(source) {
+    for (index, path) in paths(source, "std") {
         let impure = IMPURE.iter().find(|impure| {
             path.strip_prefix(**impure)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
@@ -165,11 +250,12 @@ fn core_and_wire_are_pure(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Every `std::...` path of a file with its line, groups such as `std::{fs, net}` taken apart.
-fn paths(source: &Source) -> Vec<(usize, String)> {
+/// Every path of a file that begins with this word, such as `std`, with its line; groups such as `std::{fs, net}` are
+/// taken apart.
+fn paths(source: &Source, first: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (index, line) in source.lines.iter().enumerate() {
-        for start in word_starts(&line.code, "std") {
+        for start in word_starts(&line.code, first) {
             // A group may go on in the next lines; it ends with the statement.
             let following = source.lines[index + 1..]
                 .iter()
@@ -571,14 +657,61 @@ fn check(rule: Rule, path: &str, text: &str, lines: &[usize]) {
 fn session_in_broker_is_found() {
     let text = "// session\nlet sessions = 1;\nuse crate::session::Session;\n";
     for path in [
-        "src/core/broker.rs",
-        "src/core/subs.rs",
-        "src/core/subs/trie.rs",
-        "src/core/interest.rs",
+        "src/core/routing/broker.rs",
+        "src/core/routing/subs.rs",
+        "src/core/routing/broker/remote.rs",
+        "src/core/mailbox.rs",
     ] {
         check(core_is_protocol_blind, path, text, &[3]);
     }
     check(core_is_protocol_blind, "src/core/lib.rs", text, &[]);
+}
+
+#[test]
+fn import_that_points_up_is_found() {
+    let bad = [
+        ("src/core/form/resp.rs", "use crate::outbox::Outboxes;"),
+        (
+            "src/core/tree/links.rs",
+            "use super::{dedup::Dedup, session::NodeSession};",
+        ),
+        (
+            "src/core/routing/broker/remote.rs",
+            "use super::super::super::delivery::Delivery;",
+        ),
+        ("src/core/session/native.rs", "use crate::Shard;"),
+        (
+            "src/core/delivery/mod.rs",
+            "fn f() { crate::session::native::g() }",
+        ),
+        ("src/core/tree/lane.rs", "use super::Notice;"),
+    ];
+    for (path, text) in bad {
+        check(core_layers_point_down, path, text, &[1]);
+    }
+    let good = [
+        (
+            "src/core/outbox/mod.rs",
+            "use crate::form::{self, sids::Sid};",
+        ),
+        (
+            "src/core/tree/session.rs",
+            "use super::{dedup::Dedup, links::Links};",
+        ),
+        (
+            "src/core/routing/broker/remote.rs",
+            "use super::super::subs::Filters;",
+        ),
+        ("src/core/delivery/remote.rs", "use super::Delivery;"),
+        (
+            "src/core/form/x.rs",
+            "#[cfg(test)]\nmod tests { use crate::outbox::Outboxes; }",
+        ),
+        ("src/sim/driver.rs", "use crate::world::World;"),
+    ];
+    for (path, text) in good {
+        check(core_layers_point_down, path, text, &[]);
+    }
 }
 
 #[test]

@@ -47,6 +47,16 @@ impl LinkId {
     }
 }
 
+/// A filter's place in the index; used again once nobody listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FilterId(pub u32);
+
+impl FilterId {
+    pub(crate) fn key(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Where an event may go from a shard, besides to that shard's own connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Target {

@@ -6,7 +6,7 @@
 //! before the next event is routed. Start at [`Sids::take`].
 
 use crate::command::ConnId;
-use crate::routing::subs::FilterId;
+use crate::command::FilterId;
 use core::hash::BuildHasher;
 use hashbrown::HashTable;
 use slab::Slab;

@@ -11,13 +11,14 @@ mod scoped;
 
 pub(crate) use remote::Listener;
 
+use crate::command::FilterId;
 use crate::command::{
     ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
 };
 use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
-use crate::routing::subs::{FilterId, Filters};
+use crate::routing::subs::Filters;
 use crate::tree::position::Position;
 use hashbrown::HashMap;
 use indexmap::IndexMap;

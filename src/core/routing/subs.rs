@@ -9,23 +9,13 @@
 //! the order of members and filters depends on the history alone, never on the hash seed. Start at
 //! [`Filters::matching`].
 
-use crate::command::{Filter, FilterKind, Form, LinkId, Member, ShardId, Space};
+use crate::command::{Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
 use hashbrown::HashTable;
 use sapwood_wire::topic;
 use slab::Slab;
 use std::hash::{BuildHasher, Hash, Hasher};
-
-/// A filter's place in the index; used again once nobody listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct FilterId(u32);
-
-impl FilterId {
-    fn key(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// One filter and who listens to it.
 #[derive(Debug)]

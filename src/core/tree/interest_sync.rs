@@ -2,8 +2,8 @@
 //!
 //! Start at [`tell`].
 
-use super::TreeNews;
 use super::links::Links;
+use super::news::TreeNews;
 use crate::command::{FilterKind, LinkId};
 use crate::limits::{LINK_CHANGES_AT_ONCE, Limits};
 use crate::mailbox::{Control, Mailboxes};

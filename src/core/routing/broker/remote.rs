@@ -7,9 +7,10 @@
 //! are too many for it, everything without a group.
 
 use super::Broker;
+use crate::command::FilterId;
 use crate::command::{Filter, LinkId};
 use crate::routing::interest::Change;
-use crate::routing::subs::{Entry, FilterId};
+use crate::routing::subs::Entry;
 
 /// What one link is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
