@@ -12,7 +12,9 @@ use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
     SHARED_RUN_RECEIVERS_MIN,
 };
-use crate::mailbox::{Addressees, Batch, Mailboxes, Record, TURN_TRIES_MAX};
+use crate::mailbox::{
+    Addressees, Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX,
+};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::routing::broker::{Broker, GroupRoute, Route};
 use crate::routing::subs::Entry;
@@ -88,6 +90,25 @@ impl CachedRoute {
             form::encode_event_head(form, entry.kind, &entry.name, topic, head);
         }
         head
+    }
+
+    /// How a run is written in this form for the members of the route's only filter.
+    fn encoding<'a>(
+        &'a mut self,
+        form: Form,
+        entry: &Entry,
+        run: &HandedRun<'a>,
+        number: u64,
+    ) -> form::Run<'a> {
+        form::Run {
+            source: run.source,
+            kind: entry.kind,
+            topic: run.topic,
+            head: self.head(0, form, entry, run.topic),
+            frames: run.frames,
+            payloads: run.payloads,
+            number,
+        }
     }
 }
 
@@ -195,32 +216,36 @@ impl Delivery {
         // at once.
         let only = self.only_receiver(egress);
         let bytes_max = match only {
-            Some(_) => egress.outboxes.room_to_flush(self.pending()),
-            None => RUN_BYTES_MAX,
+            Some(_) if self.route().shards.is_empty() => {
+                egress.outboxes.room_to_flush(self.pending())
+            }
+            // Another shard deals with it as a whole, whatever room there is.
+            _ => RUN_BYTES_MAX,
         };
-        self.payloads.clear();
-        let bytes = head.scan(input, bytes_max, payload_max, &mut self.payloads);
-        let events = self.payloads.len();
-        if events == 0 {
-            return None;
-        }
-        for &shard in &self.route().shards {
-            for &(start, end) in &self.payloads {
-                let payload = &input[start as usize..end as usize];
-                let event = Event::plain(Space::Topic, head.topic, payload);
-                egress.mailboxes.push(shard, Addressees::all(), event, None);
+        let mut payloads = std::mem::take(&mut self.payloads);
+        payloads.clear();
+        let bytes = head.scan(input, bytes_max, payload_max, &mut payloads);
+        let events = payloads.len();
+        if events > 0 {
+            let run = HandedRun {
+                source: head.source,
+                topic: head.topic,
+                frames: &input[..bytes],
+                payloads: &payloads,
+            };
+            self.hand_out_run(egress, &run);
+            if !self.route().links.is_empty() {
+                let links = self.route().links.iter().copied();
+                egress
+                    .links
+                    .publish_run(links, head.topic, input, &payloads);
+            }
+            if !self.route().filters.is_empty() {
+                self.deliver_run(egress, &run, only);
             }
         }
-        if !self.route().links.is_empty() {
-            let links = self.route().links.iter().copied();
-            egress
-                .links
-                .publish_run(links, head.topic, input, &self.payloads);
-        }
-        if !self.route().filters.is_empty() {
-            self.deliver_run(egress, head, &input[..bytes], only);
-        }
-        Some(PublishedRun {
+        self.payloads = payloads;
+        (events > 0).then(|| PublishedRun {
             bytes,
             events,
             receivers: self.route().receivers,
@@ -249,76 +274,78 @@ impl Delivery {
         }
     }
 
-    /// Encodes the frames of a run in each form that the members of the route's only filter take,
-    /// and gives them to the only member, or lets them gather.
-    fn deliver_run(
+    /// Hands a run to the shards that listen.
+    fn hand_out_run(&self, egress: &mut Egress<'_>, run: &HandedRun<'_>) {
+        for &shard in &self.route().shards {
+            egress.mailboxes.push_run(shard, *run);
+        }
+    }
+
+    /// Delivers a run to the members of the route's only filter: to the only one at once, or it gathers for all.
+    fn deliver_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, only: Option<Member>) {
+        let first_number = self.number + form::EVENT_NUMBER_STEP;
+        let events = run.payloads.len() as u64;
+        self.number += events * form::EVENT_NUMBER_STEP;
+        if let Some(member) = only {
+            return self.give_run(egress, run, first_number, member);
+        }
+        self.gather_run(egress, run, first_number);
+        self.run_events += events;
+        // What is for one receiver that is behind is decided on at once.
+        if self.route().receivers == 1 || self.is_run_full() {
+            self.settle(egress.broker, egress.outboxes);
+        }
+    }
+
+    /// Encodes a run for the only member of the route's only filter, who takes all, where it is to stand.
+    fn give_run(
         &mut self,
         egress: &mut Egress<'_>,
-        head: &Head<'_>,
-        frames: &[u8],
-        only: Option<Member>,
+        run: &HandedRun<'_>,
+        number: u64,
+        member: Member,
     ) {
-        let first_number = self.number + form::EVENT_NUMBER_STEP;
-        self.number += self.payloads.len() as u64 * form::EVENT_NUMBER_STEP;
-        let Delivery {
-            cached: routes,
-            present,
-            payloads,
-            run,
-            run_last,
-            named,
-            ..
-        } = self;
-        let way = &mut routes[*present];
+        let form = egress.outboxes.outbox(member.conn).form;
+        let events = run.payloads.len() as u64;
+        let way = &mut self.cached[self.present];
+        if !way.carries(form) {
+            self.named.uncarried += events;
+            return;
+        }
+        let entry = egress.broker.filters().entry(way.route.filters[0]);
+        let how = way.encoding(form, entry, run, number);
+        if form == Form::Nats {
+            self.named.give_run(how, member, egress.outboxes);
+            return self.named.end_sids(egress.broker);
+        }
+        egress.outboxes.add_run(member.conn, events, |out| {
+            how.encode(form, out);
+        });
+        self.delivered += events;
+    }
+
+    /// Encodes a run in each form that the members of the route's only filter take.
+    fn gather_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, number: u64) {
+        let way = &mut self.cached[self.present];
         let entry = egress.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
-            let deliveries = u64::from(members) * payloads.len() as u64;
+            let deliveries = u64::from(members) * run.payloads.len() as u64;
             if members == 0 {
                 continue;
             }
             if !way.carries(form) {
-                named.uncarried += deliveries;
+                self.named.uncarried += deliveries;
                 continue;
             }
-            let how = form::Run {
-                source: head.source,
-                kind: entry.kind,
-                topic: head.topic,
-                head: way.head(0, form, entry, head.topic),
-                frames,
-                payloads,
-                number: first_number,
-            };
-            match (only, form) {
-                (Some(member), Form::Nats) => {
-                    named.give_run(how, member, egress.outboxes);
-                    continue;
-                }
-                (None, Form::Nats) => {
-                    named.gather_run(&how, entry, egress.outboxes);
-                    continue;
-                }
-                (Some(member), _) => {
-                    let events = how.payloads.len() as u64;
-                    egress.outboxes.add_run(member.conn, events, |out| {
-                        how.encode(form, out);
-                    });
-                }
-                (None, _) => {
-                    run_last[form.index()] = how.encode(form, &mut run[form.index()]);
-                }
+            let how = way.encoding(form, entry, run, number);
+            if form == Form::Nats {
+                self.named.gather_run(&how, entry, egress.outboxes);
+                continue;
             }
+            let place = form.index();
+            self.run_last[place] = how.encode(form, &mut self.run[place]);
             self.delivered += deliveries;
-        }
-        if only.is_some() {
-            self.named.end_sids(egress.broker);
-            return;
-        }
-        self.run_events += self.payloads.len() as u64;
-        // What is for one receiver that is behind is decided on at once.
-        if self.route().receivers == 1 || self.is_run_full() {
-            self.settle(egress.broker, egress.outboxes);
         }
     }
 
@@ -432,12 +459,42 @@ impl Delivery {
         self.turns = turns;
     }
 
-    /// Delivers an event that another shard handed over. It never goes further; the groups that
+    /// Delivers what another shard handed over. It never goes further; the groups that
     /// have no member left are told to `unheard`, by their place in the record.
     pub(crate) fn receive(
         &mut self,
         egress: &mut Egress<'_>,
         record: &Record<'_>,
+        unheard: impl FnMut(usize),
+    ) {
+        match record {
+            Record::Event(handed) => self.receive_event(egress, handed, unheard),
+            Record::Run(run) => self.receive_handed_run(egress, run),
+        }
+    }
+
+    fn receive_handed_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>) {
+        self.prepare_if(egress, (Space::Topic, run.topic), |_| true);
+        match self.route().filters.len() {
+            0 => return,
+            1 if self.route().groups.is_empty() => {
+                let only = self.only_receiver(egress);
+                return self.deliver_run(egress, run, only);
+            }
+            _ => {}
+        }
+        for &(start, end) in run.payloads {
+            let payload = &run.frames[start as usize..end as usize];
+            let event = Event::plain(Space::Topic, run.topic, payload);
+            self.deliver(egress, None, &event, None);
+            self.named.end_sids(egress.broker);
+        }
+    }
+
+    fn receive_event(
+        &mut self,
+        egress: &mut Egress<'_>,
+        record: &HandedEvent<'_>,
         mut unheard: impl FnMut(usize),
     ) {
         let event = &record.event;
@@ -584,17 +641,18 @@ impl Delivery {
 
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
+        if self.run_events == 0 {
+            return Pending::default();
+        }
         let receivers = self.route().receivers;
         let bytes = self.run.iter().map(Vec::len).sum::<usize>() + self.named.pending();
-        match self.run_events {
-            0 => Pending::default(),
-            _ if is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) => {
-                Pending { bytes, receivers }
-            }
-            _ => Pending {
-                bytes: bytes * receivers,
-                receivers,
-            },
+        let copies = match is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) {
+            true => 1,
+            false => receivers,
+        };
+        Pending {
+            bytes: bytes * copies,
+            receivers,
         }
     }
 
@@ -640,8 +698,12 @@ impl Delivery {
         true
     }
 
+    /// The same for any topic. That of the event before is known without a hash; a run ends where the topic does, so the
+    /// next is seldom of the same.
     fn prepare(&mut self, egress: &mut Egress<'_>, space: Space, topic: &[u8]) {
-        self.prepare_if(egress, (space, topic), |_| true);
+        if !self.route().fits(egress.broker, space, topic) {
+            self.prepare_if(egress, (space, topic), |_| true);
+        }
     }
 
     fn deliver(

@@ -7,13 +7,13 @@
 use super::{Delivery, Egress, part_of};
 use crate::command::{Event, LinkId, ShardId, Space, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
-use crate::mailbox::Addressees;
+use crate::mailbox::{Addressees, HandedRun};
 use crate::tree::links::to_all;
 use bytes::Bytes;
 use sapwood_wire::limits::NODE_GROUPS_BYTES_MAX;
 use sapwood_wire::node::HEADER_BYTES;
 use sapwood_wire::node::events::{self, Events, EventsHead, Groups, Route};
-use sapwood_wire::run::{Head, Source};
+use sapwood_wire::run::Source;
 
 /// At how many nodes a turn may find no member before it is given up.
 const NODE_TRIES_MAX: u8 = 4;
@@ -203,29 +203,32 @@ impl Delivery {
         if only.is_some() && arrival.frame.len() > egress.outboxes.room_to_flush(self.pending()) {
             return false;
         }
-        self.payloads.clear();
-        for placed in arrival.events.iter() {
-            let events::Event { flags, payload, .. } = placed.event;
-            if flags != 0 || payload.len() >= SHARED_BODY_BYTES_MIN {
-                return false;
-            }
-            let start = (HEADER_BYTES + placed.payload_start) as u32;
-            self.payloads.push((start, start + payload.len() as u32));
+        let is_plain = |event: &events::Event<'_>| {
+            event.flags == 0 && event.payload.len() < SHARED_BODY_BYTES_MIN
+        };
+        if !arrival.events.iter().all(|placed| is_plain(&placed.event)) {
+            return false;
         }
-        let count = self.payloads.len() as u64;
+        let mut payloads = std::mem::take(&mut self.payloads);
+        payloads.clear();
+        payloads.extend(arrival.events.iter().map(|placed| {
+            let start = (HEADER_BYTES + placed.payload_start) as u32;
+            (start, start + placed.event.payload.len() as u32)
+        }));
+        let count = payloads.len() as u64;
         egress.links.note(head, count - 1);
         egress.links.counters.events_in += count;
-        for &shard in &self.route().shards {
-            for &(start, end) in &self.payloads {
-                let payload = &arrival.frame[start as usize..end as usize];
-                let event = Event::plain(Space::Topic, head.topic, payload);
-                egress.mailboxes.push(shard, Addressees::all(), event, None);
-            }
-        }
+        let run = HandedRun {
+            source: Source::Node,
+            topic: head.topic,
+            frames: arrival.frame,
+            payloads: &payloads,
+        };
+        self.hand_out_run(egress, &run);
         if !self.route().filters.is_empty() {
-            let run = Head::of_payloads(Source::Node, head.topic);
-            self.deliver_run(egress, &run, arrival.frame, only);
+            self.deliver_run(egress, &run, only);
         }
+        self.payloads = payloads;
         true
     }
 
