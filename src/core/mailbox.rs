@@ -155,6 +155,7 @@ pub(crate) struct Addressees<G> {
     pub tries: u8,
 }
 
+#[cfg(test)]
 impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
     /// Everyone who gets every event, and no group.
     pub(crate) fn all() -> Addressees<std::iter::Empty<&'a [u8]>> {

@@ -3,8 +3,9 @@
 //! Owns the routes of topics seen lately, and the run of frames that gathers for the last of them:
 //! frames of one topic are encoded once for each form and copied as one to each receiver. Invariant:
 //! whoever changes who listens settles the run before, so that an event reaches exactly those who
-//! listened when it was published. Start at [`Delivery::publish`], then read
-//! [`Delivery::publish_run`], the way that nearly all events take under load.
+//! listened when it was published. Start at [`Delivery::publish`], then read [`Delivery::execute`], which all
+//! events go through whatever brought them here, and [`Delivery::publish_run`], the way that nearly all of them take
+//! under load.
 
 use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
 use crate::form;
@@ -12,9 +13,7 @@ use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
     SHARED_RUN_RECEIVERS_MIN,
 };
-use crate::mailbox::{
-    Addressees, Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX,
-};
+use crate::mailbox::{Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::routing::broker::{Broker, GroupRoute, Route};
 use crate::routing::subs::Entry;
@@ -27,10 +26,12 @@ use sapwood_wire::{nats, topic};
 
 mod broadcast;
 mod named;
+mod plan;
 mod remote;
 mod scoped;
 
 use named::Named;
+use plan::{Plan, Reach};
 pub(crate) use remote::{Arrival, Received};
 use scoped::Questions;
 pub(crate) use scoped::{Question, Subject};
@@ -130,8 +131,8 @@ pub(crate) struct Delivery {
     run_last: [usize; Form::COUNT],
     /// What clients get that name their subscriptions.
     pub named: Named,
-    /// For each group of the route, the shard or link whose turn an event is.
-    turns: Vec<Target>,
+    /// For each group of the route, the shard or link whose turn the event is, if it is for the group; or empty.
+    turns: Vec<Option<Target>>,
     /// For the frame of a member's turn.
     turn: Vec<u8>,
     /// What is the same for all turns of a member on one topic.
@@ -199,11 +200,7 @@ impl Delivery {
             return None;
         }
         let route = self.route();
-        let mut targets = route.targets.iter();
-        if route.filters.len() > 1
-            || !route.groups.is_empty()
-            || targets.any(|&shard| !egress.mailboxes.has_room(shard))
-        {
+        if route.filters.len() > 1 || !route.groups.is_empty() || !self.has_room(egress) {
             return None;
         }
         let shares = route.receivers + route.shards.len();
@@ -233,16 +230,7 @@ impl Delivery {
                 frames: &input[..bytes],
                 payloads: &payloads,
             };
-            self.hand_out_run(egress, &run);
-            if !self.route().links.is_empty() {
-                let links = self.route().links.iter().copied();
-                egress
-                    .links
-                    .publish_run(links, head.topic, input, &payloads);
-            }
-            if !self.route().filters.is_empty() {
-                self.deliver_run(egress, &run, only);
-            }
+            self.execute_run(egress, &run, only, Reach::Tree);
         }
         self.payloads = payloads;
         (events > 0).then(|| PublishedRun {
@@ -271,13 +259,6 @@ impl Delivery {
         match &egress.broker.filters().entry(filter).members[..] {
             &[member] => Some(member).filter(|member| egress.outboxes.takes_all(member.conn)),
             _ => None,
-        }
-    }
-
-    /// Hands a run to the shards that listen.
-    fn hand_out_run(&self, egress: &mut Egress<'_>, run: &HandedRun<'_>) {
-        for &shard in &self.route().shards {
-            egress.mailboxes.push_run(shard, *run);
         }
     }
 
@@ -360,46 +341,23 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(egress, event.space, event.topic);
-        if self.is_scoped() {
-            let published = self.publish_scoped(egress, except, &event);
-            if let Some(published) = published {
-                return published;
-            }
+        if self.is_scoped()
+            && let Some(published) = self.publish_scoped(egress, &event)
+        {
+            return published;
         }
-        let mut targets = self.route().targets.iter();
-        if targets.any(|&shard| !egress.mailboxes.has_room(shard)) {
+        if !self.has_room(egress) {
             return Published::NoRoom;
         }
-        let route = self.route();
-        let shares = route.receivers + route.shards.len() + route.groups.len();
-        let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
-        let lent = self.lent.as_ref().filter(|_| is_long && shares > 0);
-        let body = lent.and_then(|lent| part_of(lent, event.payload));
-        let share = || egress.outboxes.gauge().share(event.payload);
-        let body = body.or_else(|| (is_long && shares > 1).then(share));
-        self.hand_out(egress, except, event, body.as_ref());
-        self.send_remote(egress, &event);
-        let subscriptions = self.route().subscriptions - self.own_subscriptions(egress, except);
-        self.deliver(egress, except, &event, body.as_ref());
-        self.named.end_sids(egress.broker);
+        let body = self.body_of(egress, &event);
+        self.take_turns(egress, except);
+        let subscriptions = self.matching_subscriptions(egress, except);
+        let plan = Plan {
+            except,
+            ..Plan::for_all(Reach::Tree, body.as_ref())
+        };
+        self.execute(egress, &event, plan);
         Published::To(subscriptions)
-    }
-
-    /// Hands an event to the shards that it is for, and delivers the turns that are this shard's.
-    fn hand_out(
-        &mut self,
-        egress: &mut Egress<'_>,
-        except: Option<ConnId>,
-        event: Event<'_>,
-        body: Option<&Bytes>,
-    ) {
-        self.turns.clear();
-        if !self.route().groups.is_empty() {
-            return self.take_turns(egress, except, event, body);
-        }
-        for &shard in &self.route().shards {
-            egress.mailboxes.push(shard, Addressees::all(), event, body);
-        }
     }
 
     /// How many of the matching subscriptions are those of a publisher that must not hear itself.
@@ -415,48 +373,6 @@ impl Delivery {
             group.weights.len() == 1 && egress.broker.are_members_of(group, publisher)
         };
         (own + groups.filter(is_own).count()) as u64
-    }
-
-    /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
-    /// the shards that it is for.
-    fn take_turns(
-        &mut self,
-        egress: &mut Egress<'_>,
-        except: Option<ConnId>,
-        event: Event<'_>,
-        body: Option<&Bytes>,
-    ) {
-        let mut turns = std::mem::take(&mut self.turns);
-        for group in &self.route().groups {
-            let me = Target::Shard(egress.broker.me());
-            let must_not = |publisher| egress.broker.are_members_of(group, publisher);
-            turns.push(match except.is_some_and(must_not) {
-                // Nobody here may hear it: it is another shard's, if there is one.
-                true => egress.broker.take_turn_again(group, me, 0),
-                false => egress.broker.take_turn(group),
-            });
-        }
-        for &shard in &self.route().targets {
-            let plain = self.route().shards.contains(&shard) || self.route().scope.is_for_all();
-            let target = Target::Shard(shard);
-            if !plain && !turns.contains(&target) {
-                continue;
-            }
-            let groups = self.route().groups.iter().zip(&turns);
-            let groups = groups.filter(|&(_, &turn)| turn == target);
-            let addressees = Addressees {
-                plain,
-                groups: groups.map(|(group, _)| egress.broker.group_name(group)),
-                tries: 0,
-            };
-            egress.mailboxes.push(shard, addressees, event, body);
-        }
-        for (place, &turn) in turns.iter().enumerate() {
-            if turn == Target::Shard(egress.broker.me()) {
-                self.deliver_turn(egress, place, except, &event, body);
-            }
-        }
-        self.turns = turns;
     }
 
     /// Delivers what another shard handed over. It never goes further; the groups that
@@ -479,15 +395,15 @@ impl Delivery {
             0 => return,
             1 if self.route().groups.is_empty() => {
                 let only = self.only_receiver(egress);
-                return self.deliver_run(egress, run, only);
+                return self.execute_run(egress, run, only, Reach::Shard);
             }
             _ => {}
         }
         for &(start, end) in run.payloads {
             let payload = &run.frames[start as usize..end as usize];
             let event = Event::plain(Space::Topic, run.topic, payload);
-            self.deliver(egress, None, &event, None);
-            self.named.end_sids(egress.broker);
+            self.turns.clear();
+            self.execute(egress, &event, Plan::for_all(Reach::Shard, None));
         }
     }
 
@@ -508,10 +424,12 @@ impl Delivery {
                 false => self.turns_unheard += 1,
             }
         }
-        if record.plain {
-            self.deliver(egress, None, event, record.body);
-        }
-        self.named.end_sids(egress.broker);
+        self.turns.clear();
+        let plan = Plan {
+            plain: record.plain,
+            ..Plan::for_all(Reach::Shard, record.body)
+        };
+        self.execute(egress, event, plan);
     }
 
     /// Gives the turns of a batch that came back, and that nobody could take where it went, to
@@ -532,25 +450,16 @@ impl Delivery {
             let tries = record.tries + 1;
             let group = &self.route().groups[place];
             let by = Target::Shard(by);
-            let shard = match egress.broker.take_turn_again(group, by, tries) {
-                Target::Link(link) => {
-                    remote::send_turn(egress, link, name, tries, &event);
-                    continue;
-                }
-                Target::Shard(shard) => shard,
-            };
-            if shard == egress.broker.me() {
-                self.deliver_turn(egress, place, None, &event, record.body);
-                self.named.end_sids(egress.broker);
-                continue;
-            }
-            // More than the backlog allows, but no more than came back.
-            let addressees = Addressees {
+            let turn = egress.broker.take_turn_again(group, by, tries);
+            self.begin_turns();
+            self.turns[place] = Some(turn);
+            // More than the backlog may allow, but no more than came back.
+            let plan = Plan {
                 plain: false,
-                groups: std::iter::once(name),
                 tries,
+                ..Plan::for_all(Reach::Tree, record.body)
             };
-            egress.mailboxes.push(shard, addressees, event, record.body);
+            self.execute(egress, &event, plan);
         }
     }
 
@@ -689,6 +598,9 @@ impl Delivery {
                 is_text,
             } = &mut self.cached[place];
             egress.broker.route(space, topic, route);
+            if route.scope.is_for_all() && route.scope.is_here {
+                route.lead_to_shards(egress.mailboxes.others());
+            }
             let shown = &topic[route.scope.name_at..];
             *is_subject = nats::can_carry(shown);
             *is_text = std::str::from_utf8(shown).is_ok();
@@ -853,14 +765,6 @@ impl Delivery {
         self.run_events = 0;
         self.named.end_sids(broker);
     }
-}
-
-/// A payload as a part of the buffer that it stands in; `None` if it stands elsewhere.
-fn part_of(buffer: &Bytes, payload: &[u8]) -> Option<Bytes> {
-    let range = buffer.as_ptr_range();
-    let of_payload = payload.as_ptr_range();
-    let is_part = range.start <= of_payload.start && of_payload.end <= range.end;
-    is_part.then(|| buffer.slice_ref(payload))
 }
 
 /// Whether so many bytes for so many receivers are kept once and shared, not copied.

@@ -170,6 +170,13 @@ impl Route {
         }
     }
 
+    /// Lets it lead to all these shards, whoever listens there.
+    pub(crate) fn lead_to_shards(&mut self, shards: impl Iterator<Item = ShardId>) {
+        self.shards.clear();
+        self.shards.extend(shards);
+        self.targets.clone_from(&self.shards);
+    }
+
     /// Where in `groups` the group of this name is.
     pub(crate) fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
         let group = broker.filters.groups.find(name)?;
