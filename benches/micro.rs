@@ -334,7 +334,7 @@ fn fanout(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Runs of one topic, 64 publishes of 128 bytes in a read, to many native subscribers.
+/// Runs of one topic, 64 publishes of 128 bytes in a read, to many native subscribers, or to one of another shard.
 fn runs(criterion: &mut Criterion) {
     const PUBLISHES: usize = 64;
     let mut group = criterion.benchmark_group("runs");
@@ -350,6 +350,17 @@ fn runs(criterion: &mut Criterion) {
             });
         });
     }
+    group.throughput(Throughput::Elements(PUBLISHES as u64));
+    group.bench_function("1 of another shard", |bencher| {
+        let mut node = Node::new(2);
+        let client = node.connect_native(1);
+        node.subscribe_native(client, ("", 0), ["device.0000001.temperature"]);
+        let publisher = node.connect_native(0);
+        bencher.iter(|| {
+            node.give(publisher, &read);
+            node.turn();
+        });
+    });
     group.finish();
 }
 
