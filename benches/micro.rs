@@ -334,7 +334,7 @@ fn fanout(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Runs of one topic, 64 publishes of 128 bytes in a read, to many native subscribers.
+/// Runs of one topic, 64 publishes of 128 bytes in a read, to many native subscribers, or to one of another shard.
 fn runs(criterion: &mut Criterion) {
     const PUBLISHES: usize = 64;
     let mut group = criterion.benchmark_group("runs");
@@ -350,6 +350,17 @@ fn runs(criterion: &mut Criterion) {
             });
         });
     }
+    group.throughput(Throughput::Elements(PUBLISHES as u64));
+    group.bench_function("1 of another shard", |bencher| {
+        let mut node = Node::new(2);
+        let client = node.connect_native(1);
+        node.subscribe_native(client, ("", 0), ["device.0000001.temperature"]);
+        let publisher = node.connect_native(0);
+        bencher.iter(|| {
+            node.give(publisher, &read);
+            node.turn();
+        });
+    });
     group.finish();
 }
 
@@ -373,6 +384,34 @@ fn interest(criterion: &mut Criterion) {
                 node.give(*client, &subscribe);
                 node.give(*client, &unsubscribe);
                 node.turn();
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A publish among a thousand topics with a subscriber each, while another client subscribes to a topic of its own and
+/// leaves it between one read and the next; `alone` is the same without that one. Of both times, that of the churn
+/// itself is a part.
+fn churn(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("churn");
+    group.throughput(Throughput::Elements(1));
+    for (label, shard) in [
+        ("alone", None),
+        ("same shard", Some(0)),
+        ("other shard", Some(1)),
+    ] {
+        group.bench_function(label, |bencher| {
+            let mut node = with_topics(2, 1_000);
+            let publisher = node.connect_native(0);
+            let mut reads = Reads::to(publisher, &visits(1_000, |_, number| exact_topic(number)));
+            let client = shard.map(|shard| node.connect_resp2(shard));
+            each_message(bencher, MESSAGES_EACH_READ, || {
+                if let Some(client) = client {
+                    node.subscribe_resp(client, "SUBSCRIBE", ["another.topic"]);
+                    node.subscribe_resp(client, "UNSUBSCRIBE", ["another.topic"]);
+                }
+                reads.pass(&mut node);
             });
         });
     }
@@ -451,6 +490,6 @@ criterion_group! {
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_millis(1_000));
-    targets = match_exact, match_wildcards, match_globs, parse, encode, fanout, runs, interest, node_frames
+    targets = match_exact, match_wildcards, match_globs, parse, encode, fanout, runs, interest, churn, node_frames
 }
 criterion_main!(micro);

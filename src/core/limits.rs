@@ -71,6 +71,11 @@ pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 /// filters of the greatest length, 40 MiB a shard.
 pub const ROUTES_KEPT: usize = 1_024;
 
+/// Versions of exact names, by their hash: a subscription that comes or goes invalidates the kept routes of one
+/// in so many topics. Four for each route that is kept, so that churn on as many topics as there are routes spares
+/// three quarters of them. Worst memory: 32 KiB a shard.
+pub const ROUTE_VERSIONS: usize = 4 * ROUTES_KEPT;
+
 /// A route to more filters or groups than this is not kept when another topic comes.
 pub const ROUTE_FILTERS_KEPT: usize = 8;
 

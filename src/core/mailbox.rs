@@ -15,6 +15,7 @@ use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
 use crate::routing::interest::Change;
 use crate::tree::news::TreeNews;
 use bytes::Bytes;
+use sapwood_wire::run::{Source, Span};
 use std::sync::Arc;
 
 /// A message of the shards about themselves. Never waits for credit of data.
@@ -53,12 +54,14 @@ pub struct Batch {
     /// The sender knows of the receiver's changes up to this number, and has sent all events from
     /// before: to be dealt with behind those of this batch. 0 says nothing.
     pub(crate) known: u64,
-    /// Events, each behind a head of `RECORD_HEAD_BYTES`.
+    /// Events and runs, each behind a head of `RECORD_HEAD_BYTES`.
     records: Vec<u8>,
     /// Payloads that are shared rather than copied, in the order of their records.
     bodies: Vec<Bytes>,
     /// Bytes of `bodies`.
     body_bytes: usize,
+    /// Where the payloads of runs stand in their frames, in the order of their records.
+    spans: Vec<Span>,
     /// Events in `records`.
     pub(crate) events: u64,
     /// Turns that no member could take, noted by the receiver for the sender.
@@ -75,7 +78,7 @@ impl Batch {
 
     /// Bytes of the events it carries, shared payloads included.
     pub fn data_bytes(&self) -> usize {
-        self.records.len() + self.body_bytes
+        self.records.len() + self.body_bytes + size_of_val(&self.spans[..])
     }
 
     fn is_empty(&self) -> bool {
@@ -89,15 +92,18 @@ impl Batch {
         self.records.clear();
         self.bodies.clear();
         self.body_bytes = 0;
+        self.spans.clear();
         self.events = 0;
         self.unheard.clear();
     }
 
     /// The event that a turn was about, and the group whose turn it was.
-    pub(crate) fn event_of(&self, unheard: &Unheard) -> Option<(Record<'_>, &[u8])> {
-        let record = Records::new(self, unheard.cursor).next()?;
-        let group = record.groups.clone().nth(unheard.group)?;
-        Some((record, group))
+    pub(crate) fn event_of(&self, unheard: &Unheard) -> Option<(HandedEvent<'_>, &[u8])> {
+        let Record::Event(handed) = Records::new(self, unheard.cursor).next()? else {
+            return None;
+        };
+        let group = handed.groups.clone().nth(unheard.group)?;
+        Some((handed, group))
     }
 }
 
@@ -113,6 +119,9 @@ pub(crate) struct Unheard {
 /// A record's head: payload length (4 bytes), topic length (2), space (1), form (1). Behind it
 /// stand, as the form says: the topic; flags (1), length (4) and bytes of the attributes; the
 /// length of the groups' names (4), and for each its length (1) and the name; the payload.
+///
+/// Of a run, what stands for the payload is all its frames, the source stands instead of the space, and behind the topic
+/// stands the number of its events (4).
 const RECORD_HEAD_BYTES: usize = 8;
 /// The topic is that of the record before.
 const SAME_TOPIC: u8 = 1;
@@ -126,6 +135,10 @@ const GROUPS: u8 = 8;
 const NO_PLAIN: u8 = 16;
 /// How many shards had no member left before: two bits, from this one on.
 const TRIES: u8 = 32;
+/// It is a run.
+const RUN: u8 = 128;
+/// The sources of runs, by the number that stands in their records.
+const SOURCES: [Source; 4] = [Source::Resp, Source::Native, Source::Nats, Source::Node];
 
 /// To how many shards a turn is handed before it is given up. The second may have lost its last
 /// member as well, without having been able to say so; four in a row are not met with.
@@ -142,6 +155,7 @@ pub(crate) struct Addressees<G> {
     pub tries: u8,
 }
 
+#[cfg(test)]
 impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
     /// Everyone who gets every event, and no group.
     pub(crate) fn all() -> Addressees<std::iter::Empty<&'a [u8]>> {
@@ -153,9 +167,27 @@ impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
     }
 }
 
-/// One event of a batch.
+/// What stands in a batch.
 #[derive(Clone, Debug)]
-pub(crate) struct Record<'a> {
+pub(crate) enum Record<'a> {
+    Event(HandedEvent<'a>),
+    Run(HandedRun<'a>),
+}
+
+/// Plain events of one topic, for everyone who gets every event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandedRun<'a> {
+    pub source: Source,
+    pub topic: &'a [u8],
+    /// As they came from the publisher, or the frame of a node.
+    pub frames: &'a [u8],
+    /// Where the payloads stand in `frames`.
+    pub payloads: &'a [Span],
+}
+
+/// One event.
+#[derive(Clone, Debug)]
+pub(crate) struct HandedEvent<'a> {
     pub event: Event<'a>,
     pub body: Option<&'a Bytes>,
     /// Whether it is for everyone who gets every event.
@@ -186,12 +218,13 @@ impl<'a> Iterator for GroupNames<'a> {
 pub struct BatchCursor {
     record: usize,
     body: usize,
+    span: usize,
     topic: (usize, usize),
     /// Control is dealt with once.
     pub(crate) control_done: bool,
 }
 
-/// Reads a batch's events from a place on.
+/// Reads a batch's records from a place on.
 pub(crate) struct Records<'a> {
     batch: &'a Batch,
     pub cursor: BatchCursor,
@@ -207,18 +240,30 @@ impl<'a> Records<'a> {
         let head = records.get(self.cursor.record..self.cursor.record + RECORD_HEAD_BYTES)?;
         let payload_length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let topic_length = usize::from(u16::from_le_bytes([head[4], head[5]]));
-        let space = if head[6] == 0 {
-            Space::Topic
-        } else {
-            Space::ShardChannel
-        };
-        let form = head[7];
+        let (place, form) = (head[6], head[7]);
         let mut at = self.cursor.record + RECORD_HEAD_BYTES;
         if form & SAME_TOPIC == 0 {
             self.cursor.topic = (at, at + topic_length);
             at += topic_length;
         }
         let topic = &records[self.cursor.topic.0..self.cursor.topic.1];
+        if form & RUN != 0 {
+            let count = &records[at..at + 4];
+            let count = u32::from_le_bytes([count[0], count[1], count[2], count[3]]) as usize;
+            let (span, end) = (self.cursor.span, at + 4 + payload_length);
+            self.cursor.record = end;
+            self.cursor.span = span + count;
+            return Some(Record::Run(HandedRun {
+                source: SOURCES[usize::from(place)],
+                topic,
+                frames: &records[at + 4..end],
+                payloads: &self.batch.spans[span..span + count],
+            }));
+        }
+        let space = match place {
+            0 => Space::Topic,
+            _ => Space::ShardChannel,
+        };
         let (mut flags, mut attributes) = (0, &[][..]);
         if form & ATTRIBUTES != 0 {
             flags = records[at];
@@ -244,7 +289,7 @@ impl<'a> Records<'a> {
             (&body[..], Some(body))
         };
         self.cursor.record = at;
-        Some(Record {
+        Some(Record::Event(HandedEvent {
             event: Event {
                 space,
                 topic,
@@ -257,7 +302,7 @@ impl<'a> Records<'a> {
             plain: form & NO_PLAIN == 0,
             groups: GroupNames(groups),
             tries: form / TRIES % TURN_TRIES_MAX,
-        })
+        }))
     }
 }
 
@@ -269,6 +314,29 @@ struct Mailbox {
     in_flight_cost: usize,
     in_flight_items: usize,
     spare: Vec<Batch>,
+}
+
+impl Mailbox {
+    /// Begins a record with this head, the topic's length and whether it must be written not yet looked at.
+    fn begin_record(&mut self, topic: (Space, &[u8]), payload: usize, place: u8, form: u8) {
+        let (space, topic) = topic;
+        let records = &mut self.pending.records;
+        let is_same = self.last_topic.is_some_and(|(start, end, last_space)| {
+            last_space == space && &records[start..end] == topic
+        });
+        let (length, form) = match is_same {
+            true => (0, form | SAME_TOPIC),
+            false => (topic.len() as u16, form),
+        };
+        records.extend_from_slice(&(payload as u32).to_le_bytes());
+        records.extend_from_slice(&length.to_le_bytes());
+        records.extend_from_slice(&[place, form]);
+        if !is_same {
+            let start = records.len();
+            records.extend_from_slice(topic);
+            self.last_topic = Some((start, records.len(), space));
+        }
+    }
 }
 
 /// What a shard has for the others.
@@ -324,14 +392,8 @@ impl Mailboxes {
         body: Option<&Bytes>,
     ) {
         let mut groups = addressees.groups.peekable();
-        let peer = &mut self.boxes[to.index()];
-        let batch = &mut peer.pending;
-        let is_same = peer.last_topic.is_some_and(|(start, end, last_space)| {
-            last_space == event.space && &batch.records[start..end] == event.topic
-        });
         let has_attributes = event.flags != 0 || !event.attributes.is_empty();
         let bits = [
-            (is_same, SAME_TOPIC),
             (body.is_some(), SHARED_BODY),
             (has_attributes, ATTRIBUTES),
             (groups.peek().is_some(), GROUPS),
@@ -342,16 +404,11 @@ impl Mailboxes {
             .map(|&(is_set, bit)| if is_set { bit } else { 0 });
         assert!(addressees.tries < TURN_TRIES_MAX, "too many tries");
         let form = bits.sum::<u8>() + addressees.tries * TRIES;
-        let topic_length = if is_same { 0 } else { event.topic.len() as u16 };
+        let place = u8::from(event.space == Space::ShardChannel);
+        let peer = &mut self.boxes[to.index()];
+        peer.begin_record((event.space, event.topic), event.payload.len(), place, form);
+        let batch = &mut peer.pending;
         let records = &mut batch.records;
-        records.extend_from_slice(&(event.payload.len() as u32).to_le_bytes());
-        records.extend_from_slice(&topic_length.to_le_bytes());
-        records.extend_from_slice(&[u8::from(event.space == Space::ShardChannel), form]);
-        if !is_same {
-            let start = records.len();
-            records.extend_from_slice(event.topic);
-            peer.last_topic = Some((start, records.len(), event.space));
-        }
         if has_attributes {
             records.push(event.flags);
             records.extend_from_slice(&(event.attributes.len() as u32).to_le_bytes());
@@ -376,6 +433,31 @@ impl Mailboxes {
         }
         batch.events += 1;
         self.events += 1;
+    }
+
+    /// Adds a run. The caller has asked [`has_room`](Mailboxes::has_room) before.
+    pub(crate) fn push_run(&mut self, to: ShardId, run: HandedRun<'_>) {
+        let HandedRun {
+            source,
+            topic,
+            frames,
+            payloads,
+        } = run;
+        assert!(
+            payloads
+                .last()
+                .is_some_and(|&(_, end)| end as usize <= frames.len()),
+            "a run without payloads, or one that ends before them"
+        );
+        let peer = &mut self.boxes[to.index()];
+        peer.begin_record((Space::Topic, topic), frames.len(), source as u8, RUN);
+        let batch = &mut peer.pending;
+        let count = payloads.len() as u32;
+        batch.records.extend_from_slice(&count.to_le_bytes());
+        batch.records.extend_from_slice(frames);
+        batch.spans.extend_from_slice(payloads);
+        batch.events += u64::from(count);
+        self.events += u64::from(count);
     }
 
     /// Adds a control message.
@@ -430,7 +512,8 @@ impl Mailboxes {
         peer.in_flight_items -= 1;
         batch.clear();
         // Two spares serve a steady exchange; more would keep the memory of a burst for ever.
-        if peer.spare.len() < 2 && batch.records.capacity() <= 2 * self.backlog_bytes {
+        let memory = batch.records.capacity() + batch.spans.capacity() * size_of::<Span>();
+        if peer.spare.len() < 2 && memory <= 2 * self.backlog_bytes {
             peer.spare.push(batch);
         }
     }
@@ -541,7 +624,7 @@ mod tests {
         let batch = mailboxes.take(ShardId(1)).expect("a batch");
         let mut records = Records::new(&batch, BatchCursor::default());
         let mut read: Vec<Read> = Vec::new();
-        while let Some(record) = records.next() {
+        while let Some(Record::Event(record)) = records.next() {
             let event = record.event;
             read.push((
                 event.space,
@@ -558,6 +641,74 @@ mod tests {
         }
         let expected: Vec<Read> = pushed.iter().zip(tries).map(expected_of).collect();
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn runs_are_read_back_between_events_as_they_were_pushed() {
+        let mut mailboxes = mailboxes(1 << 20, 1 << 20);
+        let to = ShardId(1);
+        let run = |source, topic, frames, payloads| HandedRun {
+            source,
+            topic,
+            frames,
+            payloads,
+        };
+        let runs = [
+            run(Source::Resp, b"a", b"<one><two>", &[(1, 4), (6, 9)][..]),
+            run(Source::Native, b"a", b"<>", &[(1, 1)]),
+            run(Source::Nats, b"b", b"[x][y][z]", &[(1, 2), (4, 5), (7, 8)]),
+            run(Source::Node, b"b", b"a node's frame: p", &[(16, 17)]),
+        ];
+        for pushed in runs {
+            mailboxes.push_run(to, pushed);
+            push(&mut mailboxes, pushed.topic, b"single");
+        }
+        let batch = mailboxes.take(to).expect("a batch");
+        assert_eq!((batch.events(), mailboxes.events), (7 + 4, 7 + 4));
+        let records = batch.records.len();
+        assert_eq!(batch.data_bytes(), records + 7 * size_of::<Span>());
+        let mut cursor = BatchCursor::default();
+        for pushed in runs {
+            // Reading on from a saved place gives the same as reading through.
+            let mut records = Records::new(&batch, cursor);
+            let Some(Record::Run(read)) = records.next() else {
+                panic!("no run");
+            };
+            assert_eq!(read, pushed);
+            let Some(Record::Event(read)) = records.next() else {
+                panic!("no event");
+            };
+            assert_eq!(
+                (read.event.topic, read.event.payload),
+                (pushed.topic, &b"single"[..])
+            );
+            cursor = records.cursor;
+        }
+        assert!(Records::new(&batch, cursor).next().is_none());
+        mailboxes.returned(to, batch);
+        push(&mut mailboxes, b"c", b"");
+        assert_eq!(
+            mailboxes.take(to).expect("a batch").spans,
+            [],
+            "nothing of the last is left"
+        );
+    }
+
+    #[test]
+    fn a_run_is_written_as_it_always_was() {
+        let mut mailboxes = mailboxes(1 << 20, 1 << 20);
+        let run = HandedRun {
+            source: Source::Nats,
+            topic: b"t",
+            frames: b"<p>",
+            payloads: &[(1, 2)],
+        };
+        mailboxes.push_run(ShardId(1), run);
+        mailboxes.push_run(ShardId(1), run);
+        let batch = mailboxes.take(ShardId(1)).expect("a batch");
+        let expected = b"\x03\0\0\0\x01\0\x02\x80t\x01\0\0\0<p>\x03\0\0\0\0\0\x02\x81\x01\0\0\0<p>";
+        assert_eq!(batch.records, expected);
+        assert_eq!(batch.spans, [(1, 2), (1, 2)]);
     }
 
     #[test]

@@ -98,15 +98,6 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// The head of a run whose payloads are known.
-    pub fn of_payloads(source: Source, topic: &'a [u8]) -> Head<'a> {
-        Head {
-            source,
-            topic,
-            common: &[],
-        }
-    }
-
     /// Finds the whole frames with this head at the start of the input, until they have more than
     /// `bytes_max` bytes together, though one at least, or a payload has more than `payload_max`.
     /// Appends where the payloads stand; gives the bytes of the frames.

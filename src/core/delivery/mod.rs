@@ -3,8 +3,9 @@
 //! Owns the routes of topics seen lately, and the run of frames that gathers for the last of them:
 //! frames of one topic are encoded once for each form and copied as one to each receiver. Invariant:
 //! whoever changes who listens settles the run before, so that an event reaches exactly those who
-//! listened when it was published. Start at [`Delivery::publish`], then read
-//! [`Delivery::publish_run`], the way that nearly all events take under load.
+//! listened when it was published. Start at [`Delivery::publish`], then read [`Delivery::execute`], which all
+//! events go through whatever brought them here, and [`Delivery::publish_run`], the way that nearly all of them take
+//! under load.
 
 use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
 use crate::form;
@@ -12,7 +13,7 @@ use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
     SHARED_RUN_RECEIVERS_MIN,
 };
-use crate::mailbox::{Addressees, Batch, Mailboxes, Record, TURN_TRIES_MAX};
+use crate::mailbox::{Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::routing::broker::{Broker, GroupRoute, Route};
 use crate::routing::subs::Entry;
@@ -25,10 +26,12 @@ use sapwood_wire::{nats, topic};
 
 mod broadcast;
 mod named;
+mod plan;
 mod remote;
 mod scoped;
 
 use named::Named;
+use plan::{Plan, Reach};
 pub(crate) use remote::{Arrival, Received};
 use scoped::Questions;
 pub(crate) use scoped::{Question, Subject};
@@ -89,6 +92,25 @@ impl CachedRoute {
         }
         head
     }
+
+    /// How a run is written in this form for the members of the route's only filter.
+    fn encoding<'a>(
+        &'a mut self,
+        form: Form,
+        entry: &Entry,
+        run: &HandedRun<'a>,
+        number: u64,
+    ) -> form::Run<'a> {
+        form::Run {
+            source: run.source,
+            kind: entry.kind,
+            topic: run.topic,
+            head: self.head(0, form, entry, run.topic),
+            frames: run.frames,
+            payloads: run.payloads,
+            number,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -109,8 +131,8 @@ pub(crate) struct Delivery {
     run_last: [usize; Form::COUNT],
     /// What clients get that name their subscriptions.
     pub named: Named,
-    /// For each group of the route, the shard or link whose turn an event is.
-    turns: Vec<Target>,
+    /// For each group of the route, the shard or link whose turn the event is, if it is for the group; or empty.
+    turns: Vec<Option<Target>>,
     /// For the frame of a member's turn.
     turn: Vec<u8>,
     /// What is the same for all turns of a member on one topic.
@@ -178,11 +200,7 @@ impl Delivery {
             return None;
         }
         let route = self.route();
-        let mut targets = route.targets.iter();
-        if route.filters.len() > 1
-            || !route.groups.is_empty()
-            || targets.any(|&shard| !egress.mailboxes.has_room(shard))
-        {
+        if route.filters.len() > 1 || !route.groups.is_empty() || !self.has_room(egress) {
             return None;
         }
         let shares = route.receivers + route.shards.len();
@@ -195,32 +213,27 @@ impl Delivery {
         // at once.
         let only = self.only_receiver(egress);
         let bytes_max = match only {
-            Some(_) => egress.outboxes.room_to_flush(self.pending()),
-            None => RUN_BYTES_MAX,
-        };
-        self.payloads.clear();
-        let bytes = head.scan(input, bytes_max, payload_max, &mut self.payloads);
-        let events = self.payloads.len();
-        if events == 0 {
-            return None;
-        }
-        for &shard in &self.route().shards {
-            for &(start, end) in &self.payloads {
-                let payload = &input[start as usize..end as usize];
-                let event = Event::plain(Space::Topic, head.topic, payload);
-                egress.mailboxes.push(shard, Addressees::all(), event, None);
+            Some(_) if self.route().shards.is_empty() => {
+                egress.outboxes.room_to_flush(self.pending())
             }
+            // Another shard deals with it as a whole, whatever room there is.
+            _ => RUN_BYTES_MAX,
+        };
+        let mut payloads = std::mem::take(&mut self.payloads);
+        payloads.clear();
+        let bytes = head.scan(input, bytes_max, payload_max, &mut payloads);
+        let events = payloads.len();
+        if events > 0 {
+            let run = HandedRun {
+                source: head.source,
+                topic: head.topic,
+                frames: &input[..bytes],
+                payloads: &payloads,
+            };
+            self.execute_run(egress, &run, only, Reach::Tree);
         }
-        if !self.route().links.is_empty() {
-            let links = self.route().links.iter().copied();
-            egress
-                .links
-                .publish_run(links, head.topic, input, &self.payloads);
-        }
-        if !self.route().filters.is_empty() {
-            self.deliver_run(egress, head, &input[..bytes], only);
-        }
-        Some(PublishedRun {
+        self.payloads = payloads;
+        (events > 0).then(|| PublishedRun {
             bytes,
             events,
             receivers: self.route().receivers,
@@ -249,76 +262,71 @@ impl Delivery {
         }
     }
 
-    /// Encodes the frames of a run in each form that the members of the route's only filter take,
-    /// and gives them to the only member, or lets them gather.
-    fn deliver_run(
+    /// Delivers a run to the members of the route's only filter: to the only one at once, or it gathers for all.
+    fn deliver_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, only: Option<Member>) {
+        let first_number = self.number + form::EVENT_NUMBER_STEP;
+        let events = run.payloads.len() as u64;
+        self.number += events * form::EVENT_NUMBER_STEP;
+        if let Some(member) = only {
+            return self.give_run(egress, run, first_number, member);
+        }
+        self.gather_run(egress, run, first_number);
+        self.run_events += events;
+        // What is for one receiver that is behind is decided on at once.
+        if self.route().receivers == 1 || self.is_run_full() {
+            self.settle(egress.broker, egress.outboxes);
+        }
+    }
+
+    /// Encodes a run for the only member of the route's only filter, who takes all, where it is to stand.
+    fn give_run(
         &mut self,
         egress: &mut Egress<'_>,
-        head: &Head<'_>,
-        frames: &[u8],
-        only: Option<Member>,
+        run: &HandedRun<'_>,
+        number: u64,
+        member: Member,
     ) {
-        let first_number = self.number + form::EVENT_NUMBER_STEP;
-        self.number += self.payloads.len() as u64 * form::EVENT_NUMBER_STEP;
-        let Delivery {
-            cached: routes,
-            present,
-            payloads,
-            run,
-            run_last,
-            named,
-            ..
-        } = self;
-        let way = &mut routes[*present];
+        let form = egress.outboxes.outbox(member.conn).form;
+        let events = run.payloads.len() as u64;
+        let way = &mut self.cached[self.present];
+        if !way.carries(form) {
+            self.named.uncarried += events;
+            return;
+        }
+        let entry = egress.broker.filters().entry(way.route.filters[0]);
+        let how = way.encoding(form, entry, run, number);
+        if form == Form::Nats {
+            self.named.give_run(how, member, egress.outboxes);
+            return self.named.end_sids(egress.broker);
+        }
+        egress.outboxes.add_run(member.conn, events, |out| {
+            how.encode(form, out);
+        });
+        self.delivered += events;
+    }
+
+    /// Encodes a run in each form that the members of the route's only filter take.
+    fn gather_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, number: u64) {
+        let way = &mut self.cached[self.present];
         let entry = egress.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
-            let deliveries = u64::from(members) * payloads.len() as u64;
+            let deliveries = u64::from(members) * run.payloads.len() as u64;
             if members == 0 {
                 continue;
             }
             if !way.carries(form) {
-                named.uncarried += deliveries;
+                self.named.uncarried += deliveries;
                 continue;
             }
-            let how = form::Run {
-                source: head.source,
-                kind: entry.kind,
-                topic: head.topic,
-                head: way.head(0, form, entry, head.topic),
-                frames,
-                payloads,
-                number: first_number,
-            };
-            match (only, form) {
-                (Some(member), Form::Nats) => {
-                    named.give_run(how, member, egress.outboxes);
-                    continue;
-                }
-                (None, Form::Nats) => {
-                    named.gather_run(&how, entry, egress.outboxes);
-                    continue;
-                }
-                (Some(member), _) => {
-                    let events = how.payloads.len() as u64;
-                    egress.outboxes.add_run(member.conn, events, |out| {
-                        how.encode(form, out);
-                    });
-                }
-                (None, _) => {
-                    run_last[form.index()] = how.encode(form, &mut run[form.index()]);
-                }
+            let how = way.encoding(form, entry, run, number);
+            if form == Form::Nats {
+                self.named.gather_run(&how, entry, egress.outboxes);
+                continue;
             }
+            let place = form.index();
+            self.run_last[place] = how.encode(form, &mut self.run[place]);
             self.delivered += deliveries;
-        }
-        if only.is_some() {
-            self.named.end_sids(egress.broker);
-            return;
-        }
-        self.run_events += self.payloads.len() as u64;
-        // What is for one receiver that is behind is decided on at once.
-        if self.route().receivers == 1 || self.is_run_full() {
-            self.settle(egress.broker, egress.outboxes);
         }
     }
 
@@ -333,46 +341,23 @@ impl Delivery {
         event: Event<'_>,
     ) -> Published {
         self.prepare(egress, event.space, event.topic);
-        if self.is_scoped() {
-            let published = self.publish_scoped(egress, except, &event);
-            if let Some(published) = published {
-                return published;
-            }
+        if self.is_scoped()
+            && let Some(published) = self.publish_scoped(egress, &event)
+        {
+            return published;
         }
-        let mut targets = self.route().targets.iter();
-        if targets.any(|&shard| !egress.mailboxes.has_room(shard)) {
+        if !self.has_room(egress) {
             return Published::NoRoom;
         }
-        let route = self.route();
-        let shares = route.receivers + route.shards.len() + route.groups.len();
-        let is_long = event.payload.len() >= SHARED_BODY_BYTES_MIN;
-        let lent = self.lent.as_ref().filter(|_| is_long && shares > 0);
-        let body = lent.and_then(|lent| part_of(lent, event.payload));
-        let share = || egress.outboxes.gauge().share(event.payload);
-        let body = body.or_else(|| (is_long && shares > 1).then(share));
-        self.hand_out(egress, except, event, body.as_ref());
-        self.send_remote(egress, &event);
-        let subscriptions = self.route().subscriptions - self.own_subscriptions(egress, except);
-        self.deliver(egress, except, &event, body.as_ref());
-        self.named.end_sids(egress.broker);
+        let body = self.body_of(egress, &event);
+        self.take_turns(egress, except);
+        let subscriptions = self.matching_subscriptions(egress, except);
+        let plan = Plan {
+            except,
+            ..Plan::for_all(Reach::Tree, body.as_ref())
+        };
+        self.execute(egress, &event, plan);
         Published::To(subscriptions)
-    }
-
-    /// Hands an event to the shards that it is for, and delivers the turns that are this shard's.
-    fn hand_out(
-        &mut self,
-        egress: &mut Egress<'_>,
-        except: Option<ConnId>,
-        event: Event<'_>,
-        body: Option<&Bytes>,
-    ) {
-        self.turns.clear();
-        if !self.route().groups.is_empty() {
-            return self.take_turns(egress, except, event, body);
-        }
-        for &shard in &self.route().shards {
-            egress.mailboxes.push(shard, Addressees::all(), event, body);
-        }
     }
 
     /// How many of the matching subscriptions are those of a publisher that must not hear itself.
@@ -390,54 +375,42 @@ impl Delivery {
         (own + groups.filter(is_own).count()) as u64
     }
 
-    /// Takes the turn of each group, delivers those that are this shard's, and hands the event to
-    /// the shards that it is for.
-    fn take_turns(
-        &mut self,
-        egress: &mut Egress<'_>,
-        except: Option<ConnId>,
-        event: Event<'_>,
-        body: Option<&Bytes>,
-    ) {
-        let mut turns = std::mem::take(&mut self.turns);
-        for group in &self.route().groups {
-            let me = Target::Shard(egress.broker.me());
-            let must_not = |publisher| egress.broker.are_members_of(group, publisher);
-            turns.push(match except.is_some_and(must_not) {
-                // Nobody here may hear it: it is another shard's, if there is one.
-                true => egress.broker.take_turn_again(group, me, 0),
-                false => egress.broker.take_turn(group),
-            });
-        }
-        for &shard in &self.route().targets {
-            let plain = self.route().shards.contains(&shard) || self.route().scope.is_for_all();
-            let target = Target::Shard(shard);
-            if !plain && !turns.contains(&target) {
-                continue;
-            }
-            let groups = self.route().groups.iter().zip(&turns);
-            let groups = groups.filter(|&(_, &turn)| turn == target);
-            let addressees = Addressees {
-                plain,
-                groups: groups.map(|(group, _)| egress.broker.group_name(group)),
-                tries: 0,
-            };
-            egress.mailboxes.push(shard, addressees, event, body);
-        }
-        for (place, &turn) in turns.iter().enumerate() {
-            if turn == Target::Shard(egress.broker.me()) {
-                self.deliver_turn(egress, place, except, &event, body);
-            }
-        }
-        self.turns = turns;
-    }
-
-    /// Delivers an event that another shard handed over. It never goes further; the groups that
+    /// Delivers what another shard handed over. It never goes further; the groups that
     /// have no member left are told to `unheard`, by their place in the record.
     pub(crate) fn receive(
         &mut self,
         egress: &mut Egress<'_>,
         record: &Record<'_>,
+        unheard: impl FnMut(usize),
+    ) {
+        match record {
+            Record::Event(handed) => self.receive_event(egress, handed, unheard),
+            Record::Run(run) => self.receive_handed_run(egress, run),
+        }
+    }
+
+    fn receive_handed_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>) {
+        self.prepare_if(egress, (Space::Topic, run.topic), |_| true);
+        match self.route().filters.len() {
+            0 => return,
+            1 if self.route().groups.is_empty() => {
+                let only = self.only_receiver(egress);
+                return self.execute_run(egress, run, only, Reach::Shard);
+            }
+            _ => {}
+        }
+        for &(start, end) in run.payloads {
+            let payload = &run.frames[start as usize..end as usize];
+            let event = Event::plain(Space::Topic, run.topic, payload);
+            self.turns.clear();
+            self.execute(egress, &event, Plan::for_all(Reach::Shard, None));
+        }
+    }
+
+    fn receive_event(
+        &mut self,
+        egress: &mut Egress<'_>,
+        record: &HandedEvent<'_>,
         mut unheard: impl FnMut(usize),
     ) {
         let event = &record.event;
@@ -451,10 +424,12 @@ impl Delivery {
                 false => self.turns_unheard += 1,
             }
         }
-        if record.plain {
-            self.deliver(egress, None, event, record.body);
-        }
-        self.named.end_sids(egress.broker);
+        self.turns.clear();
+        let plan = Plan {
+            plain: record.plain,
+            ..Plan::for_all(Reach::Shard, record.body)
+        };
+        self.execute(egress, event, plan);
     }
 
     /// Gives the turns of a batch that came back, and that nobody could take where it went, to
@@ -475,25 +450,16 @@ impl Delivery {
             let tries = record.tries + 1;
             let group = &self.route().groups[place];
             let by = Target::Shard(by);
-            let shard = match egress.broker.take_turn_again(group, by, tries) {
-                Target::Link(link) => {
-                    remote::send_turn(egress, link, name, tries, &event);
-                    continue;
-                }
-                Target::Shard(shard) => shard,
-            };
-            if shard == egress.broker.me() {
-                self.deliver_turn(egress, place, None, &event, record.body);
-                self.named.end_sids(egress.broker);
-                continue;
-            }
-            // More than the backlog allows, but no more than came back.
-            let addressees = Addressees {
+            let turn = egress.broker.take_turn_again(group, by, tries);
+            self.begin_turns();
+            self.turns[place] = Some(turn);
+            // More than the backlog may allow, but no more than came back.
+            let plan = Plan {
                 plain: false,
-                groups: std::iter::once(name),
                 tries,
+                ..Plan::for_all(Reach::Tree, record.body)
             };
-            egress.mailboxes.push(shard, addressees, event, record.body);
+            self.execute(egress, &event, plan);
         }
     }
 
@@ -584,17 +550,18 @@ impl Delivery {
 
     /// Output that the run stands for and that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
+        if self.run_events == 0 {
+            return Pending::default();
+        }
         let receivers = self.route().receivers;
         let bytes = self.run.iter().map(Vec::len).sum::<usize>() + self.named.pending();
-        match self.run_events {
-            0 => Pending::default(),
-            _ if is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) => {
-                Pending { bytes, receivers }
-            }
-            _ => Pending {
-                bytes: bytes * receivers,
-                receivers,
-            },
+        let copies = match is_run_shared(SHARED_RUN_BYTES_MIN, receivers as u32) {
+            true => 1,
+            false => receivers,
+        };
+        Pending {
+            bytes: bytes * copies,
+            receivers,
         }
     }
 
@@ -631,6 +598,9 @@ impl Delivery {
                 is_text,
             } = &mut self.cached[place];
             egress.broker.route(space, topic, route);
+            if route.scope.is_for_all() && route.scope.is_here {
+                route.lead_to_shards(egress.mailboxes.others());
+            }
             let shown = &topic[route.scope.name_at..];
             *is_subject = nats::can_carry(shown);
             *is_text = std::str::from_utf8(shown).is_ok();
@@ -640,8 +610,12 @@ impl Delivery {
         true
     }
 
+    /// The same for any topic. That of the event before is known without a hash; a run ends where the topic does, so the
+    /// next is seldom of the same.
     fn prepare(&mut self, egress: &mut Egress<'_>, space: Space, topic: &[u8]) {
-        self.prepare_if(egress, (space, topic), |_| true);
+        if !self.route().fits(egress.broker, space, topic) {
+            self.prepare_if(egress, (space, topic), |_| true);
+        }
     }
 
     fn deliver(
@@ -791,14 +765,6 @@ impl Delivery {
         self.run_events = 0;
         self.named.end_sids(broker);
     }
-}
-
-/// A payload as a part of the buffer that it stands in; `None` if it stands elsewhere.
-fn part_of(buffer: &Bytes, payload: &[u8]) -> Option<Bytes> {
-    let range = buffer.as_ptr_range();
-    let of_payload = payload.as_ptr_range();
-    let is_part = range.start <= of_payload.start && of_payload.end <= range.end;
-    is_part.then(|| buffer.slice_ref(payload))
 }
 
 /// Whether so many bytes for so many receivers are kept once and shared, not copied.

@@ -4,16 +4,15 @@
 //! the frame it came in unless it is not for all of them that it was for. Owns nothing. Start at
 //! [`Delivery::receive_events`].
 
-use super::{Delivery, Egress, part_of};
-use crate::command::{Event, LinkId, ShardId, Space, Target};
+use super::{Delivery, Egress, Plan, Reach};
+use crate::command::{Event, LinkId, Space, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
-use crate::mailbox::Addressees;
+use crate::mailbox::HandedRun;
 use crate::tree::links::to_all;
-use bytes::Bytes;
 use sapwood_wire::limits::NODE_GROUPS_BYTES_MAX;
 use sapwood_wire::node::HEADER_BYTES;
 use sapwood_wire::node::events::{self, Events, EventsHead, Groups, Route};
-use sapwood_wire::run::{Head, Source};
+use sapwood_wire::run::Source;
 
 /// At how many nodes a turn may find no member before it is given up.
 const NODE_TRIES_MAX: u8 = 4;
@@ -38,45 +37,82 @@ pub(crate) enum Received {
 }
 
 impl Delivery {
-    /// Sends an event that a client of this shard published to the links that it is for, by the turns that were taken.
-    pub(super) fn send_remote(&self, egress: &mut Egress<'_>, event: &Event<'_>) {
+    /// Sends an event to the links that it is for by its plan and the turns that were taken, as one of this node's own.
+    pub(super) fn send_own(&self, egress: &mut Egress<'_>, event: &Event<'_>, plan: &Plan<'_>) {
         let branches: Vec<LinkId>;
-        let plain = match self.goes_to_all_links() {
-            true => {
+        let plain: &[LinkId] = match plan.plain {
+            false => &[],
+            true if self.goes_to_all_links() => {
                 branches = egress.links.adopted(None).collect();
                 &branches
             }
-            false => &self.route().links,
+            true => &self.route().links,
         };
-        let takes_turn = |target: &Target| matches!(target, Target::Link(_));
+        let takes_turn = |turn: &Option<Target>| matches!(turn, Some(Target::Link(_)));
         if self.turns.iter().any(takes_turn) {
-            self.send_each(egress, event, plain);
+            self.send_each(egress, event, plain, plan.tries);
         } else if !plain.is_empty() {
             egress.links.publish(plain.iter().copied(), to_all(), event);
         }
     }
 
     /// The same where what is behind one link is not what is behind the other.
-    fn send_each(&self, egress: &mut Egress<'_>, event: &Event<'_>, plain: &[LinkId]) {
-        let turns = &self.turns;
-        let with_turn = turns.iter().filter_map(|&turn| match turn {
-            Target::Link(link) => Some(link),
-            Target::Shard(_) => None,
+    fn send_each(&self, egress: &mut Egress<'_>, event: &Event<'_>, plain: &[LinkId], tries: u8) {
+        let with_turn = self.turns.iter().filter_map(|&turn| match turn {
+            Some(Target::Link(link)) => Some(link),
+            _ => None,
         });
         let mut links: Vec<LinkId> = plain.iter().copied().chain(with_turn).collect();
         links.sort_unstable();
         links.dedup();
         for link in links {
-            let groups = self.route().groups.iter().zip(turns);
-            let groups = groups.filter(|&(_, &turn)| turn == Target::Link(link));
-            let names = in_frames(groups.map(|(group, _)| egress.broker.group_name(group)));
+            let names = in_frames(self.names_in_turn(egress, Target::Link(link)));
             for (place, names) in names.iter().enumerate() {
                 let route = Route {
                     plain: place == 0 && plain.contains(&link),
                     groups: Groups::new(names),
-                    tries: 0,
+                    tries,
                 };
                 egress.links.publish(std::iter::once(link), route, event);
+            }
+        }
+    }
+
+    /// The groups whose turn is this target's.
+    fn names_in_turn<'a>(
+        &'a self,
+        egress: &'a Egress<'_>,
+        target: Target,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        let groups = self.route().groups.iter().zip(&self.turns);
+        let groups = groups.filter(move |&(_, &turn)| turn == Some(target));
+        groups.map(|(group, _)| egress.broker.group_name(group))
+    }
+
+    /// Sends an event of another node on to the links that it is for, by what it came as and the turns that were taken.
+    pub(super) fn pass_on(
+        &self,
+        egress: &mut Egress<'_>,
+        from: LinkId,
+        head: &EventsHead<'_>,
+        event: &Event<'_>,
+    ) {
+        let is_for_all = self.route().scope.is_for_all();
+        let next: Vec<LinkId> = egress.links.adopted(Some(from)).collect();
+        for link in next {
+            // They came in one frame, so they fit into one.
+            let mut names = Vec::new();
+            let in_turn = self.names_in_turn(egress, Target::Link(link));
+            in_turn.for_each(|name| Groups::push(&mut names, name));
+            let plain = head.route.plain && (is_for_all || self.route().links.contains(&link));
+            if plain || !names.is_empty() {
+                let route = Route {
+                    plain,
+                    groups: Groups::new(&names),
+                    tries: head.route.tries,
+                };
+                let head = EventsHead { route, ..*head };
+                egress.links.pass_on(link, &head, event);
             }
         }
     }
@@ -98,20 +134,12 @@ impl Delivery {
         }
         let space = space_of(head);
         self.prepare(egress, space, head.topic);
-        let scope = &self.route().scope;
-        let targets = match scope.is_for_all() && scope.is_here {
-            true => egress.mailboxes.others().collect(),
-            false => self.route().targets.clone(),
-        };
-        if targets
-            .iter()
-            .any(|&shard| !egress.mailboxes.has_room(shard))
-        {
+        if !self.has_room(egress) {
             return Received::NoRoom;
         }
         let has_own_way = self.has_own_way();
         if head.route.groups.is_empty() && head.route.plain && !has_own_way {
-            return self.receive_plain(egress, arrival, known, &targets);
+            return self.receive_plain(egress, arrival, known);
         }
         let to = match has_own_way && head.route.plain && known == 0 {
             true => self.forward(egress, arrival),
@@ -128,7 +156,7 @@ impl Delivery {
             let event = event_of(&head, placed.event);
             match has_own_way {
                 true => self.receive_scoped(egress, (arrival.link, &to), &head, &event),
-                false => self.receive_turn(egress, arrival.link, &head, &event, &targets),
+                false => self.receive_turn(egress, arrival.link, &head, &event),
             }
         }
         Received::All
@@ -140,7 +168,6 @@ impl Delivery {
         egress: &mut Egress<'_>,
         arrival: Arrival<'_>,
         known: u64,
-        targets: &[ShardId],
     ) -> Received {
         let head = arrival.events.head();
         let is_for_all = self.route().scope.is_for_all();
@@ -159,16 +186,9 @@ impl Delivery {
             egress.links.note(head, place as u64);
             egress.links.counters.events_in += 1;
             let event = event_of(head, placed.event);
-            let body = self.body_of(egress, &event, targets.len());
-            for &shard in targets {
-                if is_for_all || self.route().shards.contains(&shard) {
-                    egress
-                        .mailboxes
-                        .push(shard, Addressees::all(), event, body.as_ref());
-                }
-            }
-            self.deliver(egress, None, &event, body.as_ref());
-            self.named.end_sids(egress.broker);
+            let body = self.body_of(egress, &event);
+            self.turns.clear();
+            self.execute(egress, &event, Plan::for_all(Reach::Node, body.as_ref()));
         }
         Received::All
     }
@@ -203,29 +223,29 @@ impl Delivery {
         if only.is_some() && arrival.frame.len() > egress.outboxes.room_to_flush(self.pending()) {
             return false;
         }
-        self.payloads.clear();
-        for placed in arrival.events.iter() {
-            let events::Event { flags, payload, .. } = placed.event;
-            if flags != 0 || payload.len() >= SHARED_BODY_BYTES_MIN {
-                return false;
-            }
-            let start = (HEADER_BYTES + placed.payload_start) as u32;
-            self.payloads.push((start, start + payload.len() as u32));
+        let is_plain = |event: &events::Event<'_>| {
+            event.flags == 0 && event.payload.len() < SHARED_BODY_BYTES_MIN
+        };
+        if !arrival.events.iter().all(|placed| is_plain(&placed.event)) {
+            return false;
         }
-        let count = self.payloads.len() as u64;
+        let mut payloads = std::mem::take(&mut self.payloads);
+        payloads.clear();
+        payloads.extend(arrival.events.iter().map(|placed| {
+            let start = (HEADER_BYTES + placed.payload_start) as u32;
+            (start, start + placed.event.payload.len() as u32)
+        }));
+        let count = payloads.len() as u64;
         egress.links.note(head, count - 1);
         egress.links.counters.events_in += count;
-        for &shard in &self.route().shards {
-            for &(start, end) in &self.payloads {
-                let payload = &arrival.frame[start as usize..end as usize];
-                let event = Event::plain(Space::Topic, head.topic, payload);
-                egress.mailboxes.push(shard, Addressees::all(), event, None);
-            }
-        }
-        if !self.route().filters.is_empty() {
-            let run = Head::of_payloads(Source::Node, head.topic);
-            self.deliver_run(egress, &run, arrival.frame, only);
-        }
+        let run = HandedRun {
+            source: Source::Node,
+            topic: head.topic,
+            frames: arrival.frame,
+            payloads: &payloads,
+        };
+        self.execute_run(egress, &run, only, Reach::Node);
+        self.payloads = payloads;
         true
     }
 
@@ -236,10 +256,9 @@ impl Delivery {
         from: LinkId,
         head: &EventsHead<'_>,
         event: &Event<'_>,
-        targets: &[ShardId],
     ) {
-        let body = self.body_of(egress, event, targets.len());
-        let mut turns = Vec::new();
+        let body = self.body_of(egress, event);
+        self.begin_turns();
         for name in head.route.groups {
             let place = self.route().place_of(egress.broker, name);
             let turn = place.and_then(|place| {
@@ -247,54 +266,15 @@ impl Delivery {
                 egress.broker.take_turn_besides(group, Target::Link(from))
             });
             match place.zip(turn) {
-                Some((place, turn)) => turns.push((name, place, turn)),
+                Some((place, turn)) => self.turns[place] = Some(turn),
                 None => self.turn_back(egress, from, head.route.tries + 1, name, event),
             }
         }
-        let names_at = |target| {
-            let turns = turns.iter().filter(move |&&(.., turn)| turn == target);
-            turns.map(|&(name, ..)| name)
+        let plan = Plan {
+            plain: head.route.plain,
+            ..Plan::for_all(Reach::Onward(from, head), body.as_ref())
         };
-        let is_for_all = self.route().scope.is_for_all();
-        for &shard in targets {
-            let plain = head.route.plain && (is_for_all || self.route().shards.contains(&shard));
-            let mut groups = names_at(Target::Shard(shard)).peekable();
-            if plain || groups.peek().is_some() {
-                let addressees = Addressees {
-                    plain,
-                    groups,
-                    tries: 0,
-                };
-                egress
-                    .mailboxes
-                    .push(shard, addressees, *event, body.as_ref());
-            }
-        }
-        let next: Vec<LinkId> = egress.links.adopted(Some(from)).collect();
-        for link in next {
-            // They came in one frame, so they fit into one.
-            let mut names = Vec::new();
-            names_at(Target::Link(link)).for_each(|name| Groups::push(&mut names, name));
-            let plain = head.route.plain && (is_for_all || self.route().links.contains(&link));
-            if plain || !names.is_empty() {
-                let route = Route {
-                    plain,
-                    groups: Groups::new(&names),
-                    tries: head.route.tries,
-                };
-                let head = EventsHead { route, ..*head };
-                egress.links.pass_on(link, &head, event);
-            }
-        }
-        for &(_, place, turn) in &turns {
-            if turn == Target::Shard(egress.broker.me()) {
-                self.deliver_turn(egress, place, None, event, body.as_ref());
-            }
-        }
-        if head.route.plain {
-            self.deliver(egress, None, event, body.as_ref());
-        }
-        self.named.end_sids(egress.broker);
+        self.execute(egress, event, plan);
     }
 
     /// Gives a turn that nobody here or further on can take back to where the others of the group are. The event was noted
@@ -320,23 +300,6 @@ impl Delivery {
         }
         self.turns_retried += 1;
         send_turn(egress, from, name, tries, event);
-    }
-
-    /// The payload as it is shared by several receivers, if it is long.
-    pub(super) fn body_of(
-        &self,
-        egress: &Egress<'_>,
-        event: &Event<'_>,
-        shards: usize,
-    ) -> Option<Bytes> {
-        let route = self.route();
-        let shares = route.receivers + route.groups.len() + shards;
-        if event.payload.len() < SHARED_BODY_BYTES_MIN || shares == 0 {
-            return None;
-        }
-        let lent = self.lent.as_ref();
-        let part = lent.and_then(|lent| part_of(lent, event.payload));
-        part.or_else(|| (shares > 1).then(|| egress.outboxes.gauge().share(event.payload)))
     }
 }
 

@@ -5,10 +5,9 @@
 //! other. Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
 
 use super::remote::send_turn;
-use super::{Delivery, Egress, Published};
-use crate::command::{ConnId, Event, LinkId, ShardId, Target};
+use super::{Delivery, Egress, Plan, Published, Reach};
+use crate::command::{ConnId, Event, LinkId, Target};
 use crate::limits::{ANSWERS_A_SECOND_MAX, QUESTIONS_MAX};
-use crate::mailbox::Addressees;
 use sapwood_wire::native;
 use sapwood_wire::node::events::EventsHead;
 use sapwood_wire::scope::Audience;
@@ -112,21 +111,21 @@ impl Delivery {
         }
     }
 
-    /// Publishes what is not delivered here, or to all; `None` if it is to be delivered as usual.
+    /// Publishes what is not delivered here; `None` if it is to be delivered as usual.
     pub(super) fn publish_scoped(
         &mut self,
         egress: &mut Egress<'_>,
-        except: Option<ConnId>,
         event: &Event<'_>,
     ) -> Option<Published> {
         self.turns.clear();
+        let plan = Plan::for_all(Reach::Tree, None);
         if self.route().scope.is_traced {
             let to = match self.goes_to_all_links() {
                 true => egress.links.adopted(None).collect(),
                 false => self.route().links.clone(),
             };
             self.note_trace(event, None, to);
-            self.send_remote(egress, event);
+            self.send_own(egress, event, &plan);
             return Some(Published::To(1));
         }
         if let Some(turn) = &self.route().scope.turn
@@ -141,18 +140,25 @@ impl Delivery {
             self.lost_places += 1;
         }
         if !self.route().scope.is_here {
-            self.send_remote(egress, event);
+            self.send_own(egress, event, &plan);
             return Some(Published::To(0));
         }
-        if !self.route().scope.is_for_all() {
-            return None;
+        None
+    }
+
+    /// What a publish of the present topic is answered: matching subscriptions on this node but those of a publisher that
+    /// must not hear itself, connections that hear it unasked, or the shards that answer.
+    pub(super) fn matching_subscriptions(
+        &self,
+        egress: &Egress<'_>,
+        except: Option<ConnId>,
+    ) -> u64 {
+        let asked = self.route().subscriptions - self.own_subscriptions(egress, except);
+        match self.route().scope.audience {
+            Audience::Subscribers => asked,
+            Audience::All => asked + egress.outboxes.gauge().hearing(),
+            Audience::Node => 1 + self.route().shards.len() as u64,
         }
-        let published = self.publish_to_all(egress, except, *event);
-        if self.route().scope.audience == Audience::Node && published != Published::NoRoom {
-            // Each shard answers.
-            return Some(Published::To(1 + egress.mailboxes.others().count() as u64));
-        }
-        Some(published)
     }
 
     /// Deals with an event for some nodes, or for nobody, that came from one link and went on to others.
@@ -200,21 +206,9 @@ impl Delivery {
         if !self.route().scope.is_here {
             return;
         }
-        let others: Vec<ShardId> = match self.route().scope.is_for_all() {
-            true => egress.mailboxes.others().collect(),
-            false => Vec::new(),
-        };
-        let body = self.body_of(egress, event, others.len().max(self.route().targets.len()));
-        for &shard in &others {
-            egress
-                .mailboxes
-                .push(shard, Addressees::all(), *event, body.as_ref());
-        }
-        if others.is_empty() {
-            self.hand_out(egress, None, *event, body.as_ref());
-        }
-        self.deliver(egress, None, event, body.as_ref());
-        self.named.end_sids(egress.broker);
+        let body = self.body_of(egress, event);
+        self.take_turns(egress, None);
+        self.execute(egress, event, Plan::for_all(Reach::Node, body.as_ref()));
     }
 
     /// Whether it is this node that answers an event, not its clients: then that is noted.

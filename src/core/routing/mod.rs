@@ -7,3 +7,4 @@ pub(crate) mod groups;
 pub mod interest;
 pub(crate) mod subs;
 mod trie;
+mod versions;

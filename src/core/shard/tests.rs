@@ -456,3 +456,63 @@ fn a_turn_that_nobody_can_take_is_given_up_and_counted() {
     assert_eq!(node.shards[1].counters().turns_unheard, 1);
     assert_eq!(node.take_turns(1), 0);
 }
+
+/// What a subscriber on the publisher's shard and one on the other get of the same publishes.
+fn given_on_both_shards(
+    protocol: Protocol,
+    (opening, subscriptions): (&str, &str),
+    publishes: &[u8],
+) -> [Vec<u8>; 2] {
+    let mut node = Node::new(2, None, Limits::default());
+    for shard in 0..2 {
+        node.open_by(protocol, shard, 0);
+        node.give(shard, 0, opening.as_bytes());
+        node.give(shard, 0, subscriptions.as_bytes());
+    }
+    node.settle();
+    (0..2).for_each(|shard| drop(node.take(shard, 0)));
+    node.open(0, 1);
+    node.give(0, 1, publishes);
+    node.settle();
+    let before = node.shards[1].counters().events_received;
+    assert_eq!(before, 5, "events across shards");
+    [node.take(0, 0), node.take(1, 0)]
+}
+
+#[test]
+fn a_run_is_the_same_on_another_shard() {
+    let publish = |payload: &str| {
+        let length = payload.len();
+        format!("*3\r\n$7\r\nPUBLISH\r\n$3\r\na.b\r\n${length}\r\n{payload}\r\n")
+    };
+    let payloads = ["one", "two", "", "four", "a fifth"];
+    let publishes = payloads.map(publish).concat();
+    let cases = [
+        (Protocol::Redis, "", "SUBSCRIBE a.b\r\n"),
+        (Protocol::Redis, "HELLO 3\r\n", "SUBSCRIBE a.b\r\n"),
+        (Protocol::Redis, "", "PSUBSCRIBE a.*\r\n"),
+        (Protocol::Redis, "", "SUBSCRIBE a.b\r\nPSUBSCRIBE a.*\r\n"),
+        (
+            Protocol::Nats,
+            "CONNECT {\"verbose\":false}\r\n",
+            "SUB a.b 7\r\n",
+        ),
+        (
+            Protocol::Nats,
+            "CONNECT {\"verbose\":false}\r\n",
+            "SUB a.* 7\r\nUNSUB 7 3\r\n",
+        ),
+        (
+            Protocol::Nats,
+            "CONNECT {\"verbose\":false}\r\n",
+            "SUB a.* 7\r\nSUB a.b 8\r\n",
+        ),
+    ];
+    for (protocol, opening, subscriptions) in cases {
+        let [here, there] =
+            given_on_both_shards(protocol, (opening, subscriptions), publishes.as_bytes());
+        let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        assert_eq!(shown(&there), shown(&here), "{subscriptions}");
+        assert!(shown(&here).contains("one"), "{subscriptions}");
+    }
+}

@@ -116,10 +116,10 @@ impl Broker {
                 group: &change.group,
             });
             self.set_wanted(id, link, change.listeners);
+            self.versions.filter_changed(change.kind, &change.name);
             self.note_change_for_links(id);
             self.filters.forget_if_needless(id);
         }
-        self.version += 1;
     }
 
     fn set_wanted(&mut self, id: FilterId, link: LinkId, listeners: u32) {
@@ -150,7 +150,7 @@ impl Broker {
         if is_wanted {
             self.everything.push(link);
         }
-        self.version += 1;
+        self.versions.all_changed();
     }
 
     /// Whether any event may be wanted behind a link.
@@ -174,7 +174,7 @@ impl Broker {
             self.filters.forget_if_needless(id);
         }
         self.set_everything(link, false);
-        self.version += 1;
+        self.versions.all_changed();
     }
 
     /// Forgets what a link was told. Cost: all filters.

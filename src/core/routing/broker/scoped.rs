@@ -32,13 +32,13 @@ impl Broker {
             entry.change_remote(|remote| set(&mut remote.wanted, LinkId::HERE, 1));
             self.note_change_for_links(id);
         }
-        self.version += 1;
+        self.versions.all_changed();
     }
 
     /// Takes note of where this node stands now.
     pub(crate) fn set_position(&mut self, position: Position) {
         self.position = position;
-        self.version += 1;
+        self.versions.all_changed();
     }
 
     /// Where this node stands.

@@ -1,0 +1,59 @@
+//! The forms of JSON: in messages of a WebSocket, in lines, and as server-sent events. The only ones that do not hold the
+//! payload as it is.
+
+use crate::command::{Event, Form};
+use sapwood_wire::{json, websocket};
+
+pub(super) fn encode_head(form: Form, topic: &[u8], out: &mut Vec<u8>) {
+    match form {
+        Form::Sse => json::write_sse_head(out, text_of(topic)),
+        _ => json::write_message_head(out, text_of(topic)),
+    }
+}
+
+/// A topic that only forms which need text are asked to write if it is text.
+fn text_of(topic: &[u8]) -> &str {
+    // invariant: `Delivery's route` has looked.
+    std::str::from_utf8(topic).expect("a topic that JSON can carry")
+}
+
+/// Writes an event's whole frame in one of the forms of JSON.
+pub(super) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
+    let object = |out: &mut Vec<u8>| {
+        out.extend_from_slice(head);
+        json::write_event(out, event.flags, event.attributes, event.payload);
+    };
+    match form {
+        Form::Json => {
+            let expected = head.len() + event.payload.len() + JSON_REST_BYTES;
+            websocket::write_frame(out, websocket::TEXT, expected, object);
+        }
+        Form::Sse => {
+            out.extend_from_slice(b"id: ");
+            out.extend_from_slice(itoa::Buffer::new().format(event.number).as_bytes());
+            out.extend_from_slice(b"\ndata: ");
+            object(out);
+            out.extend_from_slice(b"\n\n");
+        }
+        _ => {
+            object(out);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// What a plain event of JSON has beside its head and payload: `,"data":""}`.
+const JSON_REST_BYTES: usize = 11;
+
+/// Writes the whole frame of a member's turn in a form of JSON.
+pub(crate) fn encode_turn(form: Form, number: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+    let mut head = Vec::new();
+    json::write_turn_head(&mut head, number, text_of(event.topic));
+    encode_event(form, &head, event, out);
+}
+
+pub(super) fn encode_sse_gap(events: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: gap\ndata: {\"events\":");
+    out.extend_from_slice(itoa::Buffer::new().format(events).as_bytes());
+    out.extend_from_slice(b"}\n\n");
+}

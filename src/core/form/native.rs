@@ -1,0 +1,59 @@
+//! The native form, by itself and in messages of a WebSocket.
+
+use super::Run;
+use crate::command::{Event, Form};
+use sapwood_wire::native::{self, kind};
+use sapwood_wire::websocket;
+
+pub(super) fn encode_head(topic: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[kind::MESSAGE, 0]);
+    native::write_text16(out, topic);
+}
+
+pub(super) fn encode_before_payload(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
+    let length = head.len() + event.attributes.len() + event.payload.len();
+    if form == Form::NativeMessages {
+        let frame = native::LENGTH_BYTES + length;
+        websocket::write_header(out, websocket::BINARY, frame);
+    }
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+    out.extend_from_slice(&[head[0], event.flags]);
+    out.extend_from_slice(&head[2..]);
+    out.extend_from_slice(event.attributes);
+}
+
+/// Writes a run, of which only the payloads differ; gives where in `out` the last frame begins.
+pub(super) fn encode_run(run: &Run<'_>, out: &mut Vec<u8>) -> usize {
+    let payloads = run.payloads.iter().map(|&(from, to)| (to - from) as usize);
+    let each = native::LENGTH_BYTES + run.head.len();
+    out.reserve(payloads.sum::<usize>() + each * run.payloads.len());
+    let mut last = out.len();
+    for &(from, to) in run.payloads {
+        last = out.len();
+        let length = run.head.len() as u32 + to - from;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(run.head);
+        out.extend_from_slice(&run.frames[from as usize..to as usize]);
+    }
+    last
+}
+
+/// Writes the frame of a member's turn up to the payload, in a form of the native protocol.
+pub(crate) fn encode_turn_before_payload(
+    form: Form,
+    number: u32,
+    event: &Event<'_>,
+    out: &mut Vec<u8>,
+) {
+    let message = 1 + 2 + event.topic.len() + event.attributes.len() + event.payload.len();
+    let length = 1 + 4 + message;
+    if form == Form::NativeMessages {
+        websocket::write_header(out, websocket::BINARY, native::LENGTH_BYTES + length);
+    }
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+    out.push(kind::TURN);
+    out.extend_from_slice(&number.to_le_bytes());
+    out.push(event.flags);
+    native::write_text16(out, event.topic);
+    out.extend_from_slice(event.attributes);
+}
