@@ -6,7 +6,11 @@
 alone=(sapwood:load sapwood:fairness sapwood:allocations sapwood:native_flood)
 # These use less than half a processor, because they wait for clients, restarts and deadlines: two of them run beside one
 # that does not. Those that take longest come first. A program that is not named here has its turn among the others.
-waiting=()
+waiting=(
+    sapwood:page sapwood:conformance sapwood:faults sapwood:tree_namespaces sapwood:socketio sapwood:http
+    sapwood:web_clients sapwood:cli_bench sapwood:cli_native sapwood:native_hostile sapwood:cli_tree sapwood:cli_help
+    sapwood:nats
+)
 waiting_max=2
 slowest_shown=10
 
@@ -77,7 +81,6 @@ run_programs() {
     for name in "${waiting[@]}"; do
         [ ! -e "$queue/$name" ] || patient+=("$queue/$name")
     done
-    # The longest inputs of the compiler are not the longest programs, but the order is the same each time.
     for entry in "$queue"/*.environment; do
         entry=${entry%.environment}
         [ -e "$entry" ] || continue
