@@ -37,10 +37,13 @@ run_program() {
 
 # Starts a program in the background; $running is what runs, by process.
 start_program() {
-    local entry=$1 output=$1.output
-    # What a single program prints is seen as it comes.
-    [ "$queued" -gt 1 ] || output=/dev/stderr
-    run_program "$entry" >"$output" 2>&1 &
+    local entry=$1
+    if [ "$queued" -gt 1 ]; then
+        run_program "$entry" >"$entry.output" 2>&1 &
+    else
+        # What a single program prints is seen as it comes.
+        run_program "$entry" >&2 &
+    fi
     running[$!]=$entry
 }
 
