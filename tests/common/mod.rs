@@ -38,6 +38,21 @@ pub fn against_redis() -> bool {
     }
 }
 
+/// Whether long tests are played whole, as `tools/test --all` has it.
+pub fn plays_all() -> bool {
+    match std::env::var("SAPWOOD_TEST_ALL") {
+        Err(_) => false,
+        Ok(value) if value == "1" => true,
+        Ok(value) => panic!("SAPWOOD_TEST_ALL is {value:?}; only \"1\" is known"),
+    }
+}
+
+/// Whether a combination of three choices is played: each in a long run, half of the eight in a short one, in which each
+/// value of a choice still meets each value of any other.
+pub fn is_played(choices: [bool; 3]) -> bool {
+    plays_all() || choices.iter().filter(|chosen| **chosen).count() % 2 == 0
+}
+
 /// A server process that is killed when the value is dropped.
 pub struct Server {
     child: Child,
