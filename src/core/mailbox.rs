@@ -435,6 +435,19 @@ impl Mailboxes {
         }
     }
 
+    /// Bytes of buffers that are kept for the next batches.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        let spares = self.boxes.iter().flat_map(|peer| &peer.spare);
+        spares.map(|batch| batch.records.capacity()).sum()
+    }
+
+    /// Frees them.
+    pub(crate) fn release_spares(&mut self) {
+        for peer in &mut self.boxes {
+            peer.spare = Vec::new();
+        }
+    }
+
     /// Whether data or control waits for any shard.
     pub(crate) fn is_waiting(&self) -> bool {
         self.boxes.iter().any(|peer| !peer.pending.is_empty())

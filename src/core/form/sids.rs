@@ -6,10 +6,10 @@
 //! before the next event is routed. Start at [`Sids::take`].
 
 use crate::command::ConnId;
+use crate::paged_slab::{PagedSlab, is_sparse};
 use crate::routing::subs::FilterId;
 use core::hash::BuildHasher;
 use hashbrown::HashTable;
-use slab::Slab;
 
 /// One subscription.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Sid {
 /// Those of all connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Sids {
-    sids: Slab<Sid>,
+    sids: PagedSlab<Sid>,
     numbers: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
     /// Those that have just been given their last message.
@@ -55,7 +55,7 @@ impl Sids {
     /// None yet; the seed keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Sids {
         Sids {
-            sids: Slab::new(),
+            sids: PagedSlab::default(),
             numbers: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             ended: Vec::new(),
@@ -135,6 +135,18 @@ impl Sids {
         let hash = Sids::hash(&self.hasher, sid.conn, &sid.name);
         if let Ok(found) = self.numbers.find_entry(hash, |&other| other == number) {
             found.remove();
+        }
+        let Sids {
+            sids,
+            numbers,
+            hasher,
+            ..
+        } = self;
+        if is_sparse(numbers.len(), numbers.capacity()) {
+            numbers.shrink_to(2 * numbers.len(), |number| {
+                let sid = &sids[*number as usize];
+                Sids::hash(hasher, sid.conn, &sid.name)
+            });
         }
     }
 

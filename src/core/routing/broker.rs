@@ -15,6 +15,7 @@ use crate::command::{
     ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
 };
 use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
+use crate::paged_slab::is_sparse;
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
 use crate::routing::subs::{FilterId, Filters};
@@ -366,6 +367,16 @@ impl Broker {
         if let Some(membership) = self.memberships.get_mut(conn.slot()) {
             *membership = Membership::default();
         }
+        self.forget_last_memberships();
+    }
+
+    /// Frees the places of connections that listen to nothing behind the last one that does.
+    fn forget_last_memberships(&mut self) {
+        let memberships = &mut self.memberships;
+        while memberships.pop_if(|last| last.places.is_empty()).is_some() {}
+        if is_sparse(memberships.len(), memberships.capacity()) {
+            memberships.shrink_to(2 * memberships.len());
+        }
     }
 
     /// Begins to take all subscriptions of a connection away: those in groups at once, because the
@@ -420,6 +431,8 @@ impl Broker {
         if membership.places.is_empty() {
             // An idle connection keeps no memory of what it once listened to.
             *membership = Membership::default();
+        } else if is_sparse(membership.places.len(), membership.places.capacity()) {
+            membership.places.shrink_to(2 * membership.places.len());
         }
         self.take_from_filter(member, form, id, place);
         true
@@ -439,6 +452,8 @@ impl Broker {
         }
         if entry.members.is_empty() {
             entry.members = Vec::new();
+        } else if is_sparse(entry.members.len(), entry.members.capacity()) {
+            entry.members.shrink_to(2 * entry.members.len());
         }
         self.subscriptions -= 1;
         self.note_change(id);

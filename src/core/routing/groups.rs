@@ -8,8 +8,8 @@
 //! as long as an entry of it. Start at [`Groups::take_turn`].
 
 use crate::command::Target;
+use crate::paged_slab::{PagedSlab, is_sparse};
 use hashbrown::HashMap;
-use slab::Slab;
 
 /// A group's place; used again once its last entry is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,14 +27,14 @@ struct Group {
 /// All groups that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    groups: Slab<Group>,
+    groups: PagedSlab<Group>,
     names: HashMap<Box<[u8]>, GroupId, foldhash::fast::FixedState>,
 }
 
 impl Groups {
     pub(crate) fn new(seed: u64) -> Groups {
         Groups {
-            groups: Slab::new(),
+            groups: PagedSlab::default(),
             names: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
         }
     }
@@ -62,6 +62,9 @@ impl Groups {
         if group.entries == 0 {
             let group = self.groups.remove(id.0 as usize);
             self.names.remove(&group.name);
+            if is_sparse(self.names.len(), self.names.capacity()) {
+                self.names.shrink_to(2 * self.names.len());
+            }
         }
     }
 

@@ -10,11 +10,11 @@
 //! [`Filters::matching`].
 
 use crate::command::{Filter, FilterKind, Form, LinkId, Member, ShardId, Space};
+use crate::paged_slab::{PagedSlab, is_sparse};
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
 use hashbrown::HashTable;
 use sapwood_wire::topic;
-use slab::Slab;
 use std::hash::{BuildHasher, Hash, Hasher};
 
 /// A filter's place in the index; used again once nobody listens.
@@ -105,7 +105,7 @@ impl Entry {
 /// All filters that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Filters {
-    entries: Slab<Entry>,
+    entries: PagedSlab<Entry>,
     names: HashTable<FilterId>,
     hasher: foldhash::fast::FixedState,
     globs: Vec<FilterId>,
@@ -121,7 +121,7 @@ impl Filters {
     /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Filters {
         Filters {
-            entries: Slab::new(),
+            entries: PagedSlab::default(),
             names: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Vec::new(),
@@ -180,7 +180,7 @@ impl Filters {
 
     /// Whether there is such an entry.
     pub(crate) fn has(&self, id: FilterId) -> bool {
-        self.entries.contains(id.key())
+        self.entries.get(id.key()).is_some()
     }
 
     /// The places of all entries, those of groups included.
@@ -274,6 +274,7 @@ impl Filters {
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
             found.remove();
         }
+        self.shrink_names();
         if let Some(group) = entry.group {
             self.groups.leave(group);
             let plain = self.find_in(entry.kind, &entry.name, None);
@@ -297,6 +298,25 @@ impl Filters {
                 }
             }
             FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
+        }
+    }
+
+    fn shrink_names(&mut self) {
+        let Filters {
+            entries,
+            names,
+            hasher,
+            globs,
+            ..
+        } = self;
+        if is_sparse(names.len(), names.capacity()) {
+            names.shrink_to(2 * names.len(), |id| {
+                let entry = &entries[id.key()];
+                hash_key(hasher, entry.kind, &entry.name, entry.group)
+            });
+        }
+        if is_sparse(globs.len(), globs.capacity()) {
+            globs.shrink_to(2 * globs.len());
         }
     }
 

@@ -3,6 +3,7 @@
 //! A node a token, shared by all wildcards that begin alike. Invariant: every node but the root
 //! leads to a value, so removal leaves nothing behind. Depth is bounded by the cap on tokens.
 
+use crate::paged_slab::{PagedSlab, is_sparse};
 use hashbrown::HashMap;
 use sapwood_wire::limits::TOPIC_TOKENS_MAX;
 use sapwood_wire::topic;
@@ -24,7 +25,7 @@ struct Node<V> {
 /// Wildcards and their values.
 #[derive(Debug)]
 pub(crate) struct Trie<V> {
-    nodes: slab::Slab<Node<V>>,
+    nodes: PagedSlab<Node<V>>,
     root: usize,
     seed: u64,
 }
@@ -36,7 +37,7 @@ fn tokens(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 impl<V: Copy> Trie<V> {
     pub(crate) fn new(seed: u64) -> Trie<V> {
         let mut trie = Trie {
-            nodes: slab::Slab::new(),
+            nodes: PagedSlab::default(),
             root: 0,
             seed,
         };
@@ -116,7 +117,11 @@ impl<V: Copy> Trie<V> {
             match token {
                 b"*" => self.nodes[parent].any = None,
                 literal => {
-                    self.nodes[parent].children.remove(literal);
+                    let children = &mut self.nodes[parent].children;
+                    children.remove(literal);
+                    if is_sparse(children.len(), children.capacity()) {
+                        children.shrink_to(2 * children.len());
+                    }
                 }
             }
             at = parent;
