@@ -278,6 +278,8 @@ pub(crate) struct Mailboxes {
     boxes: Vec<Mailbox>,
     window_bytes: usize,
     backlog_bytes: usize,
+    /// Bytes of all records that spares have room for.
+    spare_bytes: usize,
     pub sent: u64,
     pub events: u64,
 }
@@ -289,6 +291,7 @@ impl Mailboxes {
             boxes: (0..shards).map(|_| Mailbox::default()).collect(),
             window_bytes: limits.handover_window_bytes,
             backlog_bytes: limits.handover_backlog_bytes,
+            spare_bytes: 0,
             sent: 0,
             events: 0,
         }
@@ -399,6 +402,7 @@ impl Mailboxes {
         let data_may_go =
             peer.in_flight_cost == 0 || peer.in_flight_cost + cost <= self.window_bytes;
         let mut batch = peer.spare.pop().unwrap_or_default();
+        self.spare_bytes -= batch.records.capacity();
         if data_may_go {
             std::mem::swap(&mut batch, &mut peer.pending);
             peer.last_topic = None;
@@ -410,6 +414,7 @@ impl Mailboxes {
             }
             batch.cost = HANDOVER_COST_MIN;
         } else {
+            self.spare_bytes += batch.records.capacity();
             peer.spare.push(batch);
             return None;
         }
@@ -431,14 +436,14 @@ impl Mailboxes {
         batch.clear();
         // Two spares serve a steady exchange; more would keep the memory of a burst for ever.
         if peer.spare.len() < 2 && batch.records.capacity() <= 2 * self.backlog_bytes {
+            self.spare_bytes += batch.records.capacity();
             peer.spare.push(batch);
         }
     }
 
     /// Bytes of buffers that are kept for the next batches.
     pub(crate) fn spare_bytes(&self) -> usize {
-        let spares = self.boxes.iter().flat_map(|peer| &peer.spare);
-        spares.map(|batch| batch.records.capacity()).sum()
+        self.spare_bytes
     }
 
     /// Frees them.
@@ -446,6 +451,7 @@ impl Mailboxes {
         for peer in &mut self.boxes {
             peer.spare = Vec::new();
         }
+        self.spare_bytes = 0;
     }
 
     /// Whether data or control waits for any shard.
