@@ -215,9 +215,15 @@ impl<T> IndexMut<usize> for PagedSlab<T> {
 }
 
 /// Whether a table has become so empty that it should shrink to twice what it holds: little enough is left that moving
-/// that is paid for by what went.
+/// that is paid for by what went. Of hash tables the capacity says too little, because what was removed counts in it
+/// until the table is made anew: see [`is_table_sparse`].
 pub(crate) fn is_sparse(len: usize, capacity: usize) -> bool {
     capacity > PAGE_VALUES && capacity / SPARSE_PART > len
+}
+
+/// The same of a hash table, by the bytes that it takes and the size of what it holds.
+pub(crate) fn is_table_sparse(len: usize, allocated: usize, value_bytes: usize) -> bool {
+    is_sparse(len, allocated / (value_bytes + 1))
 }
 
 /// A table is sparse when it holds less than this part of what it could: moving the rest of one that held a million

@@ -6,7 +6,7 @@
 //! before the next event is routed. Start at [`Sids::take`].
 
 use crate::command::ConnId;
-use crate::paged_slab::{PagedSlab, is_sparse};
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use crate::routing::subs::FilterId;
 use core::hash::BuildHasher;
 use hashbrown::HashTable;
@@ -142,7 +142,7 @@ impl Sids {
             hasher,
             ..
         } = self;
-        if is_sparse(numbers.len(), numbers.capacity()) {
+        if is_table_sparse(numbers.len(), numbers.allocation_size(), size_of::<u32>()) {
             numbers.shrink_to(2 * numbers.len(), |number| {
                 let sid = &sids[*number as usize];
                 Sids::hash(hasher, sid.conn, &sid.name)
@@ -194,5 +194,17 @@ mod tests {
         assert_eq!(sids.find(ConnId(40), b"x"), None);
         assert!(sids.find(ConnId(41), b"x").is_some());
         assert_eq!((sids.next_number(), sids.len()), (number, 299));
+    }
+
+    #[test]
+    fn the_table_shrinks_with_what_it_holds() {
+        let mut sids = Sids::new(1);
+        for number in 0..50_000 {
+            sids.insert(Sid::new(ConnId(number), b"1", filter(), true));
+        }
+        let full = sids.numbers.allocation_size();
+        (10..50_000).for_each(|number| sids.forget(number));
+        assert!(sids.numbers.allocation_size() < full / 8);
+        assert_eq!(sids.find(ConnId(9), b"1"), Some(9));
     }
 }

@@ -8,7 +8,7 @@
 //! as long as an entry of it. Start at [`Groups::take_turn`].
 
 use crate::command::Target;
-use crate::paged_slab::{PagedSlab, is_sparse};
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use hashbrown::HashMap;
 
 /// A group's place; used again once its last entry is gone.
@@ -62,10 +62,17 @@ impl Groups {
         if group.entries == 0 {
             let group = self.groups.remove(id.0 as usize);
             self.names.remove(&group.name);
-            if is_sparse(self.names.len(), self.names.capacity()) {
+            let bytes = size_of::<(Box<[u8]>, GroupId)>();
+            if is_table_sparse(self.names.len(), self.names.allocation_size(), bytes) {
                 self.names.shrink_to(2 * self.names.len());
             }
         }
+    }
+
+    /// Bytes of the hash table.
+    #[cfg(test)]
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.names.allocation_size()
     }
 
     pub(crate) fn name(&self, id: GroupId) -> &[u8] {

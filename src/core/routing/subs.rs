@@ -10,7 +10,7 @@
 //! [`Filters::matching`].
 
 use crate::command::{Filter, FilterKind, Form, LinkId, Member, ShardId, Space};
-use crate::paged_slab::{PagedSlab, is_sparse};
+use crate::paged_slab::{PagedSlab, is_sparse, is_table_sparse};
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
 use hashbrown::HashTable;
@@ -301,6 +301,13 @@ impl Filters {
         }
     }
 
+    /// Bytes of the hash tables.
+    #[cfg(test)]
+    fn tables_bytes(&self) -> usize {
+        let groups = self.groups.table_bytes();
+        self.names.allocation_size() + groups + self.wildcards.tables_bytes()
+    }
+
     fn shrink_names(&mut self) {
         let Filters {
             entries,
@@ -309,7 +316,7 @@ impl Filters {
             globs,
             ..
         } = self;
-        if is_sparse(names.len(), names.capacity()) {
+        if is_table_sparse(names.len(), names.allocation_size(), size_of::<FilterId>()) {
             names.shrink_to(2 * names.len(), |id| {
                 let entry = &entries[id.key()];
                 hash_key(hasher, entry.kind, &entry.name, entry.group)
@@ -421,6 +428,36 @@ mod tests {
             (FilterKind::Wildcard, Space::Topic) => topic::wildcard_matches(filter, name),
             _ => false,
         }
+    }
+
+    #[test]
+    fn tables_shrink_with_what_they_hold() {
+        const MANY: usize = 50_000;
+        let mut filters = Filters::new(7);
+        for kind in [FilterKind::Topic, FilterKind::Wildcard] {
+            let of = |number: usize| (format!("a.{number}"), format!("g{number}"));
+            let names: Vec<(String, String)> = (0..MANY).map(of).collect();
+            let filter = |place: usize| Filter {
+                kind,
+                name: names[place].0.as_bytes(),
+                group: names[place].1.as_bytes(),
+            };
+            (0..MANY).for_each(|place| {
+                filters.intern(filter(place));
+            });
+            let full = filters.tables_bytes();
+            for place in 10..MANY {
+                let id = filters.find(filter(place)).expect("it is there");
+                filters.forget_if_needless(id);
+            }
+            let left = filters.tables_bytes();
+            assert!(left < full / 8, "{left} bytes are left of {full}");
+            for place in 0..10 {
+                let id = filters.find(filter(place)).expect("it stays");
+                filters.forget_if_needless(id);
+            }
+        }
+        assert_eq!(filters.len(), 0);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! A node a token, shared by all wildcards that begin alike. Invariant: every node but the root
 //! leads to a value, so removal leaves nothing behind. Depth is bounded by the cap on tokens.
 
-use crate::paged_slab::{PagedSlab, is_sparse};
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use hashbrown::HashMap;
 use sapwood_wire::limits::TOPIC_TOKENS_MAX;
 use sapwood_wire::topic;
@@ -53,6 +53,13 @@ impl<V: Copy> Trie<V> {
             tail: None,
             value: None,
         })
+    }
+
+    /// Bytes of the hash tables.
+    #[cfg(test)]
+    pub(crate) fn tables_bytes(&self) -> usize {
+        let nodes = self.nodes.iter();
+        nodes.map(|(_, node)| node.children.allocation_size()).sum()
     }
 
     pub(crate) fn insert(&mut self, wildcard: &[u8], value: V) {
@@ -119,7 +126,8 @@ impl<V: Copy> Trie<V> {
                 literal => {
                     let children = &mut self.nodes[parent].children;
                     children.remove(literal);
-                    if is_sparse(children.len(), children.capacity()) {
+                    let bytes = size_of::<(Box<[u8]>, usize)>();
+                    if is_table_sparse(children.len(), children.allocation_size(), bytes) {
                         children.shrink_to(2 * children.len());
                     }
                 }

@@ -244,6 +244,7 @@ impl Shard {
     /// Frees them, and what else a shard needs only while it is busy. For a driver whose shard has had nothing to do for
     /// a while; to be called between turns. Nothing else can tell whether it was.
     pub fn release_spares(&mut self) {
+        self.broker.release_spares();
         self.outboxes.release_spares();
         self.mailboxes.release_spares();
     }
