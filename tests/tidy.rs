@@ -53,6 +53,7 @@ const PROTOCOL_BLIND: &[&str] = &["routing", "mailbox"];
 /// or a directory below `src/core`; of several that fit, the longest counts.
 const LAYERS: &[&str] = &[
     "limits",
+    "paged_slab",
     "counters",
     "command",
     "form",

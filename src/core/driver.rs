@@ -189,12 +189,11 @@ impl Driver {
     }
 
     /// A turn, behind what was read: deals with what other shards sent, carries on those who wait, tells the time, writes,
-    /// and sends to other shards. Whether there was anything to do.
+    /// and sends to other shards. Whether there was anything to do but to tell the time.
     pub fn turn(&mut self, mail: &mut impl Mail, now: Now) -> bool {
         let mut is_busy = mail.does(Step::Exchange) && self.exchange(mail, now);
         is_busy |= self.resume(mail, now);
         if mail.does(Step::Tick) && self.is_tick_due(now) {
-            is_busy = true;
             let handled = self.shard.handle(Input::Tick, now, &mut self.outputs);
             mail.handled(self, Dealt::Tick, handled);
             self.carry_out(mail, now);
@@ -220,6 +219,11 @@ impl Driver {
         let is_behind = self.unfinished.is_some() || !self.closing.is_empty();
         let has_resumed = !self.resumed.is_empty() || !self.outputs.resumed.is_empty();
         is_behind || has_resumed || self.shard.is_turn_due()
+    }
+
+    /// Gives back the memory that is kept for a busy time: see [`Shard::release_spares`].
+    pub fn release_spares(&mut self) {
+        self.shard.release_spares();
     }
 
     /// Connections that core named to be closed and that the sockets have not been told of yet.

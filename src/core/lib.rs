@@ -27,6 +27,7 @@ pub mod limits;
 mod liveness;
 pub mod mailbox;
 mod outbox;
+mod paged_slab;
 mod routing;
 mod session;
 mod settings;

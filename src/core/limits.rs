@@ -34,6 +34,10 @@ pub const INPUT_STEP_BYTES: usize = 16 * 1024;
 /// events, small enough to stay in the core's cache.
 pub const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
 
+/// A shard that has had nothing to do for a while gives back what it keeps for its next turn, if that is more: below, it
+/// is not worth being woken for. Worst memory: as much, on each shard.
+pub const SPARE_BYTES_IDLE_MAX: usize = 256 * 1024;
+
 /// Output that may gather for each receiving connection before the shard writes, where that is
 /// more: with 10,000 subscribers a write still carries about 30 events of 128 bytes. Worst
 /// memory: this times `CONNECTIONS_MAX`, 256 MiB.

@@ -85,6 +85,11 @@ impl Batch {
         self.control.is_empty() && self.records.is_empty() && self.known == 0
     }
 
+    /// Bytes of memory that it keeps for the sender's next batch.
+    fn memory(&self) -> usize {
+        self.records.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+
     /// Drops the contents, keeps the memory for the sender's next batch.
     fn clear(&mut self) {
         self.control.clear();
@@ -346,6 +351,8 @@ pub(crate) struct Mailboxes {
     boxes: Vec<Mailbox>,
     window_bytes: usize,
     backlog_bytes: usize,
+    /// Bytes of all records that spares have room for.
+    spare_bytes: usize,
     pub sent: u64,
     pub events: u64,
 }
@@ -357,6 +364,7 @@ impl Mailboxes {
             boxes: (0..shards).map(|_| Mailbox::default()).collect(),
             window_bytes: limits.handover_window_bytes,
             backlog_bytes: limits.handover_backlog_bytes,
+            spare_bytes: 0,
             sent: 0,
             events: 0,
         }
@@ -481,6 +489,7 @@ impl Mailboxes {
         let data_may_go =
             peer.in_flight_cost == 0 || peer.in_flight_cost + cost <= self.window_bytes;
         let mut batch = peer.spare.pop().unwrap_or_default();
+        self.spare_bytes -= batch.memory();
         if data_may_go {
             std::mem::swap(&mut batch, &mut peer.pending);
             peer.last_topic = None;
@@ -492,6 +501,7 @@ impl Mailboxes {
             }
             batch.cost = HANDOVER_COST_MIN;
         } else {
+            self.spare_bytes += batch.memory();
             peer.spare.push(batch);
             return None;
         }
@@ -512,10 +522,24 @@ impl Mailboxes {
         peer.in_flight_items -= 1;
         batch.clear();
         // Two spares serve a steady exchange; more would keep the memory of a burst for ever.
-        let memory = batch.records.capacity() + batch.spans.capacity() * size_of::<Span>();
+        let memory = batch.memory();
         if peer.spare.len() < 2 && memory <= 2 * self.backlog_bytes {
+            self.spare_bytes += memory;
             peer.spare.push(batch);
         }
+    }
+
+    /// Bytes of buffers that are kept for the next batches.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.spare_bytes
+    }
+
+    /// Frees them.
+    pub(crate) fn release_spares(&mut self) {
+        for peer in &mut self.boxes {
+            peer.spare = Vec::new();
+        }
+        self.spare_bytes = 0;
     }
 
     /// Whether data or control waits for any shard.

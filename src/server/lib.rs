@@ -13,6 +13,7 @@ mod mesh;
 mod pace;
 mod page;
 mod park;
+mod poker;
 pub mod preflight;
 pub mod ring;
 mod shard;
@@ -25,6 +26,7 @@ mod vitals;
 use crate::cpus::{Machine, PlanError};
 use crate::mesh::{Doors, Mesh};
 use crate::park::WakeCell;
+use crate::poker::{PokingThread, Sleeper};
 use crate::preflight::{Needs, Refusal};
 use crate::ring::{Ring, RingConfig};
 use crate::shard::{Front, Listener, ShardLoop};
@@ -38,15 +40,14 @@ pub use sapwood_core::limits::Limits;
 use sapwood_core::tree::TreeConfig;
 use sapwood_core::tree::place::PlaceConfig;
 pub use sapwood_core::tree::{NodeId, SecretError, SecretKey};
-use sapwood_core::{BodyGauge, Protocol, Shard, Vitals};
+use sapwood_core::{BodyGauge, Protocol, Shard};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use vitals::Meter;
 
 /// Memory that glommio registers for files: the least it takes, since no shard reads any.
 const GLOMMIO_IO_BYTES: usize = 64 * 1024;
@@ -61,10 +62,6 @@ const GLOMMIO_PREEMPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Connections that must be possible for the broker to start: fewer is a mistake in the limits of
 /// the process rather than a wish.
 const CONNECTIONS_WANTED: u64 = 64;
-
-/// How often the poking thread looks whether a shard stands still: the longest that a lost wake-up
-/// can delay anything.
-const POKE_EVERY: Duration = Duration::from_millis(5);
 
 /// How long a lame duck takes to send its clients away unless told otherwise: as long as nats-server.
 pub const LAME_DUCK: Duration = Duration::from_secs(120);
@@ -262,7 +259,7 @@ pub struct Server {
     cpus: Vec<usize>,
     doors: Arc<Doors>,
     executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
-    poker: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+    poker: Option<PokingThread>,
 }
 
 impl Server {
@@ -299,8 +296,8 @@ impl Server {
             latency: config.latency,
             lame_duck: config.lame_duck.unwrap_or(LAME_DUCK),
         };
-        let pokes = match server.start_shards(&identity, ways, ends, by_shard) {
-            Ok(pokes) => pokes,
+        let sleepers = match server.start_shards(&identity, ways, ends, by_shard) {
+            Ok(sleepers) => sleepers,
             Err(error) => {
                 // Those that run end again, so that nothing is left.
                 server.doors.drain();
@@ -310,7 +307,8 @@ impl Server {
         };
         if !config.faults.no_poking {
             let vitals = Arc::clone(&identity.vitals);
-            server.poker = Some(start_poker(doors, pokes, vitals).map_err(StartError::System)?);
+            let poker = poker::start(doors, sleepers, vitals);
+            server.poker = Some(poker.map_err(StartError::System)?);
         }
         Ok(server)
     }
@@ -322,7 +320,7 @@ impl Server {
         ways: Ways,
         ends: Vec<Mesh>,
         by_shard: Vec<Vec<Listener>>,
-    ) -> Result<Vec<flume::Sender<()>>, StartError> {
+    ) -> Result<Vec<Sleeper>, StartError> {
         let clients = Arc::new(AtomicU64::new(1));
         let mut pokes = Vec::new();
         let mut readies = Vec::new();
@@ -349,14 +347,22 @@ impl Server {
             };
             self.executors.push(start_shard(cpu, parts)?);
         }
-        self.await_shards(&readies)?;
-        Ok(pokes)
+        let rings = self.await_shards(&readies)?;
+        let sleepers = pokes.into_iter().zip(rings);
+        Ok(sleepers
+            .map(|(poke, ring)| Sleeper { poke, ring })
+            .collect())
     }
 
-    /// Waits until every shard runs; the error is that of the first that does not.
-    fn await_shards(&mut self, readies: &[flume::Receiver<()>]) -> Result<(), StartError> {
+    /// Waits until every shard runs, and gives their rings' descriptors; the error is that of the first that does not.
+    fn await_shards(
+        &mut self,
+        readies: &[flume::Receiver<OwnedFd>],
+    ) -> Result<Vec<OwnedFd>, StartError> {
+        let mut rings = Vec::new();
         for (place, ready) in readies.iter().enumerate() {
-            if ready.recv().is_ok() {
+            if let Ok(ring) = ready.recv() {
+                rings.push(ring);
                 continue;
             }
             // Its thread is gone, or about to be, and says why when it is joined.
@@ -367,7 +373,7 @@ impl Server {
             };
             return Err(StartError::Executor(text));
         }
-        Ok(())
+        Ok(rings)
     }
 
     /// What listens where: the protocol's name and the address, with the port that was chosen.
@@ -396,10 +402,8 @@ impl Server {
             };
             outcome = outcome.and(ended);
         }
-        if let Some((end, poker)) = self.poker {
-            end.store(true, Ordering::Release);
-            // It has no way to fail but a panic, which was printed.
-            let _ = poker.join();
+        if let Some(poker) = self.poker {
+            poker.end();
         }
         outcome
     }
@@ -459,8 +463,8 @@ struct ShardParts {
     clients: Arc<AtomicU64>,
     ways: Ways,
     poked: flume::Receiver<()>,
-    /// Told when the shard runs; dropped without a word when it could not start.
-    ready: flume::Sender<()>,
+    /// Given a duplicate of the ring's descriptor when the shard runs; dropped without a word when it could not start.
+    ready: flume::Sender<OwnedFd>,
 }
 
 /// What all shards' configurations have in common.
@@ -574,7 +578,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
     let _ends_node = EndsNode(mesh.doors());
     let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
     // Fails only if nobody waits any more.
-    let _ = ready.send(());
+    let _ = ready.send(ring.as_fd().try_clone_to_owned()?);
     let wake = WakeCell::new();
     let cell = wake.clone();
     // Ends when the poking thread does, or with the executor.
@@ -602,34 +606,4 @@ impl Drop for EndsNode {
     fn drop(&mut self) {
         self.0.drain();
     }
-}
-
-/// Pokes each shard that has not done a turn since it last looked.
-fn start_poker(
-    doors: Arc<Doors>,
-    pokes: Vec<flume::Sender<()>>,
-    vitals: Arc<Vitals>,
-) -> io::Result<(Arc<AtomicBool>, JoinHandle<()>)> {
-    let end = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&end);
-    let poke = move || {
-        let mut seen: Vec<u64> = vec![0; pokes.len()];
-        let mut meter = Meter::new(vitals);
-        while !ended.load(Ordering::Acquire) {
-            std::thread::sleep(POKE_EVERY);
-            meter.look();
-            for ((door, poke), seen) in doors.iter().zip(&pokes).zip(&mut seen) {
-                let turns = door.turns();
-                if turns == *seen {
-                    // Full: it was poked and has not moved since; once is enough.
-                    let _ = poke.try_send(());
-                }
-                *seen = turns;
-            }
-        }
-    };
-    let thread = std::thread::Builder::new()
-        .name("sapwood-poker".to_string())
-        .spawn(poke)?;
-    Ok((end, thread))
 }

@@ -7,6 +7,7 @@
 //! wake-up is lost between the two. Start at [`Mesh::send`].
 
 use crate::conn::Moved;
+use crate::poker::Watch;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
@@ -31,14 +32,17 @@ pub struct Door {
     wants_credit: CachePadded<AtomicBool>,
     /// Turns the shard has done.
     turns: CachePadded<AtomicU64>,
+    /// Where the poking thread is roused, lest a ring of the bell is lost.
+    watch: Arc<Watch>,
     /// For the test of the poking thread: the next ring of the bell is not heard.
     #[cfg(test)]
     swallow_next: AtomicBool,
 }
 
 impl Door {
-    fn new() -> io::Result<Door> {
+    fn new(watch: &Arc<Watch>) -> io::Result<Door> {
         Ok(Door {
+            watch: Arc::clone(watch),
             bell: eventfd(0, EventfdFlags::CLOEXEC)?,
             asleep: CachePadded::default(),
             wants_credit: CachePadded::default(),
@@ -54,7 +58,11 @@ impl Door {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             self.ring_bell();
+            // Pairs with the fence of the poking thread, lest this ring is lost: either we see that it dozes, or it sees
+            // that the shard was woken.
+            std::sync::atomic::fence(Ordering::SeqCst);
         }
+        self.watch.rouse();
     }
 
     /// Wakes the shard, asleep or not.
@@ -84,6 +92,12 @@ impl Door {
         self.asleep.load(Ordering::Acquire)
     }
 
+    /// Says that the shard sleeps, whatever waits for it.
+    #[cfg(test)]
+    pub(crate) fn pretend_asleep(&self) {
+        self.asleep.store(true, Ordering::Release);
+    }
+
     /// Turns done so far: stands still while the shard sleeps or hangs.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
@@ -96,6 +110,10 @@ pub struct Doors {
     doors: Vec<Door>,
     /// `returns[sender][receiver]`: batches that the receiver has dealt with.
     returns: Vec<Vec<ArrayQueue<Batch>>>,
+    /// What each shard's inbox holds, for the poking thread.
+    inboxes: Vec<flume::Sender<(ShardId, Batch)>>,
+    arrivals: Vec<flume::Sender<Moved>>,
+    watch: Arc<Watch>,
     draining: AtomicBool,
     /// The node is a lame duck: it takes no more clients, and sends those it has away bit by bit.
     lame: AtomicBool,
@@ -114,18 +132,49 @@ impl Doors {
     /// Asks all shards to drain. Idempotent.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.doors.iter().for_each(Door::ring_bell);
+        self.ring_all();
     }
 
     /// Asks all shards to send their clients away bit by bit, and then to drain. Idempotent.
     pub fn lame_duck(&self) {
         self.lame.store(true, Ordering::Release);
-        self.doors.iter().for_each(Door::ring_bell);
+        self.ring_all();
+    }
+
+    /// Wakes all shards, asleep or not.
+    fn ring_all(&self) {
+        for door in &self.doors {
+            // Lest the ring is lost, the poking thread finds a shard that is awake and stands still.
+            door.asleep.store(false, Ordering::Release);
+            door.ring_bell();
+        }
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.watch.rouse();
     }
 
     /// Whether the node drains.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Where the poking thread dozes.
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Whether a shard that stands still has something to do: it was woken and has not said that it sleeps since, or
+    /// something waits for it. What its ring has is not known here.
+    pub(crate) fn has_pending(&self, shard: usize) -> bool {
+        let door = &self.doors[shard];
+        let is_awake = !door.asleep.load(Ordering::Acquire);
+        let has_mail = !self.inboxes[shard].is_empty() || !self.arrivals[shard].is_empty();
+        let wants_credit = door.wants_credit.load(Ordering::Relaxed);
+        is_awake || has_mail || wants_credit && self.has_returned(shard)
+    }
+
+    /// Whether batches of a shard came back to it.
+    fn has_returned(&self, shard: usize) -> bool {
+        self.returns[shard].iter().any(|queue| !queue.is_empty())
     }
 }
 
@@ -151,18 +200,23 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
             .map(|_| ArrayQueue::new(HANDOVER_ITEMS_MAX))
             .collect()
     };
+    let room = HANDOVER_ITEMS_MAX * count;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| flume::bounded(room)).unzip();
+    let moved = || flume::bounded(ARRIVALS_MAX);
+    let (departures, arrivals): (Vec<_>, Vec<_>) = (0..count).map(|_| moved()).unzip();
+    let watch = Arc::new(Watch::new()?);
+    let doors = (0..count).map(|_| Door::new(&watch));
     let doors = Arc::new(Doors {
-        doors: (0..count).map(|_| Door::new()).collect::<io::Result<_>>()?,
+        doors: doors.collect::<io::Result<_>>()?,
         returns: (0..count).map(|_| returns()).collect(),
+        inboxes: senders.clone(),
+        arrivals: departures.clone(),
+        watch,
         draining: AtomicBool::new(false),
         lame: AtomicBool::new(false),
         emptied: AtomicU64::new(0),
         flushed: AtomicU64::new(0),
     });
-    let room = HANDOVER_ITEMS_MAX * count;
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| flume::bounded(room)).unzip();
-    let moved = || flume::bounded(ARRIVALS_MAX);
-    let (departures, arrivals): (Vec<_>, Vec<_>) = (0..count).map(|_| moved()).unzip();
     let ends = receivers
         .into_iter()
         .zip(arrivals)
@@ -249,9 +303,7 @@ impl Mesh {
         door.wants_credit.store(wants_credit, Ordering::Relaxed);
         door.asleep.store(true, Ordering::Relaxed);
         std::sync::atomic::fence(Ordering::SeqCst);
-        let returned = self.doors.returns[usize::from(self.me.0)]
-            .iter()
-            .any(|queue| !queue.is_empty());
+        let returned = self.doors.has_returned(usize::from(self.me.0));
         if self.inbox.is_empty() && self.arrivals.is_empty() && !(wants_credit && returned) {
             return true;
         }

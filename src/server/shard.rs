@@ -16,6 +16,7 @@ use rustix::net::{SocketFlags, accept_with, getpeername, getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 use sapwood_core::command::{CloseReason, ConnId, Now, ShardId};
 use sapwood_core::driver::{Driver, Mail, Sockets};
+use sapwood_core::limits::SPARE_BYTES_IDLE_MAX;
 use sapwood_core::mailbox::Batch;
 use sapwood_core::tree::{Dial, Notice};
 use sapwood_core::{Input, Policy, Protocol, Shard};
@@ -63,6 +64,9 @@ const DRAIN_READ_NS: u64 = 100_000_000;
 
 /// A drain ends after this time, whoever has still not read his replies.
 const DRAIN_NS: u64 = 1_500_000_000;
+
+/// After so long without anything to do a shard frees what it keeps for its next turn.
+const RELEASE_AFTER_NS: u64 = 1_000_000_000;
 
 /// How the connections of a listener are served.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +137,8 @@ pub(crate) struct ShardLoop {
     hold_until: u64,
     /// When the last turn ended.
     turn_ended: u64,
+    /// When anything but a timer last gave the shard something to do.
+    busy_at: u64,
 }
 
 impl ShardLoop {
@@ -164,6 +170,7 @@ impl ShardLoop {
             pacer: Pacer::new(),
             hold_until: 0,
             turn_ended: 0,
+            busy_at: 0,
         }
     }
 
@@ -271,7 +278,10 @@ impl ShardLoop {
             connections: &mut self.connections,
             mesh: &mut self.mesh,
         };
-        is_busy |= self.driver.turn(&mut wired, now);
+        if self.driver.turn(&mut wired, now) {
+            is_busy = true;
+            self.busy_at = now.monotonic_ns;
+        }
         self.keep_time(now);
         self.step_drain(now);
         self.pace();
@@ -291,6 +301,9 @@ impl ShardLoop {
 
     fn complete(&mut self, completion: Completion, now: Now) {
         let (about, place) = About::of(completion.token);
+        if about != About::Timer {
+            self.busy_at = now.monotonic_ns;
+        }
         match about {
             About::Receive => {
                 self.connections
@@ -428,6 +441,7 @@ impl ShardLoop {
             lingering,
             self.connections.dials.next_deadline(),
             self.accept_pause,
+            self.release_spares(now),
             drain,
         ];
         let Some(next) = deadlines.into_iter().flatten().min() else {
@@ -439,6 +453,20 @@ impl ShardLoop {
             self.ring
                 .timeout(Duration::from_nanos(after), About::Timer.token(0));
         }
+    }
+
+    /// Frees what core keeps for its next turn if there was nothing to do for a while; when to look again, if it keeps
+    /// much.
+    fn release_spares(&mut self, now: Now) -> Option<u64> {
+        if self.driver.shard().spare_bytes() <= SPARE_BYTES_IDLE_MAX {
+            return None;
+        }
+        let due = self.busy_at + RELEASE_AFTER_NS;
+        if now.monotonic_ns < due {
+            return Some(due);
+        }
+        self.driver.release_spares();
+        None
     }
 
     /// Queues what the ring is to wait for.

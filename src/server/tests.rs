@@ -16,8 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// milliseconds.
 const STILL: Duration = Duration::from_millis(500);
 
-/// Turns after which a shard with nothing to do has long stopped waiting in its ring, and parks.
-const IDLE_TURNS: u64 = 8;
+/// How long a shard must have stood still to have stopped waiting in its ring, and be parked.
+const PARKED: Duration = Duration::from_millis(15);
 
 /// How long an event is waited for that must not come: two hundred times what the poking thread needs.
 const NOT_WITHIN: Duration = Duration::from_secs(1);
@@ -115,6 +115,28 @@ impl Scene {
         self.server.doors.iter().nth(1).unwrap()
     }
 
+    /// Waits until the second shard sleeps and has not moved for so long.
+    fn await_stillness(&self, still: Duration) {
+        let deadline = Instant::now() + DEADLINE;
+        let (mut turns, mut since) = (self.door().turns(), Instant::now());
+        while since.elapsed() < still || !self.door().is_asleep() {
+            assert!(Instant::now() < deadline, "the shard does not fall asleep");
+            std::thread::sleep(Duration::from_millis(1));
+            if self.door().turns() != turns {
+                (turns, since) = (self.door().turns(), Instant::now());
+            }
+        }
+    }
+
+    /// Waits until the poking thread dozes.
+    fn await_doze(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.server.doors.watch().is_dozing() {
+            assert!(Instant::now() < deadline, "the poking thread looks on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn publish(&mut self) {
         self.publisher.send("PUBLISH across hello");
         self.publisher.expect(":1\r\n");
@@ -133,11 +155,11 @@ fn a_lost_wake_up_is_made_good_by_the_poking_thread() {
     let mut swallowed = 0;
     // An attempt that finds the shard awake loses no wake-up and shows nothing.
     while swallowed < 20 {
-        // With nothing to do, it is pokes that make the shard turn, and between them it is parked.
-        let turns = scene.door().turns();
-        while scene.door().turns() < turns + IDLE_TURNS {
-            assert!(Instant::now() < deadline, "the shard is not poked");
-            std::thread::sleep(Duration::from_millis(1));
+        assert!(Instant::now() < deadline, "the shard is not poked");
+        // It is parked, and the poking thread looks at it or dozes, in turn.
+        scene.await_stillness(PARKED);
+        if swallowed % 2 == 0 {
+            scene.await_doze();
         }
         scene.door().swallow_next();
         scene.publish();
@@ -150,15 +172,8 @@ fn a_lost_wake_up_is_made_good_by_the_poking_thread() {
 #[test]
 fn a_lost_wake_up_without_the_poking_thread_is_lost() {
     let mut scene = Scene::new(Faults { no_poking: true });
-    let deadline = Instant::now() + DEADLINE;
-    let (mut turns, mut since) = (scene.door().turns(), Instant::now());
-    while since.elapsed() < STILL || !scene.door().is_asleep() {
-        assert!(Instant::now() < deadline, "the shard does not fall asleep");
-        std::thread::sleep(Duration::from_millis(10));
-        if scene.door().turns() != turns {
-            (turns, since) = (scene.door().turns(), Instant::now());
-        }
-    }
+    scene.await_stillness(STILL);
+    let turns = scene.door().turns();
     scene.door().swallow_next();
     scene.publish();
     let published = Instant::now();
@@ -175,5 +190,14 @@ fn a_lost_wake_up_without_the_poking_thread_is_lost() {
     // And the next wake-up is heard.
     scene.publish();
     scene.subscriber.expect(EVENT);
+    scene.end();
+}
+
+#[test]
+fn idle_shards_are_left_alone() {
+    let scene = Scene::new(Faults::default());
+    // A hundred looks of the poking thread.
+    scene.await_stillness(STILL);
+    scene.await_doze();
     scene.end();
 }

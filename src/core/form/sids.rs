@@ -7,9 +7,9 @@
 
 use crate::command::ConnId;
 use crate::command::FilterId;
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use core::hash::BuildHasher;
 use hashbrown::HashTable;
-use slab::Slab;
 
 /// One subscription.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Sid {
 /// Those of all connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Sids {
-    sids: Slab<Sid>,
+    sids: PagedSlab<Sid>,
     numbers: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
     /// Those that have just been given their last message.
@@ -55,7 +55,7 @@ impl Sids {
     /// None yet; the seed keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Sids {
         Sids {
-            sids: Slab::new(),
+            sids: PagedSlab::default(),
             numbers: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             ended: Vec::new(),
@@ -136,6 +136,18 @@ impl Sids {
         if let Ok(found) = self.numbers.find_entry(hash, |&other| other == number) {
             found.remove();
         }
+        let Sids {
+            sids,
+            numbers,
+            hasher,
+            ..
+        } = self;
+        if is_table_sparse(numbers.len(), numbers.allocation_size(), size_of::<u32>()) {
+            numbers.shrink_to(2 * numbers.len(), |number| {
+                let sid = &sids[*number as usize];
+                Sids::hash(hasher, sid.conn, &sid.name)
+            });
+        }
     }
 
     /// How many there are.
@@ -182,5 +194,17 @@ mod tests {
         assert_eq!(sids.find(ConnId(40), b"x"), None);
         assert!(sids.find(ConnId(41), b"x").is_some());
         assert_eq!((sids.next_number(), sids.len()), (number, 299));
+    }
+
+    #[test]
+    fn the_table_shrinks_with_what_it_holds() {
+        let mut sids = Sids::new(1);
+        for number in 0..50_000 {
+            sids.insert(Sid::new(ConnId(number), b"1", filter(), true));
+        }
+        let full = sids.numbers.allocation_size();
+        (10..50_000).for_each(|number| sids.forget(number));
+        assert!(sids.numbers.allocation_size() < full / 8);
+        assert_eq!(sids.find(ConnId(9), b"1"), Some(9));
     }
 }

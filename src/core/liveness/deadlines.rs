@@ -5,6 +5,7 @@
 
 use crate::command::{ClientId, ConnId};
 use crate::connection::Connections;
+use crate::paged_slab::is_sparse;
 use std::collections::VecDeque;
 
 /// When each is due, by the monotonic clock; the first is next.
@@ -57,6 +58,9 @@ impl Deadlines {
             self.list
                 .retain(|&(_, conn, client)| connections.is_there(conn, client));
             self.gone = 0;
+            if is_sparse(self.list.len(), self.list.capacity()) {
+                self.list.shrink_to(2 * self.list.len());
+            }
         }
     }
 

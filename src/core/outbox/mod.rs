@@ -310,6 +310,22 @@ impl Outboxes {
         };
     }
 
+    /// Bytes of buffers that are kept for the next turn.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        let list = SPARE_LIST_PIECES_MAX * size_of::<Segment>();
+        self.spare_bytes + self.spare_lists.len() * list
+    }
+
+    /// Frees what is kept for the next turn, and the places behind the last connection. To be called between turns
+    /// alone: an event under way may still meet a connection that it has closed.
+    pub(crate) fn release_spares(&mut self) {
+        self.spare = Vec::new();
+        self.spare_bytes = 0;
+        self.spare_lists = Vec::new();
+        while self.boxes.pop_if(|last| last.dead && !last.dirty).is_some() {}
+        self.boxes.shrink_to_fit();
+    }
+
     pub(crate) fn outbox(&self, conn: ConnId) -> &Outbox {
         &self.boxes[conn.slot()]
     }

@@ -16,6 +16,7 @@ use crate::command::{
     ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
 };
 use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
+use crate::paged_slab::is_sparse;
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
 use crate::routing::subs::Filters;
@@ -38,6 +39,8 @@ struct Membership {
     globs: u32,
     shard_channels: u32,
     wildcards: u32,
+    /// The most subscriptions since the table was made or shrank.
+    places_most: u32,
     /// The other shards are being told that these subscriptions are gone.
     leaving: bool,
 }
@@ -330,6 +333,7 @@ impl Broker {
         membership
             .places
             .insert((id, number), entry.members.len() as u32);
+        membership.places_most = membership.places_most.max(membership.places.len() as u32);
         *membership.counter(filter.kind) += 1;
         entry.members.push(member);
         entry.forms[form.index()] += 1;
@@ -374,6 +378,14 @@ impl Broker {
         if let Some(membership) = self.memberships.get_mut(conn.slot()) {
             *membership = Membership::default();
         }
+    }
+
+    /// Frees the places of connections behind the last one that listens to something. Not whenever one leaves: where the
+    /// last comes and goes, all before it would be made anew each time.
+    pub(crate) fn release_spares(&mut self) {
+        let memberships = &mut self.memberships;
+        while memberships.pop_if(|last| last.places.is_empty()).is_some() {}
+        memberships.shrink_to_fit();
     }
 
     /// Begins to take all subscriptions of a connection away: those in groups at once, because the
@@ -428,6 +440,9 @@ impl Broker {
         if membership.places.is_empty() {
             // An idle connection keeps no memory of what it once listened to.
             *membership = Membership::default();
+        } else if is_sparse(membership.places.len(), membership.places_most as usize) {
+            membership.places.shrink_to(2 * membership.places.len());
+            membership.places_most = 2 * membership.places.len() as u32;
         }
         self.take_from_filter(member, form, id, place);
         true
@@ -447,6 +462,8 @@ impl Broker {
         }
         if entry.members.is_empty() {
             entry.members = Vec::new();
+        } else if is_sparse(entry.members.len(), entry.members.capacity()) {
+            entry.members.shrink_to(2 * entry.members.len());
         }
         self.subscriptions -= 1;
         self.note_change(id);
@@ -699,6 +716,27 @@ mod tests {
             conn: ConnId(conn),
             number,
         }
+    }
+
+    #[test]
+    fn a_connections_table_shrinks_with_its_subscriptions() {
+        let mut broker = Broker::new(ShardId(0), 1, &Limits::default());
+        let member = Member {
+            conn: ConnId(0),
+            number: 0,
+        };
+        let names: Vec<String> = (0..20_000).map(|number| format!("t.{number}")).collect();
+        let of = |place: usize| Filter::plain(FilterKind::Topic, names[place].as_bytes());
+        for place in 0..names.len() {
+            assert_eq!(broker.subscribe(member, Form::Native, of(place)), Ok(true));
+        }
+        let full = broker.memberships[0].places.capacity();
+        for place in 10..names.len() {
+            assert!(broker.unsubscribe(member, Form::Native, of(place)));
+        }
+        let left = &broker.memberships[0];
+        assert!(left.places.capacity() < full / 8);
+        assert_eq!((left.places.len(), left.topics), (10, 10));
     }
 
     #[test]

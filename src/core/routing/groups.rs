@@ -8,8 +8,8 @@
 //! as long as an entry of it. Start at [`Groups::take_turn`].
 
 use crate::command::Target;
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use hashbrown::HashMap;
-use slab::Slab;
 
 /// A group's place; used again once its last entry is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,14 +27,14 @@ struct Group {
 /// All groups that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    groups: Slab<Group>,
+    groups: PagedSlab<Group>,
     names: HashMap<Box<[u8]>, GroupId, foldhash::fast::FixedState>,
 }
 
 impl Groups {
     pub(crate) fn new(seed: u64) -> Groups {
         Groups {
-            groups: Slab::new(),
+            groups: PagedSlab::default(),
             names: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
         }
     }
@@ -62,7 +62,17 @@ impl Groups {
         if group.entries == 0 {
             let group = self.groups.remove(id.0 as usize);
             self.names.remove(&group.name);
+            let bytes = size_of::<(Box<[u8]>, GroupId)>();
+            if is_table_sparse(self.names.len(), self.names.allocation_size(), bytes) {
+                self.names.shrink_to(2 * self.names.len());
+            }
         }
+    }
+
+    /// Bytes of the hash table.
+    #[cfg(test)]
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.names.allocation_size()
     }
 
     pub(crate) fn name(&self, id: GroupId) -> &[u8] {

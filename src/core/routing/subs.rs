@@ -10,11 +10,11 @@
 //! [`Filters::matching`].
 
 use crate::command::{Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
+use crate::paged_slab::{PagedSlab, is_sparse, is_table_sparse};
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
 use hashbrown::HashTable;
 use sapwood_wire::topic;
-use slab::Slab;
 use std::hash::{BuildHasher, Hash, Hasher};
 
 /// One filter and who listens to it.
@@ -95,7 +95,7 @@ impl Entry {
 /// All filters that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Filters {
-    entries: Slab<Entry>,
+    entries: PagedSlab<Entry>,
     names: HashTable<FilterId>,
     hasher: foldhash::fast::FixedState,
     globs: Vec<FilterId>,
@@ -111,7 +111,7 @@ impl Filters {
     /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Filters {
         Filters {
-            entries: Slab::new(),
+            entries: PagedSlab::default(),
             names: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Vec::new(),
@@ -170,7 +170,7 @@ impl Filters {
 
     /// Whether there is such an entry.
     pub(crate) fn has(&self, id: FilterId) -> bool {
-        self.entries.contains(id.key())
+        self.entries.get(id.key()).is_some()
     }
 
     /// The places of all entries, those of groups included.
@@ -264,6 +264,7 @@ impl Filters {
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
             found.remove();
         }
+        self.shrink_names();
         if let Some(group) = entry.group {
             self.groups.leave(group);
             let plain = self.find_in(entry.kind, &entry.name, None);
@@ -287,6 +288,32 @@ impl Filters {
                 }
             }
             FilterKind::Topic | FilterKind::ShardChannel | FilterKind::Node => {}
+        }
+    }
+
+    /// Bytes of the hash tables.
+    #[cfg(test)]
+    fn tables_bytes(&self) -> usize {
+        let groups = self.groups.table_bytes();
+        self.names.allocation_size() + groups + self.wildcards.tables_bytes()
+    }
+
+    fn shrink_names(&mut self) {
+        let Filters {
+            entries,
+            names,
+            hasher,
+            globs,
+            ..
+        } = self;
+        if is_table_sparse(names.len(), names.allocation_size(), size_of::<FilterId>()) {
+            names.shrink_to(2 * names.len(), |id| {
+                let entry = &entries[id.key()];
+                hash_key(hasher, entry.kind, &entry.name, entry.group)
+            });
+        }
+        if is_sparse(globs.len(), globs.capacity()) {
+            globs.shrink_to(2 * globs.len());
         }
     }
 
@@ -391,6 +418,36 @@ mod tests {
             (FilterKind::Wildcard, Space::Topic) => topic::wildcard_matches(filter, name),
             _ => false,
         }
+    }
+
+    #[test]
+    fn tables_shrink_with_what_they_hold() {
+        const MANY: usize = 50_000;
+        let mut filters = Filters::new(7);
+        for kind in [FilterKind::Topic, FilterKind::Wildcard] {
+            let of = |number: usize| (format!("a.{number}"), format!("g{number}"));
+            let names: Vec<(String, String)> = (0..MANY).map(of).collect();
+            let filter = |place: usize| Filter {
+                kind,
+                name: names[place].0.as_bytes(),
+                group: names[place].1.as_bytes(),
+            };
+            (0..MANY).for_each(|place| {
+                filters.intern(filter(place));
+            });
+            let full = filters.tables_bytes();
+            for place in 10..MANY {
+                let id = filters.find(filter(place)).expect("it is there");
+                filters.forget_if_needless(id);
+            }
+            let left = filters.tables_bytes();
+            assert!(left < full / 8, "{left} bytes are left of {full}");
+            for place in 0..10 {
+                let id = filters.find(filter(place)).expect("it stays");
+                filters.forget_if_needless(id);
+            }
+        }
+        assert_eq!(filters.len(), 0);
     }
 
     proptest! {

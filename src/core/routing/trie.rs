@@ -3,6 +3,7 @@
 //! A node a token, shared by all wildcards that begin alike. Invariant: every node but the root
 //! leads to a value, so removal leaves nothing behind. Depth is bounded by the cap on tokens.
 
+use crate::paged_slab::{PagedSlab, is_table_sparse};
 use hashbrown::HashMap;
 use sapwood_wire::limits::TOPIC_TOKENS_MAX;
 use sapwood_wire::topic;
@@ -24,7 +25,7 @@ struct Node<V> {
 /// Wildcards and their values.
 #[derive(Debug)]
 pub(crate) struct Trie<V> {
-    nodes: slab::Slab<Node<V>>,
+    nodes: PagedSlab<Node<V>>,
     root: usize,
     seed: u64,
 }
@@ -36,7 +37,7 @@ fn tokens(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 impl<V: Copy> Trie<V> {
     pub(crate) fn new(seed: u64) -> Trie<V> {
         let mut trie = Trie {
-            nodes: slab::Slab::new(),
+            nodes: PagedSlab::default(),
             root: 0,
             seed,
         };
@@ -52,6 +53,13 @@ impl<V: Copy> Trie<V> {
             tail: None,
             value: None,
         })
+    }
+
+    /// Bytes of the hash tables.
+    #[cfg(test)]
+    pub(crate) fn tables_bytes(&self) -> usize {
+        let nodes = self.nodes.iter();
+        nodes.map(|(_, node)| node.children.allocation_size()).sum()
     }
 
     pub(crate) fn insert(&mut self, wildcard: &[u8], value: V) {
@@ -116,7 +124,12 @@ impl<V: Copy> Trie<V> {
             match token {
                 b"*" => self.nodes[parent].any = None,
                 literal => {
-                    self.nodes[parent].children.remove(literal);
+                    let children = &mut self.nodes[parent].children;
+                    children.remove(literal);
+                    let bytes = size_of::<(Box<[u8]>, usize)>();
+                    if is_table_sparse(children.len(), children.allocation_size(), bytes) {
+                        children.shrink_to(2 * children.len());
+                    }
                 }
             }
             at = parent;

@@ -241,6 +241,19 @@ impl Shard {
         self.mailboxes.take(to)
     }
 
+    /// Bytes of buffers that are kept for the next turn.
+    pub fn spare_bytes(&self) -> usize {
+        self.outboxes.spare_bytes() + self.mailboxes.spare_bytes()
+    }
+
+    /// Frees them, and what else a shard needs only while it is busy. For a driver whose shard has had nothing to do for
+    /// a while; to be called between turns. Nothing else can tell whether it was.
+    pub fn release_spares(&mut self) {
+        self.broker.release_spares();
+        self.outboxes.release_spares();
+        self.mailboxes.release_spares();
+    }
+
     /// Whether nothing is on the way to other shards or waits to be, and nobody waits for them.
     pub fn is_settled(&self) -> bool {
         self.mailboxes.is_idle() && self.calls.is_empty()

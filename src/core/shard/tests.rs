@@ -516,3 +516,40 @@ fn a_run_is_the_same_on_another_shard() {
         assert!(shown(&here).contains("one"), "{subscriptions}");
     }
 }
+
+#[test]
+fn buffers_that_are_given_back_are_made_again() {
+    const EACH: usize = 100;
+    let mut node = Node::new(2, None, Limits::default());
+    let payload = "x".repeat(8 * 1024);
+    let publish = format!("PUBLISH topic {payload}\r\n");
+    let event = format!("*3\r\n$7\r\nmessage\r\n$5\r\ntopic\r\n$8192\r\n{payload}\r\n");
+    for round in 0..3 {
+        // The connections of the round before are gone, and others stand at their places.
+        for conn in 1..=EACH as u32 {
+            node.open(1, conn);
+            node.give(1, conn, b"SUBSCRIBE topic\r\n");
+        }
+        node.settle();
+        for conn in 1..=EACH as u32 {
+            assert!(node.read(1, conn).starts_with("*3"), "round {round}");
+        }
+        node.open(0, round);
+        node.give(0, round, publish.as_bytes());
+        node.settle();
+        assert_eq!(node.read(0, round), format!(":{EACH}\r\n"));
+        for conn in 1..=EACH as u32 {
+            assert_eq!(node.read(1, conn), event);
+        }
+        assert!(node.shards[0].spare_bytes() > 0 && node.shards[1].spare_bytes() > 0);
+        for conn in 1..=EACH as u32 {
+            node.handle(1, Input::Closed { conn: ConnId(conn) });
+        }
+        node.settle();
+        for shard in &mut node.shards {
+            shard.take_dirty(&mut Vec::new());
+            shard.release_spares();
+            assert_eq!(shard.spare_bytes(), 0);
+        }
+    }
+}

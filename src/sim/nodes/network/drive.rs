@@ -4,8 +4,9 @@
 //! Start at [`Network::run_node`].
 
 use super::*;
+use sapwood_core::Handled;
 use sapwood_core::command::CloseReason;
-use sapwood_core::driver::{Driver, Mail, Sockets, Step};
+use sapwood_core::driver::{Dealt, Driver, Mail, Sockets, Step};
 use sapwood_core::tree::{Dial, Notice};
 
 /// What core's driver is given: one shard of a node in the network.
@@ -271,6 +272,10 @@ impl Sockets for Host<'_> {
         if network.log.len() > LOG_LINES_MAX {
             network.log.pop_front();
         }
+    }
+
+    fn handled(&mut self, _driver: &mut Driver, dealt: Dealt<'_>, _handled: Handled) {
+        self.is_busy |= matches!(dealt, Dealt::Tick);
     }
 
     fn does(&mut self, step: Step) -> bool {
