@@ -7,6 +7,8 @@
 mod common;
 #[path = "common/load.rs"]
 mod load;
+#[path = "common/nats.rs"]
+mod nats;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -19,6 +21,7 @@ use load::{
     broker_with_limits, check_peak, connect_to_shard, counter, event, memory_cap_kib, numbers,
     payload, subscribed, wait_until, want_descriptors,
 };
+use nats::NatsClient;
 
 fn publish_request(topic: &str, payload: &[u8]) -> Vec<u8> {
     request(&[b"PUBLISH", topic.as_bytes(), payload])
@@ -39,6 +42,70 @@ fn publisher(
     Publisher::start(client, publishing, progress.clone(), move |number, out| {
         out.extend_from_slice(&requests[(number % period) as usize]);
     })
+}
+
+/// Makes 10,000 subscriptions to topics of their own.
+fn subscribe_to_topics(broker: &Broker, place: usize) -> RawClient {
+    let mut client = RawClient::connect(broker.port());
+    for first in (0..10_000).step_by(1_000) {
+        let names: Vec<String> = (first..first + 1_000)
+            .map(|number| format!("room.{place}.sensor.{number}.temperature"))
+            .collect();
+        let names = names.iter().map(String::as_bytes);
+        let words: Vec<&[u8]> = std::iter::once(&b"SUBSCRIBE"[..]).chain(names).collect();
+        client.send(&request(&words));
+        for _ in first..first + 1_000 {
+            assert!(matches!(client.value(), Value::Array(_)));
+        }
+    }
+    client
+}
+
+/// The same with wildcards of NATS.
+fn subscribe_to_wildcards(broker: &Broker, place: usize) -> NatsClient {
+    let mut client = NatsClient::connect(broker.nats_port());
+    let lines = (0..10_000).map(|number| format!("SUB room.{place}.*.{number} {number}\r\n"));
+    client.send(&lines.collect::<String>());
+    client.sync();
+    client
+}
+
+#[test]
+fn memory_goes_with_the_subscriptions_that_took_it() {
+    const CLIENTS: usize = 10;
+    const KIB_WITH_MIN: u64 = 60 * 1024;
+    const KIB_AFTER_MAX: u64 = 30 * 1024;
+    let _alone = alone();
+    let broker = Broker::start(2, &[]);
+    let topics: Vec<RawClient> = (0..CLIENTS)
+        .map(|place| subscribe_to_topics(&broker, place))
+        .collect();
+    let mut wildcards: Vec<NatsClient> = (0..CLIENTS)
+        .map(|place| subscribe_to_wildcards(&broker, place))
+        .collect();
+    let with = broker.resident_kib();
+    assert!(with > KIB_WITH_MIN, "{with} KiB show nothing");
+    // Some go with their connections, which end; the others' stay.
+    drop(topics);
+    let lines = (0..10_000).map(|number| format!("UNSUB {number}\r\n"));
+    let lines = lines.collect::<String>();
+    for client in &mut wildcards {
+        client.send(&lines);
+        client.sync();
+    }
+    let mut asker = RawClient::connect(broker.port());
+    wait_until("no subscription is left", || {
+        counter(&mut asker, "subscriptions") == 0
+    });
+    let ended = Instant::now();
+    wait_until("the memory is given back", || {
+        broker.resident_kib() < KIB_AFTER_MAX
+    });
+    println!(
+        "{with} KiB with 200,000 subscriptions, {} KiB {:?} after they ended",
+        broker.resident_kib(),
+        ended.elapsed()
+    );
 }
 
 #[test]
