@@ -30,8 +30,8 @@ use sapwood_wire::topic;
 pub(crate) struct Blocked {
     /// Its changes of interest are not known to all shards yet: the number of the last.
     pub barrier: Option<u64>,
-    /// Another shard is behind with what it published.
-    pub room: bool,
+    /// This shard is behind with what the connection published.
+    pub room: Option<ShardId>,
     /// Other shards are being asked for it.
     pub call: bool,
     /// It does not take its replies.
@@ -203,8 +203,8 @@ impl Context<'_> {
         }
         let (delivery, mut egress) = self.parts.delivery();
         match delivery.publish(&mut egress, except, event) {
-            Published::NoRoom => {
-                self.parts.blocked.room = true;
+            Published::NoRoom(shard) => {
+                self.parts.blocked.room = Some(shard);
                 self.parts.counters.stalled_publishers += 1;
                 None
             }

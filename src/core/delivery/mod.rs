@@ -49,8 +49,8 @@ pub(crate) struct Egress<'a> {
 pub(crate) enum Published {
     /// Matching subscriptions on this node.
     To(u64),
-    /// A shard that listens is behind: nothing was done, try again when there is room.
-    NoRoom,
+    /// This shard listens and is behind: nothing was done, try again when it has room.
+    NoRoom(ShardId),
 }
 
 /// How a run was published.
@@ -200,7 +200,8 @@ impl Delivery {
             return None;
         }
         let route = self.route();
-        if route.filters.len() > 1 || !route.groups.is_empty() || !self.has_room(egress) {
+        if route.filters.len() > 1 || !route.groups.is_empty() || self.full_shard(egress).is_some()
+        {
             return None;
         }
         let shares = route.receivers + route.shards.len();
@@ -346,8 +347,8 @@ impl Delivery {
         {
             return published;
         }
-        if !self.has_room(egress) {
-            return Published::NoRoom;
+        if let Some(shard) = self.full_shard(egress) {
+            return Published::NoRoom(shard);
         }
         let body = self.body_of(egress, &event);
         self.take_turns(egress, except);

@@ -5,7 +5,7 @@
 //! [`Delivery::execute`]; for a run, of which nothing is to be decided for each event, at [`Delivery::execute_run`].
 
 use super::{Delivery, Egress};
-use crate::command::{ConnId, Event, LinkId, Member, Target};
+use crate::command::{ConnId, Event, LinkId, Member, ShardId, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
 use crate::mailbox::{Addressees, HandedRun};
 use bytes::Bytes;
@@ -103,10 +103,10 @@ impl Delivery {
         }
     }
 
-    /// Whether every shard that an event of the present topic may go to has room for it.
-    pub(super) fn has_room(&self, egress: &Egress<'_>) -> bool {
-        let mut targets = self.route().targets.iter();
-        targets.all(|&shard| egress.mailboxes.has_room(shard))
+    /// The first of the shards that an event of the present topic may go to whose mailbox has no room for it.
+    pub(super) fn full_shard(&self, egress: &Egress<'_>) -> Option<ShardId> {
+        let mut targets = self.route().targets.iter().copied();
+        targets.find(|&shard| !egress.mailboxes.has_room(shard))
     }
 
     /// Takes the turn of each group for an event that is published here; `except` must not hear it.

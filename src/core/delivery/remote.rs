@@ -5,7 +5,7 @@
 //! [`Delivery::receive_events`].
 
 use super::{Delivery, Egress, Plan, Reach};
-use crate::command::{Event, LinkId, Space, Target};
+use crate::command::{Event, LinkId, ShardId, Space, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
 use crate::mailbox::HandedRun;
 use crate::tree::links::to_all;
@@ -33,7 +33,7 @@ pub(crate) enum Received {
     /// Output is to be written before the rest.
     Part,
     /// A shard that listens is behind: nothing was done.
-    NoRoom,
+    NoRoom(ShardId),
 }
 
 impl Delivery {
@@ -134,8 +134,8 @@ impl Delivery {
         }
         let space = space_of(head);
         self.prepare(egress, space, head.topic);
-        if !self.has_room(egress) {
-            return Received::NoRoom;
+        if let Some(shard) = self.full_shard(egress) {
+            return Received::NoRoom(shard);
         }
         let has_own_way = self.has_own_way();
         if head.route.groups.is_empty() && head.route.plain && !has_own_way {

@@ -79,7 +79,7 @@ impl Shard {
         };
         let published = self.delivery.publish(&mut egress, None, event);
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
-        published != Published::NoRoom
+        !matches!(published, Published::NoRoom(_))
     }
 
     /// Who this node is, for people and programs.

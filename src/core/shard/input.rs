@@ -124,8 +124,8 @@ impl Shard {
         let Some(connection) = self.connections.get(conn) else {
             return;
         };
-        if connection.blocked.room {
-            self.stalled.push((conn, connection.client));
+        if let Some(shard) = connection.blocked.room {
+            self.stalled[shard.index()].push((conn, connection.client));
         }
     }
 }

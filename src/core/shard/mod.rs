@@ -50,8 +50,8 @@ pub struct Shard {
     liveness: Liveness,
     /// Empty between inputs.
     scratch: Scratch,
-    /// Connections that wait for room at another shard.
-    stalled: Vec<(ConnId, ClientId)>,
+    /// For each shard, the connections that wait for room there: a publisher waits for the one that was full, not for all.
+    stalled: Vec<Vec<(ConnId, ClientId)>>,
 }
 
 impl Shard {
@@ -101,7 +101,7 @@ impl Shard {
             next_call: 1,
             liveness: Liveness::default(),
             scratch: Scratch::default(),
-            stalled: Vec::new(),
+            stalled: vec![Vec::new(); usize::from(shards)],
             settings: Settings {
                 shard,
                 shards,
@@ -611,8 +611,14 @@ impl Shard {
         }
     }
 
+    /// Whether somebody waits for a shard that has room.
     fn may_resume_stalled(&self) -> bool {
-        !self.stalled.is_empty() && self.has_room_everywhere()
+        let mut others = self.mailboxes.others();
+        others.any(|to| self.may_resume_for(to))
+    }
+
+    fn may_resume_for(&self, to: ShardId) -> bool {
+        !self.stalled[to.index()].is_empty() && self.mailboxes.has_room(to)
     }
 
     fn has_room_everywhere(&self) -> bool {
@@ -635,13 +641,22 @@ impl Shard {
                     .push_control(shard, Control::Interest { sequence, changes });
             }
         }
-        if self.may_resume_stalled() {
-            for (conn, client) in std::mem::take(&mut self.stalled) {
-                // Who stalled may have left, and its place may be another's, who waits for more.
-                if let Some(connection) = self.connections.of_client(conn, client) {
-                    connection.blocked.room = false;
-                    resume_if_free(connection, conn, outputs);
-                }
+        for shard in self.mailboxes.others() {
+            if self.may_resume_for(shard) {
+                self.resume_stalled(shard, outputs);
+            }
+        }
+    }
+
+    /// Lets those go on who wait for room at a shard, and for no other.
+    fn resume_stalled(&mut self, shard: ShardId, outputs: &mut Outputs) {
+        for (conn, client) in std::mem::take(&mut self.stalled[shard.index()]) {
+            // Who stalled may have left, and its place may be another's, who waits for more.
+            if let Some(connection) = self.connections.of_client(conn, client)
+                && connection.blocked.room == Some(shard)
+            {
+                connection.blocked.room = None;
+                resume_if_free(connection, conn, outputs);
             }
         }
     }

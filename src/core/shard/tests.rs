@@ -192,6 +192,36 @@ impl Node {
 
 const LIST: &str = "CLIENT LIST\r\n";
 
+#[test]
+fn a_publisher_waits_for_room_at_the_shard_that_was_full_alone() {
+    let limits = Limits {
+        handover_backlog_bytes: 1_000,
+        ..Limits::default()
+    };
+    let mut node = Node::new(3, None, limits);
+    for (shard, topic) in [(1, "one"), (2, "two")] {
+        node.open(shard, 0);
+        node.give(shard, 0, format!("SUBSCRIBE {topic}\r\n").as_bytes());
+    }
+    node.settle();
+    // Each fills another shard's mailbox, and is held.
+    for (conn, topic) in [(0, "one"), (1, "two")] {
+        node.open(0, conn);
+        let publish = format!("PUBLISH {topic} {}\r\n", "x".repeat(2_000));
+        assert_ne!(node.give(0, conn, publish.as_bytes()).next, Next::Hold);
+        assert_eq!(node.give(0, conn, publish.as_bytes()).next, Next::Hold);
+    }
+    node.end_turn(0);
+    assert_eq!(node.outputs[0].resumed, []);
+    node.carry(0, 1);
+    node.end_turn(0);
+    assert_eq!(node.outputs[0].resumed, [ConnId(0)], "the other is full");
+    node.outputs[0].resumed.clear();
+    node.carry(0, 2);
+    node.end_turn(0);
+    assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
+}
+
 /// Events of others that come while EXEC waits follow its array, in the form of that time.
 #[test]
 fn events_of_others_follow_the_array_of_exec() {

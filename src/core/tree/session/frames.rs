@@ -243,8 +243,8 @@ impl NodeSession {
                 Went::On
             }
             Received::Part => Went::Not(Then::Flush),
-            Received::NoRoom => {
-                cx.blocked.room = true;
+            Received::NoRoom(shard) => {
+                cx.blocked.room = Some(shard);
                 cx.counters.stalled_publishers += 1;
                 Went::Not(Then::Hold)
             }
