@@ -411,19 +411,13 @@ impl Shard {
 
     /// Closes connections whose time is over.
     fn close_overdue(&mut self, now: Now, outputs: &mut Outputs) {
-        let Shard {
-            liveness,
-            connections,
-            settings,
-            outboxes,
-            ..
-        } = self;
-        let mut overdue = Vec::new();
-        // Ends because each that is given was taken from the list.
-        while let Some(found) = liveness.poll_overdue(now, connections, settings, outboxes) {
-            overdue.push(found);
-        }
-        for (conn, reason) in overdue {
+        // Ends because each that is given was taken from its list. Who is being closed is given for no other reason.
+        while let Some((conn, reason)) = self.liveness.poll_overdue(
+            now,
+            &mut self.connections,
+            &self.settings,
+            &mut self.outboxes,
+        ) {
             self.begin_close(conn, reason, outputs);
         }
     }
