@@ -69,6 +69,7 @@ const LAYERS: &[&str] = &[
     "tree/notice",
     "tree/config",
     "mailbox",
+    "calls",
     "tree/interest_sync",
     "delivery",
     "settings",

@@ -1,4 +1,4 @@
-//! The words that all protocols share: ids, filters, events, questions and their answers.
+//! The words that all protocols share: ids, filters, events, calls and their answers.
 //!
 //! Nothing here knows a protocol or how the broker is built.
 
@@ -9,6 +9,7 @@ use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic;
+use std::sync::Arc;
 
 /// A connection's place on its shard; used again after it has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -230,6 +231,11 @@ impl Form {
         !matches!(self, Form::Resp2 | Form::Resp3 | Form::Nats)
     }
 
+    /// Whether replies keep the order of the requests, so that what is answered late keeps a reply slot.
+    pub(crate) fn answers_in_order(self) -> bool {
+        matches!(self, Form::Resp2 | Form::Resp3 | Form::Sse)
+    }
+
     /// Whether events are written as JSON: topics must be UTF-8, and payloads do not stand there as they are.
     pub(crate) fn is_json(self) -> bool {
         matches!(self, Form::Json | Form::JsonLines | Form::Sse)
@@ -335,15 +341,94 @@ pub enum CloseReason {
     TooManyConnections,
 }
 
-/// Something that all shards are asked.
+/// A call's number: never used again on its shard, and ascending.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// What a shard is asked in one round of a call. The work and the length of the answer are bounded: where there is more,
+/// the answer says from where on the next round is to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Who is connected.
-    Clients(Selection),
-    /// Close these; answers how many there were.
-    Kill(Selection),
-    /// The counters of each shard.
+    /// The counters of the shard.
     Counters,
+    /// Which clients a selection means, from this place on.
+    Select {
+        /// The condition.
+        selection: Arc<Selection>,
+        /// What they are to be ranked by.
+        sort: Sort,
+        /// The first connection that is looked at.
+        from: ConnId,
+    },
+    /// What people are shown of these clients; who has gone meanwhile is left out.
+    Describe {
+        /// At most [`crate::limits::CALL_CLIENTS_MAX`].
+        clients: Vec<(ConnId, ClientId)>,
+        /// The first names of their subscriptions are wanted too.
+        with_names: bool,
+    },
+    /// What a client is subscribed to, from this place among its subscriptions on.
+    NamesOf {
+        /// The client's connection.
+        conn: ConnId,
+        /// The client.
+        client: ClientId,
+        /// The first subscription.
+        from: usize,
+    },
+    /// The names of one kind that anyone on the node is subscribed to, from this place in the index of filters on.
+    ActiveNames {
+        /// The kind.
+        kind: FilterKind,
+        /// Only those that this Redis glob matches.
+        pattern: Option<Arc<[u8]>>,
+        /// The first filter that is looked at.
+        from: usize,
+    },
+    /// Close the clients that a selection means, from this place on.
+    Kill {
+        /// The condition.
+        selection: Arc<Selection>,
+        /// The first connection that is looked at.
+        from: ConnId,
+    },
+}
+
+/// What clients are ranked by: all but `Id` largest first, equal ones by their numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Their numbers, which is the order in which they connected.
+    #[default]
+    Id,
+    /// Subscriptions.
+    Subscriptions,
+    /// Bytes that wait to be sent.
+    Pending,
+    /// Events that they were sent.
+    EventsOut,
+    /// Events that they published.
+    EventsIn,
+    /// Bytes that they were sent.
+    BytesOut,
+    /// Bytes that they sent.
+    BytesIn,
+    /// How long they have sent nothing.
+    Idle,
+    /// How long they have been connected.
+    Age,
+}
+
+/// A client that a selection means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// What it is ranked by, the largest first.
+    pub rank: u64,
+    /// Its number.
+    pub client: ClientId,
+    /// The shard that owns it.
+    pub shard: ShardId,
+    /// Its connection there.
+    pub conn: ConnId,
 }
 
 /// Which clients are meant: all that every given condition holds for.
@@ -363,8 +448,6 @@ pub struct Selection {
     pub but: Option<ClientId>,
     /// Nobody at all: a condition was given that no client can meet.
     pub nobody: bool,
-    /// The names of their subscriptions are wanted too.
-    pub with_names: bool,
 }
 
 impl Selection {
@@ -417,8 +500,10 @@ pub struct ClientRecord {
     pub lost: u64,
     /// What it has sent and was sent.
     pub traffic: Traffic,
-    /// What it subscribed to, if that was asked for.
+    /// What it subscribed to, if that was asked for: the first names.
     pub names: Vec<Box<[u8]>>,
+    /// Where the rest of them begins, if there is more.
+    pub names_next: Option<usize>,
     /// The database it selected.
     pub database: u8,
     /// The version of the Redis protocol; 0 for another protocol.
@@ -429,25 +514,75 @@ pub struct ClientRecord {
     pub no_evict: bool,
 }
 
-/// What one shard says to a [`Query`]; answers of several shards are merged.
+/// What one shard says to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To `Clients`.
-    Clients(Vec<ClientRecord>),
+    /// To `Counters`.
+    Counters(Box<Counters>),
+    /// To `Select`.
+    Selected {
+        /// Those that are meant.
+        found: Vec<Selected>,
+        /// Where the rest begins.
+        next: Option<ConnId>,
+    },
+    /// To `Describe`.
+    Described(Vec<ClientRecord>),
+    /// To `NamesOf` and `ActiveNames`.
+    Names {
+        /// The names.
+        names: Vec<Box<[u8]>>,
+        /// Where the rest begins.
+        next: Option<usize>,
+    },
     /// To `Kill`.
-    Killed(u64),
-    /// To `Counters`: one entry a shard.
-    Counters(Vec<(ShardId, Counters)>),
+    Killed {
+        /// How many were closed.
+        count: u64,
+        /// Where the rest begins.
+        next: Option<ConnId>,
+    },
 }
 
-impl Answer {
-    /// Takes another shard's answer to the same question in.
-    pub(crate) fn merge(&mut self, other: Answer) {
-        match (self, other) {
-            (Answer::Clients(all), Answer::Clients(more)) => all.extend(more),
-            (Answer::Killed(all), Answer::Killed(more)) => *all += more,
-            (Answer::Counters(all), Answer::Counters(more)) => all.extend(more),
-            (mine, other) => unreachable!("answers to one question differ: {mine:?}, {other:?}"),
+/// How the answer of a call is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Once it is whole: short enough to need no room beyond what a call reserves.
+    Short,
+    /// Once it is whole: it gathers as output, and so waits while that is at its cap.
+    Spooled,
+    /// As it comes: it waits while the client does not take what is there.
+    Streamed,
+}
+
+/// What is asked in one round of a call: each shard at most one thing.
+pub(crate) type Round = Vec<(ShardId, Query)>;
+
+/// The answers of all shards that were asked in a round, in the order of their numbers.
+pub(crate) type Answers = Vec<(ShardId, Answer)>;
+
+/// The counters of each shard that was asked for them.
+pub(crate) fn counters_of(answers: Answers) -> Vec<(ShardId, Counters)> {
+    let each = answers.into_iter().map(|(shard, answer)| match answer {
+        Answer::Counters(counters) => (shard, *counters),
+        answer => unreachable!("{answer:?} are no counters"),
+    });
+    each.collect()
+}
+
+/// Why a call ends without its answer. Nothing that it asked for was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallError {
+    /// The shard's output has been at its cap for too long, so that there is no room for an answer.
+    NoRoom,
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallError::NoRoom => f.write_str(
+                "no room for the answer: the broker's output is at its cap, because clients do not read theirs; try again later",
+            ),
         }
     }
 }

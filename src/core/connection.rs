@@ -21,6 +21,8 @@ pub(crate) struct Connection {
     pub active_ns: u64,
     pub bytes_in: u64,
     pub events_in: u64,
+    /// Calls that are not answered.
+    pub calls_waiting: u32,
     /// Bytes of unfinished input that are kept for it.
     pub kept_bytes: usize,
     /// When it must have authenticated, if it has not.
@@ -87,6 +89,17 @@ impl Connections {
     /// Places up to the last that was ever taken; some are free.
     pub(crate) fn places(&self) -> impl Iterator<Item = ConnId> + use<> {
         (0..self.slots.len() as u32).map(ConnId)
+    }
+
+    /// So many places from one on, and where the rest begins.
+    pub(crate) fn places_from(
+        &self,
+        from: ConnId,
+        count: usize,
+    ) -> (impl Iterator<Item = ConnId> + use<>, Option<ConnId>) {
+        let end = (from.slot() + count).min(self.slots.len());
+        let next = (end < self.slots.len()).then_some(ConnId(end as u32));
+        ((from.slot()..end).map(|slot| ConnId(slot as u32)), next)
     }
 
     /// Those that are open, with their places.

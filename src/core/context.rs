@@ -4,14 +4,15 @@
 //! before a listener is answered; whoever's subscriptions changed waits at the barrier; whoever waits there publishes
 //! nothing. Must not know protocols. Start at [`Context::publish`] and [`Context::subscribe`].
 
+use crate::calls::Calls;
 use crate::command::{
-    ClientId, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Now, Query, Refusal,
-    ShardId, Space,
+    CallId, ClientId, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Now, Query,
+    Refusal, Round, ShardId, Space, Written,
 };
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun};
 use crate::form::sids::Sid;
-use crate::limits::RUN_CHECK_BYTES;
+use crate::limits::{CALLS_MAX, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
 use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
@@ -32,8 +33,8 @@ pub(crate) struct Blocked {
     pub barrier: Option<u64>,
     /// This shard is behind with what the connection published.
     pub room: Option<ShardId>,
-    /// Other shards are being asked for it.
-    pub call: bool,
+    /// It waits for its calls: it goes on once so many or fewer are not answered.
+    pub calls: Option<u32>,
     /// It does not take its replies.
     pub output: bool,
     /// A lane waits for news about its link.
@@ -57,8 +58,6 @@ pub(crate) enum Then {
     Flush,
     /// The connection is another shard's: nothing was consumed.
     Move(ShardId),
-    /// Ask all shards; the answer goes to [`Session::answered`](crate::session::Session::answered).
-    Ask(Box<Query>),
     /// Write what stands in the outbox, then close.
     Close(CloseReason),
 }
@@ -95,10 +94,13 @@ pub(crate) struct Parts<'a> {
     pub links: &'a mut Links,
     pub tree: &'a mut Option<Box<Tree>>,
     pub delivery: &'a mut Delivery,
+    pub calls: &'a mut Calls,
     pub counters: &'a mut Counters,
     pub scratch: &'a mut Scratch,
     /// Events that this connection has published.
     pub events_in: &'a mut u64,
+    /// Calls of this connection that are not answered.
+    pub calls_waiting: &'a mut u32,
 }
 
 impl Parts<'_> {
@@ -144,6 +146,10 @@ impl<'a> Context<'a> {
 impl Context<'_> {
     pub(crate) fn client(&self) -> ClientId {
         self.parts.identity.client
+    }
+
+    pub(crate) fn conn(&self) -> ConnId {
+        self.parts.conn
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -456,14 +462,84 @@ impl Context<'_> {
         self.parts.broker.active_globs()
     }
 
-    /// The names of this kind that anyone listens to and `pattern`, if given, matches.
-    pub(crate) fn active_names(&self, kind: FilterKind, pattern: Option<&[u8]>) -> Vec<&[u8]> {
-        self.parts.broker.active_names(kind, pattern)
-    }
-
     /// Different filters of this kind.
     pub(crate) fn filters(&self, kind: FilterKind) -> usize {
         self.parts.broker.filters().count(kind)
+    }
+}
+
+/// Calls: what shards are asked, whose answers go to [`Session::answered`](crate::session::Session::answered). In a
+/// protocol that answers in the order of its requests, what is replied meanwhile stands behind them; a session that
+/// carries out what others can see waits for them first.
+impl Context<'_> {
+    /// Whether any is not answered.
+    pub(crate) fn has_calls(&self) -> bool {
+        *self.parts.calls_waiting > 0
+    }
+
+    /// The connection is not read on until all are answered.
+    pub(crate) fn wait_for_calls(&mut self) {
+        self.parts.blocked.calls = Some(0);
+    }
+
+    /// Asks shards; `None` if nothing was asked and the same is to be done again once the connection may go on.
+    pub(crate) fn ask(&mut self, round: Round, written: Written) -> Option<CallId> {
+        let asker = (self.parts.conn, self.client());
+        if *self.parts.calls_waiting >= CALLS_MAX {
+            self.parts.blocked.calls = Some(CALLS_MAX / 2);
+            return None;
+        }
+        let now_ns = self.now().monotonic_ns;
+        let Some(call) = self.parts.calls.ask(asker, round, written, now_ns) else {
+            self.parts.blocked.calls = Some(CALLS_MAX / 2);
+            return None;
+        };
+        *self.parts.calls_waiting += 1;
+        if self.form().answers_in_order() {
+            self.parts.outboxes.reserve_slot(self.parts.conn, call);
+        }
+        Some(call)
+    }
+
+    /// Asks all shards the same.
+    pub(crate) fn ask_all(&mut self, query: &Query, written: Written) -> Option<CallId> {
+        let shards = (0..self.settings().shards).map(ShardId);
+        let round = shards.map(|shard| (shard, query.clone())).collect();
+        self.ask(round, written)
+    }
+
+    /// Asks on in a call that is being answered.
+    pub(crate) fn ask_on(&mut self, call: CallId, round: Round) {
+        self.parts.calls.ask_on((self.parts.conn, call), round);
+    }
+
+    /// What a call keeps of answers until they are written counts as output.
+    pub(crate) fn reserve(&mut self, call: CallId, bytes: usize) {
+        self.parts
+            .outboxes
+            .set_reserved(self.parts.conn, call, bytes);
+    }
+
+    /// Appends to a reply that is written once it is whole; gives its length so far.
+    pub(crate) fn spool(&mut self, call: CallId, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        self.parts.outboxes.spool(self.parts.conn, call, encode)
+    }
+
+    /// Drops what was spooled: the reply becomes another.
+    pub(crate) fn drop_spooled(&mut self, call: CallId) {
+        self.parts.outboxes.drop_spooled(self.parts.conn, call);
+    }
+
+    /// Writes the next part of a reply that is streamed.
+    pub(crate) fn stream(&mut self, call: CallId, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.settle_for_listener();
+        self.parts.outboxes.stream(self.parts.conn, call, encode);
+    }
+
+    /// A reply is whole: what was spooled, behind this head.
+    pub(crate) fn end_call(&mut self, call: CallId, head: &[u8]) {
+        self.settle_for_listener();
+        self.parts.outboxes.end_slot(self.parts.conn, call, head);
     }
 }
 
@@ -513,11 +589,6 @@ impl Context<'_> {
             return Some(Then::Hold);
         }
         None
-    }
-
-    /// The connection is not read on until it is answered by all shards.
-    pub(crate) fn wait_for_call(&mut self) {
-        self.parts.blocked.call = true;
     }
 
     /// Delivers what gathers: the input is dealt with.

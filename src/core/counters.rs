@@ -73,6 +73,10 @@ counters! {
     stalled_publishers,
     /// Times that a client was not read on because it did not take its replies.
     stalled_readers,
+    /// Calls of this shard's clients that are not answered now, such as INFO and CLIENT LIST.
+    calls_waiting,
+    /// Calls refused because the output was at its cap for too long.
+    calls_refused,
     /// Bytes that wait to be sent now.
     outbox_bytes,
     /// Bytes of shared payloads that are kept now, on the whole node.

@@ -14,6 +14,7 @@
 //! [`Shard::output`]. Start reading at [`Shard::handle`].
 #![forbid(unsafe_code)]
 
+mod calls;
 pub mod command;
 mod connection;
 mod context;

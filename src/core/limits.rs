@@ -226,6 +226,42 @@ pub const QUESTIONS_MAX: usize = 64;
 /// takes some 30 us.
 pub const ANSWERS_A_SECOND_MAX: usize = 1_000;
 
+/// Most calls of one connection that wait for their answers; then its input is held.
+pub const CALLS_MAX: u32 = 1_024;
+
+/// Most calls of a shard that wait: those of 64 connections that have as many as they may. Worst memory: about 512 bytes
+/// each, 32 MiB.
+pub const CALLS_SHARD_MAX: usize = 65_536;
+
+/// Bytes of output that a call counts for until it is answered.
+pub const CALL_RESERVED_BYTES: usize = 256;
+
+/// Bytes of a reply that is streamed which wait to be written, before its next part is asked for. Worst memory: twice this
+/// for each connection of HTTP.
+pub const STREAMED_BYTES_MAX: usize = 64 * 1024;
+
+/// Calls of a shard that are being answered; the others wait for their turn. Each has at most one round on its way, which
+/// bounds what they take of a turn; and each has what it has gathered, up to `OUTBOX_BYTES_MAX`.
+pub const CALLS_BEGUN_MAX: usize = 16;
+
+/// Rounds of calls that a shard begins in one turn: 20 to 200 us each.
+pub const CALL_ROUNDS_A_TURN: usize = 8;
+
+/// Clients that are described, or closed, in one round of a call: about 2 us each.
+pub const CALL_CLIENTS_MAX: usize = 128;
+
+/// Connections, or filters, that are looked at in one round of a call: some 10 ns each.
+pub const CALL_LOOKED_AT_MAX: usize = 4_096;
+
+/// Bytes of names in one answer. The last name may go beyond.
+pub const CALL_NAMES_BYTES: usize = 16 * 1024;
+
+/// What matching a glob may cost in one round of a call, in bytes of the glob times bytes of the name: below 10 ms.
+pub const CALL_GLOB_COST_MAX: usize = 4 * 1024 * 1024;
+
+/// A call that finds no room for its answer for so long, in milliseconds, is refused.
+pub const CALL_MS_MAX: u64 = 10_000;
+
 /// The caps in force on a shard; the names are those of the constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -10,7 +10,7 @@
 //! [`TURN_TRIES_MAX`] times in all. Start at
 //! [`Mailboxes::push`] and [`Records::next`].
 
-use crate::command::{Answer, Event, Query, ShardId, Space};
+use crate::command::{Answer, CallId, ConnId, Event, Query, ShardId, Space};
 use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
 use crate::routing::interest::Change;
 use crate::tree::news::TreeNews;
@@ -28,18 +28,18 @@ pub enum Control {
         /// What changed.
         changes: Arc<[Change]>,
     },
-    /// A question; `number` comes back with the answer.
+    /// A round of a call, which comes back with the answer.
     Ask {
-        /// The asker's number for it.
-        number: u64,
-        /// The question.
+        /// The connection on the sender's shard whose call it is, and the call.
+        call: (ConnId, CallId),
+        /// What is asked.
         query: Query,
     },
-    /// An answer.
+    /// What the sender answers in a round of a call.
     Answer {
-        /// The asker's number for the question.
-        number: u64,
-        /// What the sender has to say.
+        /// As it came.
+        call: (ConnId, CallId),
+        /// The answer.
         answer: Answer,
     },
     /// What shard 0 tells about links.
@@ -748,7 +748,8 @@ mod tests {
         assert!(mailboxes.take(to).is_none(), "it stands behind the event");
         mailboxes.acknowledge(to, 2);
         let query = Query::Counters;
-        mailboxes.push_control(to, Control::Ask { number: 1, query });
+        let call = (ConnId(0), CallId(1));
+        mailboxes.push_control(to, Control::Ask { call, query });
         let control = mailboxes.take(to).expect("control goes");
         let carried = (control.control.len(), control.events, control.known);
         assert_eq!(carried, (1, 0, 0));

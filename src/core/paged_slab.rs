@@ -187,11 +187,19 @@ impl<T> PagedSlab<T> {
 
     /// All values in the order of their keys, with them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        let pages = self.pages.iter().enumerate();
-        pages.flat_map(|(number, page)| {
+        self.iter_from(0)
+    }
+
+    /// The values from a key on, in the order of their keys, with them.
+    pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &T)> {
+        let pages = self.pages.iter().enumerate().skip(from / PAGE_VALUES);
+        pages.flat_map(move |(number, page)| {
             let places = page.places.iter().enumerate();
             places.filter_map(move |(place, value)| match value {
-                Place::Taken(value) => Some((number * PAGE_VALUES + place, value)),
+                Place::Taken(value) => {
+                    let key = number * PAGE_VALUES + place;
+                    (key >= from).then_some((key, value))
+                }
                 Place::Free(_) => None,
             })
         })

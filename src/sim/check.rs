@@ -4,7 +4,7 @@
 
 use crate::command::KillForm;
 use crate::driver::Phase;
-use crate::expect::{Owed, What};
+use crate::expect::{Owed, What, is_refused_call};
 use crate::finale;
 use crate::model::{Conn, HandedOver};
 use crate::reader::{Frame, Value};
@@ -230,6 +230,12 @@ impl World {
             }
             What::Error(text) if text.starts_with("ERR the transaction is larger") => {
                 self.coverage.hit("transaction too large");
+            }
+            What::Clients { .. } | What::Names(_) if is_refused_call(value) => {
+                self.coverage.hit("call refused");
+                if self.limits.outbox_bytes_max > self.reply_max() {
+                    return fail("call", "refused where its answer has room".to_string());
+                }
             }
             What::Clients { asked } => {
                 let (Value::Bulk(text) | Value::Verbatim(text)) = value else {

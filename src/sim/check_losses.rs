@@ -7,7 +7,9 @@ use crate::world::World;
 use crate::{Failure, fail};
 use sapwood_core::Policy;
 use sapwood_core::command::ConnId;
-use sapwood_core::limits::{OUTBOX_CHUNK_BYTES, RUN_BYTES_MAX};
+use sapwood_core::limits::{
+    CALL_RESERVED_BYTES, CALLS_BEGUN_MAX, OUTBOX_CHUNK_BYTES, RUN_BYTES_MAX,
+};
 
 /// Most bytes of an answer to a client beside what it says of each client.
 const REPLY_BYTES_MAX: usize = 2_000;
@@ -70,7 +72,12 @@ impl World {
                 bound += FRAME_BYTES_MAX.max(cap / 2);
             }
         }
-        let bytes = node.core().counters().outbox_bytes as usize;
+        let counters = node.core().counters();
+        let calls = counters.calls_waiting as usize;
+        // Of those that have begun, a reply may wait for its end.
+        bound += calls * CALL_RESERVED_BYTES;
+        bound += calls.min(CALLS_BEGUN_MAX) * self.output_bound(Policy::Close);
+        let bytes = counters.outbox_bytes as usize;
         if bytes > bound {
             let text = format!("shard {shard} keeps {bytes} bytes of output, {bound} may be");
             return fail("outbox memory", text);

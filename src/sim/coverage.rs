@@ -55,6 +55,7 @@ const NAMES: &[&str] = &[
     "closed: too many",
     "killed itself",
     "transaction too large",
+    "call refused",
     "subscription refused",
 ];
 

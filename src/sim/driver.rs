@@ -172,6 +172,10 @@ impl World {
 
     /// A shard is told that the node ends; here it does not.
     pub(crate) fn announce_end(&mut self, shard: usize) -> Result<(), Failure> {
+        if self.nodes[shard].unfinished.is_some() {
+            // As in a turn: nobody is told anything between the parts of a batch.
+            return Ok(());
+        }
         let milliseconds = self.rng.below(5_000) as u32;
         let now = self.now;
         self.with_driver(shard, |driver, host| {
@@ -580,6 +584,9 @@ impl Sockets for Host<'_> {
             }
             Dealt::Tick => {}
         }
+        self.world
+            .model
+            .note_names(self.shard, after.calls_waiting > 0);
     }
 
     fn does(&mut self, step: Step) -> bool {
@@ -589,7 +596,11 @@ impl Sockets for Host<'_> {
                 let must = self.world.drains || self.node().unfinished.is_some();
                 must || self.world.rng.percent(70)
             }
-            Step::TurnEnd => !self.world.sabotage_for_good(Sabotage::ForgetTurnEnd),
+            // Calls are answered at its end.
+            Step::TurnEnd => {
+                self.node().unfinished.is_none()
+                    && !self.world.sabotage_for_good(Sabotage::ForgetTurnEnd)
+            }
             Step::Resume => self.node().unfinished.is_none(),
             Step::Tick => true,
         }

@@ -22,6 +22,17 @@ pub(crate) struct Owed {
     pub what: What,
 }
 
+/// What the answer to PUBSUB CHANNELS may be.
+#[derive(Clone, Debug)]
+pub(crate) struct NamesOwed {
+    pub kind: FilterKind,
+    pub pattern: Option<Name>,
+    /// Names that were active all the time since it was asked.
+    pub always: BTreeSet<Name>,
+    /// Names that were active at any time since.
+    pub ever: BTreeSet<Name>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Simple(&'static str),
@@ -66,7 +77,8 @@ pub(crate) enum What {
         is_me: bool,
     },
     Numsub(Vec<(Name, u64)>),
-    Names(BTreeSet<Name>),
+    /// Active names, as they were when it was answered, which may be later than it was asked.
+    Names(NamesOwed),
     Greeting {
         id: u64,
     },
@@ -143,6 +155,8 @@ impl Owed {
             },
             What::ExecHead(count) => value == &Value::Head(*count),
             What::Confirm(confirm) => confirm.take(pushed(value, version)?, version),
+            What::Clients { .. } if is_refused_call(value) => true,
+            What::Names(_) if is_refused_call(value) => true,
             What::Clients { .. } => match version {
                 2 => matches!(value, Value::Bulk(_)),
                 _ => matches!(value, Value::Verbatim(_)),
@@ -152,7 +166,7 @@ impl Owed {
                 _ => matches!(value, Value::Integer(0 | 1)),
             },
             What::Numsub(counts) => is_numsub(value, counts),
-            What::Names(names) => is_names(value, names),
+            What::Names(names) => names.is_answer(value),
             What::Greeting { id } => is_greeting(value, version, *id),
             What::Welcome { id } => is_welcome(value, *id),
             What::Ack { request, count, .. } => {
@@ -373,18 +387,40 @@ fn is_numsub(value: &Value, counts: &[(Name, u64)]) -> bool {
         })
 }
 
-fn is_names(value: &Value, names: &BTreeSet<Name>) -> bool {
-    let Value::Array(values) = value else {
+/// Whether a call was refused because its answer has no room, which the caps of a history may lead to.
+pub(crate) fn is_refused_call(value: &Value) -> bool {
+    let refusals = ["ERR the reply is longer than", "ERR no room for the answer"];
+    let Value::Error(text) = value else {
         return false;
     };
-    let found: BTreeSet<&[u8]> = values
+    refusals
         .iter()
-        .filter_map(|value| match value {
-            Value::Bulk(name) => Some(&name[..]),
-            _ => None,
-        })
-        .collect();
-    values.len() == names.len() && found.iter().eq(names.iter())
+        .any(|refusal| text.starts_with(refusal.as_bytes()))
+}
+
+impl Owed {
+    /// Whether it is answered at once while calls before it are not answered, and written behind them.
+    pub(crate) fn stands_behind_calls(&self) -> bool {
+        matches!(self.what, What::Error(_) | What::Simple("QUEUED"))
+    }
+}
+
+impl NamesOwed {
+    fn is_answer(&self, value: &Value) -> bool {
+        let Value::Array(values) = value else {
+            return false;
+        };
+        let found: BTreeSet<&[u8]> = values
+            .iter()
+            .filter_map(|value| match value {
+                Value::Bulk(name) => Some(&name[..]),
+                _ => None,
+            })
+            .collect();
+        let is_each_once = values.len() == found.len();
+        let has_all = self.always.iter().all(|name| found.contains(name));
+        is_each_once && has_all && found.iter().all(|name| self.ever.contains(name))
+    }
 }
 
 fn is_greeting(value: &Value, version: u8, id: u64) -> bool {

@@ -15,7 +15,7 @@ mod native;
 use crate::Failure;
 use crate::client::Client;
 use crate::command::{Command, Event, Filter, KillForm, NO_GROUP, Name, Order};
-use crate::expect::{Confirm, Owed, What, subscribe_word, unsubscribe_word};
+use crate::expect::{Confirm, NamesOwed, Owed, What, subscribe_word, unsubscribe_word};
 use crate::fail;
 use crate::stream::Stream;
 use crate::turns::{TurnId, Turns};
@@ -132,6 +132,8 @@ pub(crate) struct ShardModel {
     /// A connection closed in the middle of a batch: `delivered` may be too high.
     pub inexact: bool,
     pub open: Vec<usize>,
+    /// Clients that asked for active names, and may not have been answered.
+    asked_names: Vec<usize>,
 }
 
 /// An event on its way to another shard, or perhaps on its way: whose turn it is, is not known.
@@ -225,6 +227,7 @@ impl Model {
             delivered: 0,
             turns_taken: 0,
             inexact: false,
+            asked_names: Vec::new(),
             open: Vec::new(),
         };
         Model {
@@ -354,7 +357,7 @@ impl Model {
 
     fn owe(&mut self, key: usize, what: What) {
         let floats = match what {
-            What::Clients { .. } | What::Killed { .. } => self.shards.len() > 1,
+            What::Clients { .. } | What::Killed { .. } | What::Names(_) => true,
             _ => false,
         };
         let conn = self.conn(key);
@@ -723,12 +726,49 @@ impl Model {
 
     fn channels(&mut self, key: usize, kind: FilterKind, pattern: Option<Name>) -> What {
         let shard = self.conn(key).shard;
+        let active = self.active_names(shard, kind, pattern);
+        self.shards[shard].asked_names.push(key);
+        What::Names(NamesOwed {
+            kind,
+            pattern,
+            always: active.clone(),
+            ever: active,
+        })
+    }
+
+    fn active_names(
+        &self,
+        shard: usize,
+        kind: FilterKind,
+        pattern: Option<Name>,
+    ) -> BTreeSet<Name> {
         let active = self.active(shard).into_iter();
         let names = active
             .filter(|filter| filter.0 == kind)
             .map(|filter| filter.1);
         let is_meant = |name: &Name| pattern.is_none_or(|pattern| glob_matches(pattern, name));
-        What::Names(names.filter(is_meant).collect())
+        names.filter(is_meant).collect()
+    }
+
+    /// A shard handled an input, and may have answered who asked for active names; `has_calls` if it still owes answers.
+    pub(crate) fn note_names(&mut self, shard: usize, has_calls: bool) {
+        let asked = std::mem::take(&mut self.shards[shard].asked_names);
+        for &key in &asked {
+            let Some(mut conn) = self.conns[key].take() else {
+                continue;
+            };
+            for owed in &mut conn.stream.owed {
+                if let What::Names(names) = &mut owed.what {
+                    let now = self.active_names(shard, names.kind, names.pattern);
+                    names.always.retain(|name| now.contains(name));
+                    names.ever.extend(now);
+                }
+            }
+            self.conns[key] = Some(conn);
+        }
+        if has_calls {
+            self.shards[shard].asked_names = asked;
+        }
     }
 
     /// A connection is being closed; from now on it hears and says nothing.

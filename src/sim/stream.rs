@@ -137,8 +137,8 @@ impl Stream {
                     return Ok(Some(before));
                 }
             }
-            if owed.floats && !owed.inside {
-                // The answer of all shards may come later, but only events before it.
+            if owed.floats && !owed.inside || floated && owed.stands_behind_calls() {
+                // The answer of a call may come later, and what was answered at once behind it; only events before it.
                 floated = true;
             } else if !owed.is_event() || (self.policy == Policy::Close && left.0 > 0) {
                 break;

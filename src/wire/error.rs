@@ -77,6 +77,8 @@ codes! {
         "the broker knows as many different filters as it may",
     RequestInvalid = 206 "request_invalid"
         "a request of JSON or HTTP that cannot be read, or has a field too many, too few or of another kind",
+    Busy = 207 "busy"
+        "the broker has no room for the answer, because its clients do not read theirs; try again later",
 }
 
 impl ErrorCode {

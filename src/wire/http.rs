@@ -502,6 +502,18 @@ pub fn write_head(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)]) {
     out.extend_from_slice(END);
 }
 
+/// Writes a chunk of a body; an empty one would be its end.
+pub fn write_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(END);
+    }
+}
+
+/// The end of a body in chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// A moment by the calendar, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {

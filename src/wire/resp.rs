@@ -539,13 +539,18 @@ pub fn bulk_header(out: &mut Vec<u8>, length: usize) {
 
 /// Text: RESP3 has a form that says so, RESP2 takes a bulk string.
 pub fn verbatim(out: &mut Vec<u8>, version: Version, text: &[u8]) {
+    verbatim_header(out, version, text.len());
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What stands before a text for people of so many bytes; CR LF follows it.
+pub fn verbatim_header(out: &mut Vec<u8>, version: Version, length: usize) {
     match version {
-        Version::Two => bulk(out, text),
+        Version::Two => header(out, b'$', length as i64),
         Version::Three => {
-            header(out, b'=', text.len() as i64 + 4);
+            header(out, b'=', length as i64 + 4);
             out.extend_from_slice(b"txt:");
-            out.extend_from_slice(text);
-            out.extend_from_slice(b"\r\n");
         }
     }
 }

@@ -2,23 +2,25 @@
 //!
 //! Owns every byte that waits to be sent. Replies are never dropped and never refused; events are
 //! subject to the caps, and at a cap to the connection's policy: it is closed, or it loses events
-//! (`lossy`). While a reply is answered in parts, events that come between them are kept
-//! aside, so that the reply stays one value. Must not know what the bytes mean. Invariants: an
-//! empty outbox holds no memory; `bytes` is the sum of what stands in all outboxes of the shard and
-//! aside of them; a dead outbox holds nothing and takes nothing; no frame is ever cut. Start at
+//! (`lossy`). Replies that come later than their requests have `slots`. While a reply is answered in
+//! parts, events that come between them are kept aside, so that the reply stays one value. Must not know what the bytes mean. Invariants: an
+//! empty outbox holds no memory; `bytes` is the sum of what stands in all outboxes of the shard, in
+//! reply slots and aside of them; a dead outbox holds nothing and takes nothing; no frame is ever cut. Start at
 //! [`Outboxes::offer`].
 
 mod lossy;
+mod slots;
 
 use crate::command::{CloseReason, ConnId, Form};
 use crate::form::{encode_reply, translate_events};
 use crate::limits::{
     Limits, OUTBOX_CHUNK_BYTES, SHARED_RUN_BYTES_MIN, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX,
-    SPARE_LISTS_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
+    SPARE_LISTS_MAX, STREAMED_BYTES_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
 };
 use bytes::Bytes;
 use lossy::{Lossy, What};
 use sapwood_wire::native::Policy;
+use slots::Slots;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,6 +133,8 @@ pub(crate) struct Outbox {
     pub taken: (u64, u64),
     /// Events that came while `deferring`; none for nearly every connection.
     aside: Option<Box<Aside>>,
+    /// Replies that are not whole, if any.
+    slots: Option<Box<Slots>>,
     /// What the policy needs to know, unless that is to close the connection.
     lossy: Option<Box<Lossy>>,
     /// The number of the last event that several of its filters matched.
@@ -152,11 +156,17 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Bytes that wait, those aside included.
+    /// Bytes that wait, those aside and those of replies that are not whole included.
     pub(crate) fn len(&self) -> usize {
         let aside = self.aside.as_ref().map_or(0, |aside| aside.length);
+        let slots = self.slots.as_ref().map_or(0, |slots| slots.bytes);
         let conflated = self.lossy.as_ref().map_or(0, |lossy| lossy.latest_bytes());
-        self.length + aside + conflated
+        self.length + aside + slots + conflated
+    }
+
+    /// Events that it was sent, or will be.
+    pub(crate) fn events_out(&self) -> u64 {
+        self.taken.0.saturating_sub(self.lost())
     }
 
     /// Events that the policy dropped.
@@ -285,6 +295,7 @@ impl Outboxes {
 
     /// Drops what waits and takes nothing more. Idempotent.
     pub(crate) fn kill(&mut self, conn: ConnId) {
+        self.drop_slots(conn);
         let outbox = &mut self.boxes[conn.slot()];
         for segment in outbox.segments.drain(..) {
             if let Segment::Owned(bytes) = segment {
@@ -390,6 +401,9 @@ impl Outboxes {
         if self.boxes[conn.slot()].dead {
             return;
         }
+        let Some(encode) = self.reply_behind_slots(conn, encode) else {
+            return;
+        };
         self.append_latest(conn);
         self.append_with(conn, What::Reply, encode);
     }
@@ -717,6 +731,11 @@ impl Outboxes {
         outbox.length > 0 && (is_its_share_full || outbox.blocked && self.is_full())
     }
 
+    /// Whether the next part of a reply that is streamed may be made: the client has taken most of those before.
+    pub(crate) fn takes_parts(&self, conn: ConnId) -> bool {
+        self.boxes[conn.slot()].length < STREAMED_BYTES_MAX
+    }
+
     /// Whether a client that was behind has taken enough to be read on.
     pub(crate) fn has_caught_up(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
@@ -728,7 +747,8 @@ impl Outboxes {
         self.bytes + self.gauge.bytes()
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether the shard's output is at its cap.
+    pub(crate) fn is_full(&self) -> bool {
         self.total() >= self.outboxes_bytes_max
     }
 

@@ -19,7 +19,7 @@ use crate::limits::{Limits, ROUTE_GROUPS_KEPT};
 use crate::paged_slab::is_sparse;
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
-use crate::routing::subs::Filters;
+use crate::routing::subs::{Entry, Filters};
 use crate::routing::versions::{Version, Versions};
 use crate::tree::position::Position;
 use hashbrown::HashMap;
@@ -348,6 +348,21 @@ impl Broker {
             return false;
         };
         self.remove_member(member, form, id)
+    }
+
+    /// The filters that a connection is subscribed to, from a place among its subscriptions on, with their places.
+    pub(crate) fn subscribed_from(
+        &self,
+        conn: ConnId,
+        from: usize,
+    ) -> impl Iterator<Item = (usize, &Entry)> {
+        let membership = self.memberships.get(conn.slot());
+        let places = membership.and_then(|membership| membership.places.get_range(from..));
+        let keys = places.into_iter().flat_map(|places| places.keys());
+        let entries = keys.map(|&(id, _)| self.filters.entry(id));
+        entries
+            .enumerate()
+            .map(move |(place, entry)| (from + place, entry))
     }
 
     /// The names that a connection is subscribed to, in an order that depends on the history alone.
@@ -683,20 +698,6 @@ impl Broker {
         self.filters
             .find(filter)
             .map_or(0, |id| self.filters.listeners(self.filters.entry(id)))
-    }
-
-    /// The names of this kind that anyone listens to and `pattern`, if given, matches.
-    pub(crate) fn active_names(&self, kind: FilterKind, pattern: Option<&[u8]>) -> Vec<&[u8]> {
-        let entries = self.filters.iter().filter(|entry| entry.kind == kind);
-        let active = entries
-            .filter(|entry| self.filters.listeners(entry) > 0)
-            .map(|entry| &*entry.name);
-        match pattern {
-            None => active.collect(),
-            Some(pattern) => active
-                .filter(|name| topic::glob_matches_text(pattern, name))
-                .collect(),
-        }
     }
 
     /// Distinct globs that anyone listens to.

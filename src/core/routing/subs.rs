@@ -161,11 +161,11 @@ impl Filters {
         self.counts[kind as usize]
     }
 
-    /// All filters, in an order that depends on the history alone; not the entries of groups, which
-    /// hang on them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        let entries = self.entries.iter().map(|(_, entry)| entry);
-        entries.filter(|entry| entry.group.is_none())
+    /// All filters from a place in the index on, with their places, in an order that depends on the history alone; not
+    /// the entries of groups, which hang on them.
+    pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &Entry)> {
+        let entries = self.entries.iter_from(from);
+        entries.filter(|(_, entry)| entry.group.is_none())
     }
 
     /// Whether there is such an entry.

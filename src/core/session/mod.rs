@@ -3,12 +3,13 @@
 //! A session owns what its protocol must remember of a connection. It must not know sockets,
 //! shards or other connections. Start at [`Session::handle`].
 
+mod listing;
 pub(crate) mod native;
 pub(crate) mod nats;
 pub(crate) mod redis;
 pub(crate) mod web;
 
-use crate::command::{Answer, ClientRecord, CloseReason, ConnId, Form};
+use crate::command::{Answers, CallError, CallId, ClientRecord, CloseReason, ConnId, Form};
 use crate::context::{Context, SessionStep};
 use crate::outbox::Outboxes;
 use crate::settings::{Identity, Settings};
@@ -126,13 +127,18 @@ impl Session {
         }
     }
 
-    /// Takes the answer to the question that [`Then::Ask`] asked.
-    pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
+    /// Takes what a round of a call brought. The call is over unless the session [asks on](Context::ask_on).
+    pub(crate) fn answered(
+        &mut self,
+        call: CallId,
+        answers: Result<Answers, CallError>,
+        cx: &mut Context<'_>,
+    ) {
         match self {
-            Session::Redis(session) => session.answered(answer, cx),
-            Session::Web(session) => session.answered(answer, cx),
+            Session::Redis(session) => session.answered(call, answers, cx),
+            Session::Web(session) => session.answered(call, answers, cx),
             Session::Native(_) | Session::Nats(_) | Session::Node(_) => {
-                unreachable!("this protocol asks nothing: {answer:?}")
+                unreachable!("this protocol asks nothing: {answers:?}")
             }
         }
     }

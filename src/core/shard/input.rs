@@ -6,7 +6,7 @@
 use super::{Shard, split};
 use crate::command::{CloseReason, ConnId, Now};
 use crate::connection::Connection;
-use crate::context::Then;
+use crate::context::{SessionStep, Then};
 use crate::input::{Handled, Next, Outputs};
 use crate::limits;
 
@@ -18,64 +18,56 @@ impl Shard {
         now: Now,
         outputs: &mut Outputs,
     ) -> Handled {
-        let mut consumed = 0;
-        loop {
-            let Some(mut connection) = self.connections.take(conn) else {
-                return Handled::DONE;
-            };
-            if connection.closing {
-                self.connections.put(conn, connection);
-                return Handled {
-                    consumed: bytes.len(),
-                    next: Next::Done,
-                };
-            }
-            connection.active_ns = now.monotonic_ns;
-            // Its own events stand where it published them, even inside a reply.
-            self.outboxes.end_deferring(conn);
-            let (session, mut cx) = split(self, &mut connection, conn, now);
-            let handled = session.handle(&bytes[consumed..], &mut cx);
-            cx.settle();
-            consumed += handled.consumed;
-            let rest = bytes.len() - consumed;
-            let expected = match handled.then {
-                Then::Read { needed } if rest > 0 => {
-                    needed.min(2 * rest + limits::INPUT_STEP_BYTES)
-                }
-                _ => rest,
-            };
-            self.note_kept(&mut connection, expected);
-            let is_held = connection.blocked.any();
-            self.keep_output_back(&connection, conn);
-            self.liveness
-                .renew_auth_deadline(&mut connection, conn, now, &self.settings);
+        let Some(mut connection) = self.connections.take(conn) else {
+            return Handled::DONE;
+        };
+        if connection.closing {
             self.connections.put(conn, connection);
-            let then = match handled.then {
-                // What follows a confirmation is handled at once only if it needs no other shard.
-                // All is written at the end of the turn; who is held adds nothing before.
-                Then::Read { .. } | Then::Flush if is_held => Some(Next::Hold),
-                Then::Read { .. } if rest > 0 => Some(Next::Read { needed: expected }),
-                then => self.follow(conn, then, now, outputs),
+            return Handled {
+                consumed: bytes.len(),
+                next: Next::Done,
             };
-            let Some(mut next) = then else { continue };
-            if self.is_over_input_cap() {
-                self.outboxes.kill(conn);
-                self.begin_close(conn, CloseReason::InputsFull, outputs);
-                next = Next::Done;
-            }
-            return Handled { consumed, next };
         }
+        connection.active_ns = now.monotonic_ns;
+        // Its own events stand where it published them, even inside a reply.
+        self.outboxes.end_deferring(conn);
+        let (session, mut cx) = split(self, &mut connection, conn, now);
+        let SessionStep { consumed, then } = session.handle(bytes, &mut cx);
+        cx.settle();
+        let rest = bytes.len() - consumed;
+        let expected = match then {
+            Then::Read { needed } if rest > 0 => needed.min(2 * rest + limits::INPUT_STEP_BYTES),
+            _ => rest,
+        };
+        self.note_kept(&mut connection, expected);
+        let is_held = connection.blocked.any();
+        let has_calls = connection.calls_waiting > 0;
+        self.keep_output_back(&connection, conn);
+        self.liveness
+            .renew_auth_deadline(&mut connection, conn, now, &self.settings);
+        self.connections.put(conn, connection);
+        let mut next = match then {
+            // What follows a confirmation is handled at once only if it needs no other shard.
+            // All is written at the end of the turn; who is held adds nothing before.
+            Then::Read { .. } | Then::Flush if is_held => Next::Hold,
+            Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
+            then => self.follow(conn, then, outputs),
+        };
+        if has_calls {
+            // Other shards can answer within this turn.
+            self.run_calls(now, outputs);
+        }
+        if self.is_over_input_cap() {
+            self.outboxes.kill(conn);
+            self.begin_close(conn, CloseReason::InputsFull, outputs);
+            next = Next::Done;
+        }
+        Handled { consumed, next }
     }
 
-    /// Does what is to follow; `None` if the session can go on at once.
-    fn follow(
-        &mut self,
-        conn: ConnId,
-        then: Then,
-        now: Now,
-        outputs: &mut Outputs,
-    ) -> Option<Next> {
-        Some(match then {
+    /// Does what is to follow.
+    fn follow(&mut self, conn: ConnId, then: Then, outputs: &mut Outputs) -> Next {
+        match then {
             Then::Read { needed } => Next::Read { needed },
             Then::Flush => Next::Flush,
             Then::Hold => {
@@ -86,15 +78,11 @@ impl Shard {
                 outputs.moving.push((conn, shard));
                 Next::Hold
             }
-            Then::Ask(query) => match self.ask(conn, &query, now, outputs) {
-                true => return None,
-                false => Next::Hold,
-            },
             Then::Close(reason) => {
                 self.begin_close(conn, reason, outputs);
                 Next::Done
             }
-        })
+        }
     }
 
     /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.

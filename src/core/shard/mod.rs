@@ -1,15 +1,16 @@
 //! A shard: the order of what happens when something comes in.
 //!
 //! Owns nothing that its parts do not: connections, routing, outboxes, mailboxes, links, delivery. `input` hands bytes to
-//! sessions, `links` keeps the tree's, `queries` and `answers` say what the shard knows. Start at [`Shard::handle`].
+//! sessions, `links` keeps the tree's, `calls` and `answers` say what the shard knows. Start at [`Shard::handle`].
 
 mod answers;
+mod calls;
 mod input;
 mod links;
-mod queries;
 #[cfg(test)]
 mod tests;
 
+use crate::calls::Calls;
 use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
 use crate::connection::{Connection, Connections};
 use crate::context::{Blocked, Context, Parts, Scratch};
@@ -29,7 +30,6 @@ use crate::tree::place::Place;
 use crate::tree::state::Tree;
 use bytes::Bytes;
 use core::net::SocketAddr;
-use queries::PendingCall;
 use std::sync::Arc;
 
 /// One shard of a node: the broker of the connections it owns.
@@ -45,8 +45,7 @@ pub struct Shard {
     tree: Option<Box<Tree>>,
     delivery: Delivery,
     counters: Counters,
-    calls: Vec<PendingCall>,
-    next_call: u64,
+    calls: Calls,
     liveness: Liveness,
     /// Empty between inputs.
     scratch: Scratch,
@@ -97,8 +96,7 @@ impl Shard {
             tree,
             delivery: Delivery::new(config.hash_seed, first_number),
             counters: Counters::default(),
-            calls: Vec::new(),
-            next_call: 1,
+            calls: Calls::default(),
             liveness: Liveness::default(),
             scratch: Scratch::default(),
             stalled: vec![Vec::new(); usize::from(shards)],
@@ -179,6 +177,7 @@ impl Shard {
             }
             Input::Tick => {
                 self.close_overdue(now, outputs);
+                self.refuse_late_calls(now, outputs);
                 self.tick_tree(now, outputs);
                 Handled::DONE
             }
@@ -195,7 +194,11 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.liveness.next_deadline(), self.tree_deadline()];
+        let deadlines = [
+            self.liveness.next_deadline(),
+            self.calls.next_deadline(),
+            self.tree_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -228,6 +231,9 @@ impl Shard {
         if connection.blocked.output && self.outboxes.has_caught_up(conn) {
             connection.blocked.output = false;
             resume_if_free(connection, conn, outputs);
+        }
+        if connection.calls_waiting > 0 && self.outboxes.takes_parts(conn) {
+            self.calls.unpark(conn);
         }
     }
 
@@ -265,7 +271,8 @@ impl Shard {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
         let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
-        has_news || has_lanes || is_asked || self.may_resume_stalled()
+        let has_calls = self.calls.is_ready(!self.outboxes.is_full());
+        has_news || has_lanes || is_asked || has_calls || self.may_resume_stalled()
     }
 
     /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
@@ -307,6 +314,7 @@ impl Shard {
             turns_unheard: self.delivery.turns_unheard,
             places_unheard: self.delivery.lost_places,
             questions_unanswered: self.delivery.questions.unanswered,
+            calls_waiting: self.calls.len() as u64,
             outbox_bytes: self.outboxes.bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered + self.delivery.named.delivered,
@@ -384,6 +392,7 @@ impl Shard {
             active_ns: now.monotonic_ns,
             bytes_in: 0,
             events_in: 0,
+            calls_waiting: 0,
             kept_bytes: 0,
             auth_deadline_ns: 0,
             in_auth_deadlines: false,
@@ -402,6 +411,7 @@ impl Shard {
         self.counters.connections -= 1;
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.leave(conn);
+        self.calls.forget(conn);
         self.outboxes.kill(conn);
         self.liveness.closed(&connection, &self.connections);
         if let Session::Node(session) = &connection.session {
@@ -510,22 +520,13 @@ impl Shard {
                 self.mailboxes.acknowledge(from, sequence);
             }
             Control::Tree(news) => self.handle_tree_news(news, now, outputs),
-            Control::Ask { number, query } => {
+            Control::Ask { call, query } => {
                 let answer = self.answer(&query, None, now, outputs);
                 self.mailboxes
-                    .push_control(from, Control::Answer { number, answer });
+                    .push_control(from, Control::Answer { call, answer });
             }
-            Control::Answer { number, answer } => {
-                let place = self.calls.iter().position(|other| other.number == number);
-                // The asker may have left meanwhile, but the call stays until it is whole.
-                // invariant: every question is answered once by each other shard.
-                let place = place.expect("an answer to a question that was never asked");
-                self.calls[place].answer.merge(answer);
-                self.calls[place].missing -= 1;
-                if self.calls[place].missing == 0 {
-                    let call = self.calls.swap_remove(place);
-                    self.finish_call(call, now, outputs);
-                }
+            Control::Answer { call, answer } => {
+                self.call_answered(call, from, answer, now, outputs);
             }
         }
     }
@@ -569,6 +570,9 @@ impl Shard {
         // The driver drops its input now, so it must not fill the cap for others until it is gone.
         let is_replying = connection.session.is_replying();
         connection.session.forget_unfinished();
+        self.calls.forget(conn);
+        self.outboxes.drop_slots(conn);
+        connection.calls_waiting = 0;
         self.counters.input_bytes -= connection.kept_bytes as u64;
         connection.kept_bytes = 0;
         match reason {
@@ -621,6 +625,8 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.calls.end_turn();
+        self.run_calls(now, outputs);
         self.answer_questions(now);
         self.end_turn_of_links();
         let changes = self.broker.take_changes();
@@ -677,9 +683,11 @@ fn split<'a>(
         links: &mut shard.links,
         tree: &mut shard.tree,
         delivery: &mut shard.delivery,
+        calls: &mut shard.calls,
         counters: &mut shard.counters,
         scratch: &mut shard.scratch,
         events_in: &mut connection.events_in,
+        calls_waiting: &mut connection.calls_waiting,
     };
     (&mut connection.session, Context::new(parts))
 }

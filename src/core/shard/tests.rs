@@ -1,5 +1,7 @@
 //! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
 
+#[path = "call_tests.rs"]
+mod call_shards;
 #[path = "native_tests.rs"]
 mod native_shards;
 

@@ -1,8 +1,8 @@
 //! The CLIENT commands.
 
 use super::table::Verb;
-use super::{PendingReply, RedisSession, RedisStep, ReplyMode};
-use crate::command::{ClientId, ClientRecord, Query, Selection};
+use super::{RedisSession, RedisStep, ReplyMode};
+use crate::command::{ClientId, ClientRecord, Selection};
 use crate::context::Context;
 use core::net::SocketAddr;
 use sapwood_wire::resp::{self, Arguments, Version};
@@ -32,45 +32,28 @@ impl RedisSession {
             Verb::ClientSetinfo => self.set_info(word(2), word(3), cx),
             Verb::ClientNoEvict | Verb::ClientNoTouch => self.set_switch(verb, word(2), cx),
             Verb::ClientReply => self.set_reply_mode(word(2), cx),
-            Verb::ClientInfo => {
-                // The same record as in CLIENT LIST, so the shard makes it: asked for one client.
-                let only = Selection {
-                    ids: vec![cx.client()],
-                    ..Selection::default()
-                };
-                return self.ask(PendingReply::ClientList, Query::Clients(only));
-            }
+            // The same record as in CLIENT LIST, so the shard makes it.
+            Verb::ClientInfo => return self.ask_itself(cx),
             Verb::ClientList => match list_selection(arguments) {
-                Ok(selection) => {
-                    return self.ask(PendingReply::ClientList, Query::Clients(selection));
-                }
+                Ok(selection) => return self.ask_clients(selection, cx),
                 Err(text) => self.error(cx, &text),
             },
             Verb::ClientKill if arguments.len() == 3 => {
-                let selection = match parse_address(word(2)) {
-                    Some(peer) => Selection {
-                        peer: Some(peer),
-                        ..Selection::default()
-                    },
-                    None => Selection {
-                        nobody: true,
-                        ..Selection::default()
-                    },
+                let peer = parse_address(word(2));
+                let selection = Selection {
+                    peer,
+                    nobody: peer.is_none(),
+                    ..Selection::default()
                 };
-                return self.ask(PendingReply::KillAddress, Query::Kill(selection));
+                return self.ask_kill(selection, true, cx);
             }
             Verb::ClientKill => match kill_selection(arguments, cx) {
-                Ok(selection) => return self.ask(PendingReply::Kill, Query::Kill(selection)),
+                Ok(selection) => return self.ask_kill(selection, false, cx),
                 Err(text) => self.error(cx, &text),
             },
             other => unreachable!("{other:?} is not of the CLIENT group"),
         }
         RedisStep::Done
-    }
-
-    pub(super) fn ask(&mut self, pending: PendingReply, query: Query) -> RedisStep {
-        self.pending = Some(Box::new(pending));
-        RedisStep::Ask(Box::new(query))
     }
 
     /// Names the connection, or clears its name if `name` is empty.
@@ -131,16 +114,6 @@ impl RedisSession {
         }
     }
 
-    pub(super) fn client_list(&self, mut records: Vec<ClientRecord>, cx: &mut Context<'_>) {
-        records.sort_by_key(|record| record.id);
-        let mut text = Vec::new();
-        for record in &records {
-            write_record(record, cx.settings().user(), &mut text);
-        }
-        let version = self.version;
-        self.write(cx, |out| resp::verbatim(out, version, &text));
-    }
-
     /// This connection as people are shown it; what the session does not know is filled in by the shard.
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
         record.name = self.name.to_vec();
@@ -159,7 +132,8 @@ impl RedisSession {
     }
 }
 
-fn write_record(record: &ClientRecord, user: &[u8], out: &mut Vec<u8>) {
+/// Appends the line of CLIENT LIST for a client.
+pub(super) fn write_record(record: &ClientRecord, user: &[u8], out: &mut Vec<u8>) {
     let mut line = String::new();
     let [topics, globs, shard_channels] = record.subscriptions;
     let mut flags = String::new();

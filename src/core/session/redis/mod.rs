@@ -4,17 +4,19 @@
 //! replies are wanted. Order of checks and texts of errors are those of redis-server 7.0.15, which
 //! the differential test compares with. Start at [`RedisSession::handle`].
 
+mod calls;
 mod client;
 mod pubsub;
 mod server;
 mod table;
 mod transaction;
 
-use crate::command::{Answer, CloseReason, ConnId, Form, Query};
+use crate::command::{CloseReason, ConnId, Form};
 use crate::context::{Context, SessionStep, Then};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use crate::settings::Settings;
+use calls::PendingCall;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use sapwood_wire::run::Head;
@@ -42,20 +44,9 @@ enum RedisStep {
     Done,
     /// Nothing was done: the same again once the connection may go on.
     Hold,
-    /// All shards are asked before it can be answered.
-    Ask(Box<Query>),
+    /// It was carried out; what follows waits until it is answered.
+    Wait,
     Close(CloseReason),
-}
-
-/// What a question to all shards was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum PendingReply {
-    ClientList,
-    /// CLIENT KILL with filters answers a number.
-    Kill,
-    /// CLIENT KILL with an address answers OK or an error.
-    KillAddress,
-    Info(Vec<String>),
 }
 
 /// What Redis remembers of a connection. Small: most connections are idle subscribers.
@@ -73,7 +64,8 @@ pub(crate) struct RedisSession {
     /// The unfinished request's parser.
     unfinished: Option<Box<Parser>>,
     transaction: Option<Box<Transaction>>,
-    pending: Option<Box<PendingReply>>,
+    /// Calls that are not answered, in their order.
+    pending: Vec<PendingCall>,
 }
 
 impl RedisSession {
@@ -90,7 +82,7 @@ impl RedisSession {
             library: None,
             unfinished: None,
             transaction: None,
-            pending: None,
+            pending: Vec::new(),
         }
     }
 
@@ -105,6 +97,7 @@ impl RedisSession {
     pub(crate) fn forget_unfinished(&mut self) {
         self.unfinished = None;
         self.transaction = None;
+        self.pending = Vec::new();
     }
 
     /// Says why the connection is closed, where redis-server does.
@@ -119,7 +112,7 @@ impl RedisSession {
     /// Whether EXEC's array is written in part.
     pub(crate) fn is_replying(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| {
-            transaction.is_executing() && (transaction.has_next() || self.pending.is_some())
+            transaction.is_executing() && (transaction.has_next() || !self.pending.is_empty())
         })
     }
 
@@ -159,11 +152,7 @@ impl RedisSession {
             };
             let then = match step {
                 RedisStep::Done => continue,
-                RedisStep::Hold => Then::Hold,
-                RedisStep::Ask(query) => {
-                    cx.wait_for_call();
-                    Then::Ask(query)
-                }
+                RedisStep::Hold | RedisStep::Wait => Then::Hold,
                 RedisStep::Close(reason) => Then::Close(reason),
             };
             return SessionStep { consumed, then };
@@ -178,7 +167,8 @@ impl RedisSession {
             && self.transaction.is_none()
             && self.reply_mode == ReplyMode::On
             // Who hears itself gets its events and replies in order.
-            && !cx.listens();
+            && !cx.listens()
+            && !cx.has_calls();
         let mut consumed = 0;
         // Equal answers that are not written yet: nothing else is written between them.
         let (mut answer, mut times) = (0, 0);
@@ -244,6 +234,11 @@ impl RedisSession {
                 self.unfinished = Some(Box::new(parser));
                 return Err(Then::Read { needed });
             }
+            Err(_) if cx.has_calls() => {
+                // Found again once those before it are answered.
+                cx.wait_for_calls();
+                Err(Then::Hold)
+            }
             Err(error) => {
                 cx.counters().errors += 1;
                 self.write(cx, |out| resp::error(out, &error.reply()));
@@ -262,11 +257,20 @@ impl RedisSession {
         }
         let step = match arguments.get(0) {
             None => RedisStep::Done,
+            Some(name) if is_of_http(name) && cx.has_calls() => {
+                cx.wait_for_calls();
+                RedisStep::Hold
+            }
             Some(name) if is_of_http(name) => {
                 // A page in a browser can send these lines, and commands behind them.
                 return RedisStep::Close(CloseReason::Protocol);
             }
             Some(name) => match self.admit(name, arguments, cx) {
+                Ok(spec) if !calls::is_call(spec.verb) && cx.has_calls() => {
+                    // What others can see happens in the order of the requests.
+                    cx.wait_for_calls();
+                    RedisStep::Hold
+                }
                 Ok(spec) if self.is_queued(spec.verb) => {
                     self.queue(spec, arguments, cx);
                     RedisStep::Done
@@ -276,8 +280,7 @@ impl RedisSession {
             },
         };
         match (&step, self.reply_mode) {
-            // The answer comes later, or the command is tried again: it is still being skipped.
-            (RedisStep::Ask(_), _) => {}
+            // The command is tried again: it is still being skipped.
             (RedisStep::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
             (_, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::On,
             _ => {}
@@ -381,7 +384,7 @@ impl RedisSession {
             | Verb::PubsubNumpat
             | Verb::PubsubNumsub
             | Verb::PubsubShardchannels
-            | Verb::PubsubShardnumsub => self.pubsub(verb, arguments, cx),
+            | Verb::PubsubShardnumsub => return self.pubsub(verb, arguments, cx),
             Verb::ClientGetname
             | Verb::ClientId
             | Verb::ClientInfo
@@ -405,25 +408,6 @@ impl RedisSession {
         RedisStep::Done
     }
 
-    /// Takes the answer of all shards and replies.
-    pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
-        // invariant: only a session that asked is answered, and asks once at a time.
-        let pending = *self.pending.take().expect("an answer without a question");
-        match (pending, answer) {
-            (PendingReply::Kill, Answer::Killed(count)) => self.integer(cx, count as i64),
-            (PendingReply::KillAddress, Answer::Killed(0)) => self.error(cx, b"ERR No such client"),
-            (PendingReply::KillAddress, Answer::Killed(_)) => self.simple(cx, "OK"),
-            (PendingReply::ClientList, Answer::Clients(records)) => self.client_list(records, cx),
-            (PendingReply::Info(sections), Answer::Counters(shards)) => {
-                self.info(&sections, shards, cx)
-            }
-            (pending, answer) => unreachable!("{pending:?} was answered with {answer:?}"),
-        }
-        if self.reply_mode == ReplyMode::SkipThis {
-            self.reply_mode = ReplyMode::On;
-        }
-    }
-
     fn form(&self) -> Form {
         match self.version {
             Version::Two => Form::Resp2,
@@ -441,9 +425,13 @@ impl RedisSession {
 
     /// Appends a reply, unless the client does not want it.
     fn write(&self, cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
-        if !matches!(self.reply_mode, ReplyMode::Off | ReplyMode::SkipThis) {
+        if self.is_reply_wanted() {
             cx.reply(encode);
         }
+    }
+
+    fn is_reply_wanted(&self) -> bool {
+        !matches!(self.reply_mode, ReplyMode::Off | ReplyMode::SkipThis)
     }
 
     fn simple(&self, cx: &mut Context<'_>, text: &str) {

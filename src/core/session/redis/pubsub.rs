@@ -109,7 +109,12 @@ impl RedisSession {
         self.error(cx, format!("ERR {refusal}").as_bytes());
     }
 
-    pub(super) fn pubsub(&mut self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+    pub(super) fn pubsub(
+        &mut self,
+        verb: Verb,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
         match verb {
             Verb::PubsubNumpat => {
                 let count = cx.active_globs() as i64;
@@ -133,11 +138,17 @@ impl RedisSession {
                     }
                 });
             }
-            _ => self.active_channels(verb, arguments, cx),
+            _ => return self.active_channels(verb, arguments, cx),
         }
+        RedisStep::Done
     }
 
-    fn active_channels(&self, verb: Verb, arguments: Arguments<'_>, cx: &mut Context<'_>) {
+    fn active_channels(
+        &mut self,
+        verb: Verb,
+        arguments: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
         if arguments.len() > 3 {
             let word = super::shown(arguments.get(1).unwrap_or_default(), 128);
             let text = [
@@ -146,24 +157,19 @@ impl RedisSession {
                 b"'. Try PUBSUB HELP.",
             ];
             self.error(cx, &text.concat());
-            return;
+            return RedisStep::Done;
         }
-        if let Some(Err(error)) = arguments.get(2).map(topic::check_name) {
+        let pattern = arguments.get(2);
+        if let Some(Err(error)) = pattern.map(topic::check_name) {
             // Matching costs the product of both lengths, for every name.
-            return self.refuse(Refusal::Name(error), cx);
+            self.refuse(Refusal::Name(error), cx);
+            return RedisStep::Done;
         }
         let kind = match verb {
             Verb::PubsubChannels => FilterKind::Topic,
             _ => FilterKind::ShardChannel,
         };
-        // The names are copied out: they may be many, and the outbox is borrowed to write them.
-        let mut listed = Vec::new();
-        let names = cx.active_names(kind, arguments.get(2));
-        resp::array(&mut listed, names.len());
-        for name in names {
-            resp::bulk(&mut listed, name);
-        }
-        self.write(cx, |out| out.extend_from_slice(&listed));
+        self.ask_names(kind, pattern, cx)
     }
 
     /// Whether PING answers in the form of subscribers.

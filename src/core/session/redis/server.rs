@@ -1,8 +1,8 @@
 //! HELLO, AUTH, INFO, CONFIG, COMMAND and the small commands of a connection.
 
 use super::table::{self, COMMANDS, Spec, Verb};
-use super::{PendingReply, REDIS_VERSION, RedisSession, RedisStep, ReplyMode};
-use crate::command::{FilterKind, Query, ShardId};
+use super::{REDIS_VERSION, RedisSession, RedisStep, ReplyMode};
+use crate::command::{Answers, FilterKind, ShardId, counters_of};
 use crate::context::Context;
 use crate::counters::Counters;
 use sapwood_wire::resp::{self, Arguments, Version};
@@ -55,10 +55,8 @@ impl RedisSession {
             }),
             Verb::Info => {
                 let sections = arguments.iter().skip(1);
-                let sections = sections
-                    .map(|name| String::from_utf8_lossy(name).to_lowercase())
-                    .collect();
-                return self.ask(PendingReply::Info(sections), Query::Counters);
+                let sections = sections.map(|name| String::from_utf8_lossy(name).to_lowercase());
+                return self.ask_info(sections.collect(), cx);
             }
             Verb::ConfigGet => self.config_get(arguments, cx),
             Verb::ConfigSet => self.config_set(arguments, cx),
@@ -192,14 +190,14 @@ impl RedisSession {
         self.write(cx, |out| write_greeting(out, version, client));
     }
 
-    /// Answers INFO from the counters of all shards.
+    /// The text of INFO from the counters of all shards.
     pub(super) fn info(
         &self,
         sections: &[String],
-        mut shards: Vec<(ShardId, Counters)>,
+        answers: Answers,
         cx: &mut Context<'_>,
-    ) {
-        shards.sort_by_key(|&(shard, _)| shard);
+    ) -> String {
+        let shards = counters_of(answers);
         let mut total = Counters::default();
         shards.iter().for_each(|(_, counters)| total.add(counters));
         let all = ["all", "default", "everything"];
@@ -256,8 +254,7 @@ impl RedisSession {
         if wants("sapwood") {
             write_counters(&mut text, &total, &shards);
         }
-        let version = self.version;
-        self.write(cx, |out| resp::verbatim(out, version, text.as_bytes()));
+        text
     }
 
     fn config_get(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {

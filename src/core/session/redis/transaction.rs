@@ -4,6 +4,7 @@
 //! array, which clients read as one value, even if the connection ended that subscription inside
 //! it; what it publishes to itself stands inside, as in redis-server 7.0.
 
+use super::calls::is_call;
 use super::table::{Spec, Verb};
 use super::{RedisSession, RedisStep};
 use crate::context::Context;
@@ -151,6 +152,10 @@ impl RedisSession {
             .as_mut()
             .and_then(|transaction| transaction.queue.pop_front());
         let Some(queued) = next else {
+            if cx.has_calls() {
+                cx.wait_for_calls();
+                return RedisStep::Wait;
+            }
             self.transaction = None;
             cx.end_reply();
             return RedisStep::Done;
@@ -163,7 +168,13 @@ impl RedisSession {
             );
             return RedisStep::Done;
         }
-        let step = self.execute(queued.spec, arguments, cx);
+        let step = match is_call(queued.spec.verb) || !cx.has_calls() {
+            true => self.execute(queued.spec, arguments, cx),
+            false => {
+                cx.wait_for_calls();
+                RedisStep::Hold
+            }
+        };
         if let (RedisStep::Hold, Some(transaction)) = (&step, &mut self.transaction) {
             transaction.queue.push_front(queued);
         }

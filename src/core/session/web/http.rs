@@ -3,11 +3,14 @@
 //! Owns what stands of a request whose body comes in chunks, and the request that waits for other shards. Start at
 //! [`Http::handle`].
 
-use super::monitor::{self, Asked};
+use super::monitor::{self, Asked, ConnzList};
 use super::routes::{self, HttpRoute, NoRoute, Opening};
 use super::socket::Socket;
 use super::{Done, Mode};
-use crate::command::{Answer, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space};
+use crate::command::{
+    Answers, CallError, CallId, CloseReason, ConnId, Event, Filter, FilterKind, Query, Refusal,
+    Space, Written,
+};
 use crate::context::{Context, Then};
 use crate::limits::HTTP_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
@@ -31,8 +34,8 @@ pub(super) struct Http {
     has_continued: bool,
     /// A publish whose body comes in chunks.
     chunked: Option<Box<Chunked>>,
-    /// What the shards are being asked for.
-    pending: Option<Box<PendingRequest>>,
+    /// Requests that shards are being asked for, in their order.
+    pending: Vec<PendingRequest>,
     /// The last request has been answered: the connection is to be closed.
     is_over: bool,
 }
@@ -46,10 +49,19 @@ struct Chunked {
     body: Vec<u8>,
 }
 
+/// A request that is not answered.
 #[derive(Debug)]
 struct PendingRequest {
-    asked: Asked,
+    call: CallId,
+    reply: PendingReply,
     manner: Manner,
+}
+
+/// What shards are being asked for.
+#[derive(Debug)]
+enum PendingReply {
+    Counters(Asked),
+    Connz(Box<ConnzList>),
 }
 
 /// Where a body goes.
@@ -64,6 +76,8 @@ struct Publish {
 #[derive(Debug)]
 struct Manner {
     keep_alive: bool,
+    /// The body may come in chunks.
+    takes_chunks: bool,
     /// The headers alone are wanted.
     is_head: bool,
     /// The origin whose scripts may read the answer.
@@ -84,6 +98,7 @@ impl Manner {
     fn of(head: &Head<'_>, cx: &Context<'_>) -> Manner {
         Manner {
             keep_alive: head.keep_alive,
+            takes_chunks: head.is_current,
             is_head: head.method == Method::Head,
             origin: routes::readable_by(head, cx.settings()).map(Box::from),
         }
@@ -97,6 +112,16 @@ impl Manner {
             headers.push(("Vary", "Origin"));
         }
         headers
+    }
+
+    /// Says whether the connection goes on behind the answer.
+    fn connection(&self) -> (&'static str, &'static str) {
+        let word = if self.keep_alive {
+            "keep-alive"
+        } else {
+            "close"
+        };
+        ("Connection", word)
     }
 }
 
@@ -116,7 +141,7 @@ impl Http {
 
     /// Whether the client waits, and not the broker.
     pub(super) fn is_waiting(&self) -> bool {
-        self.pending.is_some()
+        !self.pending.is_empty()
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
@@ -127,6 +152,7 @@ impl Http {
 
     pub(super) fn forget_unfinished(&mut self) {
         self.chunked = None;
+        self.pending = Vec::new();
     }
 
     /// Carries out the requests in `input`, as far as the connection may go on; gives how many bytes they were.
@@ -136,6 +162,9 @@ impl Http {
             // Whoever asks for much and reads nothing need not have proved who he is.
             if let Some(then) = cx.must_pause(Some(HTTP_OUTBOX_BYTES_MAX)) {
                 return (consumed, Done::Then(then));
+            }
+            if self.is_over && cx.has_calls() {
+                return (consumed, wait_for_calls(cx));
             }
             if self.is_over {
                 return (consumed, Done::Then(Then::Close(CloseReason::Quit)));
@@ -148,10 +177,12 @@ impl Http {
             match step {
                 Ok((taken, None)) => consumed += taken,
                 Ok((taken, Some(done))) => return (consumed + taken, done),
+                Err(_) if cx.has_calls() => return (consumed, wait_for_calls(cx)),
                 Err(error) => {
                     // What follows cannot be told apart any more.
                     let manner = Manner {
                         keep_alive: false,
+                        takes_chunks: false,
                         is_head: false,
                         origin: None,
                     };
@@ -182,6 +213,10 @@ impl Http {
         self.begun_ns = 0;
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
+            Ok(route) if cx.has_calls() && !route.is_call() => {
+                // What others can see happens in the order of the requests.
+                return Ok((0, Some(wait_for_calls(cx))));
+            }
             Ok(route) => route,
             Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
         };
@@ -191,8 +226,12 @@ impl Http {
                 let error = HttpError::new(400, "request_invalid", text);
                 return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
             }
+            let done = self.carry_out(route, manner, &head, cx);
+            if matches!(done, Some(Done::Then(Then::Hold))) {
+                return Ok((0, done));
+            }
             cx.counters().commands += 1;
-            return Ok((head.length, self.carry_out(route, manner, &head, cx)));
+            return Ok((head.length, done));
         };
         let publish = match publish_of(topic, &head, cx) {
             Ok(publish) => publish,
@@ -284,7 +323,7 @@ impl Http {
         head: &Head<'_>,
         cx: &mut Context<'_>,
     ) -> Option<Done> {
-        let asked = match route {
+        match route {
             HttpRoute::Page(asset) => {
                 let reply = Reply {
                     status: 200,
@@ -299,7 +338,6 @@ impl Http {
                     body: asset.bytes,
                 };
                 self.answer(&reply, &manner, cx);
-                return None;
             }
             HttpRoute::Health => {
                 let (status, word) = match cx.settings().is_ending {
@@ -307,31 +345,94 @@ impl Http {
                     false => (200, "ok"),
                 };
                 self.answer_json(status, &format!("{{\"status\":\"{word}\"}}"), &manner, cx);
-                return None;
             }
-            HttpRoute::Preflight => {
-                self.preflight(manner, head, cx);
-                return None;
-            }
+            HttpRoute::Preflight => self.preflight(manner, head, cx),
             HttpRoute::Events(topics) => return self.begin_events(&topics, manner, head, cx),
             HttpRoute::WebSocket(opening) => return Some(open_socket(&opening, &manner, cx)),
             HttpRoute::Publish(_) => unreachable!("a publish has a body"),
-            HttpRoute::Info => Asked::Info,
-            HttpRoute::Varz => Asked::Varz,
-            HttpRoute::Subsz => Asked::Subsz,
-            HttpRoute::Connz(connz) => Asked::Connz(connz),
-        };
-        let query = Box::new(asked.query());
-        self.pending = Some(Box::new(PendingRequest { asked, manner }));
-        cx.wait_for_call();
-        Some(Done::Then(Then::Ask(query)))
+            HttpRoute::Info => return self.ask_counters(Asked::Info, manner, cx),
+            HttpRoute::Varz => return self.ask_counters(Asked::Varz, manner, cx),
+            HttpRoute::Subsz => return self.ask_counters(Asked::Subsz, manner, cx),
+            HttpRoute::Connz(connz) => {
+                let mut manner = manner;
+                manner.keep_alive &= manner.takes_chunks;
+                if manner.is_head {
+                    let now = Moment::of(cx.now().wall_ms);
+                    cx.reply_bare(|out| write_streamed_head(out, &manner, now));
+                    self.is_over = !manner.keep_alive;
+                    return None;
+                }
+                let (list, first) = ConnzList::new(connz);
+                let call = cx.ask_all(&first, Written::Streamed);
+                return self.pend(call, PendingReply::Connz(Box::new(list)), manner);
+            }
+        }
+        None
     }
 
-    pub(super) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
-        if let Some(pending) = self.pending.take() {
-            let body = monitor::show(&pending.asked, answer, cx);
-            self.answer_json(200, &body, &pending.manner, cx);
+    fn ask_counters(&mut self, asked: Asked, manner: Manner, cx: &mut Context<'_>) -> Option<Done> {
+        let call = cx.ask_all(&Query::Counters, Written::Spooled);
+        self.pend(call, PendingReply::Counters(asked), manner)
+    }
+
+    fn pend(&mut self, call: Option<CallId>, reply: PendingReply, manner: Manner) -> Option<Done> {
+        let Some(call) = call else {
+            return Some(Done::Then(Then::Hold));
+        };
+        self.is_over = !manner.keep_alive;
+        self.pending.push(PendingRequest {
+            call,
+            reply,
+            manner,
+        });
+        None
+    }
+
+    /// Takes what a round brought: writes what it is good for, and asks on or ends the answer.
+    pub(super) fn answered(
+        &mut self,
+        call: CallId,
+        answers: Result<Answers, CallError>,
+        cx: &mut Context<'_>,
+    ) {
+        let place = self.pending.binary_search_by_key(&call, |one| one.call);
+        // invariant: a call is answered until it is over.
+        let place = place.expect("an answer to what was asked");
+        let PendingRequest { reply, manner, .. } = &mut self.pending[place];
+        let now = Moment::of(cx.now().wall_ms);
+        let mut whole = Vec::new();
+        match (reply, answers) {
+            (PendingReply::Counters(asked), Ok(answers)) => {
+                let body = monitor::show(*asked, answers, cx);
+                write_reply(&mut whole, &json_reply(200, body.as_bytes()), manner, now);
+            }
+            (PendingReply::Connz(list), Ok(answers)) => {
+                let is_first = !list.is_begun();
+                let (part, next) = list.answered(answers, cx);
+                cx.reserve(call, list.kept_bytes());
+                if list.is_begun() {
+                    cx.stream(call, |out| {
+                        if is_first {
+                            write_streamed_head(out, manner, now);
+                        }
+                        write_part(out, &part, manner);
+                    });
+                }
+                if let Some(round) = next {
+                    return cx.ask_on(call, round);
+                }
+                if manner.takes_chunks {
+                    whole.extend_from_slice(http::LAST_CHUNK);
+                }
+            }
+            (_, Err(error)) => {
+                cx.counters().errors += 1;
+                let body = error_body(ErrorCode::Busy.name(), &error.to_string());
+                write_reply(&mut whole, &json_reply(503, &body), manner, now);
+            }
         }
+        cx.end_call(call, &whole);
+        self.pending.remove(place);
     }
 
     fn preflight(&mut self, manner: Manner, head: &Head<'_>, cx: &mut Context<'_>) {
@@ -444,36 +545,12 @@ impl Http {
     }
 
     fn answer_json(&mut self, status: u16, body: &str, manner: &Manner, cx: &mut Context<'_>) {
-        let reply = Reply {
-            status,
-            media_type: JSON,
-            headers: &[("Cache-Control", "no-store")],
-            body: body.as_bytes(),
-        };
-        self.answer(&reply, manner, cx);
+        self.answer(&json_reply(status, body.as_bytes()), manner, cx);
     }
 
     fn answer(&mut self, reply: &Reply<'_>, manner: &Manner, cx: &mut Context<'_>) {
-        let date = Moment::of(cx.now().wall_ms).http();
-        let mut length = itoa::Buffer::new();
-        let length = length.format(reply.body.len());
-        let mut headers = Vec::new();
-        if reply.status != 204 {
-            headers.push(("Content-Type", reply.media_type));
-            headers.push(("Content-Length", length));
-        }
-        headers.extend(reply.headers);
-        headers.extend(manner.headers(&date));
-        headers.push(match manner.keep_alive {
-            true => ("Connection", "keep-alive"),
-            false => ("Connection", "close"),
-        });
-        cx.reply_bare(|out| {
-            write_head(out, reply.status, &headers);
-            if !manner.is_head {
-                out.extend_from_slice(reply.body);
-            }
-        });
+        let now = Moment::of(cx.now().wall_ms);
+        cx.reply_bare(|out| write_reply(out, reply, manner, now));
         self.is_over = !manner.keep_alive;
     }
 
@@ -498,6 +575,58 @@ impl Http {
             write_head(out, status, &headers);
             out.extend_from_slice(&body);
         });
+    }
+}
+
+fn wait_for_calls(cx: &mut Context<'_>) -> Done {
+    cx.wait_for_calls();
+    Done::Then(Then::Hold)
+}
+
+fn json_reply(status: u16, body: &[u8]) -> Reply<'_> {
+    Reply {
+        status,
+        media_type: JSON,
+        headers: &[("Cache-Control", "no-store")],
+        body,
+    }
+}
+
+fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, manner: &Manner, now: Moment) {
+    let date = now.http();
+    let mut length = itoa::Buffer::new();
+    let length = length.format(reply.body.len());
+    let mut headers = Vec::new();
+    if reply.status != 204 {
+        headers.push(("Content-Type", reply.media_type));
+        headers.push(("Content-Length", length));
+    }
+    headers.extend(reply.headers);
+    headers.extend(manner.headers(&date));
+    headers.push(manner.connection());
+    write_head(out, reply.status, &headers);
+    if !manner.is_head {
+        out.extend_from_slice(reply.body);
+    }
+}
+
+/// Writes the head of JSON whose length is not known: it comes in chunks, or ends with the connection.
+fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
+    let date = now.http();
+    let mut headers = vec![("Content-Type", JSON), ("Cache-Control", "no-store")];
+    if manner.takes_chunks {
+        headers.push(("Transfer-Encoding", "chunked"));
+    }
+    headers.extend(manner.headers(&date));
+    headers.push(manner.connection());
+    write_head(out, 200, &headers);
+}
+
+/// Writes a part of such a body.
+fn write_part(out: &mut Vec<u8>, part: &str, manner: &Manner) {
+    match manner.takes_chunks {
+        true => http::write_chunk(out, part.as_bytes()),
+        false => out.extend_from_slice(part.as_bytes()),
     }
 }
 

@@ -11,7 +11,7 @@ mod socket;
 mod text;
 
 use super::Spoken;
-use crate::command::{Answer, ClientRecord, CloseReason, ConnId, Form, Now};
+use crate::command::{Answers, CallError, CallId, ClientRecord, CloseReason, ConnId, Form, Now};
 use crate::context::{Context, SessionStep, Then};
 use crate::limits::{HTTP_BODY_MS_MAX, HTTP_IDLE_MS_MAX, SSE_HEARTBEAT_MS, WEB_PINGS_OUT_MAX};
 use crate::outbox::Outboxes;
@@ -129,10 +129,15 @@ impl WebSession {
         }
     }
 
-    pub(crate) fn answered(&mut self, answer: Answer, cx: &mut Context<'_>) {
+    pub(crate) fn answered(
+        &mut self,
+        call: CallId,
+        answers: Result<Answers, CallError>,
+        cx: &mut Context<'_>,
+    ) {
         match &mut self.mode {
-            Mode::Http(http) => http.answered(answer, cx),
-            _ => unreachable!("only HTTP asks: {answer:?}"),
+            Mode::Http(http) => http.answered(call, answers, cx),
+            _ => unreachable!("only HTTP asks: {answers:?}"),
         }
     }
 

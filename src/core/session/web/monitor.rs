@@ -1,58 +1,41 @@
 //! What the node says about itself over HTTP: `/info` in its own words, the rest in the shape of nats-server's monitoring.
 //!
-//! All counts are sums over the shards, asked at that moment. Start at [`show`].
+//! All counts are sums over the shards, asked at that moment. Start at [`show`] and [`ConnzList`].
 
 use super::routes::Connz;
-use crate::command::{Answer, ClientRecord, Query, Selection, ShardId};
+use crate::command::{
+    Answers, ClientId, ClientRecord, Query, Round, Selection, ShardId, counters_of,
+};
 use crate::context::Context;
 use crate::counters::Counters;
 use crate::session::BROKER;
+use crate::session::listing::{Listed, Listing};
 use sapwood_wire::http::Moment;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
 
-/// What was asked for.
-#[derive(Debug)]
+/// What was asked for that the counters of all shards answer.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Asked {
     Info,
     Varz,
-    Connz(Connz),
     Subsz,
 }
 
-impl Asked {
-    /// What the shards are to be asked.
-    pub(super) fn query(&self) -> Query {
-        match self {
-            Asked::Info | Asked::Varz | Asked::Subsz => Query::Counters,
-            Asked::Connz(connz) => Query::Clients(Selection {
-                with_names: connz.with_subscriptions,
-                ..Selection::default()
-            }),
-        }
-    }
-}
-
 /// The answer's text.
-pub(super) fn show(asked: &Asked, answer: Answer, cx: &Context<'_>) -> String {
-    let value = match (asked, answer) {
-        (Asked::Connz(connz), Answer::Clients(records)) => show_connz(connz, records, cx),
-        (asked, Answer::Counters(mut each)) => {
-            each.sort_by_key(|(shard, _)| *shard);
-            let mut sum = Counters::default();
-            each.iter().for_each(|(_, counters)| sum.add(counters));
-            // All shards say the same number of these, for the node.
-            if let Some((_, first)) = each.first() {
-                sum.shared_body_bytes = first.shared_body_bytes;
-                sum.filters = first.filters;
-            }
-            match asked {
-                Asked::Info => show_info(&sum, &each, cx),
-                Asked::Varz => show_varz(&sum, each.len(), cx),
-                Asked::Subsz | Asked::Connz(_) => show_subsz(&sum),
-            }
-        }
-        (asked, answer) => unreachable!("{answer:?} does not answer {asked:?}"),
+pub(super) fn show(asked: Asked, answers: Answers, cx: &Context<'_>) -> String {
+    let each = counters_of(answers);
+    let mut sum = Counters::default();
+    each.iter().for_each(|(_, counters)| sum.add(counters));
+    // All shards say the same number of these, for the node.
+    if let Some((_, first)) = each.first() {
+        sum.shared_body_bytes = first.shared_body_bytes;
+        sum.filters = first.filters;
+    }
+    let value = match asked {
+        Asked::Info => show_info(&sum, &each, cx),
+        Asked::Varz => show_varz(&sum, each.len(), cx),
+        Asked::Subsz => show_subsz(&sum),
     };
     let mut text = value.to_string();
     text.push('\n');
@@ -142,46 +125,117 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-fn show_connz(connz: &Connz, mut records: Vec<ClientRecord>, cx: &Context<'_>) -> Value {
-    if let Some(cid) = connz.cid {
-        records.retain(|record| record.id.0 == cid);
-    }
-    records.sort_by_key(|record| record.id);
-    // The largest first, as nats-server sorts all but these.
-    let largest_first = |record: &ClientRecord| {
-        let traffic = &record.traffic;
-        std::cmp::Reverse(match connz.sort.as_slice() {
-            b"subs" => record.subscriptions.iter().sum::<usize>() as u64,
-            b"pending" => record.output.0 as u64,
-            b"msgs_to" => traffic.events_out,
-            b"msgs_from" => traffic.events_in,
-            b"bytes_to" => traffic.bytes_out,
-            b"bytes_from" => traffic.bytes_in,
-            b"idle" => record.idle_s,
-            b"uptime" => record.age_s,
-            _ => 0,
-        })
-    };
-    records.sort_by_key(largest_first);
-    let total = records.len();
-    let shown = records.iter().skip(connz.offset).take(connz.limit);
-    let shown: Vec<Value> = shown.map(|record| show_record(record, connz, cx)).collect();
-    json!({
-        "server_id": cx.settings().run_id.to_uppercase(),
-        "now": Moment::of(cx.now().wall_ms).rfc3339(),
-        "num_connections": shown.len(),
-        "total": total,
-        "offset": connz.offset,
-        "limit": connz.limit,
-        "connections": shown,
-    })
+/// `/connz` under way: its text comes in parts.
+#[derive(Debug)]
+pub(super) struct ConnzList {
+    connz: Connz,
+    listing: Listing,
+    /// Clients that stand in the text.
+    shown: usize,
+    is_begun: bool,
 }
 
-fn show_record(record: &ClientRecord, connz: &Connz, cx: &Context<'_>) -> Value {
+impl ConnzList {
+    /// A list, and what to ask all shards first.
+    pub(super) fn new(connz: Connz) -> (ConnzList, Query) {
+        let selection = Selection {
+            ids: connz.cid.map(ClientId).into_iter().collect(),
+            ..Selection::default()
+        };
+        let range = connz.offset..connz.offset.saturating_add(connz.limit);
+        let (listing, first) = Listing::new(selection, connz.sort, range, connz.with_subscriptions);
+        let list = ConnzList {
+            connz,
+            listing,
+            shown: 0,
+            is_begun: false,
+        };
+        (list, first)
+    }
+
+    /// Whether some of the text has been given.
+    pub(super) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.listing.kept_bytes()
+    }
+
+    /// The next part of the text, and what to ask next unless this was the last.
+    pub(super) fn answered(
+        &mut self,
+        answers: Answers,
+        cx: &Context<'_>,
+    ) -> (String, Option<Round>) {
+        let (listed, next) = self.listing.answered(answers);
+        let mut text = String::new();
+        if self.listing.is_selected() && !std::mem::replace(&mut self.is_begun, true) {
+            let head = json!({
+                "server_id": cx.settings().run_id.to_uppercase(),
+                "now": Moment::of(cx.now().wall_ms).rfc3339(),
+                "total": self.listing.total(),
+                "offset": self.connz.offset,
+                "limit": self.connz.limit,
+            });
+            text += &open(&head, "connections");
+        }
+        match listed {
+            Listed::Nothing => {}
+            Listed::Clients(records) => {
+                for record in records {
+                    if self.shown > 0 {
+                        text.push(',');
+                    }
+                    self.shown += 1;
+                    let shown = show_record(&record, cx);
+                    if !self.connz.with_subscriptions {
+                        text += &shown.to_string();
+                        continue;
+                    }
+                    text += &open(&shown, "subscriptions_list");
+                    push_names(&mut text, &record.names, true);
+                    if record.names_next.is_none() {
+                        text += "]}";
+                    }
+                }
+            }
+            Listed::Names(names, has_more) => {
+                push_names(&mut text, &names, false);
+                if !has_more {
+                    text += "]}";
+                }
+            }
+        }
+        if next.is_none() {
+            text += &format!("],\"num_connections\":{}}}\n", self.shown);
+        }
+        (text, next)
+    }
+}
+
+/// An object whose last member is a list that follows.
+fn open(object: &Value, list: &str) -> String {
+    let mut text = object.to_string();
+    assert_eq!(text.pop(), Some('}'), "an object ends with a brace");
+    text + ",\"" + list + "\":["
+}
+
+fn push_names(text: &mut String, names: &[Box<[u8]>], is_first: bool) {
+    for (place, name) in names.iter().enumerate() {
+        if place > 0 || !is_first {
+            text.push(',');
+        }
+        *text += &Value::from(String::from_utf8_lossy(name)).to_string();
+    }
+}
+
+fn show_record(record: &ClientRecord, cx: &Context<'_>) -> Value {
     let since =
         |seconds: u64| Moment::of(cx.now().wall_ms.saturating_sub(seconds * 1_000)).rfc3339();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut value = json!({
+    json!({
         "cid": record.id.0,
         "kind": "Client",
         "ip": record.peer.ip().to_string(),
@@ -201,10 +255,5 @@ fn show_record(record: &ClientRecord, connz: &Connz, cx: &Context<'_>) -> Value 
         "version": text(&record.library.1),
         "shard": record.shard.0,
         "last_command": record.command,
-    });
-    if connz.with_subscriptions {
-        let names: Vec<Value> = record.names.iter().map(|name| text(name).into()).collect();
-        value["subscriptions_list"] = names.into();
-    }
-    value
+    })
 }

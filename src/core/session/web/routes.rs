@@ -2,6 +2,7 @@
 //!
 //! Owns paths, methods, and the rules about passwords, hosts and origins. Start at [`find`].
 
+use crate::command::Sort;
 use crate::session::Spoken;
 use crate::settings::{Asset, Settings};
 use core::net::IpAddr;
@@ -37,6 +38,16 @@ pub(super) enum HttpRoute {
     Preflight,
 }
 
+impl HttpRoute {
+    /// Whether it is answered by shards, and changes nothing.
+    pub(super) fn is_call(&self) -> bool {
+        matches!(
+            self,
+            HttpRoute::Info | HttpRoute::Varz | HttpRoute::Subsz | HttpRoute::Connz(_)
+        )
+    }
+}
+
 /// How a WebSocket is opened.
 #[derive(Debug)]
 pub(super) struct Opening {
@@ -54,7 +65,7 @@ pub(super) struct Connz {
     pub offset: usize,
     pub limit: usize,
     pub with_subscriptions: bool,
-    pub sort: Vec<u8>,
+    pub sort: Sort,
     pub cid: Option<u64>,
 }
 
@@ -312,7 +323,7 @@ fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
         offset: 0,
         limit: 1_024,
         with_subscriptions: false,
-        sort: b"cid".to_vec(),
+        sort: Sort::Id,
         cid: None,
     };
     let number = |text: &[u8]| -> Result<u64, NoRoute> {
@@ -327,7 +338,20 @@ fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
             b"limit" => connz.limit = number(&value)? as usize,
             b"cid" => connz.cid = Some(number(&value)?),
             b"subs" => connz.with_subscriptions = matches!(&value[..], b"1" | b"true" | b"detail"),
-            b"sort" => connz.sort = value,
+            // The largest first, as nats-server sorts all but these.
+            b"sort" => {
+                connz.sort = match value.as_slice() {
+                    b"subs" => Sort::Subscriptions,
+                    b"pending" => Sort::Pending,
+                    b"msgs_to" => Sort::EventsOut,
+                    b"msgs_from" => Sort::EventsIn,
+                    b"bytes_to" => Sort::BytesOut,
+                    b"bytes_from" => Sort::BytesIn,
+                    b"idle" => Sort::Idle,
+                    b"uptime" => Sort::Age,
+                    _ => Sort::Id,
+                }
+            }
             // Tools ask for more than there is here.
             _ => {}
         }

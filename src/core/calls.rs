@@ -1,0 +1,420 @@
+//! What connections asked of shards and have not been answered yet.
+//!
+//! A call has an id, the connection that waits for it, and rounds: in each, some shards are asked one thing each, and
+//! all their answers come to the session together, which may ask on. As every answer is bounded and the next round goes
+//! out only when there is room for what it brings, no list is ever built whole in a shard's memory at once with all
+//! others. Calls begin in the order in which they were asked, at most one of a connection at a time unless it is of one
+//! round, and no more than [`CALLS_BEGUN_MAX`] at once. Must not know what is asked, nor protocols. Invariants: a call
+//! is in `queue` or in `begun` or waits behind another of its connection; every round is answered once by each shard
+//! that it asks, whatever becomes of the asker. Start at [`Calls::ask`].
+
+use crate::command::{Answer, Answers, CallId, ClientId, ConnId, Round, ShardId, Written};
+use crate::limits::{CALL_MS_MAX, CALL_ROUNDS_A_TURN, CALLS_BEGUN_MAX, CALLS_SHARD_MAX};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Whose call it is, and which.
+pub(crate) type CallKey = (ConnId, CallId);
+
+/// What becomes of a call next.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Behind an earlier call of its connection.
+    Behind,
+    /// In the queue.
+    Queued,
+    /// Begun: its next round may go out.
+    Ready,
+    /// Begun: its round has not been answered by all.
+    Asking,
+    /// Its connection does not take what is there already.
+    Parked,
+}
+
+/// A call that is not answered yet.
+#[derive(Debug)]
+struct Call {
+    client: ClientId,
+    stage: Stage,
+    written: Written,
+    /// The next round; empty while one is on its way.
+    round: Round,
+    missing: usize,
+    answers: Answers,
+    /// When it was asked or last got on, by the monotonic clock.
+    moved_ns: u64,
+}
+
+impl Call {
+    /// When it has waited too long for room, if it waits for that.
+    fn deadline_ns(&self) -> Option<u64> {
+        let waits = self.stage == Stage::Ready && self.written == Written::Spooled;
+        waits.then_some(self.moved_ns + CALL_MS_MAX * 1_000_000)
+    }
+}
+
+/// The calls of a shard's connections.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    calls: BTreeMap<CallKey, Call>,
+    last: u64,
+    /// Calls that may begin, in this order.
+    queue: VecDeque<CallKey>,
+    /// Calls that are `Ready` or `Asking`.
+    begun: VecDeque<CallKey>,
+    /// Connections that wait until the shard has fewer calls.
+    waiting: Vec<(ConnId, ClientId)>,
+    /// Rounds that went out in this turn.
+    sent: usize,
+}
+
+impl Calls {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Takes a call; `None` if there are as many as there may be: then the connection waits, until
+    /// [`take_waiting`](Calls::take_waiting) gives it.
+    pub(crate) fn ask(
+        &mut self,
+        (conn, client): (ConnId, ClientId),
+        round: Round,
+        written: Written,
+        now_ns: u64,
+    ) -> Option<CallId> {
+        assert!(!round.is_empty(), "a call that asks nobody");
+        if self.calls.len() >= CALLS_SHARD_MAX {
+            self.waiting.push((conn, client));
+            return None;
+        }
+        self.last += 1;
+        let key = (conn, CallId(self.last));
+        // What is streamed is at the front of what its client reads.
+        let must_wait = written == Written::Streamed && self.first_of(conn).is_some();
+        let stage = match must_wait {
+            true => Stage::Behind,
+            false => {
+                self.queue.push_back(key);
+                Stage::Queued
+            }
+        };
+        let call = Call {
+            client,
+            stage,
+            written,
+            round,
+            missing: 0,
+            answers: Vec::new(),
+            moved_ns: now_ns,
+        };
+        self.calls.insert(key, call);
+        Some(key.1)
+    }
+
+    /// Asks on in a call that was just answered.
+    pub(crate) fn ask_on(&mut self, key: CallKey, round: Round) {
+        assert!(!round.is_empty(), "a call that asks nobody");
+        let call = self.call_mut(key);
+        assert!(
+            call.stage == Stage::Ready && call.round.is_empty(),
+            "a call asks on behind its answers alone: {call:?}"
+        );
+        call.round = round;
+    }
+
+    /// The connection's first call that is not answered.
+    fn first_of(&self, conn: ConnId) -> Option<CallKey> {
+        let its_own = (conn, CallId(0))..=(conn, CallId(u64::MAX));
+        self.calls.range(its_own).next().map(|(&key, _)| key)
+    }
+
+    fn call_mut(&mut self, key: CallKey) -> &mut Call {
+        // invariant: whoever has the key has a call that is not answered.
+        self.calls.get_mut(&key).expect("a call that is there")
+    }
+
+    /// Whether a round may go out; `may_spool` if there is room for answers that gather as output.
+    pub(crate) fn is_ready(&self, may_spool: bool) -> bool {
+        let may_begin = !self.queue.is_empty() && self.begun.len() < CALLS_BEGUN_MAX;
+        may_begin || self.first_ready(may_spool).is_some()
+    }
+
+    fn first_ready(&self, may_spool: bool) -> Option<usize> {
+        let may_go = |key: &CallKey| {
+            let call = &self.calls[key];
+            call.stage == Stage::Ready && (may_spool || call.written != Written::Spooled)
+        };
+        self.begun.iter().position(may_go)
+    }
+
+    /// Begins calls while more may be, and gives the next whose round may go out. Each comes once before any comes again.
+    pub(crate) fn next_ready(&mut self, may_spool: bool) -> Option<CallKey> {
+        if self.sent >= CALL_ROUNDS_A_TURN {
+            return None;
+        }
+        while self.begun.len() < CALLS_BEGUN_MAX
+            && let Some(key) = self.queue.pop_front()
+        {
+            let call = self.call_mut(key);
+            assert!(call.stage == Stage::Queued, "queued twice: {call:?}");
+            call.stage = Stage::Ready;
+            self.begun.push_back(key);
+        }
+        let place = self.first_ready(may_spool)?;
+        let key = self.begun.remove(place)?;
+        self.begun.push_back(key);
+        Some(key)
+    }
+
+    /// The client whose call it is, if the call is still there.
+    pub(crate) fn client(&self, key: CallKey) -> Option<ClientId> {
+        self.calls.get(&key).map(|call| call.client)
+    }
+
+    /// Whether the answer goes out as it comes, rather than when it is whole.
+    pub(crate) fn is_streamed(&self, key: CallKey) -> bool {
+        self.calls[&key].written == Written::Streamed
+    }
+
+    /// When the first call will have waited for too long for room.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let begun = self.begun.iter().map(|key| &self.calls[key]);
+        begun.filter_map(Call::deadline_ns).min()
+    }
+
+    /// Takes the round of a call that has waited for too long for room: it is to be refused.
+    pub(crate) fn take_late(&mut self, now_ns: u64) -> Option<CallKey> {
+        let is_late = |key: &&CallKey| {
+            let deadline_ns = self.calls[*key].deadline_ns();
+            deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns)
+        };
+        let key = *self.begun.iter().find(is_late)?;
+        self.call_mut(key).round = Vec::new();
+        Some(key)
+    }
+
+    /// The round that goes out now.
+    pub(crate) fn take_round(&mut self, key: CallKey) -> Round {
+        let call = self.call_mut(key);
+        assert!(call.stage == Stage::Ready, "not ready: {call:?}");
+        call.stage = Stage::Asking;
+        call.missing = call.round.len();
+        let round = std::mem::take(&mut call.round);
+        self.sent += 1;
+        round
+    }
+
+    /// A turn is over: as many rounds may go out in the next.
+    pub(crate) fn end_turn(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Takes an answer; gives all of them once none is missing. One that nobody waits for any more is dropped.
+    pub(crate) fn answered(
+        &mut self,
+        key: CallKey,
+        by: ShardId,
+        answer: Answer,
+        now_ns: u64,
+    ) -> Option<Answers> {
+        // The asker may have left meanwhile.
+        let call = self.calls.get_mut(&key)?;
+        assert!(
+            call.stage == Stage::Asking && call.missing > 0,
+            "an answer to what was not asked: {call:?}"
+        );
+        call.answers.push((by, answer));
+        call.missing -= 1;
+        if call.missing > 0 {
+            return None;
+        }
+        call.stage = Stage::Ready;
+        call.moved_ns = now_ns;
+        let mut answers = std::mem::take(&mut call.answers);
+        answers.sort_by_key(|&(shard, _)| shard);
+        Some(answers)
+    }
+
+    /// Whether the call has nothing more to ask.
+    pub(crate) fn is_over(&self, key: CallKey) -> bool {
+        let call = &self.calls[&key];
+        call.stage == Stage::Ready && call.round.is_empty()
+    }
+
+    /// Puts a call aside until its connection takes what is there: another may begin.
+    pub(crate) fn park(&mut self, key: CallKey) {
+        self.begun.retain(|&other| other != key);
+        self.call_mut(key).stage = Stage::Parked;
+    }
+
+    /// The connection takes again what it is sent.
+    pub(crate) fn unpark(&mut self, conn: ConnId) {
+        if let Some(key) = self.first_of(conn)
+            && self.calls[&key].stage == Stage::Parked
+        {
+            self.enqueue(key);
+        }
+    }
+
+    fn enqueue(&mut self, key: CallKey) {
+        self.call_mut(key).stage = Stage::Queued;
+        self.queue.push_back(key);
+    }
+
+    /// A call is answered, or given up.
+    pub(crate) fn end(&mut self, key: CallKey) {
+        let call = self.calls.remove(&key);
+        assert!(call.is_some(), "a call ends once");
+        self.begun.retain(|&other| other != key);
+        if let Some(next) = self.first_of(key.0)
+            && self.calls[&next].stage == Stage::Behind
+        {
+            self.enqueue(next);
+        }
+    }
+
+    /// The connection is gone: nobody waits for its calls any more. Cost: theirs, and the queue.
+    pub(crate) fn forget(&mut self, conn: ConnId) {
+        if self.first_of(conn).is_none() {
+            return;
+        }
+        self.calls.retain(|&(other, _), _| other != conn);
+        self.queue.retain(|&(other, _)| other != conn);
+        self.begun.retain(|&(other, _)| other != conn);
+    }
+
+    /// Connections that waited until the shard had fewer calls, if that is so.
+    pub(crate) fn take_waiting(&mut self) -> Vec<(ConnId, ClientId)> {
+        match self.calls.len() <= CALLS_SHARD_MAX / 2 {
+            true => std::mem::take(&mut self.waiting),
+            false => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Query;
+
+    const CLIENT: ClientId = ClientId(7);
+
+    fn round(shards: u16) -> Round {
+        let each = (0..shards).map(|shard| (ShardId(shard), Query::Counters));
+        each.collect()
+    }
+
+    fn killed(count: u64) -> Answer {
+        Answer::Killed { count, next: None }
+    }
+
+    fn ask(calls: &mut Calls, conn: u32, written: Written) -> CallKey {
+        let conn = ConnId(conn);
+        let call = calls.ask((conn, CLIENT), round(2), written, 0);
+        (conn, call.expect("there is room"))
+    }
+
+    /// Lets a round go out and all answer it; gives whose it was.
+    fn answer_next(calls: &mut Calls) -> Option<CallKey> {
+        calls.end_turn();
+        let key = calls.next_ready(true)?;
+        assert_eq!(calls.take_round(key).len(), 2);
+        assert_eq!(calls.answered(key, ShardId(1), killed(1), 0), None);
+        let both = calls.answered(key, ShardId(0), killed(2), 0);
+        let both = both.expect("both have answered");
+        assert_eq!(both, [(ShardId(0), killed(2)), (ShardId(1), killed(1))]);
+        Some(key)
+    }
+
+    #[test]
+    fn calls_begin_in_their_order_and_take_turns() {
+        let mut calls = Calls::default();
+        let keys: Vec<CallKey> = (0..40)
+            .map(|conn| ask(&mut calls, conn, Written::Streamed))
+            .collect();
+        let mut order = Vec::new();
+        // Two rounds each.
+        while let Some(key) = answer_next(&mut calls) {
+            match order.contains(&key) {
+                true => calls.end(key),
+                false => calls.ask_on(key, round(2)),
+            }
+            order.push(key);
+        }
+        assert!(calls.is_empty() && !calls.is_ready(true));
+        let (first, more) = keys.split_at(CALLS_BEGUN_MAX);
+        let (second, third) = more.split_at(CALLS_BEGUN_MAX);
+        let expected = [first, first, second, second, third, third].concat();
+        assert_eq!(order, expected, "nobody waits behind those who came later");
+    }
+
+    #[test]
+    fn streamed_calls_of_a_connection_wait_for_each_other() {
+        let mut calls = Calls::default();
+        let first = ask(&mut calls, 1, Written::Streamed);
+        let second = ask(&mut calls, 1, Written::Streamed);
+        let short = ask(&mut calls, 1, Written::Short);
+        assert_eq!(answer_next(&mut calls), Some(first));
+        calls.ask_on(first, round(2));
+        assert_eq!(answer_next(&mut calls), Some(short));
+        calls.end(short);
+        assert_eq!(answer_next(&mut calls), Some(first));
+        assert!(calls.is_over(first));
+        calls.end(first);
+        assert_eq!(answer_next(&mut calls), Some(second));
+    }
+
+    #[test]
+    fn who_does_not_read_makes_room_for_others_and_comes_back() {
+        let mut calls = Calls::default();
+        let keys: Vec<CallKey> = (0..CALLS_BEGUN_MAX as u32)
+            .map(|conn| ask(&mut calls, conn, Written::Streamed))
+            .collect();
+        let late = ask(&mut calls, 99, Written::Streamed);
+        for &key in &keys {
+            assert_eq!(calls.next_ready(true), Some(key));
+            calls.park(key);
+        }
+        assert_eq!(answer_next(&mut calls), Some(late));
+        calls.end(late);
+        assert!(!calls.is_ready(true), "all the others are parked");
+        calls.unpark(keys[3].0);
+        assert_eq!(answer_next(&mut calls), Some(keys[3]));
+    }
+
+    #[test]
+    fn answers_to_who_left_are_dropped() {
+        let mut calls = Calls::default();
+        let gone = ask(&mut calls, 1, Written::Streamed);
+        let behind = ask(&mut calls, 1, Written::Streamed);
+        let other = ask(&mut calls, 2, Written::Short);
+        assert_eq!(calls.next_ready(true), Some(gone));
+        calls.take_round(gone);
+        calls.forget(gone.0);
+        assert_eq!(calls.answered(gone, ShardId(0), killed(1), 0), None);
+        assert_eq!(calls.client(behind), None);
+        assert_eq!(answer_next(&mut calls), Some(other));
+    }
+
+    #[test]
+    fn a_shard_has_only_so_many_calls() {
+        let mut calls = Calls::default();
+        for conn in 0..CALLS_SHARD_MAX {
+            ask(&mut calls, conn as u32 % 64, Written::Short);
+        }
+        let late = (ConnId(65), CLIENT);
+        assert_eq!(calls.ask(late, round(2), Written::Short, 0), None);
+        assert!(calls.take_waiting().is_empty(), "no room yet");
+        for _ in 0..CALLS_SHARD_MAX / 2 {
+            let key = answer_next(&mut calls).expect("there are calls");
+            calls.end(key);
+        }
+        assert_eq!(calls.take_waiting(), [late]);
+        assert!(calls.ask(late, round(2), Written::Short, 0).is_some());
+    }
+}

@@ -1,0 +1,349 @@
+//! A list of clients that all shards are asked for: first which are meant, then, a part at a time, what is shown of each.
+//!
+//! Owns what one such call has gathered: a few words for each client that will be shown, and no more of any than stand in
+//! one part. Must not know how they are written. Start at [`Listing::new`].
+
+use crate::command::{
+    Answer, Answers, ClientId, ClientRecord, ConnId, Query, Round, Selected, Selection, ShardId,
+    Sort,
+};
+use crate::limits::CALL_CLIENTS_MAX;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Clients that are kept beyond those that will be shown, before the others are dropped.
+const KEPT_BEYOND: usize = CALL_CLIENTS_MAX;
+
+/// A list under way.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    selection: Arc<Selection>,
+    sort: Sort,
+    /// Which of them are shown, counted in their order.
+    range: Range<usize>,
+    with_names: bool,
+    /// All shards have said whom they mean.
+    is_selected: bool,
+    /// Those who are meant: all so far, then those that are shown.
+    found: Vec<Selected>,
+    /// How many are meant.
+    total: usize,
+    /// Where the present part begins and ends in `found`.
+    part: Range<usize>,
+}
+
+/// What a round brought to be shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// Nothing yet.
+    Nothing,
+    /// All these clients; if the last has more names than it shows, they come next.
+    Clients(Vec<ClientRecord>),
+    /// More names of the last client; whether more still come.
+    Names(Vec<Box<[u8]>>, bool),
+}
+
+impl Listing {
+    /// A list of those that a selection means, and what to ask first.
+    pub(crate) fn new(
+        selection: Selection,
+        sort: Sort,
+        range: Range<usize>,
+        with_names: bool,
+    ) -> (Listing, Query) {
+        let selection = Arc::new(selection);
+        let first = Query::Select {
+            selection: Arc::clone(&selection),
+            sort,
+            from: ConnId(0),
+        };
+        let listing = Listing {
+            selection,
+            sort,
+            range,
+            with_names,
+            is_selected: false,
+            found: Vec::new(),
+            total: 0,
+            part: 0..0,
+        };
+        (listing, first)
+    }
+
+    /// A list of one client alone, and the round that asks for it.
+    pub(crate) fn of_one(client: Selected) -> (Listing, Round) {
+        let (mut listing, _) = Listing::new(Selection::default(), Sort::Id, 0..1, false);
+        listing.is_selected = true;
+        listing.found.push(client);
+        listing.total = 1;
+        // invariant: there is one.
+        let round = listing.describe_next().expect("a client to be described");
+        (listing, round)
+    }
+
+    /// How many clients are meant, shown or not; known once all have said.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Whether it is known which clients are shown.
+    pub(crate) fn is_selected(&self) -> bool {
+        self.is_selected
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.found.capacity() * size_of::<Selected>()
+    }
+
+    /// Takes what a round brought: what is to be shown, and what to ask next unless this was the last.
+    pub(crate) fn answered(&mut self, answers: Answers) -> (Listed, Option<Round>) {
+        if !self.is_selected {
+            return (Listed::Nothing, self.select(answers));
+        }
+        let mut records = Vec::new();
+        for (shard, answer) in answers {
+            match answer {
+                Answer::Described(described) => records.extend(described),
+                Answer::Names { names, next } => {
+                    let next_round = match next {
+                        Some(from) => Some(self.ask_names(from)),
+                        None => self.describe_next(),
+                    };
+                    return (Listed::Names(names, next.is_some()), next_round);
+                }
+                answer => unreachable!("{shard:?} answers {answer:?}"),
+            }
+        }
+        let part = &self.found[self.part.clone()];
+        records.sort_by_cached_key(|record| {
+            let mut part = part.iter();
+            part.position(|selected| selected.client == record.id)
+        });
+        let names_next = records.last().and_then(|record| record.names_next);
+        let round = match names_next {
+            Some(from) => Some(self.ask_names(from)),
+            None => self.describe_next(),
+        };
+        (Listed::Clients(records), round)
+    }
+
+    /// Takes in who is meant.
+    fn select(&mut self, answers: Answers) -> Option<Round> {
+        let mut round = Round::new();
+        for (shard, answer) in answers {
+            let Answer::Selected { found, next } = answer else {
+                unreachable!("{shard:?} answers {answer:?}");
+            };
+            self.total += found.len();
+            self.found.extend(found);
+            if let Some(from) = next {
+                let query = Query::Select {
+                    selection: Arc::clone(&self.selection),
+                    sort: self.sort,
+                    from,
+                };
+                round.push((shard, query));
+            }
+        }
+        if self.found.len() > self.range.end.saturating_mul(2).saturating_add(KEPT_BEYOND) {
+            self.keep_first();
+        }
+        if !round.is_empty() {
+            return Some(round);
+        }
+        self.keep_first();
+        self.found.drain(..self.range.start.min(self.found.len()));
+        self.found.shrink_to_fit();
+        self.is_selected = true;
+        self.describe_next()
+    }
+
+    fn keep_first(&mut self) {
+        self.found
+            .sort_unstable_by_key(|client| (Reverse(client.rank), client.client));
+        self.found.truncate(self.range.end);
+    }
+
+    /// The round for the next part, if there is one.
+    fn describe_next(&mut self) -> Option<Round> {
+        // The names of one may be many, and come behind it.
+        let most = if self.with_names { 1 } else { CALL_CLIENTS_MAX };
+        let start = self.part.end;
+        self.part = start..(start + most).min(self.found.len());
+        let mut each: BTreeMap<ShardId, Vec<(ConnId, ClientId)>> = BTreeMap::new();
+        for client in &self.found[self.part.clone()] {
+            let of_shard = each.entry(client.shard).or_default();
+            of_shard.push((client.conn, client.client));
+        }
+        let with_names = self.with_names;
+        let round = each.into_iter().map(|(shard, clients)| {
+            let query = Query::Describe {
+                clients,
+                with_names,
+            };
+            (shard, query)
+        });
+        let round: Round = round.collect();
+        (!round.is_empty()).then_some(round)
+    }
+
+    fn ask_names(&self, from: usize) -> Round {
+        // With names, a part is one client.
+        let Selected {
+            client,
+            shard,
+            conn,
+            ..
+        } = self.found[self.part.start];
+        vec![(shard, Query::NamesOf { conn, client, from })]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Traffic;
+    use core::net::SocketAddr;
+
+    fn selected(rank: u64, client: u64, shard: u16) -> Selected {
+        Selected {
+            rank,
+            client: ClientId(client),
+            shard: ShardId(shard),
+            conn: ConnId(client as u32),
+        }
+    }
+
+    fn record(client: u64, names_next: Option<usize>) -> ClientRecord {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        ClientRecord {
+            id: ClientId(client),
+            shard: ShardId(0),
+            peer: nowhere,
+            local: nowhere,
+            name: Vec::new(),
+            library: Default::default(),
+            age_s: 0,
+            idle_s: 0,
+            subscriptions: [0; 3],
+            queued: None,
+            output: (0, 0),
+            lost: 0,
+            traffic: Traffic::default(),
+            names: Vec::new(),
+            names_next,
+            database: 0,
+            version: 0,
+            command: "",
+            no_evict: false,
+        }
+    }
+
+    /// Answers rounds until the list ends, as shards with these clients would; gives who was shown, and the most clients
+    /// of one round.
+    fn run(listing: &mut Listing, first: Query, each: &[Vec<Selected>]) -> (Vec<u64>, usize) {
+        let shards = (0..each.len() as u16).map(ShardId);
+        let mut round: Option<Round> = Some(shards.map(|shard| (shard, first.clone())).collect());
+        let (mut shown, mut most) = (Vec::new(), 0);
+        while let Some(asked) = round {
+            let answers = asked.into_iter().map(|(shard, query)| {
+                let own = &each[usize::from(shard.0)];
+                let answer = match query {
+                    Query::Select { from, .. } => {
+                        // Three places at a time.
+                        let (start, end) = (from.slot(), own.len().min(from.slot() + 3));
+                        Answer::Selected {
+                            found: own[start..end].to_vec(),
+                            next: (end < own.len()).then_some(ConnId(end as u32)),
+                        }
+                    }
+                    Query::Describe { clients, .. } => {
+                        most = most.max(clients.len());
+                        // The first of each shard has gone.
+                        let there = clients.iter().filter(|(_, client)| client.0 >= 2);
+                        Answer::Described(there.map(|&(_, id)| record(id.0, None)).collect())
+                    }
+                    query => panic!("not asked here: {query:?}"),
+                };
+                (shard, answer)
+            });
+            let (listed, next) = listing.answered(answers.collect());
+            if let Listed::Clients(records) = listed {
+                shown.extend(records.iter().map(|record| record.id.0));
+            }
+            round = next;
+        }
+        (shown, most)
+    }
+
+    #[test]
+    fn lists_come_in_their_order_across_shards_and_parts() {
+        let of_shard = |shard: u16| {
+            let clients = (0..400).map(move |client| client * 2 + u64::from(shard));
+            clients
+                .map(move |client| selected(0, client, shard))
+                .collect()
+        };
+        let each = [of_shard(0), of_shard(1)];
+        let all = Selection::default;
+        let (mut listing, first) = Listing::new(all(), Sort::Id, 0..usize::MAX, false);
+        let (shown, most) = run(&mut listing, first, &each);
+        assert_eq!(shown, (2..800).collect::<Vec<u64>>());
+        assert_eq!(listing.total(), 800);
+        assert!(most <= CALL_CLIENTS_MAX);
+        let (mut listing, first) = Listing::new(all(), Sort::Id, 10..15, false);
+        assert_eq!(run(&mut listing, first, &each).0, [10, 11, 12, 13, 14]);
+        assert_eq!(listing.total(), 800);
+        assert!(listing.kept_bytes() < 16 * size_of::<Selected>());
+    }
+
+    #[test]
+    fn the_largest_come_first() {
+        let each = [
+            vec![selected(5, 10, 0), selected(9, 12, 0), selected(1, 14, 0)],
+            vec![selected(7, 11, 1), selected(9, 13, 1)],
+        ];
+        let (mut listing, first) = Listing::new(Selection::default(), Sort::Idle, 1..4, false);
+        assert_eq!(run(&mut listing, first, &each).0, [13, 11, 10]);
+    }
+
+    #[test]
+    fn many_names_come_in_parts_behind_their_client() {
+        let (mut listing, _) = Listing::new(Selection::default(), Sort::Id, 0..9, true);
+        let found = vec![selected(0, 3, 0), selected(0, 4, 0)];
+        let answer = Answer::Selected { found, next: None };
+        let (_, round) = listing.answered(vec![(ShardId(0), answer)]);
+        assert!(matches!(
+            round.as_deref(),
+            Some([(
+                ShardId(0),
+                Query::Describe {
+                    with_names: true,
+                    ..
+                }
+            )])
+        ));
+        let answer = Answer::Described(vec![record(3, Some(50))]);
+        let (_, round) = listing.answered(vec![(ShardId(0), answer)]);
+        let more = Query::NamesOf {
+            conn: ConnId(3),
+            client: ClientId(3),
+            from: 50,
+        };
+        assert_eq!(round, Some(vec![(ShardId(0), more)]));
+        let names = vec![Box::from(&b"a"[..])];
+        let answer = Answer::Names {
+            names: names.clone(),
+            next: None,
+        };
+        let (listed, round) = listing.answered(vec![(ShardId(0), answer)]);
+        assert_eq!(listed, Listed::Names(names, false));
+        assert!(matches!(
+            round.as_deref(),
+            Some([(_, Query::Describe { .. })])
+        ));
+    }
+}

@@ -1,0 +1,349 @@
+//! Calls, as far as a shard is concerned: their rounds go out and are answered.
+//!
+//! Who is connected, what is counted, which names are listened to, whom to close: a shard answers from what it has, a bounded
+//! part at a time. Must not know protocols beyond their own description of a connection. Start at [`Shard::run_calls`].
+
+use super::{Shard, resume_if_free, split};
+use crate::calls::CallKey;
+use crate::command::{
+    Answer, Answers, CallError, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query,
+    Selected, Selection, ShardId, Sort, Traffic,
+};
+use crate::connection::Connection;
+use crate::input::Outputs;
+use crate::limits::{CALL_CLIENTS_MAX, CALL_GLOB_COST_MAX, CALL_LOOKED_AT_MAX, CALL_NAMES_BYTES};
+use crate::mailbox::Control;
+use crate::session::Session;
+use sapwood_wire::topic;
+
+impl Shard {
+    /// Lets rounds of calls go out, as many as a turn allows.
+    pub(super) fn run_calls(&mut self, now: Now, outputs: &mut Outputs) {
+        while let Some(key) = self.calls.next_ready(!self.outboxes.is_full()) {
+            if self.calls.is_streamed(key) && !self.outboxes.takes_parts(key.0) {
+                self.calls.park(key);
+                continue;
+            }
+            let mut own = None;
+            for (shard, query) in self.calls.take_round(key) {
+                match shard == self.settings.shard {
+                    true => own = Some(query),
+                    false => {
+                        let ask = Control::Ask { call: key, query };
+                        self.mailboxes.push_control(shard, ask);
+                    }
+                }
+            }
+            if let Some(query) = own {
+                let answer = self.answer(&query, Some(key.0), now, outputs);
+                self.call_answered(key, self.settings.shard, answer, now, outputs);
+            }
+        }
+    }
+
+    /// Takes a shard's answer to a round; the session has them once they are all there.
+    pub(super) fn call_answered(
+        &mut self,
+        key: CallKey,
+        by: ShardId,
+        answer: Answer,
+        now: Now,
+        outputs: &mut Outputs,
+    ) {
+        if let Some(answers) = self.calls.answered(key, by, answer, now.monotonic_ns) {
+            self.end_round(key, Ok(answers), now, outputs);
+        }
+    }
+
+    /// Refuses calls that have waited too long for room in the output.
+    pub(super) fn refuse_late_calls(&mut self, now: Now, outputs: &mut Outputs) {
+        while let Some(key) = self.calls.take_late(now.monotonic_ns) {
+            self.counters.calls_refused += 1;
+            self.end_round(key, Err(CallError::NoRoom), now, outputs);
+        }
+    }
+
+    /// Gives the session what a round brought: it asks on, or the call is over.
+    fn end_round(
+        &mut self,
+        key: CallKey,
+        answers: Result<Answers, CallError>,
+        now: Now,
+        outputs: &mut Outputs,
+    ) {
+        let (conn, call) = key;
+        // invariant: the calls of a connection that is gone are forgotten.
+        let client = self.calls.client(key).expect("a call that is there");
+        let mut connection = self.connections.take(conn).expect("who asked");
+        assert!(connection.client == client, "a call of another connection");
+        let (session, mut cx) = split(self, &mut connection, conn, now);
+        session.answered(call, answers, &mut cx);
+        let is_over = self.calls.is_over(key);
+        let has_slot = self.outboxes.has_slot(conn, call);
+        let is_in_order = self.outboxes.outbox(conn).form.answers_in_order();
+        assert!(
+            has_slot.is_none_or(|has_slot| has_slot == (is_in_order && !is_over)),
+            "a reply slot stays exactly as long as its call: {call:?}"
+        );
+        if is_over {
+            self.calls.end(key);
+            connection.calls_waiting -= 1;
+            let may_go_on = |at: u32| connection.calls_waiting <= at;
+            if connection.blocked.calls.is_some_and(may_go_on) {
+                connection.blocked.calls = None;
+                resume_if_free(&connection, conn, outputs);
+            }
+        }
+        let kills_itself = is_over && connection.kills_itself;
+        self.connections.put(conn, connection);
+        if kills_itself {
+            self.begin_close(conn, CloseReason::Killed, outputs);
+        }
+        for (conn, client) in self.calls.take_waiting() {
+            if let Some(connection) = self.connections.of_client(conn, client)
+                && connection.blocked.calls.take().is_some()
+            {
+                resume_if_free(connection, conn, outputs);
+            }
+        }
+    }
+
+    /// What this shard answers in a round; `asker` is the connection if it is one of its own.
+    pub(super) fn answer(
+        &mut self,
+        query: &Query,
+        asker: Option<ConnId>,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Answer {
+        match query {
+            Query::Counters => Answer::Counters(Box::new(self.counters())),
+            Query::Select {
+                selection,
+                sort,
+                from,
+            } => {
+                let (places, next) = self.connections.places_from(*from, CALL_LOOKED_AT_MAX);
+                let found = places.filter_map(|conn| {
+                    let connection = self.selected(conn, selection, now)?;
+                    Some(Selected {
+                        rank: self.rank(conn, connection, *sort, now),
+                        client: connection.client,
+                        shard: self.settings.shard,
+                        conn,
+                    })
+                });
+                Answer::Selected {
+                    found: found.collect(),
+                    next,
+                }
+            }
+            Query::Describe {
+                clients,
+                with_names,
+            } => {
+                assert!(clients.len() <= CALL_CLIENTS_MAX, "too many in a round");
+                let there = clients.iter().filter_map(|&(conn, client)| {
+                    let connection = self.connections.get(conn)?;
+                    let is_meant = connection.client == client && is_shown(connection);
+                    is_meant.then(|| self.describe(conn, connection, *with_names, now))
+                });
+                Answer::Described(there.collect())
+            }
+            Query::NamesOf { conn, client, from } => {
+                let is_there = self.connections.is_there(*conn, *client);
+                let (names, next) = match is_there {
+                    true => self.names_of(*conn, *from),
+                    false => (Vec::new(), None),
+                };
+                Answer::Names { names, next }
+            }
+            Query::ActiveNames {
+                kind,
+                pattern,
+                from,
+            } => {
+                let (names, next) = self.active_names(*kind, pattern.as_deref(), *from);
+                Answer::Names { names, next }
+            }
+            Query::Kill { selection, from } => self.kill(selection, *from, asker, now, outputs),
+        }
+    }
+
+    /// Closes the connections that are meant, of those from a place on.
+    fn kill(
+        &mut self,
+        selection: &Selection,
+        from: ConnId,
+        asker: Option<ConnId>,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Answer {
+        let (places, mut next) = self.connections.places_from(from, CALL_LOOKED_AT_MAX);
+        let mut count = 0;
+        for conn in places {
+            if count == CALL_CLIENTS_MAX as u64 {
+                next = Some(conn);
+                break;
+            }
+            if self.selected(conn, selection, now).is_none() {
+                continue;
+            }
+            count += 1;
+            if Some(conn) != asker {
+                self.begin_close(conn, CloseReason::Killed, outputs);
+            } else if let Some(connection) = self.connections.get_mut(conn) {
+                connection.kills_itself = true;
+            }
+        }
+        Answer::Killed { count, next }
+    }
+
+    /// The names of one kind that anyone on the node is subscribed to, from a filter on, and where the rest begins.
+    fn active_names(
+        &self,
+        kind: FilterKind,
+        pattern: Option<&[u8]>,
+        from: usize,
+    ) -> (Vec<Box<[u8]>>, Option<usize>) {
+        let (mut looked_at, mut cost, mut bytes) = (0, 0, 0);
+        let mut names = Vec::new();
+        for (place, entry) in self.broker.filters().iter_from(from) {
+            let is_enough = looked_at >= CALL_LOOKED_AT_MAX || cost >= CALL_GLOB_COST_MAX;
+            if is_enough || bytes >= CALL_NAMES_BYTES {
+                return (names, Some(place));
+            }
+            looked_at += 1;
+            if entry.kind != kind || self.broker.filters().listeners(entry) == 0 {
+                continue;
+            }
+            if let Some(pattern) = pattern {
+                cost += pattern.len() * entry.name.len();
+                if !topic::glob_matches_text(pattern, &entry.name) {
+                    continue;
+                }
+            }
+            bytes += entry.name.len();
+            names.push(entry.name.clone());
+        }
+        (names, None)
+    }
+
+    /// The connection at this place, if it is a client's and a selection means it.
+    fn selected(&self, conn: ConnId, selection: &Selection, now: Now) -> Option<&Connection> {
+        let connection = self.connections.get(conn)?;
+        let is_meant = is_shown(connection) && self.is_selected(conn, connection, selection, now);
+        is_meant.then_some(connection)
+    }
+
+    fn rank(&self, conn: ConnId, connection: &Connection, sort: Sort, now: Now) -> u64 {
+        let outbox = self.outboxes.outbox(conn);
+        match sort {
+            Sort::Id => 0,
+            Sort::Subscriptions => self.broker.count_all(conn) as u64,
+            Sort::Pending => outbox.len() as u64,
+            Sort::EventsOut => outbox.events_out(),
+            Sort::EventsIn => connection.events_in,
+            Sort::BytesOut => outbox.taken.1,
+            Sort::BytesIn => connection.bytes_in,
+            Sort::Idle => seconds(now.monotonic_ns, connection.active_ns),
+            Sort::Age => seconds(now.monotonic_ns, connection.opened_ns),
+        }
+    }
+
+    fn is_selected(
+        &self,
+        conn: ConnId,
+        connection: &Connection,
+        selection: &Selection,
+        now: Now,
+    ) -> bool {
+        let age_s = seconds(now.monotonic_ns, connection.opened_ns);
+        let Selection {
+            ids,
+            peer,
+            local,
+            subscribed,
+            age_s_min,
+            but,
+            nobody,
+        } = selection;
+        !nobody
+            && (ids.is_empty() || ids.binary_search(&connection.client).is_ok())
+            && peer.is_none_or(|peer| peer == connection.peer)
+            && local.is_none_or(|local| local == connection.local)
+            && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
+            && age_s_min.is_none_or(|least| age_s >= least)
+            && but.is_none_or(|but| but != connection.client)
+    }
+
+    /// The names that a connection is subscribed to, from a place among them on, and where the rest begins.
+    fn names_of(&self, conn: ConnId, from: usize) -> (Vec<Box<[u8]>>, Option<usize>) {
+        let mut bytes = 0;
+        let mut names = Vec::new();
+        for (place, entry) in self.broker.subscribed_from(conn, from) {
+            if bytes >= CALL_NAMES_BYTES {
+                return (names, Some(place));
+            }
+            bytes += entry.name.len();
+            names.push(entry.name.clone());
+        }
+        (names, None)
+    }
+
+    fn describe(
+        &self,
+        conn: ConnId,
+        connection: &Connection,
+        with_names: bool,
+        now: Now,
+    ) -> ClientRecord {
+        let outbox = self.outboxes.outbox(conn);
+        let count = |kind| self.broker.count(conn, kind);
+        let (names, names_next) = match with_names {
+            true => self.names_of(conn, 0),
+            false => (Vec::new(), None),
+        };
+        let mut record = ClientRecord {
+            id: connection.client,
+            shard: self.settings.shard,
+            peer: connection.peer,
+            local: connection.local,
+            name: Vec::new(),
+            library: (Vec::new(), Vec::new()),
+            age_s: seconds(now.monotonic_ns, connection.opened_ns),
+            idle_s: seconds(now.monotonic_ns, connection.active_ns),
+            subscriptions: [
+                count(FilterKind::Topic),
+                count(FilterKind::Glob) + count(FilterKind::Wildcard),
+                count(FilterKind::ShardChannel),
+            ],
+            queued: None,
+            output: (outbox.len(), outbox.pieces()),
+            lost: outbox.lost(),
+            traffic: Traffic {
+                events_in: connection.events_in,
+                events_out: outbox.events_out(),
+                bytes_in: connection.bytes_in,
+                bytes_out: outbox.taken.1,
+            },
+            names,
+            names_next,
+            database: 0,
+            version: 0,
+            command: "",
+            no_evict: false,
+        };
+        connection.session.describe(&mut record);
+        record
+    }
+}
+
+/// Whether people are shown it: links are shown with the tree, and nobody's to kill.
+fn is_shown(connection: &Connection) -> bool {
+    !connection.closing && !matches!(connection.session, Session::Node(_))
+}
+
+fn seconds(now_ns: u64, then_ns: u64) -> u64 {
+    now_ns.saturating_sub(then_ns) / 1_000_000_000
+}
