@@ -12,7 +12,7 @@ use crate::command::{
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun};
 use crate::form::sids::Sid;
-use crate::limits::{CALLS_MAX, RUN_CHECK_BYTES};
+use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
 use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
@@ -56,6 +56,8 @@ pub(crate) enum Then {
     Hold,
     /// Write what gathered, then offer the rest again.
     Flush,
+    /// Offer the rest again when others have had their turn, whether or not changes of interest are known by then.
+    Yield,
     /// The connection is another shard's: nothing was consumed.
     Move(ShardId),
     /// Write what stands in the outbox, then close.
@@ -124,11 +126,13 @@ impl Parts<'_> {
 /// What a session works with while it handles input of its connection.
 pub(crate) struct Context<'a> {
     parts: Parts<'a>,
+    /// Subscriptions that came or went in this call of the session.
+    changes: usize,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(parts: Parts<'a>) -> Context<'a> {
-        Context { parts }
+        Context { parts, changes: 0 }
     }
 
     /// What the broker is and allows.
@@ -376,6 +380,7 @@ impl Context<'_> {
     }
 
     fn interest_changed(&mut self) {
+        self.changes += 1;
         let Parts {
             conn,
             identity,
@@ -570,7 +575,7 @@ impl Context<'_> {
     }
 
     /// What must happen before another request is carried out, if anything: output is to be
-    /// written, or the client does not take its replies, of which one that has yet to authenticate may leave fewer.
+    /// written, others have their turn, or the client does not take its replies, of which one that has yet to authenticate may leave fewer.
     pub(crate) fn must_pause(&mut self, guest_cap: Option<usize>) -> Option<Then> {
         let Parts {
             outboxes,
@@ -578,6 +583,9 @@ impl Context<'_> {
             conn,
             ..
         } = &self.parts;
+        if self.changes >= CHANGES_AT_ONCE {
+            return Some(Then::Yield);
+        }
         if outboxes.should_flush(delivery.pending()) {
             return Some(Then::Flush);
         }

@@ -356,10 +356,10 @@ impl Model {
     }
 
     fn owe(&mut self, key: usize, what: What) {
-        let floats = match what {
-            What::Clients { .. } | What::Killed { .. } | What::Names(_) => true,
-            _ => false,
-        };
+        let floats = matches!(
+            what,
+            What::Clients { .. } | What::Killed { .. } | What::Names(_)
+        );
         let conn = self.conn(key);
         let version = conn.version;
         conn.stream.owed.push_back(Owed {

@@ -138,7 +138,8 @@ impl Outboxes {
             slot.reserved = 0;
         });
         while let Some(slots) = &mut self.boxes[conn.slot()].slots
-            && let Some(slot) = slots.list.pop_front_if(|first| first.is_whole)
+            && slots.list.front().is_some_and(|first| first.is_whole)
+            && let Some(slot) = slots.list.pop_front()
         {
             let bytes = slot.bytes();
             slots.bytes -= bytes;

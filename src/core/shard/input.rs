@@ -69,7 +69,7 @@ impl Shard {
     fn follow(&mut self, conn: ConnId, then: Then, outputs: &mut Outputs) -> Next {
         match then {
             Then::Read { needed } => Next::Read { needed },
-            Then::Flush => Next::Flush,
+            Then::Flush | Then::Yield => Next::Flush,
             Then::Hold => {
                 self.note_stalled(conn);
                 Next::Hold
