@@ -518,8 +518,16 @@ impl Mailboxes {
             peer.in_flight_items > 0,
             "a batch came back that was never sent"
         );
+        assert!(
+            batch.cost <= peer.in_flight_cost,
+            "a batch brings back more credit than was given"
+        );
         peer.in_flight_cost -= batch.cost;
         peer.in_flight_items -= 1;
+        assert!(
+            (peer.in_flight_items == 0) == (peer.in_flight_cost == 0),
+            "credit is on its way exactly while batches are"
+        );
         batch.clear();
         // Two spares serve a steady exchange; more would keep the memory of a burst for ever.
         let memory = batch.memory();

@@ -7,7 +7,7 @@
 //! a reply is never dropped, nor a frame of which a byte may have been sent; what was lost is said
 //! where it stood, or before the next thing that is written. Start at [`Outboxes::admit_lossy`].
 
-use super::{Admission, Offer, Outboxes, Segment};
+use super::{Admission, Offer, Outboxes, Segment, uncount};
 use crate::command::{ConnId, Form};
 use crate::form::encode_gap;
 use bytes::Bytes;
@@ -263,7 +263,8 @@ impl Outboxes {
         latest.body = body;
         lossy.latest_owned += latest.owned(key);
         lossy.latest_shared += latest.shared();
-        self.bytes = self.bytes - owned_before + lossy.latest_owned;
+        uncount(&mut self.bytes, owned_before);
+        self.bytes += lossy.latest_owned;
         let half = self.outbox_bytes_max / 2;
         // Ends because each round takes one event at least; one may stay, however large.
         loop {
@@ -276,7 +277,7 @@ impl Outboxes {
             for (key, latest) in lossy.latest.drain(..kept.div_ceil(4)) {
                 lossy.latest_owned -= latest.owned(&key);
                 lossy.latest_shared -= latest.shared();
-                self.bytes -= latest.owned(&key);
+                uncount(&mut self.bytes, latest.owned(&key));
                 lost += 1;
             }
         }
@@ -303,7 +304,7 @@ impl Outboxes {
         if lossy.latest.is_empty() {
             return;
         }
-        self.bytes -= lossy.latest_owned;
+        uncount(&mut self.bytes, lossy.latest_owned);
         (lossy.latest_owned, lossy.latest_shared) = (0, 0);
         let latest = std::mem::take(&mut lossy.latest);
         // The empty one that stays has no seed of its own.
@@ -385,7 +386,8 @@ impl Outboxes {
         outbox.length = outbox.length - freed + pieces.inserted;
         let owned;
         (outbox.segments, owned) = pieces.finish();
-        self.bytes = self.bytes - owned_before + owned;
+        uncount(&mut self.bytes, owned_before);
+        self.bytes += owned;
         self.note_lost(conn, dropped);
     }
 }

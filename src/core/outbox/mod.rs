@@ -230,6 +230,15 @@ pub(crate) struct OutboxCounters {
     pub lost_latest: u64,
 }
 
+/// Takes bytes that are gone from what is counted.
+fn uncount(bytes: &mut usize, freed: usize) {
+    assert!(
+        freed <= *bytes,
+        "{freed} bytes are freed, {bytes} are counted"
+    );
+    *bytes -= freed;
+}
+
 /// The output of all connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Outboxes {
@@ -299,15 +308,16 @@ impl Outboxes {
         let outbox = &mut self.boxes[conn.slot()];
         for segment in outbox.segments.drain(..) {
             if let Segment::Owned(bytes) = segment {
-                self.bytes -= bytes.len();
+                uncount(&mut self.bytes, bytes.len());
             }
         }
-        self.bytes -= outbox.tail.len();
-        self.bytes -= outbox.aside.as_ref().map_or(0, |aside| aside.owned);
-        self.bytes -= outbox
+        let mut freed = outbox.tail.len();
+        freed += outbox.aside.as_ref().map_or(0, |aside| aside.owned);
+        freed += outbox
             .lossy
             .as_ref()
             .map_or(0, |lossy| lossy.latest_owned());
+        uncount(&mut self.bytes, freed);
         if outbox.hears_all {
             self.gauge.0.hearing_all.fetch_sub(1, Ordering::Relaxed);
         }
@@ -581,7 +591,7 @@ impl Outboxes {
         let Some(aside) = self.boxes[conn.slot()].aside.take() else {
             return;
         };
-        self.bytes -= aside.owned;
+        uncount(&mut self.bytes, aside.owned);
         for frames in aside.frames {
             match frames {
                 Frames::Owned(frames) => {
@@ -596,7 +606,8 @@ impl Outboxes {
     pub(crate) fn drop_deferred(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         outbox.deferring = false;
-        self.bytes -= outbox.aside.take().map_or(0, |aside| aside.owned);
+        let freed = outbox.aside.take().map_or(0, |aside| aside.owned);
+        uncount(&mut self.bytes, freed);
     }
 
     /// The events that were kept aside: whole frames, but for a shared payload and what follows.
@@ -820,16 +831,20 @@ impl Outboxes {
             }
             outbox.head -= length;
             if let Some(Segment::Owned(bytes)) = outbox.segments.pop_front() {
-                self.bytes -= bytes.len();
+                uncount(&mut self.bytes, bytes.len());
                 self.keep_spare(bytes);
             }
         }
         let outbox = &mut self.boxes[conn.slot()];
         if outbox.length == 0 {
             let tail = std::mem::take(&mut outbox.tail);
+            assert!(
+                outbox.segments.is_empty() && outbox.head == tail.len(),
+                "nothing waits, but not all was sent"
+            );
             outbox.head = 0;
             let list = std::mem::take(&mut outbox.segments);
-            self.bytes -= tail.len();
+            uncount(&mut self.bytes, tail.len());
             self.keep_spare(tail);
             let is_wanted = (1..=SPARE_LIST_PIECES_MAX).contains(&list.capacity());
             if is_wanted && self.spare_lists.len() < SPARE_LISTS_MAX {

@@ -6,7 +6,7 @@
 //! slot: they go out before it. What a dead outbox is given is dropped. Must not know what a call asks. Invariants: slots stand in the order of their calls; the
 //! first is never whole; `bytes` is what all slots hold and have reserved. Start at [`Outboxes::reserve_slot`].
 
-use super::{Outboxes, Segment, What};
+use super::{Outboxes, Segment, What, uncount};
 use crate::command::{CallId, ConnId};
 use crate::limits::{CALL_RESERVED_BYTES, OUTBOX_CHUNK_BYTES, SHARED_RUN_BYTES_MIN};
 use std::collections::VecDeque;
@@ -145,7 +145,7 @@ impl Outboxes {
             slots.bytes -= bytes;
             let is_last = slots.list.is_empty();
             assert!(!is_last || slots.bytes == 0, "bytes of no slot");
-            self.bytes -= bytes;
+            uncount(&mut self.bytes, bytes);
             if is_last {
                 self.boxes[conn.slot()].slots = None;
             }
@@ -209,7 +209,7 @@ impl Outboxes {
     /// Drops all slots: the connection is to be closed, and none of their replies will be whole.
     pub(crate) fn drop_slots(&mut self, conn: ConnId) {
         let slots = self.boxes[conn.slot()].slots.take();
-        self.bytes -= slots.map_or(0, |slots| slots.bytes);
+        uncount(&mut self.bytes, slots.map_or(0, |slots| slots.bytes));
     }
 
     /// Bytes that the slots of a connection hold and have reserved.
@@ -232,7 +232,8 @@ impl Outboxes {
         change(slot);
         let after = slot.bytes();
         slots.bytes = slots.bytes + after - before;
-        self.bytes = self.bytes + after - before;
+        uncount(&mut self.bytes, before);
+        self.bytes += after;
     }
 }
 

@@ -305,6 +305,10 @@ impl Broker {
             self.memberships
                 .resize_with(conn.slot() + 1, Membership::default);
         }
+        assert!(
+            !self.memberships[conn.slot()].leaving,
+            "who is leaving subscribes to nothing"
+        );
         match self.filters.find(filter) {
             Some(id)
                 if self.memberships[conn.slot()]
@@ -450,8 +454,11 @@ impl Broker {
         let Some(place) = membership.places.swap_remove(&(id, member.number)) else {
             return false;
         };
+        assert!(!membership.leaving, "who is leaving has ended them all");
         let kind = self.filters.entry(id).kind;
-        *membership.counter(kind) -= 1;
+        let counter = membership.counter(kind);
+        assert!(*counter > 0, "a subscription that was not counted");
+        *counter -= 1;
         if membership.places.is_empty() {
             // An idle connection keeps no memory of what it once listened to.
             *membership = Membership::default();

@@ -64,6 +64,8 @@ impl Interest {
     /// which its release will name. It may wait for several.
     pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) -> u64 {
         let number = self.next_number();
+        let last = self.waiting.back().map_or(0, |&(last, ..)| last);
+        assert!(last <= number, "changes are told in their order");
         self.waiting.push_back((number, conn, client));
         number
     }
@@ -89,7 +91,11 @@ impl Interest {
             self.told
         );
         let known = &mut self.known[by.index()];
-        *known = number.max(*known);
+        assert!(
+            number >= *known,
+            "{by:?} knew of {known} and acknowledges {number}"
+        );
+        *known = number;
         let me = self.me.index();
         let others = self
             .known

@@ -214,6 +214,11 @@ impl Lane {
             self.given = before;
             write(&piece.bytes);
         }
+        assert!(
+            self.given == before && before == self.sent,
+            "{before} frames are kept or acknowledged, {} were sent",
+            self.sent
+        );
     }
 
     /// A sign of life, which acknowledges what came.
@@ -246,17 +251,27 @@ impl Lane {
 
     /// Takes note that the other side has the frames up to this number. False if there are none such.
     pub(crate) fn acknowledged(&mut self, received: u64) -> bool {
-        if received > self.sent {
+        if received > self.given {
             return false;
         }
         while let Some(piece) = self.kept.front()
             && self.first_kept + piece.frames - 1 <= received
         {
+            assert!(piece.frames > 0, "a piece without frames");
             self.first_kept += piece.frames;
             self.kept_bytes -= piece.bytes.len();
             if let Some(piece) = self.kept.pop_front() {
                 self.use_again(piece.bytes);
             }
+        }
+        if self.kept.is_empty() {
+            assert!(
+                self.kept_bytes == 0 && self.first_kept + self.tail_frames == self.sent + 1,
+                "all pieces are acknowledged: {} bytes are counted, frame {} comes next of {}",
+                self.kept_bytes,
+                self.first_kept,
+                self.sent
+            );
         }
         true
     }
