@@ -40,6 +40,7 @@ limit_keys! {
     globs_max: usize,
     handover_window_bytes: usize,
     handover_backlog_bytes: usize,
+    handover_links_bytes: usize,
     transaction_bytes_max: usize,
     guest_ms_max: u64,
     control_line_bytes_max: usize,

@@ -87,6 +87,8 @@ counters! {
     handovers,
     /// Bytes that wait for other shards now.
     handover_backlog_bytes,
+    /// Events of other nodes dropped because the shard that they were for was too far behind.
+    handover_events_lost,
     /// Connections closed because their output reached the cap.
     closed_outbox_full,
     /// Connections closed because the shard's output reached the cap.

@@ -120,6 +120,11 @@ pub const HANDOVER_ITEMS_MAX: usize = 2 * HANDOVER_WINDOW_BYTES / HANDOVER_COST_
 /// in may be as large as one may be.
 pub const HANDOVER_BACKLOG_BYTES: usize = 1024 * 1024;
 
+/// Events of other nodes that wait for a slow shard, beside those of publishers. What comes beyond is dropped and counted:
+/// one shard that is behind must not hold a lane, on which events for all others come too. As much as a quarter of what
+/// the lane itself may keep. Worst memory of a node: shards squared times this.
+pub const HANDOVER_LINKS_BYTES: usize = 8 * 1024 * 1024;
+
 /// Queued commands of one transaction, in bytes: as much as one event of the greatest size.
 pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -287,6 +292,8 @@ pub struct Limits {
     pub handover_window_bytes: usize,
     /// See [`HANDOVER_BACKLOG_BYTES`].
     pub handover_backlog_bytes: usize,
+    /// See [`HANDOVER_LINKS_BYTES`].
+    pub handover_links_bytes: usize,
     /// See [`TRANSACTION_BYTES_MAX`].
     pub transaction_bytes_max: usize,
     /// See [`GUEST_MS_MAX`].
@@ -319,6 +326,7 @@ impl Default for Limits {
             globs_max: GLOBS_MAX,
             handover_window_bytes: HANDOVER_WINDOW_BYTES,
             handover_backlog_bytes: HANDOVER_BACKLOG_BYTES,
+            handover_links_bytes: HANDOVER_LINKS_BYTES,
             transaction_bytes_max: TRANSACTION_BYTES_MAX,
             guest_ms_max: GUEST_MS_MAX,
             control_line_bytes_max: CONTROL_LINE_BYTES_MAX,

@@ -60,6 +60,8 @@ pub struct Batch {
     bodies: Vec<Bytes>,
     /// Bytes of `bodies`.
     body_bytes: usize,
+    /// Bytes of all of this that other nodes have sent.
+    link_bytes: usize,
     /// Where the payloads of runs stand in their frames, in the order of their records.
     spans: Vec<Span>,
     /// Events in `records`.
@@ -97,6 +99,7 @@ impl Batch {
         self.records.clear();
         self.bodies.clear();
         self.body_bytes = 0;
+        self.link_bytes = 0;
         self.spans.clear();
         self.events = 0;
         self.unheard.clear();
@@ -351,6 +354,9 @@ pub(crate) struct Mailboxes {
     boxes: Vec<Mailbox>,
     window_bytes: usize,
     backlog_bytes: usize,
+    links_bytes: usize,
+    /// Events of other nodes that found no room.
+    pub lost: u64,
     /// Bytes of all records that spares have room for.
     spare_bytes: usize,
     pub sent: u64,
@@ -364,6 +370,8 @@ impl Mailboxes {
             boxes: (0..shards).map(|_| Mailbox::default()).collect(),
             window_bytes: limits.handover_window_bytes,
             backlog_bytes: limits.handover_backlog_bytes,
+            links_bytes: limits.handover_links_bytes,
+            lost: 0,
             spare_bytes: 0,
             sent: 0,
             events: 0,
@@ -380,7 +388,27 @@ impl Mailboxes {
 
     /// Whether publishers for this shard may go on.
     pub(crate) fn has_room(&self, to: ShardId) -> bool {
-        self.boxes[to.index()].pending.data_bytes() < self.backlog_bytes
+        let pending = &self.boxes[to.index()].pending;
+        pending.data_bytes() - pending.link_bytes < self.backlog_bytes
+    }
+
+    /// Adds what another node has sent, unless too much of that waits: then so many events are lost. Publishers of this
+    /// shard have room of their own.
+    pub(crate) fn push_arrived(
+        &mut self,
+        to: ShardId,
+        events: u64,
+        push: impl FnOnce(&mut Mailboxes),
+    ) {
+        let pending = &self.boxes[to.index()].pending;
+        if pending.link_bytes >= self.links_bytes {
+            self.lost += events;
+            return;
+        }
+        let before = pending.data_bytes();
+        push(self);
+        let pending = &mut self.boxes[to.index()].pending;
+        pending.link_bytes += pending.data_bytes() - before;
     }
 
     /// Bytes that wait for all other shards.

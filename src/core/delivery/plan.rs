@@ -16,7 +16,7 @@ use sapwood_wire::node::events::EventsHead;
 pub(super) enum Reach<'a> {
     /// Not beyond this shard: another one handed it over.
     Shard,
-    /// To all shards of this node: what goes on to other nodes has gone, or it is for this one alone.
+    /// To all shards of this node, from another one: what goes on to other nodes has gone, or it is for this one alone.
     Node,
     /// Over links as well, as an event of this node's own.
     Tree,
@@ -53,7 +53,8 @@ impl<'a> Plan<'a> {
 
 impl Delivery {
     /// Gives an event of the present topic to all whom it is for by its plan, and by the groups' turns that were taken:
-    /// other shards, links, members in turn, and who gets every event. The caller has asked for room.
+    /// other shards, links, members in turn, and who gets every event. For what is published here, the caller has asked for
+    /// room; what other nodes have sent waits for nobody.
     pub(super) fn execute(&mut self, egress: &mut Egress<'_>, event: &Event<'_>, plan: Plan<'_>) {
         match plan.reach {
             Reach::Shard => {}
@@ -88,9 +89,16 @@ impl Delivery {
         only: Option<Member>,
         reach: Reach<'_>,
     ) {
-        if !matches!(reach, Reach::Shard) {
-            for &shard in &self.route().shards {
-                egress.mailboxes.push_run(shard, *run);
+        for &shard in &self.route().shards {
+            match reach {
+                Reach::Shard => {}
+                Reach::Tree => egress.mailboxes.push_run(shard, *run),
+                Reach::Node | Reach::Onward(..) => {
+                    let events = run.payloads.len() as u64;
+                    egress
+                        .mailboxes
+                        .push_arrived(shard, events, |mailboxes| mailboxes.push_run(shard, *run));
+                }
             }
         }
         if matches!(reach, Reach::Tree) && !self.route().links.is_empty() {
@@ -151,7 +159,14 @@ impl Delivery {
                 groups: groups.map(|(group, _)| egress.broker.group_name(group)),
                 tries: plan.tries,
             };
-            egress.mailboxes.push(shard, addressees, *event, plan.body);
+            match plan.reach {
+                Reach::Node | Reach::Onward(..) => {
+                    egress.mailboxes.push_arrived(shard, 1, |mailboxes| {
+                        mailboxes.push(shard, addressees, *event, plan.body);
+                    });
+                }
+                _ => egress.mailboxes.push(shard, addressees, *event, plan.body),
+            }
         }
     }
 

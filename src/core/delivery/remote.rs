@@ -5,7 +5,7 @@
 //! [`Delivery::receive_events`].
 
 use super::{Delivery, Egress, Plan, Reach};
-use crate::command::{Event, LinkId, ShardId, Space, Target};
+use crate::command::{Event, LinkId, Space, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
 use crate::mailbox::HandedRun;
 use crate::tree::links::to_all;
@@ -32,8 +32,6 @@ pub(crate) enum Received {
     All,
     /// Output is to be written before the rest.
     Part,
-    /// A shard that listens is behind: nothing was done.
-    NoRoom(ShardId),
 }
 
 impl Delivery {
@@ -134,9 +132,6 @@ impl Delivery {
         }
         let space = space_of(head);
         self.prepare(egress, space, head.topic);
-        if let Some(shard) = self.full_shard(egress) {
-            return Received::NoRoom(shard);
-        }
         let has_own_way = self.has_own_way();
         if head.route.groups.is_empty() && head.route.plain && !has_own_way {
             return self.receive_plain(egress, arrival, known);
@@ -355,3 +350,7 @@ fn event_of<'a>(head: &EventsHead<'a>, event: events::Event<'a>) -> Event<'a> {
         number: 0,
     }
 }
+
+#[cfg(test)]
+#[path = "remote_tests.rs"]
+mod tests;

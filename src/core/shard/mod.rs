@@ -320,6 +320,7 @@ impl Shard {
             events_delivered: self.delivery.delivered + self.delivery.named.delivered,
             events_handed_over: self.mailboxes.events,
             handovers: self.mailboxes.sent,
+            handover_events_lost: self.mailboxes.lost,
             handover_backlog_bytes: self.mailboxes.backlog_bytes() as u64,
             subscriptions: self.broker.subscriptions(),
             filters: self.broker.filters().len() as u64,

@@ -243,11 +243,6 @@ impl NodeSession {
                 Went::On
             }
             Received::Part => Went::Not(Then::Flush),
-            Received::NoRoom(shard) => {
-                cx.blocked.room = Some(shard);
-                cx.counters.stalled_publishers += 1;
-                Went::Not(Then::Hold)
-            }
         })
     }
 }
