@@ -4,7 +4,7 @@
 //! Fresh clients do it, and nothing else happens meanwhile, so that what they find must be exact.
 //! Start at [`World::play_finale`].
 
-use crate::client::{Client, Link, Reading, Role, Said};
+use crate::client::{Client, End, Link, Reading, Role, Said};
 use crate::command::{Command, Event, Order};
 use crate::native::{self, Sub, kind_of};
 use crate::world::World;
@@ -21,8 +21,14 @@ const FILTERS: [&[u8]; 3] = [TOPIC, b"fair.*", b"fair.>"];
 
 const GROUP: &[u8] = b"fair";
 
-/// Most connections that the finale makes on a shard.
-const CONNECTIONS_MAX: usize = 4;
+/// Most clients with members of the fair group on a shard.
+const LISTENERS_MAX: usize = 2;
+
+/// Most clients that publish to it, all perhaps on one shard.
+const PUBLISHERS_MAX: usize = 2;
+
+/// Most connections that the finale has on a shard at a time. Who audits has left before these come.
+const CONNECTIONS_MAX: usize = LISTENERS_MAX + PUBLISHERS_MAX;
 
 impl World {
     /// Plays it, if the shards have room for those who do.
@@ -58,6 +64,9 @@ impl World {
         self.cut.push(false);
         self.nodes[shard].accepting.push_back(key);
         self.drain()?;
+        if self.clients[key].link.closed {
+            return fail("finale", format!("client {key} was not let in"));
+        }
         Ok(key)
     }
 
@@ -77,18 +86,20 @@ impl World {
         self.audits = true;
         self.drain()?;
         self.audits = false;
-        self.check_rest()
+        self.check_rest()?;
+        self.clients[key].link.end = End::Finished;
+        self.drain()
     }
 
     /// Members of a new group get turns one after the other. With one filter and one publishing
     /// shard no two members' counts ever differ by more than one. With several of both, each has had
-    /// as many as the others once every publishing shard has gone round.
+    /// as many as the others once every publishing shard has gone round. No turn is missing.
     fn share_fairly(&mut self) -> Result<(), Failure> {
         let is_simple = self.rng.percent(50);
         let mut members = Vec::new();
         let most = self.limits.subscriptions_max.min(3);
         for shard in 0..self.nodes.len() {
-            for _ in 0..self.rng.below(3) {
+            for _ in 0..self.rng.below(LISTENERS_MAX + 1) {
                 let key = self.join(shard, Protocol::Native)?;
                 for number in 0..self.rng.within(1..most + 1) as u32 {
                     let name = match is_simple {
@@ -106,19 +117,19 @@ impl World {
             return Ok(());
         }
         self.drain()?;
-        let publishers = if is_simple { 1 } else { self.rng.within(1..3) };
-        let mut rounds = 0;
+        let publishers = match is_simple {
+            true => 1,
+            false => self.rng.within(1..PUBLISHERS_MAX + 1),
+        };
+        let mut published = 0;
         for _ in 0..publishers {
             let shard = self.rng.below(self.nodes.len());
             let key = self.join(shard, Protocol::Native)?;
             let count = match is_simple {
                 true => self.rng.within(1..3 * members.len() + 1),
-                false => {
-                    let times = self.rng.within(1..3);
-                    rounds += times;
-                    times * members.len()
-                }
+                false => self.rng.within(1..3) * members.len(),
             };
+            published += count;
             for number in 0..count {
                 let event = Event {
                     space: Space::Topic,
@@ -138,12 +149,10 @@ impl World {
             .collect();
         let least = counts.iter().min().copied().unwrap_or_default();
         let most = counts.iter().max().copied().unwrap_or_default();
-        let is_fair = match is_simple {
-            true => most <= least + 1,
-            false => (least, most) == (rounds, rounds),
-        };
-        if !is_fair {
-            let text = format!("members {members:?} had {counts:?} turns in {rounds} rounds");
+        let spread = usize::from(is_simple);
+        let is_complete = counts.iter().sum::<usize>() == published;
+        if !is_complete || most > least + spread {
+            let text = format!("members {members:?} had {counts:?} turns of {published} events");
             return fail("fairness", text);
         }
         self.coverage.hit("fair groups");
