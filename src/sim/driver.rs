@@ -694,6 +694,11 @@ impl World {
 
     /// The model delivers a batch's events, and notes the turns that nobody here can take.
     fn deliver_batch(&mut self, shard: usize, envelope: &mut Envelope) {
+        for handed in &mut envelope.events {
+            let tries = handed.tries;
+            let turns = &self.model.turns;
+            handed.turns.retain(|&id| turns.is_under_way(id, tries));
+        }
         let events = &envelope.events;
         self.coverage
             .count("events across shards", events.len() as u64);

@@ -19,6 +19,8 @@ struct Turn {
     from: usize,
     taken: bool,
     doubted: bool,
+    /// It has come back so often for certain.
+    returned: u8,
 }
 
 /// All turns of a history.
@@ -36,6 +38,7 @@ impl Turns {
             from,
             taken: false,
             doubted: false,
+            returned: 0,
         });
         TurnId(self.turns.len() - 1)
     }
@@ -74,6 +77,16 @@ impl Turns {
 
     pub(crate) fn is_doubted(&self, id: TurnId) -> bool {
         self.turns[id.0].doubted
+    }
+
+    /// It has come back for certain, from the shard it went to behind so many others.
+    pub(crate) fn come_back(&mut self, id: TurnId, tries: u8) {
+        self.turns[id.0].returned = tries + 1;
+    }
+
+    /// Whether an event that went out for it behind so many shards may still bring it.
+    pub(crate) fn is_under_way(&self, id: TurnId, tries: u8) -> bool {
+        tries >= self.turns[id.0].returned
     }
 
     /// Those that nobody has read.

@@ -189,10 +189,11 @@ impl Model {
             return Ok(());
         }
         let is_certain = counted.retried == again.len() as u64;
-        for &(id, _) in &again {
+        for &(id, tries) in &again {
             if is_certain {
-                // Nobody has had it.
+                // Nobody has had it, and no batch that is still on its way brings it.
                 self.withdraw(id);
+                self.turns.come_back(id, tries);
             } else {
                 self.turns.doubt(id);
             }
