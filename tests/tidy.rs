@@ -3,6 +3,8 @@
 //! A rule is a function from files to findings. Each has a test that feeds it a bad snippet, because a rule that cannot
 //! fail is no rule, and a good one that is close to bad. Exceptions stand in [`EXCEPTIONS`], each with its reason.
 
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/scan.rs"]
 mod scan;
 
@@ -635,6 +637,7 @@ fn repository_is_tidy() {
     }
     findings.extend(runtime_is_in_few_files(&sources));
     findings.extend(unsafe_is_forbidden(&sources));
+    findings.extend(names::core_types_have_names_of_their_own(&sources));
     findings.extend(exceptions_are_needed(&sources, EXCEPTIONS));
     let lines: Vec<_> = findings.iter().map(Finding::to_string).collect();
     assert!(

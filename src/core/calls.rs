@@ -17,7 +17,7 @@ pub(crate) type CallKey = (ConnId, CallId);
 
 /// What becomes of a call next.
 #[derive(Debug, PartialEq, Eq)]
-enum Stage {
+enum CallStage {
     /// Behind an earlier call of its connection.
     Behind,
     /// In the queue.
@@ -34,7 +34,7 @@ enum Stage {
 #[derive(Debug)]
 struct Call {
     client: ClientId,
-    stage: Stage,
+    stage: CallStage,
     written: Written,
     /// The next round; empty while one is on its way.
     round: Round,
@@ -47,7 +47,7 @@ struct Call {
 impl Call {
     /// When it has waited too long for room, if it waits for that.
     fn deadline_ns(&self) -> Option<u64> {
-        let waits = self.stage == Stage::Ready && self.written == Written::Spooled;
+        let waits = self.stage == CallStage::Ready && self.written == Written::Spooled;
         waits.then_some(self.moved_ns + CALL_MS_MAX * 1_000_000)
     }
 }
@@ -97,10 +97,10 @@ impl Calls {
         // What is streamed is at the front of what its client reads.
         let must_wait = written == Written::Streamed && self.first_of(conn).is_some();
         let stage = match must_wait {
-            true => Stage::Behind,
+            true => CallStage::Behind,
             false => {
                 self.queue.push_back(key);
-                Stage::Queued
+                CallStage::Queued
             }
         };
         let call = Call {
@@ -121,7 +121,7 @@ impl Calls {
         assert!(!round.is_empty(), "a call that asks nobody");
         let call = self.call_mut(key);
         assert!(
-            call.stage == Stage::Ready && call.round.is_empty(),
+            call.stage == CallStage::Ready && call.round.is_empty(),
             "a call asks on behind its answers alone: {call:?}"
         );
         call.round = round;
@@ -147,7 +147,7 @@ impl Calls {
     fn first_ready(&self, may_spool: bool) -> Option<usize> {
         let may_go = |key: &CallKey| {
             let call = &self.calls[key];
-            call.stage == Stage::Ready && (may_spool || call.written != Written::Spooled)
+            call.stage == CallStage::Ready && (may_spool || call.written != Written::Spooled)
         };
         self.begun.iter().position(may_go)
     }
@@ -160,9 +160,12 @@ impl Calls {
         while self.begun.len() < CALLS_BEGUN_MAX
             && let Some(key) = self.queue.pop_front()
         {
-            let call = self.call_mut(key);
-            assert!(call.stage == Stage::Queued, "queued twice: {call:?}");
-            call.stage = Stage::Ready;
+            // Calls of connections that are gone stay in the queue until they come up.
+            let Some(call) = self.calls.get_mut(&key) else {
+                continue;
+            };
+            assert!(call.stage == CallStage::Queued, "queued twice: {call:?}");
+            call.stage = CallStage::Ready;
             self.begun.push_back(key);
         }
         let place = self.first_ready(may_spool)?;
@@ -201,8 +204,8 @@ impl Calls {
     /// The round that goes out now.
     pub(crate) fn take_round(&mut self, key: CallKey) -> Round {
         let call = self.call_mut(key);
-        assert!(call.stage == Stage::Ready, "not ready: {call:?}");
-        call.stage = Stage::Asking;
+        assert!(call.stage == CallStage::Ready, "not ready: {call:?}");
+        call.stage = CallStage::Asking;
         call.missing = call.round.len();
         let round = std::mem::take(&mut call.round);
         self.sent += 1;
@@ -225,7 +228,7 @@ impl Calls {
         // The asker may have left meanwhile.
         let call = self.calls.get_mut(&key)?;
         assert!(
-            call.stage == Stage::Asking && call.missing > 0,
+            call.stage == CallStage::Asking && call.missing > 0,
             "an answer to what was not asked: {call:?}"
         );
         call.answers.push((by, answer));
@@ -233,7 +236,7 @@ impl Calls {
         if call.missing > 0 {
             return None;
         }
-        call.stage = Stage::Ready;
+        call.stage = CallStage::Ready;
         call.moved_ns = now_ns;
         let mut answers = std::mem::take(&mut call.answers);
         answers.sort_by_key(|&(shard, _)| shard);
@@ -243,26 +246,26 @@ impl Calls {
     /// Whether the call has nothing more to ask.
     pub(crate) fn is_over(&self, key: CallKey) -> bool {
         let call = &self.calls[&key];
-        call.stage == Stage::Ready && call.round.is_empty()
+        call.stage == CallStage::Ready && call.round.is_empty()
     }
 
     /// Puts a call aside until its connection takes what is there: another may begin.
     pub(crate) fn park(&mut self, key: CallKey) {
         self.begun.retain(|&other| other != key);
-        self.call_mut(key).stage = Stage::Parked;
+        self.call_mut(key).stage = CallStage::Parked;
     }
 
     /// The connection takes again what it is sent.
     pub(crate) fn unpark(&mut self, conn: ConnId) {
         if let Some(key) = self.first_of(conn)
-            && self.calls[&key].stage == Stage::Parked
+            && self.calls[&key].stage == CallStage::Parked
         {
             self.enqueue(key);
         }
     }
 
     fn enqueue(&mut self, key: CallKey) {
-        self.call_mut(key).stage = Stage::Queued;
+        self.call_mut(key).stage = CallStage::Queued;
         self.queue.push_back(key);
     }
 
@@ -272,20 +275,22 @@ impl Calls {
         assert!(call.is_some(), "a call ends once");
         self.begun.retain(|&other| other != key);
         if let Some(next) = self.first_of(key.0)
-            && self.calls[&next].stage == Stage::Behind
+            && self.calls[&next].stage == CallStage::Behind
         {
             self.enqueue(next);
         }
     }
 
-    /// The connection is gone: nobody waits for its calls any more. Cost: theirs, and the queue.
+    /// Forgets the calls of a connection that is gone. Cost: its calls, and the queue once half of that is stale.
     pub(crate) fn forget(&mut self, conn: ConnId) {
-        if self.first_of(conn).is_none() {
-            return;
+        while let Some(key) = self.first_of(conn) {
+            self.calls.remove(&key);
         }
-        self.calls.retain(|&(other, _), _| other != conn);
-        self.queue.retain(|&(other, _)| other != conn);
         self.begun.retain(|&(other, _)| other != conn);
+        if self.queue.len() > 2 * self.calls.len() + CALLS_BEGUN_MAX {
+            let calls = &self.calls;
+            self.queue.retain(|key| calls.contains_key(key));
+        }
     }
 
     /// Connections that waited until the shard had fewer calls, if that is so.
@@ -399,6 +404,27 @@ mod tests {
         assert_eq!(calls.answered(gone, ShardId(0), killed(1), 0), None);
         assert_eq!(calls.client(behind), None);
         assert_eq!(answer_next(&mut calls), Some(other));
+    }
+
+    #[test]
+    fn the_queue_does_not_grow_by_connections_that_come_and_go() {
+        let mut calls = Calls::default();
+        // None ends, so that none of the others begins.
+        (0..CALLS_BEGUN_MAX).for_each(|_| drop(ask(&mut calls, 0, Written::Short)));
+        while let Some(key) = calls.next_ready(true) {
+            calls.take_round(key);
+            calls.end_turn();
+        }
+        for conn in 1..10_000 {
+            ask(&mut calls, conn, Written::Short);
+            calls.forget(ConnId(conn));
+        }
+        let most = 2 * calls.len() + CALLS_BEGUN_MAX;
+        assert!(calls.queue.len() <= most, "{}", calls.queue.len());
+        let late = ask(&mut calls, 1, Written::Short);
+        calls.forget(ConnId(0));
+        calls.end_turn();
+        assert_eq!(answer_next(&mut calls), Some(late));
     }
 
     #[test]

@@ -226,6 +226,9 @@ impl Form {
         self as usize
     }
 
+    /// The form whose messages name the subscription that they are for, which its client has named.
+    pub(crate) const NAMED: Form = Form::Nats;
+
     /// Whether a connection gets an event once, however many of its filters match.
     pub(crate) fn takes_once(self) -> bool {
         !matches!(self, Form::Resp2 | Form::Resp3 | Form::Nats)

@@ -15,7 +15,7 @@ const PAGE_VALUES: usize = 1024;
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
-enum Place<T> {
+enum PageCell<T> {
     Taken(T),
     /// The next free one of the page.
     Free(u32),
@@ -23,7 +23,7 @@ enum Place<T> {
 
 #[derive(Debug)]
 struct Page<T> {
-    places: Vec<Place<T>>,
+    places: Vec<PageCell<T>>,
     /// The first free place; behind the last of these come places that were never taken.
     free: u32,
     taken: usize,
@@ -91,14 +91,14 @@ impl<T> PagedSlab<T> {
         let page = &mut self.pages[number];
         let place = key % PAGE_VALUES;
         if place == page.places.len() {
-            page.places.push(Place::Taken(value));
+            page.places.push(PageCell::Taken(value));
         } else {
             let place = &mut page.places[place];
-            let Place::Free(next) = *place else {
+            let PageCell::Free(next) = *place else {
                 unreachable!("a place in the list of free ones is taken");
             };
             page.free = next;
-            *place = Place::Taken(value);
+            *place = PageCell::Taken(value);
         }
         page.taken += 1;
         self.len += 1;
@@ -121,9 +121,9 @@ impl<T> PagedSlab<T> {
     pub(crate) fn remove(&mut self, key: usize) -> T {
         let number = key / PAGE_VALUES;
         let page = &mut self.pages[number];
-        let free = Place::Free(page.free);
+        let free = PageCell::Free(page.free);
         let place = std::mem::replace(&mut page.places[key % PAGE_VALUES], free);
-        let Place::Taken(value) = place else {
+        let PageCell::Taken(value) = place else {
             panic!("there is no value at {key}");
         };
         page.free = (key % PAGE_VALUES) as u32;
@@ -171,8 +171,8 @@ impl<T> PagedSlab<T> {
             .places
             .get(key % PAGE_VALUES)?
         {
-            Place::Taken(value) => Some(value),
-            Place::Free(_) => None,
+            PageCell::Taken(value) => Some(value),
+            PageCell::Free(_) => None,
         }
     }
 
@@ -180,8 +180,8 @@ impl<T> PagedSlab<T> {
     pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         let page = self.pages.get_mut(key / PAGE_VALUES)?;
         match page.places.get_mut(key % PAGE_VALUES)? {
-            Place::Taken(value) => Some(value),
-            Place::Free(_) => None,
+            PageCell::Taken(value) => Some(value),
+            PageCell::Free(_) => None,
         }
     }
 
@@ -196,11 +196,11 @@ impl<T> PagedSlab<T> {
         pages.flat_map(move |(number, page)| {
             let places = page.places.iter().enumerate();
             places.filter_map(move |(place, value)| match value {
-                Place::Taken(value) => {
+                PageCell::Taken(value) => {
                     let key = number * PAGE_VALUES + place;
                     (key >= from).then_some((key, value))
                 }
-                Place::Free(_) => None,
+                PageCell::Free(_) => None,
             })
         })
     }

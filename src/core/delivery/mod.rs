@@ -81,7 +81,7 @@ struct CachedRoute {
 impl CachedRoute {
     /// Whether events of the topic can be written in this form.
     fn carries(&self, form: Form) -> bool {
-        (form != Form::Nats || self.is_subject) && (!form.is_json() || self.is_text)
+        (form != Form::NAMED || self.is_subject) && (!form.is_json() || self.is_text)
     }
 
     /// What the frames of events begin with that reach this entry, at this place of the route.
@@ -296,7 +296,7 @@ impl Delivery {
         }
         let entry = egress.broker.filters().entry(way.route.filters[0]);
         let how = way.encoding(form, entry, run, number);
-        if form == Form::Nats {
+        if form == Form::NAMED {
             self.named.give_run(how, member, egress.outboxes);
             return self.named.end_sids(egress.broker);
         }
@@ -321,7 +321,7 @@ impl Delivery {
                 continue;
             }
             let how = way.encoding(form, entry, run, number);
-            if form == Form::Nats {
+            if form == Form::NAMED {
                 self.named.gather_run(&how, entry, egress.outboxes);
                 continue;
             }
@@ -493,10 +493,10 @@ impl Delivery {
             self.named.uncarried += 1;
             return true;
         }
-        if form == Form::Nats {
+        if form == Form::NAMED {
             self.turn.clear();
             let kind = FilterKind::Topic;
-            form::encode_event_head(Form::Nats, kind, b"", event.topic, &mut self.turn);
+            form::encode_event_head(Form::NAMED, kind, b"", event.topic, &mut self.turn);
             self.named
                 .offer(member, &self.turn, event, body, egress.outboxes);
             return true;
@@ -668,7 +668,7 @@ impl Delivery {
                     continue;
                 }
                 let head = way.head(place, form, entry, event.topic);
-                if form == Form::Nats {
+                if form == Form::NAMED {
                     for &member in &entry.members {
                         let is_his = egress.outboxes.outbox(member.conn).form == form;
                         if is_his && Some(member.conn) != except {
@@ -704,7 +704,7 @@ impl Delivery {
                 continue;
             }
             let head = way.head(0, form, entry, event.topic);
-            if form == Form::Nats {
+            if form == Form::NAMED {
                 self.named.gather(head, event, entry, egress.outboxes);
                 continue;
             }
@@ -742,7 +742,7 @@ impl Delivery {
         let heads = &self.cached[self.present].heads[0];
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
-            if form == Form::Nats.index() {
+            if form == Form::NAMED.index() {
                 let members = entry.forms[form];
                 self.named
                     .give(*member, &heads[form], members, &mut shared[form], outboxes);

@@ -88,13 +88,13 @@ impl Named {
             name_at: frame_at + head.len(),
         });
         let sid = self.sids.get(self.first);
-        form::encode_event(Form::Nats, head, Some(sid), event, &mut self.run);
+        form::encode_event(Form::NAMED, head, Some(sid), event, &mut self.run);
     }
 
     fn begin_run(&mut self, entry: &Entry, outboxes: &Outboxes) {
         if self.run.is_empty() {
             let mut members = entry.members.iter();
-            let first = members.find(|member| outboxes.outbox(member.conn).form == Form::Nats);
+            let first = members.find(|member| outboxes.outbox(member.conn).form == Form::NAMED);
             // invariant: the filter counts members of this form.
             self.first = first.expect("a filter has a member of this form").number;
         }
@@ -174,13 +174,14 @@ impl Named {
         self.key.extend_from_slice(&sid.name);
         if let Some(body) = body {
             let mut before = Vec::new();
-            form::encode_event_before_payload(Form::Nats, head, Some(sid), event, &mut before);
+            form::encode_event_before_payload(Form::NAMED, head, Some(sid), event, &mut before);
             outboxes.offer_shared(conn, &before, body, nats::END, &self.key);
         } else {
-            let length = self.key.len() + event.payload.len() + form::event_room(Form::Nats, event);
+            let length =
+                self.key.len() + event.payload.len() + form::event_room(Form::NAMED, event);
             outboxes.offer_with(conn, length, &self.key, |out| {
                 out.reserve(length);
-                form::encode_event(Form::Nats, head, Some(sid), event, out);
+                form::encode_event(Form::NAMED, head, Some(sid), event, out);
             });
         }
         // The end of several replies is a message of its own here.
@@ -209,7 +210,7 @@ impl Named {
             conn: sid.conn,
             number,
         };
-        broker.remove_member(member, Form::Nats, sid.filter);
+        broker.remove_member(member, Form::NAMED, sid.filter);
         self.sids.forget(number);
     }
 }

@@ -74,6 +74,7 @@ impl Shard {
         let (conn, call) = key;
         // invariant: the calls of a connection that is gone are forgotten.
         let client = self.calls.client(key).expect("a call that is there");
+        // invariant: as above.
         let mut connection = self.connections.take(conn).expect("who asked");
         assert!(connection.client == client, "a call of another connection");
         let (session, mut cx) = split(self, &mut connection, conn, now);

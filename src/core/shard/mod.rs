@@ -451,7 +451,7 @@ impl Shard {
     /// Takes all subscriptions of a connection away.
     fn leave(&mut self, conn: ConnId) {
         let form = self.outboxes.outbox(conn).form;
-        if form == Form::Nats {
+        if form == Form::NAMED {
             for number in self.broker.numbers(conn) {
                 self.delivery.named.sids.forget(number);
             }

@@ -164,9 +164,9 @@ impl Path {
     }
 
     /// Every node of the way to another, this one first and that one last. Cost: a copy of a path for each.
-    pub fn route<'a>(&'a self, there: &'a Path) -> Route<'a> {
+    pub fn route<'a>(&'a self, there: &'a Path) -> Waypoints<'a> {
         let turn = self.shared(there);
-        Route {
+        Waypoints {
             up: self.numbers(),
             down: there.numbers(),
             turn,
@@ -257,7 +257,7 @@ fn read_number(text: &str) -> Option<u8> {
 
 /// The nodes of the way from one to another; see [`Path::route`].
 #[derive(Clone, Debug)]
-pub struct Route<'a> {
+pub struct Waypoints<'a> {
     up: &'a [u8],
     down: &'a [u8],
     /// Depth of the common ancestor, where the way turns.
@@ -266,7 +266,7 @@ pub struct Route<'a> {
     count: usize,
 }
 
-impl Iterator for Route<'_> {
+impl Iterator for Waypoints<'_> {
     type Item = Path;
 
     fn next(&mut self) -> Option<Path> {
@@ -289,8 +289,8 @@ impl Iterator for Route<'_> {
     }
 }
 
-impl ExactSizeIterator for Route<'_> {}
-impl FusedIterator for Route<'_> {}
+impl ExactSizeIterator for Waypoints<'_> {}
+impl FusedIterator for Waypoints<'_> {}
 
 /// A set of targets, taken apart by the first step to each: one copy on each link that leads to any of them.
 ///

@@ -348,7 +348,7 @@ enum Relation {
 }
 
 #[derive(Debug)]
-struct Peer {
+struct PlacePeer {
     node: NodeId,
     incarnation: u64,
     address: Option<SocketAddr>,
@@ -361,7 +361,7 @@ struct Peer {
     echo: EchoState,
 }
 
-impl Peer {
+impl PlacePeer {
     fn contact(&self) -> Contact {
         Contact::new(self.node, self.address)
     }
@@ -482,7 +482,7 @@ pub struct Place {
     siblings: Vec<Contact>,
     parent: Option<Parent>,
     children: BTreeMap<u8, Child>,
-    peers: BTreeMap<PeerId, Peer>,
+    peers: BTreeMap<PeerId, PlacePeer>,
     search: Option<Search>,
     memory: Memory,
     next_dial: u64,
@@ -562,7 +562,7 @@ impl Place {
                 address,
                 dialed,
             } => {
-                let entry = Peer {
+                let entry = PlacePeer {
                     node,
                     incarnation,
                     address,
@@ -650,7 +650,7 @@ impl Place {
         Some(due_ns)
     }
 
-    fn patience_ns(&self, peer: &Peer) -> u64 {
+    fn patience_ns(&self, peer: &PlacePeer) -> u64 {
         match peer.relation {
             Relation::Stranger => self.config.timings.idle_ns,
             _ if self.broken == Some(Broken::Silence) => u64::MAX / 4,
@@ -661,7 +661,7 @@ impl Place {
     fn handle_connected(
         &mut self,
         id: PeerId,
-        peer: Peer,
+        peer: PlacePeer,
         dialed: Option<DialId>,
         now_ns: u64,
         out: &mut Vec<PlaceOutput>,
@@ -680,8 +680,8 @@ impl Place {
         if self.is_drained {
             return close(CloseWhy::Draining);
         }
-        let older = |other: &Peer| other.node == node && other.incarnation < peer.incarnation;
-        let is_outdated = |other: &Peer| {
+        let older = |other: &PlacePeer| other.node == node && other.incarnation < peer.incarnation;
+        let is_outdated = |other: &PlacePeer| {
             other.node == node
                 && other.incarnation > peer.incarnation
                 && other.relation != Relation::Stranger
@@ -768,7 +768,7 @@ impl Place {
             return;
         }
         let is_late =
-            |place: &Place, peer: &Peer| now_ns >= peer.heard_ns + place.patience_ns(peer);
+            |place: &Place, peer: &PlacePeer| now_ns >= peer.heard_ns + place.patience_ns(peer);
         let mut late = Vec::new();
         for (&id, peer) in &self.peers {
             let is_unconfirmed = matches!(peer.relation, Relation::Child(number) if self.children.get(&number).is_some_and(|child| {

@@ -11,7 +11,7 @@ use sapwood_wire::scope::{self, Audience, Scope, Targets};
 
 /// Which ways lead to the targets of an event.
 #[derive(Default)]
-struct Reach {
+struct ScopeReach {
     is_here: bool,
     is_lost: bool,
     links: Vec<LinkId>,
@@ -102,8 +102,8 @@ impl Broker {
         route.group_places = places.map(|(place, group)| (group.group, place)).collect();
     }
 
-    fn reach(&self, targets: Targets<'_>) -> Reach {
-        let mut reach = Reach::default();
+    fn reach(&self, targets: Targets<'_>) -> ScopeReach {
+        let mut reach = ScopeReach::default();
         let mut places = Vec::new();
         for target in targets.iter() {
             match target {
@@ -126,7 +126,7 @@ impl Broker {
         reach
     }
 
-    fn reach_named(&self, name: &[u8], reach: &mut Reach) {
+    fn reach_named(&self, name: &[u8], reach: &mut ScopeReach) {
         // Links that are to be sent everything do not say who is called how.
         reach.links.extend(&self.everything);
         let found = self.filters.find(Filter::plain(FilterKind::Node, name));

@@ -42,7 +42,7 @@ pub(super) enum PendingReply {
 }
 
 /// What follows the answers of a round.
-enum Next {
+enum AfterRound {
     Ask(Round),
     /// The reply is whole: this stands before what was spooled.
     End(Vec<u8>),
@@ -156,12 +156,12 @@ impl RedisSession {
             Err(error) => Err(format!("ERR {error}")),
         };
         let mut head = match next {
-            Ok(Next::Ask(round)) => {
+            Ok(AfterRound::Ask(round)) => {
                 cx.ask_on(call, round);
                 self.pending.insert(place, one);
                 return;
             }
-            Ok(Next::End(head)) => head,
+            Ok(AfterRound::End(head)) => head,
             Err(text) => {
                 cx.counters().errors += 1;
                 cx.drop_spooled(call);
@@ -183,7 +183,7 @@ impl RedisSession {
         one: &mut PendingCall,
         answers: Answers,
         cx: &mut Context<'_>,
-    ) -> Result<Next, String> {
+    ) -> Result<AfterRound, String> {
         let (call, is_wanted, version) = (one.call, one.is_wanted, self.version);
         let mut head = Vec::new();
         match &mut one.reply {
@@ -203,7 +203,7 @@ impl RedisSession {
                     })?;
                 }
                 if let Some(round) = next {
-                    return Ok(Next::Ask(round));
+                    return Ok(AfterRound::Ask(round));
                 }
                 let length = cx.spool(call, |_| {});
                 cx.spool(call, |out| out.extend_from_slice(b"\r\n"));
@@ -226,7 +226,7 @@ impl RedisSession {
                     })?;
                 }
                 if let Some(from) = next {
-                    return Ok(Next::Ask(names_round(*kind, pattern, from, cx)));
+                    return Ok(AfterRound::Ask(names_round(*kind, pattern, from, cx)));
                 }
                 resp::array(&mut head, *count);
             }
@@ -235,21 +235,9 @@ impl RedisSession {
                 count,
                 is_by_address,
             } => {
-                let mut round = Round::new();
-                for (shard, answer) in answers {
-                    let Answer::Killed {
-                        count: closed,
-                        next,
-                    } = answer
-                    else {
-                        unreachable!("{answer:?} says nobody was closed");
-                    };
-                    *count += closed;
-                    let selection = Arc::clone(selection);
-                    round.extend(next.map(|from| (shard, Query::Kill { selection, from })));
-                }
+                let round = count_killed(selection, count, answers);
                 if !round.is_empty() {
-                    return Ok(Next::Ask(round));
+                    return Ok(AfterRound::Ask(round));
                 }
                 match (*is_by_address, *count) {
                     (true, 0) => return Err("ERR No such client".to_string()),
@@ -258,8 +246,26 @@ impl RedisSession {
                 }
             }
         }
-        Ok(Next::End(head))
+        Ok(AfterRound::End(head))
     }
+}
+
+/// Adds the clients that shards have closed; gives the round for those that have looked at a part of theirs.
+fn count_killed(selection: &Arc<Selection>, count: &mut u64, answers: Answers) -> Round {
+    let mut round = Round::new();
+    for (shard, answer) in answers {
+        let Answer::Killed {
+            count: closed,
+            next,
+        } = answer
+        else {
+            unreachable!("{answer:?} says nobody was closed");
+        };
+        *count += closed;
+        let selection = Arc::clone(selection);
+        round.extend(next.map(|from| (shard, Query::Kill { selection, from })));
+    }
+    round
 }
 
 /// The round for the next names: every shard knows those of all.

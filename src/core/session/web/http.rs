@@ -53,13 +53,13 @@ struct Chunked {
 #[derive(Debug)]
 struct PendingRequest {
     call: CallId,
-    reply: PendingReply,
+    reply: PendingAnswer,
     manner: Manner,
 }
 
 /// What shards are being asked for.
 #[derive(Debug)]
-enum PendingReply {
+enum PendingAnswer {
     Counters(Asked),
     Connz(Box<ConnzList>),
 }
@@ -221,17 +221,7 @@ impl Http {
             Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
         };
         let HttpRoute::Publish(topic) = route else {
-            if head.body != Body::Length(0) {
-                let text = "this request has no body";
-                let error = HttpError::new(400, "request_invalid", text);
-                return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
-            }
-            let done = self.carry_out(route, manner, &head, cx);
-            if matches!(done, Some(Done::Then(Then::Hold))) {
-                return Ok((0, done));
-            }
-            cx.counters().commands += 1;
-            return Ok((head.length, done));
+            return Ok(self.take_bodyless(route, manner, (&head, input), cx));
         };
         let publish = match publish_of(topic, &head, cx) {
             Ok(publish) => publish,
@@ -265,6 +255,27 @@ impl Http {
                 Ok((head.length, None))
             }
         }
+    }
+
+    /// Takes a request that has no body.
+    fn take_bodyless(
+        &mut self,
+        route: HttpRoute,
+        manner: Manner,
+        (head, input): (&Head<'_>, &[u8]),
+        cx: &mut Context<'_>,
+    ) -> (usize, Option<Done>) {
+        if head.body != Body::Length(0) {
+            let text = "this request has no body";
+            let error = HttpError::new(400, "request_invalid", text);
+            return self.refuse_unread(&error.into(), manner, (head, input), cx);
+        }
+        let done = self.carry_out(route, manner, head, cx);
+        if matches!(done, Some(Done::Then(Then::Hold))) {
+            return (0, done);
+        }
+        cx.counters().commands += 1;
+        (head.length, done)
     }
 
     /// Takes more of a chunked body.
@@ -364,7 +375,7 @@ impl Http {
                 }
                 let (list, first) = ConnzList::new(connz);
                 let call = cx.ask_all(&first, Written::Streamed);
-                return self.pend(call, PendingReply::Connz(Box::new(list)), manner);
+                return self.pend(call, PendingAnswer::Connz(Box::new(list)), manner);
             }
         }
         None
@@ -372,10 +383,10 @@ impl Http {
 
     fn ask_counters(&mut self, asked: Asked, manner: Manner, cx: &mut Context<'_>) -> Option<Done> {
         let call = cx.ask_all(&Query::Counters, Written::Spooled);
-        self.pend(call, PendingReply::Counters(asked), manner)
+        self.pend(call, PendingAnswer::Counters(asked), manner)
     }
 
-    fn pend(&mut self, call: Option<CallId>, reply: PendingReply, manner: Manner) -> Option<Done> {
+    fn pend(&mut self, call: Option<CallId>, reply: PendingAnswer, manner: Manner) -> Option<Done> {
         let Some(call) = call else {
             return Some(Done::Then(Then::Hold));
         };
@@ -402,11 +413,11 @@ impl Http {
         let now = Moment::of(cx.now().wall_ms);
         let mut whole = Vec::new();
         match (reply, answers) {
-            (PendingReply::Counters(asked), Ok(answers)) => {
+            (PendingAnswer::Counters(asked), Ok(answers)) => {
                 let body = monitor::show(*asked, answers, cx);
                 write_reply(&mut whole, &json_reply(200, body.as_bytes()), manner, now);
             }
-            (PendingReply::Connz(list), Ok(answers)) => {
+            (PendingAnswer::Connz(list), Ok(answers)) => {
                 let is_first = !list.is_begun();
                 let (part, next) = list.answered(answers, cx);
                 cx.reserve(call, list.kept_bytes());

@@ -3,16 +3,18 @@
 //! Invariants: a node that is adrift gives no place; an ancestor gets none; a place that is not confirmed in time is free again.
 //! Start at [`Place::handle_ask`].
 
-use super::{Broken, Child, CloseWhy, Peer, PeerId, Place, PlaceOutput, Relation, STRANGERS_MAX};
+use super::{
+    Broken, Child, CloseWhy, PeerId, Place, PlaceOutput, PlacePeer, Relation, STRANGERS_MAX,
+};
 use sapwood_wire::node::NodeId;
 use sapwood_wire::node::place::{
     Accept, Ask, CONTACTS_MAX, Contact, Offer, PlaceMessage, Refuse, RefuseWhy, SUBTREE_MAX, Wait,
 };
 
 /// What becomes of a question.
-enum Answer {
+enum Verdict {
     Say(PlaceMessage),
-    /// As [`Answer::Say`], and again when the node's own standing changes.
+    /// As [`Verdict::Say`], and again when the node's own standing changes.
     Wait,
     /// When the parent has shown that it lives.
     Later,
@@ -20,15 +22,21 @@ enum Answer {
     Give(u8),
 }
 
-fn refuse(why: RefuseWhy) -> Answer {
-    Answer::Say(PlaceMessage::Refuse(Refuse::new(why)))
+fn refuse(why: RefuseWhy) -> Verdict {
+    Verdict::Say(PlaceMessage::Refuse(Refuse::new(why)))
 }
 
 impl Place {
     /// Somebody has connected. Too many at once are sent away, those first that have their answer.
-    pub(super) fn take_stranger(&mut self, id: PeerId, peer: Peer, out: &mut Vec<PlaceOutput>) {
-        let is_stranger =
-            |id: PeerId, peer: &Peer| peer.relation == Relation::Stranger && !self.is_target(id);
+    pub(super) fn take_stranger(
+        &mut self,
+        id: PeerId,
+        peer: PlacePeer,
+        out: &mut Vec<PlaceOutput>,
+    ) {
+        let is_stranger = |id: PeerId, peer: &PlacePeer| {
+            peer.relation == Relation::Stranger && !self.is_target(id)
+        };
         let strangers = self
             .peers
             .iter()
@@ -74,7 +82,7 @@ impl Place {
 
     /// Answers those that were told to wait.
     pub(super) fn answer_waiting(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
-        let is_waiting = |peer: &Peer| peer.waiting.is_some() && !peer.is_deferred;
+        let is_waiting = |peer: &PlacePeer| peer.waiting.is_some() && !peer.is_deferred;
         self.answer_those(is_waiting, now_ns, out);
     }
 
@@ -85,7 +93,7 @@ impl Place {
 
     fn answer_those(
         &mut self,
-        which: impl Fn(&Peer) -> bool,
+        which: impl Fn(&PlacePeer) -> bool,
         now_ns: u64,
         out: &mut Vec<PlaceOutput>,
     ) {
@@ -111,14 +119,14 @@ impl Place {
         let standing = ask.standing;
         let answer = self.judge(node, &ask);
         let message = match answer {
-            Answer::Later => {
+            Verdict::Later => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.is_deferred = true;
                     peer.waiting = Some(ask);
                 }
                 return;
             }
-            Answer::Wait => {
+            Verdict::Wait => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     // What it would say again stays a question: a place is given only to who asks for it at that time.
                     ask.commits = false;
@@ -128,8 +136,8 @@ impl Place {
                     standing: self.standing,
                 })
             }
-            Answer::Say(message) => message,
-            Answer::Give(number) => return self.give_place(id, number, now_ns, out),
+            Verdict::Say(message) => message,
+            Verdict::Give(number) => return self.give_place(id, number, now_ns, out),
         };
         out.push(PlaceOutput::Send { peer: id, message });
         let is_other_root = standing.settled && standing.root() == node;
@@ -138,7 +146,7 @@ impl Place {
         }
     }
 
-    fn judge(&mut self, node: NodeId, ask: &Ask) -> Answer {
+    fn judge(&mut self, node: NodeId, ask: &Ask) -> Verdict {
         let is_path_checked = self.broken != Some(Broken::PathVector);
         let is_above = |contact: &Contact| contact.node() == node;
         if is_path_checked && self.ancestors.iter().any(is_above) {
@@ -152,14 +160,14 @@ impl Place {
             return refuse(RefuseWhy::NotNamed);
         }
         if !self.standing.settled && self.broken != Some(Broken::AcceptAdrift) {
-            return Answer::Wait;
+            return Verdict::Wait;
         }
         let is_root = ask.standing.settled && ask.standing.root() == node;
         if is_root && ask.standing.is_same_tree(&self.standing) {
             return refuse(RefuseWhy::SameTree);
         }
         if is_root && ask.standing.outranks(&self.standing) && self.broken != Some(Broken::Rank) {
-            return Answer::Say(self.offer(0, Vec::new()));
+            return Verdict::Say(self.offer(0, Vec::new()));
         }
         let lost = NodeId(ask.lost);
         let parent = self.ancestors.first().filter(|_| self.parent.is_some());
@@ -169,18 +177,18 @@ impl Place {
             return if drains {
                 refuse(RefuseWhy::Draining)
             } else {
-                Answer::Later
+                Verdict::Later
             };
         }
         if self.path.len() >= self.depth_max() {
             return refuse(RefuseWhy::TooDeep);
         }
         match self.free_number(node, &ask.name) {
-            Some(number) if ask.commits => Answer::Give(number),
-            Some(_) => Answer::Say(self.offer(self.room(), Vec::new())),
+            Some(number) if ask.commits => Verdict::Give(number),
+            Some(_) => Verdict::Say(self.offer(self.room(), Vec::new())),
             None => {
                 let candidates = self.candidates(node, ask);
-                Answer::Say(self.offer(0, candidates))
+                Verdict::Say(self.offer(0, candidates))
             }
         }
     }

@@ -5,7 +5,9 @@
 //! targets, of which [`ASKED_MAX`] are dialed or asked what they have; beside them at most one is asked for its place. Start at
 //! [`Place::poll_search`].
 
-use super::{ASKED_MAX, Broken, CloseWhy, DialId, Peer, PeerId, Place, PlaceOutput, TARGETS_MAX};
+use super::{
+    ASKED_MAX, Broken, CloseWhy, DialId, PeerId, Place, PlaceOutput, PlacePeer, TARGETS_MAX,
+};
 use core::net::SocketAddr;
 use sapwood_wire::node::NodeId;
 use sapwood_wire::node::place::{Ask, Contact, Lineage, Offer, PlaceMessage, RefuseWhy, Standing};
@@ -665,7 +667,7 @@ impl Place {
     pub(super) fn handle_dialed(
         &mut self,
         id: PeerId,
-        peer: Peer,
+        peer: PlacePeer,
         dial: DialId,
         now_ns: u64,
         out: &mut Vec<PlaceOutput>,
