@@ -1,9 +1,9 @@
-//! The client for programs without a runtime, on threads of the standard library.
+//! The blocking client, for programs without an async runtime, on threads of the standard library.
 //!
-//! Owns the handles: [`Client`], [`Subscription`], [`Replies`], [`Events`]. Must not know the protocol: every call goes to
-//! the machine behind the hub, and two threads of its own (`driver.rs`) move the bytes. Handles wait by parking their
-//! thread. The calls are those of the tokio client without `await`; subscriptions, replies and events are iterators.
-//! Start at [`Client`].
+//! Owns the handles: [`Client`], [`Subscription`], [`Replies`], [`Events`]. Must not know the protocol: every call goes
+//! to the machine in `shared.rs`, and two threads of its own (`driver.rs`) move the bytes. Handles wait by
+//! parking their thread. The calls are those of the tokio client without `await`; subscriptions, replies and events are
+//! iterators. Start at [`Client`].
 
 mod driver;
 mod park;
@@ -13,9 +13,9 @@ use crate::config::{ConfigError, Overflow};
 use crate::error::{
     ConnectError, DrainError, MessageError, PingError, PublishError, RequestError, SubscribeError,
 };
-use crate::hub::{self, Handles, Hub};
 use crate::machine::{CallId, ConnectionEvent, Filter, Machine, Statistics, SubscriptionId, Token};
 use crate::message::{Batch, Event, Message, Outgoing};
+use crate::shared::{self, Handles, Shared};
 use driver::Driver;
 use park::{wait, wait_until};
 use std::fmt;
@@ -25,31 +25,32 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A connection to a broker, made again when it breaks. Cheap to clone; all clones share it. When the last clone
-/// and the last subscription are gone, what was published is still written, then the client ends: a
-/// program that exits right after publishing should [`flush`](Client::flush) or [`drain`](Client::drain) first.
+/// A connection to a broker, which reconnects by itself. Cheap to clone; all clones share the connection. When the last
+/// clone and the last subscription are dropped, queued publishes are still written, then the client ends: a program
+/// that exits right after publishing should [`flush`](Client::flush) or [`drain`](Client::drain) first.
 #[derive(Clone, Debug)]
 pub struct Client {
     handles: Arc<Handles>,
 }
 
 impl Builder<Client> {
-    /// Connects, and fails if no address leads to a broker or the broker does not let the client in.
+    /// Connects. Fails if no address leads to a broker or the broker does not let the client in.
     pub fn connect(self) -> Result<Client, ConnectError> {
         let client = self.start().map_err(ConnectError::Config)?;
-        wait(|cx| client.hub().poll_connected(cx))?;
+        wait(|cx| client.shared().poll_connected(cx))?;
         Ok(client)
     }
 
-    /// Makes a client that connects in the background, and goes on trying. What is published before waits in the window.
+    /// Creates a client that connects in the background, and keeps trying. Publishes made before that wait in the
+    /// window.
     pub fn start(self) -> Result<Client, ConfigError> {
-        let hub = Arc::new(Hub::new(self.config)?);
-        let driver = Driver::new(hub.clone());
+        let shared = Arc::new(Shared::new(self.config)?);
+        let driver = Driver::new(shared.clone());
         thread::Builder::new()
             .name("sapwood-client".to_string())
             .spawn(move || driver.run())
             .map_err(|error: io::Error| ConfigError::Thread(error.kind()))?;
-        let handles = Arc::new(Handles { hub });
+        let handles = Arc::new(Handles { shared });
         Ok(Client { handles })
     }
 }
@@ -60,17 +61,17 @@ impl Client {
         Client::builder().address(address).connect()
     }
 
-    /// For settings.
+    /// A builder, for settings other than the defaults.
     pub fn builder() -> Builder<Client> {
         Builder::default()
     }
 
-    fn hub(&self) -> &Arc<Hub> {
-        &self.handles.hub
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handles.shared
     }
 
-    /// Publishes, and waits only while the window is full. That it returned says that it is queued, not that
-    /// it arrived: for that see [`publish_confirmed`](Client::publish_confirmed), [`flush`](Client::flush) and
+    /// Queues a publish; blocks only while the window is full (back-pressure). Returning means that it is queued, not
+    /// that it arrived: for that see [`publish_confirmed`](Client::publish_confirmed), [`flush`](Client::flush) and
     /// [`ConnectionEvent::Unconfirmed`].
     pub fn publish(
         &self,
@@ -83,10 +84,10 @@ impl Client {
     /// Publishes a message with headers or a reply topic, as [`publish`](Client::publish) does.
     pub fn publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
         let parts = message.parts();
-        wait(|cx| self.hub().poll_publish(cx, &parts))
+        wait(|cx| self.shared().poll_publish(cx, &parts))
     }
 
-    /// Publishes, or says [`PublishError::Full`] at once.
+    /// Queues a publish without blocking, or fails with [`PublishError::Full`].
     pub fn try_publish(
         &self,
         topic: impl AsRef<[u8]>,
@@ -97,11 +98,11 @@ impl Client {
 
     /// Publishes a message with headers or a reply topic, as [`try_publish`](Client::try_publish) does.
     pub fn try_publish_message(&self, message: &Outgoing<'_>) -> Result<(), PublishError> {
-        self.hub().publish(&message.parts())
+        self.shared().publish(&message.parts())
     }
 
-    /// Publishes, and waits for the broker's answer: how many subscriptions the event was put on its way to. If the
-    /// connection breaks first, the error is [`PublishError::Unknown`].
+    /// Publishes, and waits for the broker's acknowledgement: the number of subscriptions that the event was queued
+    /// for. If the connection breaks first, the error is [`PublishError::Unknown`].
     pub fn publish_confirmed(
         &self,
         topic: impl AsRef<[u8]>,
@@ -116,16 +117,16 @@ impl Client {
         let parts = message.parts();
         let start =
             |machine: &mut Machine, now, token| machine.publish_confirmed(now, token, &parts);
-        let ((), operation) = wait(|cx| self.hub().poll_start(cx, start))?;
-        hub::published(wait(|cx| operation.poll_outcome(cx)))
+        let ((), operation) = wait(|cx| self.shared().poll_start(cx, start))?;
+        shared::published(wait(|cx| operation.poll_outcome(cx)))
     }
 
-    /// Subscribes to a topic, or to the topics that a wildcard matches. From the return on, no event is missed.
+    /// Subscribes to a topic, or to the topics that a wildcard matches. No event published after the return is missed.
     pub fn subscribe(&self, filter: impl AsRef<[u8]>) -> Result<Subscription, SubscribeError> {
         self.subscription(filter.as_ref()).subscribe()
     }
 
-    /// For a subscription in a group, or with a queue of its own kind.
+    /// A builder for a subscription in a queue group, or with queue settings of its own.
     pub fn subscription<'a>(
         &'a self,
         filter: &'a (impl AsRef<[u8]> + ?Sized),
@@ -141,7 +142,7 @@ impl Client {
         }
     }
 
-    /// Publishes a request, and waits for the first reply. If nobody listens, the error comes in one round trip.
+    /// Publishes a request, and waits for the first reply. If nobody listens, the error comes after one round trip.
     pub fn request(
         &self,
         topic: impl AsRef<[u8]>,
@@ -151,14 +152,14 @@ impl Client {
         self.request_message(&message, None)
     }
 
-    /// Publishes a request with headers, or a time-out of its own, as [`request`](Client::request) does.
+    /// Publishes a request with headers or a time-out of its own, as [`request`](Client::request) does.
     pub fn request_message(
         &self,
         message: &Outgoing<'_>,
         timeout: Option<Duration>,
     ) -> Result<Message, RequestError> {
         let mut replies = self.request_message_many(message, timeout)?;
-        // Ends because the stream ends; a gap is not the reply, which may still come.
+        // Ends because the stream ends. A gap is not the reply, which may still come.
         loop {
             match replies.next() {
                 Some(Err(RequestError::Gap { .. })) => {}
@@ -168,7 +169,7 @@ impl Client {
         }
     }
 
-    /// Publishes a request, and gives the replies as they come, up to the one with the end mark.
+    /// Publishes a request, and returns the replies as they arrive, up to the one with the end mark.
     pub fn request_many(
         &self,
         topic: impl AsRef<[u8]>,
@@ -178,17 +179,17 @@ impl Client {
         self.request_message_many(&message, None)
     }
 
-    /// Publishes a request with headers, or a time-out of its own, as [`request_many`](Client::request_many) does.
+    /// Publishes a request with headers or a time-out of its own, as [`request_many`](Client::request_many) does.
     pub fn request_message_many(
         &self,
         message: &Outgoing<'_>,
         timeout: Option<Duration>,
     ) -> Result<Replies, RequestError> {
         let parts = message.parts();
-        let hub = self.hub();
+        let shared = self.shared();
         let id = wait(|cx| {
-            let now = hub.now();
-            hub.poll_room(cx, |machine| {
+            let now = shared.now();
+            shared.poll_room(cx, |machine| {
                 let timeout = timeout.unwrap_or(machine.config().request_timeout);
                 machine.request(now, &parts, timeout)
             })
@@ -200,7 +201,7 @@ impl Client {
         })
     }
 
-    /// Sends the one reply to a request, or the last of several.
+    /// Sends the only reply to a request, or the last of several.
     pub fn reply(&self, request: &Message, payload: impl AsRef<[u8]>) -> Result<(), PublishError> {
         let topic = reply_topic(request)?;
         let message = Outgoing::new(topic, &payload).end();
@@ -217,13 +218,13 @@ impl Client {
         self.publish_message(&Outgoing::new(topic, &payload))
     }
 
-    /// Asks the broker for a sign of life, and says how long that took.
+    /// Sends a PING, and returns the round-trip time.
     pub fn ping(&self) -> Result<Duration, PingError> {
-        let since = self.hub().now();
+        let since = self.shared().now();
         let start = |machine: &mut Machine, now, token: Token| machine.ping(now, token);
-        let ((), operation) = wait(|cx| self.hub().poll_start(cx, start))?;
-        hub::ponged(wait(|cx| operation.poll_outcome(cx)))?;
-        Ok(self.hub().now().saturating_sub(since))
+        let ((), operation) = wait(|cx| self.shared().poll_start(cx, start))?;
+        shared::ponged(wait(|cx| operation.poll_outcome(cx)))?;
+        Ok(self.shared().now().saturating_sub(since))
     }
 
     /// Waits until the broker has received everything that was published before.
@@ -231,41 +232,41 @@ impl Client {
         self.ping().map(|_| ())
     }
 
-    /// Ends the client without losing anything: subscriptions get what is on its way, then end; when each was read to its
-    /// end or dropped, what was published is flushed, and the client closes. Do not call it in the thread that has to read
-    /// a subscription.
+    /// Ends the client without losing anything: subscriptions receive the events on their way, then end; when each was
+    /// read to its end or dropped, publishes are flushed and the client closes. Must not be called on the thread that
+    /// reads a subscription.
     pub fn drain(&self) -> Result<(), DrainError> {
-        let operation = self.hub().drain();
-        hub::drained(wait(|cx| operation.poll_outcome(cx)))
+        let operation = self.shared().drain();
+        shared::drained(wait(|cx| operation.poll_outcome(cx)))
     }
 
-    /// Ends the client at once. What is queued is not sent.
+    /// Ends the client at once. Queued publishes are not sent.
     pub fn close(&self) {
-        self.hub().close();
+        self.shared().close();
     }
 
-    /// What happens to the connection from now on.
+    /// A stream of connection events from now on.
     pub fn events(&self) -> Events {
         Events {
-            position: self.hub().event_position(),
-            hub: self.hub().clone(),
+            position: self.shared().event_position(),
+            shared: self.shared().clone(),
         }
     }
 
-    /// Sums since the start.
+    /// Totals since the start.
     pub fn statistics(&self) -> Statistics {
-        self.hub().statistics()
+        self.shared().statistics()
     }
 }
 
-/// Where the replies to a request go.
+/// The topic for replies to a request.
 fn reply_topic(request: &Message) -> Result<&[u8], PublishError> {
     request
         .reply()
         .ok_or(PublishError::Invalid(MessageError::NoReply))
 }
 
-/// A subscription that is about to be made.
+/// A builder for a subscription.
 #[derive(Clone, Debug)]
 pub struct SubscriptionBuilder<'a> {
     client: &'a Client,
@@ -273,35 +274,35 @@ pub struct SubscriptionBuilder<'a> {
 }
 
 impl<'a> SubscriptionBuilder<'a> {
-    /// Joins a group: each event goes to one of its members.
+    /// Joins a queue group: each event goes to one of its members.
     pub fn group(mut self, group: &'a (impl AsRef<[u8]> + ?Sized)) -> SubscriptionBuilder<'a> {
         self.filter.group = group.as_ref();
         self
     }
 
-    /// Sets how many bytes may wait in its queue.
+    /// Sets the cap of its queue, in bytes.
     pub fn queue_bytes(mut self, bytes: usize) -> SubscriptionBuilder<'a> {
         self.filter.queue_bytes = Some(bytes);
         self
     }
 
-    /// Sets what happens when its queue is full.
+    /// Sets the policy for a full queue.
     pub fn overflow(mut self, overflow: Overflow) -> SubscriptionBuilder<'a> {
         self.filter.overflow = overflow;
         self
     }
 
-    /// Makes it.
+    /// Subscribes. Returns after the broker has confirmed it.
     pub fn subscribe(self) -> Result<Subscription, SubscribeError> {
-        let (hub, filter) = (self.client.hub(), self.filter);
+        let (shared, filter) = (self.client.shared(), self.filter);
         let start = |machine: &mut Machine, now, token| machine.subscribe(now, token, &filter);
-        let (id, operation) = wait(|cx| hub.poll_start(cx, start))?;
+        let (id, operation) = wait(|cx| shared.poll_start(cx, start))?;
         let subscription = Subscription {
             id,
             batch: Batch::default(),
             handles: self.client.handles.clone(),
         };
-        hub::subscribed(wait(|cx| operation.poll_outcome(cx)))?;
+        shared::subscribed(wait(|cx| operation.poll_outcome(cx)))?;
         Ok(subscription)
     }
 }
@@ -315,17 +316,17 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next event, waiting for it at most so long; what an iterator would say, or [`TimedOut`].
+    /// The next event, waiting for it at most `timeout`: what the iterator would return, or [`TimedOut`].
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, TimedOut> {
         wait_until(Instant::now() + timeout, |cx| self.poll_event(cx)).ok_or(TimedOut)
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.handles.hub.poll_event(cx, self.id, &mut self.batch)
+        self.handles.shared.poll_event(cx, self.id, &mut self.batch)
     }
 }
 
-/// Waits for each event; ends once the client is drained or closed.
+/// Blocks until the next event. Ends once the client is drained or closed.
 impl Iterator for Subscription {
     type Item = Event;
 
@@ -336,11 +337,11 @@ impl Iterator for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.handles.hub.unsubscribe(self.id);
+        self.handles.shared.unsubscribe(self.id);
     }
 }
 
-/// The replies to one request, in order. Dropping it forgets the request.
+/// The replies to one request, in order. Dropping it abandons the request.
 #[derive(Debug)]
 pub struct Replies {
     id: CallId,
@@ -349,8 +350,8 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// The next reply, waiting for it at most so long; what an iterator would say, or [`TimedOut`]. The request itself goes
-    /// on until its own time-out.
+    /// The next reply, waiting for it at most `timeout`: what the iterator would return, or [`TimedOut`]. The request
+    /// itself lasts until its own time-out.
     pub fn next_timeout(
         &mut self,
         timeout: Duration,
@@ -359,12 +360,12 @@ impl Replies {
     }
 
     fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, RequestError>>> {
-        self.handles.hub.poll_reply(cx, self.id, &mut self.batch)
+        self.handles.shared.poll_reply(cx, self.id, &mut self.batch)
     }
 }
 
-/// Waits for each reply; the last one says [`is_end`](Message::is_end). Ends behind it and behind an error, but for
-/// [`RequestError::Gap`], which more may follow.
+/// Blocks until the next reply; the last one has [`is_end`](Message::is_end). Ends after it and after an error, except
+/// for [`RequestError::Gap`], which more replies may follow.
 impl Iterator for Replies {
     type Item = Result<Message, RequestError>;
 
@@ -375,29 +376,29 @@ impl Iterator for Replies {
 
 impl Drop for Replies {
     fn drop(&mut self) {
-        self.handles.hub.forget_call(self.id);
+        self.handles.shared.forget_call(self.id);
     }
 }
 
-/// What happens to the connection, in order. Does not keep the client alive.
+/// Connection events, in order. Does not keep the client alive.
 #[derive(Debug)]
 pub struct Events {
     position: u64,
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
 }
 
 impl Events {
-    /// The next event, waiting for it at most so long; what an iterator would say, or [`TimedOut`].
+    /// The next event, waiting for it at most `timeout`: what the iterator would return, or [`TimedOut`].
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<ConnectionEvent>, TimedOut> {
         wait_until(Instant::now() + timeout, |cx| self.poll_event(cx)).ok_or(TimedOut)
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
-        self.hub.poll_connection_event(cx, &mut self.position)
+        self.shared.poll_connection_event(cx, &mut self.position)
     }
 }
 
-/// Waits for each event; ends once the client is closed.
+/// Blocks until the next event. Ends once the client is closed.
 impl Iterator for Events {
     type Item = ConnectionEvent;
 
@@ -406,7 +407,7 @@ impl Iterator for Events {
     }
 }
 
-/// Nothing came in time; what comes later is not lost.
+/// Nothing arrived in time. What arrives later is not lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 

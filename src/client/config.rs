@@ -1,6 +1,6 @@
-//! What a client can be told: whom to connect to, as whom, and its limits.
+//! The settings of a client: addresses, credentials and limits.
 //!
-//! The numbers' reasons stand in [`limits`].
+//! The reasons for the numbers are in [`limits`].
 
 use crate::limits;
 use sapwood_wire::limits::NATIVE_HELLO_BYTES_MAX;
@@ -8,47 +8,46 @@ use sapwood_wire::native::Policy;
 use std::fmt;
 use std::time::Duration;
 
-/// Longest name of a client, by the protocol.
+/// Maximum length of a client's name, set by the protocol.
 const NAME_BYTES_MAX: usize = 255;
 
-/// The settings of a client. The defaults are meant to be right; the builders of both clients set
-/// the fields by name.
+/// The settings of a client. The defaults suit most programs; the builders of both clients set the fields by name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// `host:port` of each broker, tried in turn.
     pub addresses: Vec<String>,
-    /// Who the client is; the broker assumes `default`.
+    /// The user name; the broker assumes `default`.
     pub user: Option<Vec<u8>>,
-    /// What proves it. It is never printed.
+    /// The password. Never printed.
     pub password: Option<Vec<u8>>,
-    /// A name for people, at most 255 bytes, shown in the broker's lists.
+    /// A name for people, at most 255 bytes, shown in the broker's lists of clients.
     pub name: String,
-    /// What the broker does when this client reads too slowly; `None` leaves it to the broker.
+    /// The broker's slow consumer policy for this client; `None` leaves it to the broker.
     pub policy: Option<Policy>,
-    /// Ceiling of the wait before the first reconnect; it doubles up to `backoff_max`. The wait is
-    /// drawn evenly between zero and the ceiling ("full jitter").
+    /// Ceiling of the backoff before the first reconnect; it doubles up to `backoff_max`. The delay is drawn evenly
+    /// between zero and the ceiling ("full jitter").
     pub backoff_min: Duration,
-    /// Highest ceiling of the wait before a reconnect.
+    /// Maximum ceiling of the backoff before a reconnect.
     pub backoff_max: Duration,
-    /// How long one address may take to connect and to let the client in.
+    /// Time-out for one address to connect and accept the client.
     pub connect_timeout: Duration,
-    /// How long nothing may be heard before a PING asks for a sign of life.
+    /// After this long without any input, a PING is sent.
     pub ping_interval: Duration,
-    /// How long that PING may stay unanswered before the connection is given up.
+    /// Time-out of that PING's answer; then the connection is closed.
     pub ping_timeout: Duration,
-    /// How long an acknowledged operation waits for its answer, looked at about once a second.
+    /// Time-out of an acknowledged operation, checked about once a second.
     pub answer_timeout: Duration,
-    /// How long a request waits for the first reply and for each further one, unless it says.
+    /// Time-out of a request's first reply and of each further one, unless the request sets its own.
     pub request_timeout: Duration,
-    /// How long a drain may take before the client closes all the same.
+    /// Time-out of a drain; then the client closes all the same.
     pub drain_timeout: Duration,
-    /// Bytes that may be queued or in flight; one message more is always taken.
+    /// Maximum bytes queued or unacknowledged; one more message is always accepted.
     pub window_bytes: usize,
-    /// Requests that may be queued or in flight.
+    /// Maximum requests queued or unacknowledged.
     pub window_requests: usize,
-    /// Bytes that may wait in the queue of a subscription, unless it says.
+    /// Maximum bytes in the queue of a subscription, unless it sets its own.
     pub queue_bytes: usize,
-    /// Bytes that may wait in all queues together while an answer is awaited.
+    /// Maximum bytes in all queues together while an answer is awaited.
     pub queues_bytes_max: usize,
 }
 
@@ -77,7 +76,7 @@ impl Default for Config {
 }
 
 impl fmt::Debug for Config {
-    /// Everything but the password, which must not reach a log.
+    /// All fields except the password, which must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_deref().map(String::from_utf8_lossy);
         f.debug_struct("Config")
@@ -90,7 +89,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Why no client can be made of a [`Config`].
+/// Why a [`Config`] is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -100,9 +99,9 @@ pub enum ConfigError {
     NameTooLong(usize),
     /// User, password and name do not fit into 16 KiB; holds their length.
     CredentialsTooLong(usize),
-    /// A limit or a time is zero, which nothing could pass; holds the field.
+    /// A limit or time is zero, so that nothing could work; holds the field's name.
     Zero(&'static str),
-    /// The operating system gave no thread; holds its reason.
+    /// The operating system could not start a thread; holds its reason.
     Thread(std::io::ErrorKind),
 }
 
@@ -131,7 +130,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Says what is wrong with it, if anything.
+    /// Checks the settings.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.addresses.is_empty() {
             return Err(ConfigError::NoAddress);
@@ -178,17 +177,16 @@ impl Config {
     }
 }
 
-/// What happens when the local queue of a subscription is full. See
-/// [the machine](crate::machine#full-queues) for the whole argument.
+/// What happens when the queue of a subscription is full. See [the machine](crate::machine#full-queues) for the
+/// reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
-    /// The connection is not read until there is room, so that the broker's policy for slow readers
-    /// applies. While an answer is awaited, reading goes on and the queue grows, up to
-    /// `queues_bytes_max`.
+    /// The connection is not read until there is room (back-pressure), so that the broker's slow consumer policy
+    /// applies. While an answer is awaited, reading goes on and the queue grows, up to `queues_bytes_max`.
     #[default]
     Wait,
-    /// The oldest events of this subscription are dropped, and a gap says how many. No other
-    /// subscription is held up.
+    /// The oldest events of this subscription are dropped, and a gap says how many. Other subscriptions are not held
+    /// up.
     DropOldest,
 }
 

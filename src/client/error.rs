@@ -1,8 +1,8 @@
-//! What can go wrong, one enum for each operation. Each says what was wrong and, by its text, what to do.
+//! Errors, one enum for each operation. Each says what was wrong and, in its text, what to do.
 //!
-//! Two words recur. *Refused*: the broker said no, and nothing has changed. *Unknown*: it was written to a
-//! connection that ended before the answer, so it may or may not have been done; the client never does it again
-//! by itself.
+//! Two terms recur. *Refused*: the broker refused the operation, and nothing has changed. *Unknown*: the operation was
+//! written to a connection that ended before the answer, so it may or may not have been done; the client never retries
+//! it by itself.
 
 use crate::config::ConfigError;
 use sapwood_wire::error::ErrorCode;
@@ -13,17 +13,17 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// An ERROR of the broker.
+/// An ERROR frame of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its number; a newer broker may have more than [`ErrorCode`] knows.
+    /// Its code; a newer broker may have more than [`ErrorCode`] knows.
     pub number: u16,
-    /// What the broker says about it, for people.
+    /// The broker's text, for people.
     pub text: String,
 }
 
 impl Refusal {
-    /// The code, if this version knows it.
+    /// The error code, if this version knows it.
     pub fn code(&self) -> Option<ErrorCode> {
         ErrorCode::from_number(self.number)
     }
@@ -39,28 +39,28 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why a connection ended, or why it could not be made.
+/// Why a connection ended or could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disconnect {
     /// Connecting, reading or writing failed.
     Io {
-        /// The kind of the failure.
+        /// The kind of error.
         kind: io::ErrorKind,
-        /// What the operating system says.
+        /// The operating system's text.
         text: String,
     },
-    /// Neither a connection nor a WELCOME within `connect_timeout`.
+    /// No connection, or no WELCOME, within `connect_timeout`.
     ConnectTimedOut,
     /// The broker closed the connection.
     ClosedByBroker,
-    /// The broker closed it and said why.
+    /// The broker closed the connection and gave a reason.
     Rejected(Refusal),
     /// The broker did not answer a PING in time.
     Silent,
-    /// The broker is about to stop; everything in flight was answered before.
+    /// The broker is about to stop; all operations in flight were answered before.
     Draining,
-    /// What came is not the native protocol, or breaks its rules.
+    /// The input is not the native protocol, or violates it.
     Protocol(ProtocolError),
     /// This side closed the connection.
     Closed,
@@ -97,17 +97,17 @@ impl fmt::Display for Disconnect {
     }
 }
 
-/// What a broker must not send.
+/// A protocol violation by the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// Bytes that are no frame.
+    /// Bytes that are not a frame.
     Frame(FrameError),
-    /// An answer to nothing that was asked, or out of order; holds its request.
+    /// An answer to a request that was not made, or out of order; holds the request's number.
     Answer(u32),
-    /// A frame that must not stand there; holds its name.
+    /// A frame that must not come at this point; holds its name.
     Misplaced(&'static str),
-    /// A WELCOME that chose a version that the client did not offer.
+    /// A WELCOME with a protocol version that the client did not offer.
     Version(u8),
 }
 
@@ -131,11 +131,11 @@ impl fmt::Display for ProtocolError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// `close` was called, or its driver ended.
+    /// `close` was called, or the client's driver ended.
     Closed,
-    /// It was drained.
+    /// The client was drained.
     Drained,
-    /// The broker will not let it in, and trying again would not help.
+    /// The broker does not let the client in, and trying again would not help.
     Rejected(Refusal),
 }
 
@@ -151,13 +151,13 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Why it is not known whether something was done.
+/// Why it is unknown whether an operation was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Doubt {
-    /// The connection ended before the answer came.
+    /// The connection ended before the answer arrived.
     Disconnected(Disconnect),
-    /// No answer came within `answer_timeout`.
+    /// No answer arrived within `answer_timeout`.
     TimedOut,
 }
 
@@ -171,22 +171,22 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Why a client could not be connected.
+/// Why a client could not connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The settings cannot work.
+    /// The settings are invalid.
     Config(ConfigError),
-    /// No address led to a broker; holds the last address and its reason.
+    /// No address led to a broker; holds the last address and the reason.
     Unreachable {
-        /// The address that was tried last.
+        /// The last address tried.
         address: String,
-        /// Why it failed.
+        /// The reason.
         reason: Disconnect,
     },
-    /// The broker will not let this client in: another user, password or version is needed.
+    /// The broker does not let this client in: another user, password or version is needed.
     Rejected(Refusal),
-    /// The client was closed while it connected.
+    /// The client was closed while it was connecting.
     Closed,
 }
 
@@ -203,25 +203,25 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// Why something is no message that could be published. Nothing was sent.
+/// Why a message is not valid. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// The topic is not one.
+    /// The topic is not valid.
     Topic(TopicError),
-    /// The topic starts with `$` and is none that can be published to, or says wrongly which nodes it is for.
+    /// The topic starts with `$` but is not one that clients may publish to, or its target nodes are not valid.
     Scope(ScopeError),
-    /// The reply topic is not one.
+    /// The reply topic is not valid.
     Reply(TopicError),
-    /// There is no topic to reply to.
+    /// The request has no reply topic.
     NoReply,
-    /// A header, or the headers together, or the payload.
+    /// A header, the headers together, or the payload is not valid.
     Parts(PartsError),
-    /// The payload is longer than this broker takes.
+    /// The payload is longer than this broker accepts.
     PayloadTooLong {
-        /// Its length.
+        /// Its length in bytes.
         length: usize,
-        /// What the broker takes.
+        /// The broker's maximum in bytes.
         max: usize,
     },
 }
@@ -246,17 +246,17 @@ impl fmt::Display for MessageError {
     }
 }
 
-/// Why a publish did not succeed.
+/// Why a publish failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// It is no message. Nothing was sent.
+    /// The message is not valid. Nothing was sent.
     Invalid(MessageError),
-    /// The window is full. Nothing was sent; only the `try_` forms say this, the others wait.
+    /// The window is full. Nothing was sent; only the `try_` forms return this, the others wait.
     Full,
-    /// The broker refused it. Nothing was published.
+    /// The broker refused the publish. Nothing was published.
     Refused(Refusal),
-    /// It may or may not have been published.
+    /// The message may or may not have been published.
     Unknown(Doubt),
     /// The client is closed. Nothing was sent.
     Closed(CloseReason),
@@ -277,21 +277,21 @@ impl fmt::Display for PublishError {
     }
 }
 
-/// Why a subscription could not be made. There is none then.
+/// Why a subscribe failed. There is no subscription then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The filter is not one.
+    /// The filter is not valid.
     Filter(TopicError),
     /// The group's name is longer than 255 bytes; holds its length.
     GroupTooLong(usize),
     /// The broker refused it.
     Refused(Refusal),
-    /// No answer came within `answer_timeout`.
+    /// No answer arrived within `answer_timeout`.
     TimedOut,
     /// The client is closed or draining.
     Closed(CloseReason),
-    /// The window is full. The drivers wait instead.
+    /// The window is full. Only the machine returns this; the clients wait instead.
     Full,
 }
 
@@ -314,22 +314,21 @@ impl fmt::Display for SubscribeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// It is no message. Nothing was sent.
+    /// The message is not valid. Nothing was sent.
     Invalid(MessageError),
-    /// The window is full. Nothing was sent; the drivers wait instead.
+    /// The window is full. Nothing was sent. Only the machine returns this; the clients wait instead.
     Full,
-    /// Nobody listens on the topic. The broker says so at once.
+    /// No responders: nobody listens on the topic. The broker says so at once.
     NoResponders,
-    /// No reply came within so long. Whether the responder did its work is not known.
+    /// No reply arrived within this time. Whether the responder did its work is unknown.
     TimedOut(Duration),
-    /// The broker refused it. Nothing was published.
+    /// The broker refused the request. Nothing was published.
     Refused(Refusal),
-    /// The connection ended. Whether the responder did its work is not known.
+    /// The connection ended. Whether the responder did its work is unknown.
     Unknown(Doubt),
-    /// Up to so many replies may be missing here; more may follow. See
-    /// [`Event::Gap`](crate::Event::Gap).
+    /// Up to `events` replies may be missing here; more may follow. See [`Event::Gap`](crate::Event::Gap).
     Gap {
-        /// Events of the whole connection.
+        /// Events dropped on the whole connection.
         events: u64,
     },
     /// The client is closed or draining.
@@ -358,11 +357,11 @@ impl fmt::Display for RequestError {
     }
 }
 
-/// Why a ping or flush was not answered.
+/// Why a ping or flush failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PingError {
-    /// The window is full. The drivers wait instead.
+    /// The window is full. Only the machine returns this; the clients wait instead.
     Full,
     /// The connection ended or was silent: what was published before may or may not have arrived.
     Unknown(Doubt),
@@ -380,17 +379,17 @@ impl fmt::Display for PingError {
     }
 }
 
-/// Why a drain did not finish its work. The client is closed all the same.
+/// Why a drain did not complete. The client is closed all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// It took longer than `drain_timeout`: the broker was away, a request stayed open, or a subscription
-    /// was neither read to its end nor dropped. What was still queued was not sent.
+    /// The drain took longer than `drain_timeout`: the broker was away, a request stayed open, or a subscription was
+    /// neither read to its end nor dropped. Publishes still queued were not sent.
     TimedOut,
-    /// A connection broke meanwhile, and what was published shortly before may or may not have arrived;
-    /// [`ConnectionEvent::Unconfirmed`](crate::ConnectionEvent::Unconfirmed) says how much.
+    /// A connection broke during the drain, and publishes made shortly before may or may not have arrived;
+    /// [`ConnectionEvent::Unconfirmed`](crate::ConnectionEvent::Unconfirmed) says how many.
     Unknown(Doubt),
-    /// The client was closed before.
+    /// The client was already closed.
     Closed(CloseReason),
 }
 

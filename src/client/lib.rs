@@ -1,8 +1,8 @@
 //! The client of the Sapwood broker: publish, subscribe and request, on tokio or with threads.
 //!
-//! [`Client`] is for async programs on tokio, [`blocking::Client`] for all others; their calls are the same. Both reconnect
-//! by themselves and never lose anything silently. Every example on this page runs as a test, against a broker at
-//! `address` (by default a broker listens on `127.0.0.1:7400`).
+//! [`Client`] is for async programs on tokio, [`blocking::Client`] for all others; they have the same calls. Both
+//! reconnect by themselves and never lose anything silently. Every example on this page runs as a test, against a
+//! broker at `address` (by default a broker listens on `127.0.0.1:7400`).
 //!
 //! # Publish and subscribe
 //!
@@ -40,7 +40,7 @@
 //!
 //! # What a publish promises
 //!
-//! [`publish`](Client::publish) queues, and waits only while the window is full. What follows says more:
+//! [`publish`](Client::publish) queues, and waits only while the window is full. These calls promise more:
 //!
 //! ```
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs"));
@@ -75,8 +75,8 @@
 //! # }
 //! ```
 //!
-//! If a connection breaks, publishes that were not written go over the next one, in order. Those that were written, and of
-//! which no later answer proved that they arrived, are counted in [`ConnectionEvent::Unconfirmed`]; see
+//! If a connection breaks, publishes not yet written go over the next one, in order. Those that were written, and that
+//! no later acknowledgement proves received, are counted in [`ConnectionEvent::Unconfirmed`]; see
 //! [`events`](Client::events).
 //!
 //! # Requests and replies
@@ -162,17 +162,18 @@
 //!
 //! # Slow subscribers
 //!
-//! Each subscription has a bounded queue. When it is full, the connection is not read until there is room, so that the
-//! broker's policy for slow readers applies and says what it dropped. While somebody awaits an answer, reading goes on past
-//! full queues, so that nothing waits for ever. The whole argument stands at [`machine`](machine#full-queues).
+//! Each subscription has a bounded queue. When it is full, the connection is not read until there is room
+//! (back-pressure), so that the broker's slow consumer policy applies and reports what it dropped. While an answer is
+//! awaited, reading goes on past full queues, so that nothing waits for ever. The reasons are at
+//! [`machine`](machine#full-queues).
 //!
 //! # Features
 //!
 //! `tokio` and `blocking` (both on by default) are the two clients; `serde` adds values as JSON. Without any of them
-//! there is the [`machine`] alone, without I/O, for other runtimes and for simulations.
+//! there is only the [`machine`], without I/O, for other runtimes and for simulations.
 //!
-//! For who reads the code: this crate owns the client's side of the native protocol. It must know only the wire
-//! crate. Start at [`machine`], then `hub.rs`, then a driver.
+//! For readers of the code: this crate owns the client's side of the native protocol. It must know only the wire crate.
+//! Start at [`machine`], then `shared.rs`, then a driver.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "blocking")]
@@ -181,11 +182,11 @@ pub mod blocking;
 mod builder;
 pub mod config;
 pub mod error;
-#[cfg(any(feature = "tokio", feature = "blocking"))]
-mod hub;
 pub mod limits;
 pub mod machine;
 pub mod message;
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+mod shared;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 #[cfg(feature = "serde")]

@@ -1,40 +1,39 @@
-//! The client as a machine without I/O.
+//! The client as a state machine without I/O.
 //!
-//! It owns everything that a client knows and decides: the connection's states, what waits to be written, which request
-//! an answer is for, whom an event reaches, when to try again. It must not know sockets, clocks, threads or async:
-//! a driver calls `handle_` when something happened, asks `poll_` what to do, and gives time as the [`Duration`] since any
-//! moment that it keeps to, and randomness as one seed. The same calls give the same outputs, always.
+//! It owns everything that a client knows and decides: connection states, queued writes, which request an answer
+//! belongs to, which subscription an event is for, and when to reconnect. It must not know sockets, clocks, threads or
+//! async: a driver calls `handle_` when something happened and `poll_` to learn what to do. Time is passed in as the
+//! [`Duration`] since any fixed moment, and randomness as one seed. The same calls give the same outputs, always.
 //!
-//! A driver's round: [`handle_time`](Machine::handle_time), then [`poll_action`](Machine::poll_action) (connect,
+//! A driver's loop: [`handle_time`](Machine::handle_time), then [`poll_action`](Machine::poll_action) (connect,
 //! disconnect), then write what [`poll_transmit`](Machine::poll_transmit) gives, then read if
-//! [`wants_read`](Machine::wants_read) and pass the bytes to [`handle_bytes`](Machine::handle_bytes); then
-//! wait for the socket, for [`next_deadline`](Machine::next_deadline), or for another thread that used the machine.
-//! After each call it takes the [`Output`]s, which name what others wait for. Each connection ends with
-//! [`handle_disconnected`](Machine::handle_disconnected), whoever ended it.
+//! [`wants_read`](Machine::wants_read) and pass the bytes to [`handle_bytes`](Machine::handle_bytes); then wait for the
+//! socket, for [`next_deadline`](Machine::next_deadline), or for another thread that used the machine. After each call
+//! it takes the [`Output`]s, which name what others wait for. Each connection ends with
+//! [`handle_disconnected`](Machine::handle_disconnected), whichever side ended it.
 //!
 //! # What is promised when a connection breaks
 //!
-//! A frame of which the socket took no byte is kept, in order, and written to the next connection, after
-//! every subscription was made again. A request of which it took one byte or more is reported as
-//! [`Outcome::Unknown`], and never written again. Fire-and-forget publishes cost no record, so they are counted: those
-//! that were written and that no later answer has proved received are reported by
-//! [`ConnectionEvent::Unconfirmed`]. (The broker handles frames in order: any answer proves all before it.)
+//! A frame of which the socket took no byte is kept, in order, and written to the next connection, after every
+//! subscription was made again. A request of which it took one byte or more is reported as [`Outcome::Unknown`], and
+//! never written again. Fire-and-forget publishes have no record, so they are counted: those that were written, and
+//! that no later answer has proved received, are reported by [`ConnectionEvent::Unconfirmed`]. (The broker handles
+//! frames in order: any answer proves all frames before it.)
 //!
 //! # Full queues
 //!
 //! Events wait in a bounded queue for each subscription. When one is full, the default is to stop reading the socket:
-//! the broker then notices a slow reader, applies the connection's policy, and says with GAP what it dropped. That is
-//! back-pressure without a second set of rules. It has one trap: answers come on the same stream as
-//! events, so a task that awaits the confirmation of a publish while its own subscription's queue is full would
-//! wait for ever, and so would every other task of the client. Therefore, while somebody awaits an answer, reading goes
-//! on past full queues, up to [`queues_bytes_max`](crate::Config::queues_bytes_max) in all. That cap is twice what
-//! a broker queues for one connection by default, so everything that stood before the answer has room.
-//! At that cap the fullest rule is the only honest one left: the queue that is over its own cap drops its oldest
-//! events and tells its reader, in the same place and by the same [`Event::Gap`](crate::Event::Gap) as if the broker had. So
-//! memory is bounded, nothing is lost silently, and no wait is for ever.
-//! A subscription that should never hold up the others asks for [`Overflow::DropOldest`] instead.
+//! the broker then sees a slow consumer, applies the connection's policy, and reports with GAP what it dropped. That is
+//! back-pressure without a second set of rules. It has one trap: answers come on the same stream as events, so a task
+//! that awaits the confirmation of a publish while its own subscription's queue is full would wait for ever, and so
+//! would every other task of the client. Therefore, while an answer is awaited, reading goes on past full queues, up to
+//! [`queues_bytes_max`](crate::Config::queues_bytes_max) in all. That cap is twice what a broker queues for one
+//! connection by default, so everything before the answer fits. Beyond that cap, a queue that is over its own cap drops
+//! its oldest events and tells its reader, at the same place and by the same [`Event::Gap`](crate::Event::Gap) as if
+//! the broker had dropped them. So memory is bounded, nothing is lost silently, and no wait is for ever. A subscription
+//! that must never hold up the others uses [`Overflow::DropOldest`] instead.
 //!
-//! Start reading at [`Machine`], then `outgoing.rs` (writes and answers), `incoming.rs` (events), `link.rs` (connections).
+//! Start at [`Machine`], then `outgoing.rs` (writes and answers), `incoming.rs` (events), `link.rs` (connections).
 
 mod calls;
 mod ending;
@@ -69,15 +68,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use subscriptions::{IsLast, Standing, Subscriptions};
 
-/// A number of the caller's choice, with which an operation's [`Outcome`] comes back.
+/// A number chosen by the caller, which comes back with the operation's [`Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
-/// What the driver has to do.
+/// An action for the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect to the address of this index, then call `handle_connected`; or `handle_disconnected` if
-    /// that fails.
+    /// Connect to this address, then call `handle_connected`, or `handle_disconnected` if that fails.
     Connect {
         /// Index into [`Config::addresses`].
         address: usize,
@@ -86,22 +84,22 @@ pub enum Action {
     Disconnect,
 }
 
-/// How an acknowledged operation ended.
+/// The outcome of an acknowledged operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done. The number is the ACK's count.
+    /// It was done. Holds the count of the ACK.
     Acknowledged(u32),
     /// The broker refused it; nothing has changed.
     Refused(Refusal),
     /// It may or may not have been done.
     Unknown(Doubt),
-    /// It was not done in time: a subscribe or a drain.
+    /// It was not done in time (a subscribe or a drain).
     TimedOut,
-    /// It was not done: the client closed.
+    /// It was not done: the client was closed.
     Closed(CloseReason),
 }
 
-/// Who has something to take.
+/// A reader with something to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reader {
     /// [`Machine::take`].
@@ -110,135 +108,134 @@ pub enum Reader {
     Call(CallId),
 }
 
-/// What others than the driver wait for. To be taken after each call, or they gather.
+/// News for others than the driver. Must be taken after each call, or outputs pile up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// An acknowledged operation has ended.
     Completed {
         /// The caller's number.
         token: Token,
-        /// How.
+        /// The outcome.
         outcome: Outcome,
     },
-    /// Something can be taken where nothing could.
+    /// Something can be taken from this reader, after it was empty.
     Readable(Reader),
-    /// There is room in the window again, after an operation was told that it is full.
+    /// The window has room again, after an operation was refused because it was full.
     Room,
-    /// Something happened to the connection.
+    /// A connection event.
     Event(ConnectionEvent),
 }
 
-/// What happens to the connection, for logs and for programs that must know.
+/// A connection event, for logs and for programs that react to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
-    /// The broker let the client in.
+    /// The broker accepted the client.
     Connected {
-        /// The address that was connected to.
+        /// The address.
         address: String,
         /// The broker's name and version.
         broker: String,
-        /// The connection's number on the broker.
+        /// The connection's id on the broker.
         client: u64,
-        /// Names this run of the broker: another value means that it was restarted.
+        /// Id of this run of the broker; it changes when the broker is restarted.
         run: String,
     },
-    /// An address could not be connected to; another one, or the same, is tried.
+    /// Connecting to an address failed; another one, or the same, is tried.
     ConnectFailed {
         /// The address.
         address: String,
-        /// Why.
+        /// The reason.
         reason: Disconnect,
     },
-    /// The connection ended; another one is made unless the client is closed.
+    /// The connection ended. Another one is made unless the client is closed.
     Disconnected {
-        /// Why.
+        /// The reason.
         reason: Disconnect,
     },
-    /// So many fire-and-forget publishes were written to the connection that ended, and it is not known whether they
-    /// arrived.
+    /// Fire-and-forget publishes written to a connection that ended. It is unknown whether they arrived.
     Unconfirmed {
-        /// How many.
+        /// Number of publishes.
         publishes: u64,
     },
     /// The broker refused a fire-and-forget publish.
     Refused(Refusal),
-    /// The broker dropped so many events because this client read too slowly.
+    /// The broker dropped events because this client is a slow consumer.
     Gap {
-        /// How many, of all subscriptions.
+        /// Number of events, of all subscriptions.
         events: u64,
     },
-    /// The broker will stop within this time; the client finishes what is in flight and connects elsewhere.
+    /// The broker will stop within this time. The client finishes what is in flight and connects elsewhere.
     Draining {
-        /// The broker's time.
+        /// The time left.
         within: Duration,
     },
     /// The client is closed for good.
     Closed(CloseReason),
-    /// This reader of events was late, and so many were dropped before the next.
+    /// This reader of connection events was late, and events before the next one were dropped.
     Missed {
-        /// How many.
+        /// Number of events.
         events: u64,
     },
 }
 
-/// Sums since the start.
+/// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Connections that the broker let in.
+    /// Connections that the broker accepted.
     pub connections: u64,
-    /// Fire-and-forget publishes of which it is not known whether they arrived.
+    /// Fire-and-forget publishes of which it is unknown whether they arrived.
     pub unconfirmed_publishes: u64,
     /// Fire-and-forget publishes that the broker refused.
     pub refused_publishes: u64,
-    /// Events that the broker dropped because this client read too slowly.
+    /// Events that the broker dropped because this client was a slow consumer.
     pub gap_events: u64,
 }
 
-/// What a subscription has for its reader.
+/// What [`Machine::take`] returns.
 #[derive(Debug)]
 pub enum Taken {
     /// Events, in order.
     Batch(Batch),
     /// See [`Event::Gap`](crate::Event::Gap).
     Gap {
-        /// How many events.
+        /// Number of events.
         events: u64,
     },
     /// See [`Event::Reconnected`](crate::Event::Reconnected).
     Reconnected,
     /// See [`Event::Refused`](crate::Event::Refused).
     Refused(Refusal),
-    /// Nothing yet. [`Output::Readable`] will say when.
+    /// Nothing yet. [`Output::Readable`] will follow.
     Empty,
-    /// Nothing, and nothing will come.
+    /// Nothing, and nothing will follow.
     Ended,
 }
 
-/// What a request has for its caller.
+/// What [`Machine::take_reply`] returns.
 #[derive(Debug)]
 pub enum TakenReply {
     /// Replies, in order.
     Batch(Batch),
-    /// What went wrong. If it is a gap, more may follow.
+    /// An error. After a gap, more may follow.
     Failed(RequestError),
-    /// Nothing yet. [`Output::Readable`] will say when.
+    /// Nothing yet. [`Output::Readable`] will follow.
     Empty,
-    /// Nothing, and nothing will come.
+    /// Nothing, and nothing will follow.
     Ended,
 }
 
-/// What a new subscription is.
+/// The parameters of a new subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filter<'a> {
     /// A topic or a wildcard.
     pub filter: &'a [u8],
-    /// The group whose turns it shares; empty for none.
+    /// The queue group; empty for none.
     pub group: &'a [u8],
-    /// The cap of its queue; `None` for the configured one.
+    /// The cap of its queue in bytes; `None` for the configured one.
     pub queue_bytes: Option<usize>,
-    /// What happens at that cap.
+    /// The policy at that cap.
     pub overflow: Overflow,
 }
 
@@ -247,33 +244,33 @@ pub struct Filter<'a> {
 pub struct Machine {
     config: Config,
     random: Random,
-    /// The latest time that a call has brought.
+    /// The latest time passed in.
     now: Duration,
     link: Link,
     action: Option<Action>,
     /// The address of the current or next connection.
     address: usize,
-    /// Addresses of this round that have failed.
+    /// Addresses that failed in this round.
     failed_addresses: usize,
-    /// Rounds that have failed one after the other, and with them short connections.
+    /// Consecutive failed rounds, short connections included.
     failed_rounds: u32,
     last_failure: Option<(usize, Disconnect)>,
     payload_max: usize,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
-    /// Callers that wait for the confirmation of their subscription.
+    /// Subscribes whose callers await confirmation.
     asked: usize,
     calls: Calls,
     inbox_is_wanted: bool,
-    /// Requests for replies that were queued since the last one whose answer would prove them received.
+    /// Requests queued since the last frame whose answer would prove them received.
     unproved_calls: usize,
     gauge: Gauge,
-    /// Where the places of the current run are gathered, kept for its memory.
+    /// Scratch buffer for the subscriptions of the current run.
     places: Vec<u32>,
     drain: Option<Drain>,
     closing: Option<CloseReason>,
     closed: Option<CloseReason>,
-    /// Somebody was told that the window is full.
+    /// A caller was told that the window is full.
     is_starved: bool,
     next_scan: Duration,
     outputs: VecDeque<Output>,
@@ -281,8 +278,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A client that will connect at its first `handle_time`. The seed must not be guessable: what others may not
-    /// know of the reply topics comes from it.
+    /// A client that connects at its first `handle_time`. The seed must not be guessable, because the secret part of
+    /// reply topics comes from it.
     pub fn new(config: Config, seed: u128, now: Duration) -> Result<Machine, ConfigError> {
         config.check()?;
         let mut random = Random::new(seed as u64);
@@ -321,32 +318,32 @@ impl Machine {
         &self.config
     }
 
-    /// Sums since the start.
+    /// Totals since the start.
     pub fn statistics(&self) -> Statistics {
         self.statistics
     }
 
-    /// Why the client is closed, if it is.
+    /// The reason why the client is closed, if it is.
     pub fn closed(&self) -> Option<&CloseReason> {
         self.closed.as_ref()
     }
 
-    /// The next thing to tell others.
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Whether `poll_action` would give something, for who must wake the driver.
+    /// Whether `poll_action` would return an action, for a caller that must wake the driver.
     pub fn has_action(&self) -> bool {
         self.action.is_some()
     }
 
-    /// What the driver has to do.
+    /// The next action for the driver.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.action.take()
     }
 
-    /// Queues a publish that is not answered. `Full` while the window is.
+    /// Queues a fire-and-forget publish. [`PublishError::Full`] while the window is full.
     pub fn publish(&mut self, parts: &Parts<'_>) -> Result<(), PublishError> {
         self.check_publish(parts)?;
         if self.outgoing.window().0 >= self.config.window_bytes {
@@ -358,7 +355,7 @@ impl Machine {
             .map_err(|error| PublishError::Invalid(MessageError::Parts(error)))
     }
 
-    /// Queues a publish that is answered with the number of subscriptions that it reached.
+    /// Queues a publish that is acknowledged with the number of subscriptions that it reached.
     pub fn publish_confirmed(
         &mut self,
         now: Duration,
@@ -374,7 +371,7 @@ impl Machine {
             .map_err(|error| PublishError::Invalid(MessageError::Parts(error)))
     }
 
-    /// Queues a PING. Its answer proves that everything queued before has been received.
+    /// Queues a PING. Its answer proves that the broker received everything queued before.
     pub fn ping(&mut self, now: Duration, token: Token) -> Result<(), PingError> {
         self.check_open().map_err(PingError::Closed)?;
         if !self.has_room() {
@@ -386,7 +383,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Publishes a request for replies. `parts.reply` is chosen here.
+    /// Publishes a request. `parts.reply` is chosen here.
     pub fn request(
         &mut self,
         now: Duration,
@@ -421,8 +418,8 @@ impl Machine {
         Ok(call)
     }
 
-    /// Requests that are answered by replies alone leave their records behind, which an answer to a later
-    /// frame takes away. So now and then there has to be one.
+    /// Queues a ping if too many requests have no proof of receipt. Requests answered by replies alone leave their
+    /// records behind, and only an answer to a later frame removes them.
     fn prove_calls(&mut self) {
         let (bytes, _) = self.outgoing.window();
         let is_due = self.unproved_calls > self.config.window_requests / 4
@@ -432,14 +429,14 @@ impl Machine {
         }
     }
 
-    /// Queues a ping of the machine's own.
+    /// Queues a ping of the machine itself.
     fn probe(&mut self) {
         self.unproved_calls = 0;
         self.outgoing
             .push_request(Place::Last, self.now, Ask::Probe, write_ping);
     }
 
-    /// Takes what has come for a request.
+    /// Takes the next replies to a request.
     pub fn take_reply(&mut self, call: CallId) -> TakenReply {
         match self.calls.take(call, &mut self.gauge) {
             Reply::Given(Given::Batch(batch)) => TakenReply::Batch(batch),
@@ -450,15 +447,15 @@ impl Machine {
         }
     }
 
-    /// Forgets a request. Replies that still come are skipped.
+    /// Abandons a request. Replies that still arrive are skipped.
     pub fn forget_call(&mut self, call: CallId) {
         self.calls.remove(call, &mut self.gauge);
         self.advance_drain();
         self.tell_room();
     }
 
-    /// Makes a subscription, which takes events once its token has come back with `Acknowledged`. If it comes back
-    /// otherwise, there is no subscription.
+    /// Makes a subscription, which receives events once its token came back with `Acknowledged`. After any other
+    /// outcome there is no subscription.
     pub fn subscribe(
         &mut self,
         now: Duration,
@@ -492,7 +489,7 @@ impl Machine {
         Ok(id)
     }
 
-    /// Ends a subscription and forgets what its queue holds.
+    /// Ends a subscription and drops its queue.
     pub fn unsubscribe(&mut self, id: SubscriptionId) {
         let Some((local, is_last)) = self.subscriptions.remove(id, &mut self.gauge) else {
             return;
@@ -512,7 +509,7 @@ impl Machine {
         self.advance_drain();
     }
 
-    /// Takes what a subscription has. After `Ended` its reader counts as done.
+    /// Takes the next events of a subscription. After `Ended` its reader counts as done.
     pub fn take(&mut self, id: SubscriptionId) -> Taken {
         let Some(local) = self.subscriptions.find(id) else {
             return Taken::Ended;
@@ -562,7 +559,7 @@ impl Machine {
         self.check_message(parts).map_err(PublishError::Invalid)
     }
 
-    /// What the broker would refuse is refused here, where the caller hears which publish it was.
+    /// Refuses locally what the broker would refuse, so that the caller learns which publish it was.
     fn check_message(&self, parts: &Parts<'_>) -> Result<(), MessageError> {
         topic::check_name(parts.topic).map_err(MessageError::Topic)?;
         Scope::parse(parts.topic).map_err(MessageError::Scope)?;
@@ -578,7 +575,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether one more request fits the window. Notes it if not, so that `Room` is told.
+    /// Whether one more request fits the window. If not, `Room` will be reported later.
     fn has_room(&mut self) -> bool {
         let (bytes, requests) = self.outgoing.window();
         let has_room = bytes < self.config.window_bytes && requests < self.config.window_requests;
@@ -586,7 +583,7 @@ impl Machine {
         has_room
     }
 
-    /// Tells that there is room, once half of the window is free: a single place would be fought for.
+    /// Reports room once half of the window is free: waiters would compete for a single place.
     fn tell_room(&mut self) {
         let (bytes, requests) = self.outgoing.window();
         if self.is_starved

@@ -1,31 +1,29 @@
-//! Messages, in both directions: what was received, as views into the bytes that were read, and what is
-//! to be published.
+//! Messages in both directions: received ones, as views of the bytes that were read, and those to be published.
 //!
-//! Owns the views' arithmetic. Must not know connections. Invariant: a [`Batch`] holds whole frames that the machine
-//! has parsed before, so parsing them again cannot fail. Start at [`Message`].
+//! Owns the arithmetic of the views. Must not know connections. Invariant: a [`Batch`] holds whole frames that the
+//! machine has already parsed, so parsing them again cannot fail. Start at [`Message`].
 
 use bytes::{Buf, Bytes};
 use sapwood_wire::native::{self, BrokerFrame, Headers, Parsed, Parts};
 use std::borrow::Cow;
 use std::fmt;
 
-/// One event as it was received. Cheap to clone and to keep a while: it is a view of the bytes that
-/// were read, and keeps the read (64 KiB, or a longer message alone) alive. Copy the payload of what is
-/// kept for long.
+/// A received event. Cheap to clone and to keep for a while: it is a view of the bytes that were read, and keeps that
+/// read (64 KiB, or a longer message alone) in memory. Copy the payload to keep it for long.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// From the flags to the end of the payload.
+    /// The frame from its flags to the end of the payload.
     bytes: Bytes,
     topic_length: u16,
-    /// Where the payload begins.
+    /// Position of the payload.
     payload: u32,
 }
 
-/// Flags and the topic's length.
+/// Position of the topic: after the flags and the topic's length.
 const TOPIC_START: usize = 3;
 
 impl Message {
-    /// The message in the frame at the start of these bytes, which are exactly one frame.
+    /// Parses the message in these bytes, which must be exactly one frame.
     fn from_frame(mut frame: Bytes) -> Option<Message> {
         let (head, topic_length, payload) = match native::parse_from_broker(&frame) {
             Ok(Parsed::Frame {
@@ -54,12 +52,12 @@ impl Message {
         &self.bytes[self.topic_end()..self.payload as usize]
     }
 
-    /// The topic that it was published to. Topics are bytes; see [`topic_text`](Message::topic_text).
+    /// The topic. Topics are bytes; see [`topic_text`](Message::topic_text).
     pub fn topic(&self) -> &[u8] {
         &self.bytes[TOPIC_START..self.topic_end()]
     }
 
-    /// The topic as text, with a replacement for what is not UTF-8.
+    /// The topic as text; invalid UTF-8 is replaced.
     pub fn topic_text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.topic())
     }
@@ -69,39 +67,39 @@ impl Message {
         &self.bytes[self.payload as usize..]
     }
 
-    /// The payload as bytes of its own, which share the memory of the message.
+    /// The payload as `Bytes`, which share the message's memory.
     pub fn payload_bytes(&self) -> Bytes {
         self.bytes.slice(self.payload as usize..)
     }
 
-    /// The payload as text, with a replacement for what is not UTF-8.
+    /// The payload as text; invalid UTF-8 is replaced.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.payload())
     }
 
-    /// Where replies go, if any are asked for. To answer, see `reply` of the client.
+    /// The reply topic, if replies are wanted. To answer, see `reply` of the client.
     pub fn reply(&self) -> Option<&[u8]> {
         native::attributes_reply(self.bytes[0], self.attributes())
     }
 
-    /// Its headers, names and values, in order.
+    /// The headers, names and values, in order.
     pub fn headers(&self) -> Headers<'_> {
         native::attributes_headers(self.bytes[0], self.attributes())
     }
 
-    /// The value of the first header of this name; upper and lower case are the same.
+    /// The value of the first header with this name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers().find(name.as_bytes())
     }
 
-    /// Whether it is the last of several replies.
+    /// Whether this is the last of several replies.
     pub fn is_end(&self) -> bool {
         self.bytes[0] & native::flag::END != 0
     }
 }
 
 impl fmt::Debug for Message {
-    /// Its topic and the length of its payload: payloads can be long, and can be private.
+    /// Prints the topic and the payload's length only: payloads can be long, and can be private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("topic", &self.topic_text())
@@ -110,7 +108,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Several events of one subscription in the order in which they came. An iterator.
+/// An iterator over adjacent events of one subscription, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Whole frames, MESSAGE or TURN.
@@ -122,7 +120,7 @@ impl Batch {
         Batch { frames }
     }
 
-    /// Whether nothing is left in it.
+    /// Whether no event is left.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
@@ -137,34 +135,34 @@ impl Iterator for Batch {
     }
 }
 
-/// Bytes of the whole frame at the start of some whole frames; `None` at their end.
+/// Length of the first of some whole frames; `None` at their end.
 pub(crate) fn frame_length(frames: &[u8]) -> Option<usize> {
     let field = frames.first_chunk::<{ native::LENGTH_BYTES }>()?;
     let length = native::LENGTH_BYTES + u32::from_le_bytes(*field) as usize;
     (length <= frames.len()).then_some(length)
 }
 
-/// What a subscription hears.
+/// What a subscription receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// An event.
     Message(Message),
-    /// Events were dropped at this place because this client read too slowly. If the broker dropped them, up
-    /// to so many, of all subscriptions of this client together, and each of them is told; if the
-    /// subscription's own queue was full, exactly so many of this subscription.
+    /// Events were dropped at this place because this client is a slow consumer. If the broker dropped them, it is up
+    /// to this many, counted over all subscriptions of this client, and each of them is told. If the subscription's own
+    /// queue was full, it is exactly this many of this subscription.
     Gap {
-        /// How many.
+        /// Number of events.
         events: u64,
     },
-    /// The connection ended and another one stands: events may be missing at this place.
+    /// The connection ended and another one is open: events may be missing at this place.
     Reconnected,
-    /// After a reconnect the broker refused the subscription. Nothing follows.
+    /// The broker refused the subscription after a reconnect. Nothing follows.
     Refused(crate::error::Refusal),
 }
 
 impl Event {
-    /// The message, if it is one.
+    /// The message, if this is one.
     pub fn message(self) -> Option<Message> {
         match self {
             Event::Message(message) => Some(message),
@@ -173,7 +171,7 @@ impl Event {
     }
 }
 
-/// A message that is to be published, for what a topic and a payload do not say.
+/// A message to be published, for more than a topic and a payload.
 ///
 /// ```
 /// use sapwood_client::Outgoing;
@@ -213,19 +211,19 @@ impl<'a> Outgoing<'a> {
         self
     }
 
-    /// Says where replies go. Requests choose a topic of their own.
+    /// Sets the reply topic. Requests choose their own.
     pub fn reply_to(mut self, topic: &'a (impl AsRef<[u8]> + ?Sized)) -> Outgoing<'a> {
         self.reply = Some(topic.as_ref());
         self
     }
 
-    /// Marks it as the last of several replies.
+    /// Marks the message as the last of several replies.
     pub fn end(mut self) -> Outgoing<'a> {
         self.is_end = true;
         self
     }
 
-    /// Its parts, as the wire has them.
+    /// The parts of the message, as the wire crate takes them.
     pub fn parts(&self) -> Parts<'_> {
         Parts {
             topic: self.topic,

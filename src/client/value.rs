@@ -1,6 +1,6 @@
-//! Values as JSON in payloads.
+//! JSON values as payloads.
 //!
-//! Owns the two directions and the content type that says so. Must not know connections. Both clients have the calls.
+//! Owns the conversion in both directions and the content type. Must not know connections. Both clients have the calls.
 
 use crate::error::PublishError;
 use crate::message::Message;
@@ -8,18 +8,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
 
-/// The header that says what a payload is.
+/// The header that names a payload's type.
 pub const CONTENT_TYPE: &str = "content-type";
 /// Its value for JSON.
 pub const JSON: &str = "application/json";
 
-/// Why a value could not be published, or a payload is no such value.
+/// Why a value could not be published, or a payload could not be read as one.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// The value has no form in JSON, or the payload is not the JSON of such a value.
+    /// The value cannot be written as JSON, or the payload is not JSON of this type.
     Json(serde_json::Error),
-    /// It could not be published.
+    /// The publish failed.
     Publish(PublishError),
 }
 
@@ -35,13 +35,13 @@ impl fmt::Display for ValueError {
 impl std::error::Error for ValueError {}
 
 impl Message {
-    /// The payload as a value, from JSON, whatever its content type says.
+    /// The payload parsed from JSON as a value, whatever its content type.
     pub fn value<T: DeserializeOwned>(&self) -> Result<T, ValueError> {
         serde_json::from_slice(self.payload()).map_err(ValueError::Json)
     }
 }
 
-/// A value as a payload.
+/// Encodes a value as a payload.
 pub(crate) fn payload(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, ValueError> {
     serde_json::to_vec(value).map_err(ValueError::Json)
 }

@@ -1,9 +1,9 @@
-//! Sockets: what was read goes into driver, what core has to say is written.
+//! Client sockets: input goes to the driver, core's output is written to the socket.
 //!
-//! Owns the descriptors, what stands unread of each connection's input, and which requests to the
-//! ring are under way. Must not know protocols. Invariants: at most one receive and one wait for
-//! writability a socket; a place is free again only when both have ended, so a completion never
-//! meets another connection; nothing here waits. Start at [`Connections::received`].
+//! Owns the descriptors, each connection's unconsumed input, and its requests in progress on the ring. Must not know
+//! protocols. Invariants: at most one receive and one wait for writability for each socket; a slot is reused only after
+//! both have ended, so a completion never meets another connection; nothing here blocks. Start at
+//! [`Connections::received`].
 
 use crate::dial::Dials;
 use crate::ring::{Completion, Errno, Expect, RECEIVE_BYTES, Ring, Token};
@@ -24,36 +24,36 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pieces of output in one system call: enough for the pieces of a megabyte of shared payloads.
+/// Output slices in one system call: enough for a megabyte of shared payloads.
 const SLICES_MAX: usize = 64;
 
-/// How long a connection that is being closed may take to read its last replies.
+/// How long a closing connection may take to read its last replies.
 const LINGER_NS: u64 = 1_000_000_000;
 
-/// Reads after which a connection is busy enough to be paced.
+/// Number of reads after which a connection is busy enough to be paced.
 const PACED_AFTER_READS: u8 = 32;
 
-/// A paced connection whose read brings fewer messages is prompt again.
+/// A paced connection whose read brings fewer messages than this is no longer paced.
 const PACED_MESSAGES_MIN: u64 = 2;
 
-/// What is copied at least to complete a request: more than the heads of a small one.
+/// Bytes copied at least to complete a request: more than the head of a small one.
 const COMPLETION_BYTES_MIN: usize = 512;
 
-/// A request of which so much stands is read on straight to where it is kept: a copy less.
+/// Once this much of a request has arrived, the rest is read directly into its own buffer, which saves a copy.
 const LONG_BYTES_MIN: usize = 16 * 1024;
 
-/// The one buffer in which connections that bring much are read. It stays in the processor's cache, which the
-/// ring's many buffers would not: a quarter less CPU for each message of a pipelining publisher. What a
-/// connection that is held keeps of its input is at most this, besides an unfinished request.
+/// The shared buffer for reading connections that bring much at a time. It stays in the processor's cache, unlike the
+/// ring's many buffers: a quarter less CPU for each message of a pipelining publisher. A held connection keeps at most
+/// this much input, besides an incomplete request.
 const MUCH_BYTES: usize = 128 * 1024;
 
-/// What all of these may bring in a turn together; the others come first in the next.
+/// Maximum bytes read into the shared buffer in one turn; the remaining connections are read first in the next.
 const MUCH_BYTES_EACH_TURN: usize = 4 * 1024 * 1024;
 
-/// What is read straight to its place of one connection in a turn.
+/// Maximum bytes read directly for a long request of one connection in one turn.
 const LONG_BYTES_EACH_TURN: usize = 256 * 1024;
 
-/// What a completion is about; with the place of the connection in the lower half, a token.
+/// What a completion is about. With the connection's slot in the lower half, it makes a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
     Receive,
@@ -91,19 +91,18 @@ impl About {
 #[derive(Debug)]
 struct Socket {
     fd: OwnedFd,
-    /// Input that core has not consumed, from its first unconsumed byte.
+    /// Input not consumed by core, from the first unconsumed byte.
     input: Vec<u8>,
-    /// The request that stands in `input` is not whole below this length.
+    /// The request in `input` is incomplete below this length.
     needed: usize,
     receiving: bool,
     awaiting_room: bool,
-    /// The last receive left more in the socket, or the last read brought more than a receive would have:
-    /// the ring says when there is something, and it is read straight into the shared buffer.
+    /// The last receive left more in the socket, or the last read brought more than a receive would have. Then the ring
+    /// only waits for readability, and the socket is read directly into the shared buffer.
     brings_much: bool,
-    /// Core said not to read on.
+    /// Core said to stop reading (back-pressure).
     held: bool,
-    /// Reads that brought something, since it last brought too little to be paced; counted up to
-    /// [`PACED_AFTER_READS`].
+    /// Reads with input since the last one that brought too little for pacing; counts up to [`PACED_AFTER_READS`].
     reads: u8,
     phase: Phase,
 }
@@ -111,13 +110,13 @@ struct Socket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Core is done with it; its last output is being written, until this time.
+    /// Core has closed it; its last output is being written, until this time.
     Lingering(u64),
-    /// Core has forgotten it; what is under way in the ring has to end.
+    /// Core has removed it; its requests on the ring have to end.
     Closed,
 }
 
-/// What was accepted, and where.
+/// An accepted connection, with its listener and addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     pub front: Front,
@@ -129,35 +128,35 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Connections {
     sockets: Slab<Socket>,
-    /// Connections that found no receive buffer, came after the others had brought a turn's share, or were paced:
-    /// first in the next turn, and without waiting for what is there already.
+    /// Connections to receive from first in the next turn, without waiting for readability: they found no receive
+    /// buffer, came after the turn's byte limit was used up, or were paced.
     to_receive_now: Vec<usize>,
-    /// Connections to be received from when the ring can be had.
+    /// Connections to receive from as soon as the ring is available.
     to_receive: Vec<usize>,
     to_await_room: Vec<usize>,
-    /// When the connections that are being closed are given up, and their places.
+    /// Closing connections and their deadlines.
     lingering: VecDeque<(u64, usize)>,
-    /// Connections that are not read before the hold ends.
+    /// Connections that are not read before the pacing hold ends.
     paced: Vec<usize>,
-    /// Where connections that bring much are read.
+    /// The shared buffer for connections that bring much at a time.
     much: Vec<u8>,
-    /// What they may still bring in this turn.
+    /// Bytes that may still be read into it in this turn.
     much_left: usize,
-    /// Whether busy connections are to be paced: see [`crate::pace`].
+    /// Whether busy connections are paced, see [`crate::pace`].
     pub is_pacing: bool,
-    /// The node drains: nothing more is read.
+    /// Whether reading has ended, because the node drains.
     pub reading_ended: bool,
-    /// Connections to other nodes.
+    /// Dials to other nodes.
     pub dials: Dials,
-    /// Connections that other shards are to take.
+    /// Connections to hand to other shards.
     pub moving: Vec<(ShardId, Moved)>,
 }
 
-/// A connection on its way to another shard of the node.
+/// A connection that is being handed to another shard of the node.
 #[derive(Debug)]
 pub(crate) struct Moved {
     pub fd: OwnedFd,
-    /// What came and was not consumed.
+    /// Received and unconsumed input.
     pub input: Vec<u8>,
 }
 
@@ -183,7 +182,7 @@ impl Connections {
         self.sockets.len()
     }
 
-    /// Takes an accepted socket in.
+    /// Adds an accepted socket.
     pub(crate) fn accepted(
         &mut self,
         driver: &mut Driver,
@@ -223,7 +222,7 @@ impl Connections {
         place
     }
 
-    /// Takes in a connection of another shard, with what had come on it.
+    /// Adds a connection from another shard, with its unconsumed input.
     pub(crate) fn arrived(
         &mut self,
         driver: &mut Driver,
@@ -236,7 +235,7 @@ impl Connections {
         self.take_in(driver, place, &moved.input, now);
     }
 
-    /// Takes the end of a receive in: hands what came to driver, and reads on if core wants it.
+    /// Handles the completion of a receive: passes the input to the driver, and reads on if core wants it.
     pub(crate) fn received(
         &mut self,
         driver: &mut Driver,
@@ -275,7 +274,7 @@ impl Connections {
         ring.release(buffer);
     }
 
-    /// Takes the end of a wait for input in: reads what a connection that brings much has.
+    /// Handles the completion of a wait for readability: reads into the shared buffer.
     pub(crate) fn readable(&mut self, driver: &mut Driver, completion: Completion, now: Now) {
         let (_, place) = About::of(completion.token);
         let socket = &mut self.sockets[place];
@@ -292,14 +291,13 @@ impl Connections {
         self.end_read(driver, place, before, now);
     }
 
-    /// Ends what a completion began: `before` is how many commands core had carried out until then.
+    /// Finishes a read. `before` is the number of commands that core had handled before it.
     fn end_read(&mut self, driver: &mut Driver, place: usize, before: u64, now: Now) {
         self.read_long(driver, place, now);
         self.note_read(place, driver.shard().commands() - before);
     }
 
-    /// Reads once into the buffer that all who bring much share. What the socket says about its end or
-    /// a fault, the ring's next receive meets again.
+    /// Reads once into the shared buffer. End of stream and errors are left to the ring's next receive.
     fn read_much(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let Some(socket) = self.sockets.get_mut(place) else {
             return;
@@ -319,7 +317,7 @@ impl Connections {
         self.much = much;
     }
 
-    /// Takes note of how many messages a read brought.
+    /// Records how many messages a read brought.
     fn note_read(&mut self, place: usize, messages: u64) {
         if let Some(socket) = self.sockets.get_mut(place) {
             let is_busy = !self.is_pacing || messages >= PACED_MESSAGES_MIN;
@@ -331,18 +329,18 @@ impl Connections {
         }
     }
 
-    /// Whether somebody waits for the end of the hold.
+    /// Whether any connection waits for the end of the pacing hold.
     pub(crate) fn has_paced(&self) -> bool {
         !self.paced.is_empty()
     }
 
-    /// Ends the hold: who was paced is read at once.
+    /// Ends the pacing hold: paced connections are read at once.
     pub(crate) fn release_paced(&mut self) {
         self.to_receive_now.append(&mut self.paced);
     }
 
-    /// Hands new bytes to core: first what completes the request that stands, by copying as little
-    /// as that takes, then the rest from where the ring put it.
+    /// Passes new input to core: first what completes the request in progress, copying as little as possible, then the
+    /// rest directly from the ring's buffer.
     fn take_in(&mut self, driver: &mut Driver, place: usize, bytes: &[u8], now: Now) {
         let mut bytes = bytes;
         let mut fresh = bytes.len();
@@ -352,8 +350,8 @@ impl Connections {
             let missing = socket.needed.saturating_sub(before);
             let taken = missing.max(COMPLETION_BYTES_MIN).min(bytes.len());
             socket.input.extend_from_slice(&bytes[..taken]);
-            // Core looks at it even if it is not enough yet: it counts what is kept, and its cap
-            // must hold while the bytes come, not once they are all there.
+            // Core sees even an incomplete request: it counts the kept bytes, and its cap must hold while the bytes
+            // arrive, not only once they are complete.
             let mut input = std::mem::take(&mut socket.input);
             let Some((consumed, next)) = self.hand(driver, place, &input, fresh, now) else {
                 return;
@@ -379,12 +377,11 @@ impl Connections {
         }
     }
 
-    /// Reads what completes a long request, and further ones of its length, without a detour through
-    /// the ring's buffers. What the socket says about its end or a fault, the ring's next receive
-    /// meets again.
+    /// Reads the rest of a long request, and further ones of the same length, directly into their own buffers. End of
+    /// stream and errors are left to the ring's next receive.
     fn read_long(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let mut left = LONG_BYTES_EACH_TURN;
-        // How long the request was that has just been read in this way: the next may be as long.
+        // Length of the long request that was just read: the next may be as long.
         let mut last_length = 0;
         loop {
             let Some(socket) = self.sockets.get_mut(place) else {
@@ -398,7 +395,7 @@ impl Connections {
             let mut input = std::mem::take(&mut socket.input);
             let before = input.len();
             let needed = socket.needed.max(last_length);
-            // At least a receive's worth: of a line nobody knows how long it will be.
+            // At least the size of a receive: the length of an incomplete line is unknown.
             input.reserve_exact(needed.saturating_sub(before).max(RECEIVE_BYTES));
             let received = recv(&socket.fd, spare_capacity(&mut input), RecvFlags::DONTWAIT);
             let fresh = input.len() - before;
@@ -415,7 +412,7 @@ impl Connections {
                 self.keep(place, input, next);
                 continue;
             }
-            // Whole: its payload may stay where it is until the last receiver has it.
+            // Complete: the payload may stay in this buffer until the last receiver has it.
             let bytes = driver.shard().lend(input);
             let input = Input::Lent {
                 conn: ConnId(place as u32),
@@ -430,8 +427,8 @@ impl Connections {
         }
     }
 
-    /// Lets core consume of `bytes` what it can; gives how much that was and what follows, or
-    /// `None` if the connection has gone meanwhile.
+    /// Lets core consume what it can of `bytes`. Returns how much that was and what follows, or `None` if the
+    /// connection was removed meanwhile.
     fn hand(
         &mut self,
         driver: &mut Driver,
@@ -445,7 +442,7 @@ impl Connections {
         driver.offer(self, input, now)
     }
 
-    /// Keeps what core did not consume, and reads on if core wants that.
+    /// Keeps the unconsumed input, and reads on if core wants it.
     fn keep(&mut self, place: usize, mut rest: Vec<u8>, next: Next) {
         let socket = &mut self.sockets[place];
         if rest.is_empty() {
@@ -460,14 +457,14 @@ impl Connections {
                 self.to_receive.push(place);
             }
             Next::Hold => socket.input = rest,
-            // The rest waits for the next turn: a subscriber that takes its output needs to be
-            // heard of, or what is written for it would grow to the cap within this one.
+            // The rest waits for the next turn: the acknowledgement of a subscriber's output must be heard first, or
+            // its output would grow to the cap within this turn.
             Next::Flush => unreachable!("the driver has written, and holds"),
             Next::Done => {}
         }
     }
 
-    /// Takes the end of a wait for room in: writes on.
+    /// Handles the completion of a wait for writability: writes on.
     pub(crate) fn writable(&mut self, driver: &mut Driver, completion: Completion, now: Now) {
         let (_, place) = About::of(completion.token);
         self.sockets[place].awaiting_room = false;
@@ -478,13 +475,13 @@ impl Connections {
         }
     }
 
-    /// Forgets a connection: its peer is gone, or its last output is written or given up.
+    /// Removes a connection: the peer is gone, or its last output was written or given up.
     fn gone(&mut self, driver: &mut Driver, place: usize, now: Now) {
         let socket = &mut self.sockets[place];
         if socket.phase != Phase::Closed {
             socket.phase = Phase::Closed;
             socket.input = Vec::new();
-            // Ends what is under way in the ring; closing alone would not.
+            // Ends its requests on the ring, which closing alone would not do.
             let _ = shutdown(&socket.fd, Shutdown::Both);
             driver.closed(ConnId(place as u32), now);
         }
@@ -498,9 +495,9 @@ impl Connections {
         }
     }
 
-    /// Gives up on connections that do not read their last replies; the time of the next is returned.
+    /// Gives up closing connections whose peers do not read. Returns the next deadline.
     pub(crate) fn end_lingering(&mut self, driver: &mut Driver, now: Now) -> Option<u64> {
-        // All linger equally long, so the first in line is the first to be given up.
+        // All linger equally long, so the first in the queue is due first.
         while let Some(&(until, place)) = self.lingering.front() {
             let still_lingers = self
                 .sockets
@@ -517,7 +514,7 @@ impl Connections {
         None
     }
 
-    /// Queues the receives and waits that became due.
+    /// Queues the receives and waits that are due.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
         self.much_left = MUCH_BYTES_EACH_TURN;
         self.dials.arm(ring);
@@ -554,7 +551,7 @@ impl Connections {
         }
     }
 
-    /// Whether nothing waits to be written on any connection.
+    /// Whether no connection has output to be written.
     pub(crate) fn is_flushed(&self, driver: &Driver) -> bool {
         let mut open = self
             .sockets
@@ -563,7 +560,7 @@ impl Connections {
         open.all(|(place, _)| !driver.has_output(ConnId(place as u32)))
     }
 
-    /// Closes connections that have nothing to be written until so many are left, or all are looked at.
+    /// Closes connections without pending output until only `left` remain, or all were looked at.
     pub(crate) fn send_away(&mut self, driver: &mut Driver, left: usize, now: Now) {
         let open = self
             .sockets
@@ -597,7 +594,7 @@ impl Sockets for Connections {
         if socket.awaiting_room || socket.phase == Phase::Closed {
             return;
         }
-        // Ends when all is written or the socket is full: its buffer is finite.
+        // Ends when everything is written or the socket is full: its buffer is finite.
         while let Some((sent, offered)) = send_pieces(&socket.fd, driver.output(conn)) {
             match sent {
                 Ok(count) => driver.sent(conn, count, count < offered),
@@ -628,7 +625,7 @@ impl Sockets for Connections {
             let until = now.monotonic_ns + LINGER_NS;
             socket.phase = Phase::Lingering(until);
             self.lingering.push_back((until, conn.0 as usize));
-            // Core has taken it out of its cap.
+            // Core no longer counts it towards its cap.
             socket.input = Vec::new();
         }
     }
@@ -659,7 +656,7 @@ impl Sockets for Connections {
 
     fn move_to(&mut self, driver: &mut Driver, conn: ConnId, to: ShardId, now: Now) {
         let place = conn.0 as usize;
-        // Who is held is not read, and nothing was written yet.
+        // A held connection has no receive in progress, and nothing was written to it yet, so it can move.
         let is_free = |socket: &Socket| {
             socket.phase == Phase::Open && !socket.receiving && !socket.awaiting_room
         };
@@ -678,8 +675,8 @@ impl Sockets for Connections {
     }
 }
 
-/// Sends as many pieces as one call takes; gives what came of it and how many bytes were offered, or
-/// `None` if there are no pieces.
+/// Sends as many slices as one call takes. Returns the result and the bytes offered, or `None` if there is nothing to
+/// send.
 fn send_pieces<'a>(
     fd: &OwnedFd,
     mut pieces: impl Iterator<Item = &'a [u8]>,
@@ -703,7 +700,7 @@ fn send_pieces<'a>(
     Some((sent, offered))
 }
 
-/// Takes a descriptor that the ring accepted.
+/// Takes ownership of a descriptor that the ring accepted.
 pub(crate) fn own(descriptor: u32) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(descriptor as i32) }

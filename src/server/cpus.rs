@@ -1,8 +1,7 @@
 //! Which CPUs the shards run on, and how many shards there are.
 //!
-//! Owns the reading of the scheduler's and the control groups' limits ([`Machine::read`]) and the
-//! choice made from them ([`plan`], which is pure). Pins nothing: that is done by whoever starts
-//! the shards. Start reading at [`plan`].
+//! Owns the reading of the scheduler's and the control groups' limits ([`Machine::read`]) and the choice made from them
+//! ([`plan`], which is pure). Does not pin threads: the code that starts the shards does. Start reading at [`plan`].
 //!
 //! A shard is a thread that wants a core to itself. More shards than the quota pays for would only
 //! take turns being throttled, so the default is the number of allowed CPUs, capped by the quota
@@ -20,33 +19,33 @@ pub use cgroup::Quota;
 
 pub use sapwood_core::limits::SHARDS_MAX;
 
-/// What this process may use.
+/// The CPUs and CPU time that this process may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The CPUs this process may run on, ascending: the scheduler's affinity mask within the
     /// control group's cpuset.
     pub allowed: Vec<usize>,
-    /// The tightest CPU time quota of the process's control groups, if there is one.
+    /// The tightest CPU quota of the process's control groups, if any.
     pub quota: Option<Quota>,
 }
 
-/// Where the shards run.
+/// The placement of the shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The CPU of each shard, one entry a shard. Repeats when there are more shards than CPUs.
     pub cpus: Vec<usize>,
-    /// What an operator should know, but may want.
+    /// Warnings for the operator about this placement.
     pub warnings: Vec<PlanWarning>,
 }
 
-/// A plan that works, though not well.
+/// A reason why a placement works, but not well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanWarning {
     /// Some shards share a CPU.
     SharedCpus {
         /// Shards in the plan.
         shards: usize,
-        /// Different CPUs they run on.
+        /// Distinct CPUs that they run on.
         cpus: usize,
     },
     /// There are more shards than the control group's quota can run at a time.
@@ -77,7 +76,7 @@ impl fmt::Display for PlanWarning {
     }
 }
 
-/// Why the wish cannot be met.
+/// Why the requested placement is not possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlanError {
     /// The number of shards is zero or above [`SHARDS_MAX`].
@@ -85,21 +84,21 @@ pub enum PlanError {
         /// The number asked for.
         shards: usize,
     },
-    /// A list of CPUs was given, with nothing in it.
+    /// An empty list of CPUs was given.
     NoCpus,
-    /// This process may not run on a CPU that was asked for.
+    /// This process may not run on a CPU that was requested.
     NotAllowed {
-        /// The CPU asked for.
+        /// The CPU requested.
         cpu: usize,
         /// The CPUs it may run on.
         allowed: Vec<usize>,
     },
     /// A CPU was listed twice.
     Twice {
-        /// That CPU.
+        /// The CPU.
         cpu: usize,
     },
-    /// The machine allows no CPU at all, which only a wrong reading can say.
+    /// The machine allows no CPU at all, which must be a misreading.
     NothingAllowed,
 }
 
@@ -172,7 +171,7 @@ pub fn plan(
     let paid_for = machine.quota.map_or(usize::MAX, Quota::whole_cpus);
     let shards = match (shards, cpus) {
         (Some(shards), _) => shards,
-        // Whoever names CPUs has counted them, and is warned below if the quota says otherwise.
+        // An explicit list is not capped; a warning follows below if it exceeds the quota.
         (None, Some(wanted)) => wanted.len(),
         (None, None) => usable.len().min(paid_for).min(SHARDS_MAX),
     };
@@ -216,8 +215,8 @@ fn check_wanted(wanted: &[usize], allowed: &[usize]) -> Result<(), PlanError> {
 }
 
 impl Machine {
-    /// Asks the kernel. Fails only if the affinity mask cannot be read; a control group that cannot
-    /// be read or understood counts as no limit, because the kernel enforces it all the same.
+    /// Asks the kernel. Fails only if the affinity mask cannot be read. A control group that cannot be read or
+    /// understood counts as no limit, because the kernel enforces it all the same.
     pub fn read() -> io::Result<Machine> {
         let mut allowed = affinity()?;
         let groups = cgroup::read(Path::new("/"));

@@ -1,6 +1,6 @@
-//! Connections to other nodes: dialed without waiting, and handed to core once they stand or have failed.
+//! Dials to other nodes: non-blocking connects, handed to core once they succeed or fail.
 //!
-//! Owns sockets that are not connected yet. Must not know why they are dialed. Invariant: a place is free again only when
+//! Owns sockets that are not connected yet. Must not know why they are dialed. Invariant: a slot is reused only after
 //! the ring's wait for it has ended. Start at [`Dials::arm`].
 
 use crate::conn::About;
@@ -13,7 +13,7 @@ use sapwood_core::tree::Dial;
 use slab::Slab;
 use std::net::SocketAddr;
 
-/// How long a connection may take to stand: core counts on about a second.
+/// Connect time-out: core expects about a second.
 const DIAL_NS: u64 = 1_000_000_000;
 
 #[derive(Debug)]
@@ -21,25 +21,25 @@ struct Dialing {
     fd: OwnedFd,
     dial: u64,
     until_ns: u64,
-    /// Core was told that it failed; the ring has to end its wait.
+    /// Core was told of the failure; the ring's wait has to end.
     is_over: bool,
 }
 
-/// Connections that are being dialed.
+/// All dials in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
-    /// What core asked for since the last turn.
+    /// Dials requested by core since the last turn.
     pub wanted: Vec<Dial>,
     dialing: Slab<Dialing>,
-    /// To be waited for in the ring.
+    /// Slots whose wait has to be queued on the ring.
     begun: Vec<usize>,
-    /// To be ended in the ring.
+    /// Slots whose wait has to be cancelled on the ring.
     late: Vec<usize>,
     failed: Vec<u64>,
 }
 
 impl Dials {
-    /// Begins what core asked for.
+    /// Starts the dials requested by core.
     pub(crate) fn begin(&mut self, now: Now) {
         for dial in std::mem::take(&mut self.wanted) {
             match begin(dial.address) {
@@ -60,7 +60,7 @@ impl Dials {
         }
     }
 
-    /// Queues the waits that became due, and ends those that took too long.
+    /// Queues the waits that are due, and cancels those of late dials.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
         for place in self.begun.drain(..) {
             let fd = self.dialing[place].fd.as_raw_fd();
@@ -71,7 +71,7 @@ impl Dials {
         }
     }
 
-    /// Takes the end of a wait: gives the number, and the socket if it is connected.
+    /// Handles the completion of a wait. Returns the dial's number, with the socket if it is connected.
     pub(crate) fn complete(&mut self, completion: Completion) -> Option<(u64, Option<OwnedFd>)> {
         let (_, place) = About::of(completion.token);
         let Dialing {
@@ -85,12 +85,12 @@ impl Dials {
         Some((dial, is_connected.then_some(fd)))
     }
 
-    /// Whether there is something to begin or to say.
+    /// Whether there is a dial to start or a failure to report.
     pub(crate) fn is_due(&self) -> bool {
         !self.wanted.is_empty() || !self.failed.is_empty() || !self.late.is_empty()
     }
 
-    /// Gives up on those that take too long.
+    /// Gives up dials that take too long.
     pub(crate) fn end_late(&mut self, now: Now) {
         for (place, dialing) in &mut self.dialing {
             if !dialing.is_over && dialing.until_ns <= now.monotonic_ns {
@@ -101,13 +101,13 @@ impl Dials {
         }
     }
 
-    /// When the next one takes too long.
+    /// The earliest time-out.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let dialing = self.dialing.iter().filter(|(_, dialing)| !dialing.is_over);
         dialing.map(|(_, dialing)| dialing.until_ns).min()
     }
 
-    /// The numbers of those that failed since this was last asked.
+    /// Takes the numbers of the dials that failed since the last call.
     pub(crate) fn take_failed(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.failed)
     }

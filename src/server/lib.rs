@@ -1,9 +1,8 @@
 //! Runs a broker on Linux: a shard on each CPU, each with a glommio executor and a ring of its own.
 //!
-//! The only user of glommio. Owns threads, sockets, clocks and the mesh between shards; what is
-//! done with bytes is core's business. The poking thread here is a net under two ways that a
-//! wake-up can be lost: glommio 0.9 can park with a runnable task, and a bell could be missed.
-//! Start at [`Server::start`], then `shard`.
+//! The only user of glommio. Owns threads, sockets, clocks and the mesh between shards; what is done with the bytes is
+//! core's business. The poking thread is a safety net for two ways in which a wake-up can be lost: glommio 0.9 can park
+//! with a runnable task, and a bell could be missed. Start at [`Server::start`], then `shard`.
 
 mod conn;
 pub mod cpus;
@@ -49,110 +48,108 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Memory that glommio registers for files: the least it takes, since no shard reads any.
+/// Memory that glommio registers for files: its minimum, since no shard reads files.
 const GLOMMIO_IO_BYTES: usize = 64 * 1024;
 
-/// Entries of glommio's own rings: they carry nothing but the wait for ours.
+/// Entries of glommio's own rings: they carry only the wait for the shard's ring.
 const GLOMMIO_RING_ENTRIES: usize = 256;
 
-/// glommio's preempt timer can make it park with a runnable task; a shard's turns are bounded by
-/// themselves, so it is set to never.
+/// glommio's preempt timer can make it park with a runnable task. A shard bounds its own turns, so the timer is set to
+/// never.
 const GLOMMIO_PREEMPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Connections that must be possible for the broker to start: fewer is a mistake in the limits of
-/// the process rather than a wish.
+/// The broker does not start with room for fewer connections than this: such limits of the process are a mistake.
 const CONNECTIONS_WANTED: u64 = 64;
 
-/// How long a lame duck takes to send its clients away unless told otherwise: as long as nats-server.
+/// Default time in which a lame duck disconnects its clients: as in nats-server.
 pub const LAME_DUCK: Duration = Duration::from_secs(120);
 
-/// How the server runs. The default listens nowhere.
+/// The server's configuration. By default it listens nowhere.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// How many shards; `None` is one for each CPU that the process may use.
+    /// Number of shards; `None` is one for each CPU that the process may use.
     pub shards: Option<usize>,
     /// The CPUs to run on; `None` is all that the process may use.
     pub cpus: Option<Vec<usize>>,
-    /// Where the Redis protocol listens; `None` is nowhere.
+    /// Address for the Redis protocol; `None` does not listen.
     pub redis: Option<SocketAddr>,
-    /// What happens when a Redis client reads too slowly.
+    /// Slow consumer policy for Redis clients.
     pub redis_policy: Policy,
-    /// Where the native protocol listens; `None` is nowhere.
+    /// Address for the native protocol; `None` does not listen.
     pub native: Option<SocketAddr>,
-    /// What happens when a native client reads too slowly that does not say so itself.
+    /// Slow consumer policy for native clients that do not choose one.
     pub native_policy: Policy,
-    /// Where the NATS protocol listens; `None` is nowhere.
+    /// Address for the NATS protocol; `None` does not listen.
     pub nats: Option<SocketAddr>,
-    /// What happens when a NATS client reads too slowly.
+    /// Slow consumer policy for NATS clients.
     pub nats_policy: Policy,
-    /// Where HTTP and WebSocket listen; `None` is nowhere.
+    /// Address for HTTP and WebSocket; `None` does not listen.
     pub http: Option<SocketAddr>,
-    /// What happens when one of their clients reads too slowly that does not say so itself.
+    /// Slow consumer policy for HTTP and WebSocket clients that do not choose one.
     pub http_policy: Policy,
-    /// Where other nodes are taken in; `None` is nowhere.
+    /// Address for other nodes; `None` does not listen.
     pub node: Option<SocketAddr>,
-    /// Who this node is among others, and where it looks for them.
+    /// The node's identity, and where it looks for other nodes.
     pub tree: TreeSettings,
-    /// What the web may do.
+    /// Settings of the web protocols.
     pub web: WebSettings,
-    /// Clients must not publish to all.
+    /// Whether clients are forbidden to broadcast.
     pub no_broadcast: bool,
-    /// Longest payload that NATS clients may publish, in bytes; `None` is the most there is.
+    /// Maximum payload that NATS clients may publish, in bytes; `None` is the broker's maximum.
     pub nats_payload_max: Option<usize>,
-    /// How shards wait.
+    /// How shards wait for input.
     pub latency: Latency,
-    /// How long a lame duck takes to send its clients away; the first twelfth of it they may go by
-    /// themselves. `None` is [`LAME_DUCK`].
+    /// How long a lame duck takes to disconnect its clients; in the first twelfth of it they may leave by themselves.
+    /// `None` is [`LAME_DUCK`].
     pub lame_duck: Option<Duration>,
-    /// The name that goes with the password; `None` is `default`.
+    /// The user name that goes with the password; `None` is `default`.
     pub user: Option<Vec<u8>>,
-    /// What clients must know; `None` lets everybody in.
+    /// The password of clients; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
     /// The caps in force.
     pub limits: Limits,
-    /// Faults for tests.
+    /// Fault injection for tests.
     pub faults: Faults,
 }
 
-/// Who a node is among others, and where it looks for them.
+/// The node's identity, and where it looks for other nodes.
 #[derive(Clone, Debug, Default)]
 pub struct TreeSettings {
-    /// For people; may be empty.
+    /// The node's name, for people; may be empty.
     pub name: String,
-    /// Words for it that events can be sent to.
+    /// Tags of the node: events can be sent to all nodes with a tag.
     pub tags: Vec<String>,
-    /// Groups of nodes that it belongs to.
+    /// Groups of nodes that it belongs to: events can be sent to one node of a group.
     pub groups: Vec<String>,
-    /// Where others can dial it; `None` is where it listens for nodes.
+    /// The advertised address, which other nodes dial; `None` is the address where it listens for nodes.
     pub advertise: Option<SocketAddr>,
-    /// Nodes to ask for a place; without any, and without a parent, the node is a root.
+    /// Addresses of nodes to ask for a place; without any, and without a parent, the node is a root.
     pub join: Vec<SocketAddr>,
-    /// The only parent that it may have.
+    /// The only allowed parent.
     pub parent: Option<SocketAddr>,
-    /// Most children; `None` is what is usual.
+    /// Maximum number of children; `None` is the default.
     pub children_max: Option<u8>,
-    /// What all nodes of the tree share; `None` leaves links open.
+    /// The secret shared by all nodes of the tree; `None` leaves links unencrypted.
     pub key: Option<SecretKey>,
-    /// Its number for ever, and that of its start; `None` draws both.
+    /// The node id and the incarnation; `None` draws both at random.
     pub identity: Option<(NodeId, u64)>,
-    /// A file describes the tree: nobody is elected.
+    /// Whether a file describes the tree: there is no root election.
     pub is_static: bool,
-    /// Names of the children it may have; `None` is any.
+    /// Names of the allowed children; `None` allows any.
     pub allowed_children: Option<Vec<String>>,
 }
 
-/// How a shard waits for what comes next.
+/// How a shard waits for input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Latency {
-    /// It sleeps at once: no CPU time is spent waiting.
+    /// Sleeps at once: no CPU time is spent waiting.
     #[default]
     Park,
-    /// It looks again and again for a millisecond before it sleeps: whatever comes meanwhile finds it
-    /// awake, at the cost of a busy CPU.
+    /// Polls for a millisecond before it sleeps: input in that time finds it awake, at the cost of a busy CPU.
     Spin,
 }
 
-/// Faults that tests bring about.
+/// Faults that tests can inject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Run without the poking thread.
@@ -164,22 +161,22 @@ pub struct Faults {
 pub enum StartError {
     /// The CPUs of this machine could not be read.
     Machine(io::Error),
-    /// The wanted shards do not fit the machine.
+    /// The requested shards do not fit the machine.
     Plan(PlanError),
     /// An address could not be listened on.
     Listen {
-        /// The flag that names it.
+        /// The flag that sets it.
         flag: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The kernel does not let the shards have what they need.
     Refused(Refusal),
-    /// A thread, a descriptor or random bytes could not be had.
+    /// The system refused a thread, a descriptor or random bytes.
     System(io::Error),
-    /// glommio did not start; what it said.
+    /// glommio did not start; holds its error text.
     Executor(String),
 }
 
@@ -220,7 +217,7 @@ impl std::error::Error for StartError {}
 pub enum ServeError {
     /// A shard's ring failed.
     Ring(io::Error),
-    /// A shard ended by a bug; what it said.
+    /// A shard panicked or failed; holds its message.
     Shard(String),
 }
 
@@ -235,18 +232,18 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Begins a graceful end: no more connections, replies are written, then all is closed.
+/// A handle that ends the server gracefully: no more connections, replies are written, then all are closed.
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<Doors>);
 
 impl Stopper {
-    /// Begins to drain. Idempotent; returns at once.
+    /// Starts to drain. Idempotent; returns at once.
     pub fn drain(&self) {
         self.0.drain();
     }
 
-    /// Takes no more connections, tells clients whose protocol has words for it, sends all away bit by bit
-    /// over the time that [`Config::lame_duck`] gives, then drains. Idempotent; returns at once.
+    /// Starts the lame duck phase: accepts no more connections, tells clients whose protocol can say it, disconnects
+    /// all of them bit by bit over [`Config::lame_duck`], then drains. Idempotent; returns at once.
     pub fn lame_duck(&self) {
         self.0.lame_duck();
     }
@@ -299,7 +296,7 @@ impl Server {
         let sleepers = match server.start_shards(&identity, ways, ends, by_shard) {
             Ok(sleepers) => sleepers,
             Err(error) => {
-                // Those that run end again, so that nothing is left.
+                // Ends the shards that run already, so that nothing is left.
                 server.doors.drain();
                 let _ = server.join();
                 return Err(error);
@@ -313,7 +310,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts every shard on its CPU and waits until all run; gives what pokes them.
+    /// Starts every shard on its CPU and waits until all run. Returns the poking thread's handles of them.
     fn start_shards(
         &mut self,
         identity: &sapwood_core::Config,
@@ -354,7 +351,7 @@ impl Server {
             .collect())
     }
 
-    /// Waits until every shard runs, and gives their rings' descriptors; the error is that of the first that does not.
+    /// Waits until every shard runs. Returns their rings' descriptors, or the error of the first shard that failed.
     fn await_shards(
         &mut self,
         readies: &[flume::Receiver<OwnedFd>],
@@ -365,7 +362,7 @@ impl Server {
                 rings.push(ring);
                 continue;
             }
-            // Its thread is gone, or about to be, and says why when it is joined.
+            // The thread has ended or is about to; joining it gives the reason.
             let text = match self.executors.remove(place).join() {
                 Ok(Ok(())) => "it ended at once".to_string(),
                 Ok(Err(error)) => error.to_string(),
@@ -376,7 +373,7 @@ impl Server {
         Ok(rings)
     }
 
-    /// What listens where: the protocol's name and the address, with the port that was chosen.
+    /// The addresses listened on: each protocol's name and its address, with the actual port.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
         self.listeners.clone()
     }
@@ -391,7 +388,7 @@ impl Server {
         Stopper(Arc::clone(&self.doors))
     }
 
-    /// Waits until the server has ended: by a [`Stopper`], or by a fault.
+    /// Waits until the server has ended, by a [`Stopper`] or by a fault.
     pub fn join(self) -> Result<(), ServeError> {
         let mut outcome = Ok(());
         for executor in self.executors {
@@ -409,10 +406,10 @@ impl Server {
     }
 }
 
-/// What listens where, by protocol, and each shard's own sockets for it.
+/// The addresses listened on by protocol, and each shard's sockets for them.
 type Listeners = (Vec<(&'static str, SocketAddr)>, Vec<Vec<Listener>>);
 
-/// Listens on every address that is configured, once for each shard.
+/// Opens the listeners of every configured address, one for each shard.
 fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartError> {
     let mut listeners = Vec::new();
     let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
@@ -448,14 +445,14 @@ fn open_listeners(config: &Config, shards: usize) -> Result<Listeners, StartErro
     Ok((listeners, by_shard))
 }
 
-/// How a shard behaves, beyond what core is told.
+/// Settings of a shard's loop that core need not know.
 #[derive(Clone, Copy, Debug)]
 struct Ways {
     latency: Latency,
     lame_duck: Duration,
 }
 
-/// What one shard's thread is made from.
+/// What a shard's thread is started with.
 struct ShardParts {
     config: sapwood_core::Config,
     mesh: Mesh,
@@ -463,11 +460,11 @@ struct ShardParts {
     clients: Arc<AtomicU64>,
     ways: Ways,
     poked: flume::Receiver<()>,
-    /// Given a duplicate of the ring's descriptor when the shard runs; dropped without a word when it could not start.
+    /// Receives a duplicate of the ring's descriptor once the shard runs; dropped if the shard could not start.
     ready: flume::Sender<OwnedFd>,
 }
 
-/// What all shards' configurations have in common.
+/// The part of the configuration that all shards share.
 fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_core::Config> {
     let mut random = [0u8; 28];
     // 28 bytes are below the size up to which the kernel never gives fewer than asked for.
@@ -500,7 +497,7 @@ fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_cor
     })
 }
 
-/// What the tree is told, if this node has anything to do with others.
+/// The start-up settings of the tree; `None` if this node has nothing to do with other nodes.
 fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<TreeConfig>> {
     let settings = &config.tree;
     if node.is_none() && settings.join.is_empty() && settings.parent.is_none() {
@@ -519,7 +516,7 @@ fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<T
     let drawn = (NodeId(number(0)), wall.as_millis() as u64);
     let (id, incarnation) = settings.identity.unwrap_or(drawn);
     let advertise = settings.advertise.or(node);
-    // An unspecified address means something only to who is dialed from it.
+    // An unspecified address is meaningful only to a node that sees this one's IP.
     let known = advertise.filter(|address| !address.ip().is_unspecified());
     let mut place = PlaceConfig::new(id, incarnation, known);
     place.name.clone_from(&settings.name);
@@ -543,7 +540,7 @@ fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<T
     }))
 }
 
-/// Gives a shard randomness of its own for the keys of its connections.
+/// Gives a shard its own seed for the keys of its connections.
 fn with_own_entropy(mut config: sapwood_core::Config) -> io::Result<sapwood_core::Config> {
     if let Some(tree) = &mut config.tree {
         rustix::rand::getrandom(&mut tree.entropy, GetRandomFlags::empty())?;
@@ -577,11 +574,11 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
     } = parts;
     let _ends_node = EndsNode(mesh.doors());
     let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
-    // Fails only if nobody waits any more.
+    // Fails only if the receiver is gone.
     let _ = ready.send(ring.as_fd().try_clone_to_owned()?);
     let wake = WakeCell::new();
     let cell = wake.clone();
-    // Ends when the poking thread does, or with the executor.
+    // Ends with the poking thread, or with the executor.
     let poking = glommio::spawn_local(async move {
         while poked.recv_async().await.is_ok() {
             cell.poke();
@@ -598,8 +595,8 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
     outcome
 }
 
-/// Ends the whole node when one shard does, by a fault or a panic: a node without one of its shards
-/// would answer wrongly.
+/// Ends the whole node when one shard ends by a fault or a panic: with a shard missing, the node would give wrong
+/// answers.
 struct EndsNode(Arc<Doors>);
 
 impl Drop for EndsNode {

@@ -1,4 +1,4 @@
-//! Listening sockets: one a shard, on the same address.
+//! Listening sockets: one for each shard on the same address (SO_REUSEPORT).
 
 use rustix::fd::OwnedFd;
 use rustix::net::{
@@ -8,14 +8,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Connections that may wait to be accepted: what the system allows if it allows less.
+/// Maximum connections waiting to be accepted; the system may allow fewer.
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// How long an address may still be in use. A broker that was killed leaves its listeners to the
-/// kernel, which ends the accepts under way on them a little later.
+/// How long to wait for an address in use. The listeners of a killed broker belong to the kernel for a little longer,
+/// until it has ended the accepts in progress.
 const FREE_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long to wait before an address that is in use is tried again.
+/// Delay before an address in use is tried again.
 const FREE_AGAIN: Duration = Duration::from_millis(10);
 
 /// Opens a listener for each shard on one address; port 0 becomes a free one, the same for all.
@@ -37,7 +37,7 @@ pub(crate) fn open(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr
     Ok((actual, listeners))
 }
 
-/// Makes sure that nobody listens there, by listening alone for a moment.
+/// Checks that nobody listens on the address, by listening alone for a moment.
 fn wait_until_free(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + FREE_WITHIN;
     loop {

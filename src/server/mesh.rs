@@ -1,10 +1,9 @@
-//! How shards reach each other: one inbox a shard, batches that come back, and waking who sleeps.
+//! The mesh between shards: one inbox for each shard, batches that come back, and waking sleeping shards.
 //!
-//! Owns the channels and the doors; what a batch means and how many may be on the way is core's
-//! business. Nothing here waits. Invariants: an inbox has room for every batch that core's credit
-//! allows, so a send never finds it full; a shard that is about to sleep says so before it looks
-//! at its inbox for the last time, and a sender looks whether it sleeps after it has sent, so no
-//! wake-up is lost between the two. Start at [`Mesh::send`].
+//! Owns the channels and the doors; what a batch means and how many may be on the way is core's business. Nothing here
+//! blocks. Invariants: an inbox has room for every batch that core's credit allows, so a send never finds it full; a
+//! shard that is about to sleep says so before its last look at its inbox, and a sender checks whether it sleeps after
+//! sending, so no wake-up is lost between the two. Start at [`Mesh::send`].
 
 use crate::conn::Moved;
 use crate::poker::Watch;
@@ -19,22 +18,22 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Connections that may wait for a shard to take them: more than a tree's links bring at once.
+/// Maximum connections waiting for a shard to take them: more than a tree's links bring at once.
 const ARRIVALS_MAX: usize = 1024;
 
-/// Where a shard is woken, and how far it has come.
+/// The door of a shard: its wake-up bell, and its progress.
 #[derive(Debug)]
 pub struct Door {
-    /// Read by the shard's ring; in blocking mode, as the ring asks.
+    /// An eventfd read by the shard's ring; in blocking mode, as the ring needs.
     bell: OwnedFd,
     asleep: CachePadded<AtomicBool>,
-    /// The shard has batches that wait for credit: what comes back should wake it.
+    /// Whether batches wait for credit, so that a returned batch must wake the shard.
     wants_credit: CachePadded<AtomicBool>,
-    /// Turns the shard has done.
+    /// Number of turns done.
     turns: CachePadded<AtomicU64>,
-    /// Where the poking thread is roused, lest a ring of the bell is lost.
+    /// The poking thread's alarm, which is rung in case a bell is lost.
     watch: Arc<Watch>,
-    /// For the test of the poking thread: the next ring of the bell is not heard.
+    /// Fault injection: the next ring of the bell is lost.
     #[cfg(test)]
     swallow_next: AtomicBool,
 }
@@ -54,12 +53,13 @@ impl Door {
 
     /// Wakes the shard if it sleeps.
     pub fn wake(&self) {
-        // Pairs with the fence in `fall_asleep`: either we see that it sleeps, or it sees what we sent.
+        // Pairs with the fence in `fall_asleep`: either this side sees that the shard sleeps, or the shard sees what
+        // was sent.
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             self.ring_bell();
-            // Pairs with the fence of the poking thread, lest this ring is lost: either we see that it dozes, or it sees
-            // that the shard was woken.
+            // Pairs with the fence of the poking thread, in case the bell is lost: either this side sees that the
+            // thread dozes, or the thread sees that the shard was woken.
             std::sync::atomic::fence(Ordering::SeqCst);
         }
         self.watch.rouse();
@@ -71,11 +71,11 @@ impl Door {
         if self.swallow_next.swap(false, Ordering::AcqRel) {
             return;
         }
-        // Fails only when the count is at its greatest, and then the bell is ringing already.
+        // Fails only if the counter is at its maximum, and then the bell is ringing already.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
-    /// Loses the next ring of the bell.
+    /// Fault injection: loses the next ring of the bell.
     #[cfg(test)]
     pub(crate) fn swallow_next(&self) {
         self.swallow_next.store(true, Ordering::Release);
@@ -92,50 +92,50 @@ impl Door {
         self.asleep.load(Ordering::Acquire)
     }
 
-    /// Says that the shard sleeps, whatever waits for it.
+    /// Marks the shard as asleep, whatever waits for it. For tests.
     #[cfg(test)]
     pub(crate) fn pretend_asleep(&self) {
         self.asleep.store(true, Ordering::Release);
     }
 
-    /// Turns done so far: stands still while the shard sleeps or hangs.
+    /// Turns done so far. Does not change while the shard sleeps or hangs.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 }
 
-/// What all shards of a node share.
+/// The state that all shards of a node share.
 #[derive(Debug)]
 pub struct Doors {
     doors: Vec<Door>,
-    /// `returns[sender][receiver]`: batches that the receiver has dealt with.
+    /// `returns[sender][receiver]`: batches that the receiver has handled.
     returns: Vec<Vec<ArrayQueue<Batch>>>,
-    /// What each shard's inbox holds, for the poking thread.
+    /// Senders of the inboxes, through which the poking thread sees what waits there.
     inboxes: Vec<flume::Sender<(ShardId, Batch)>>,
     arrivals: Vec<flume::Sender<Moved>>,
     watch: Arc<Watch>,
     draining: AtomicBool,
-    /// The node is a lame duck: it takes no more clients, and sends those it has away bit by bit.
+    /// Whether the node is a lame duck: it accepts no more clients, and disconnects those it has bit by bit.
     lame: AtomicBool,
-    /// Shards that have sent all away since then.
+    /// Number of shards that have disconnected all their clients since then.
     emptied: AtomicU64,
-    /// Shards that have written all they had when the node began to drain.
+    /// Number of shards that have written all output since the drain began.
     flushed: AtomicU64,
 }
 
 impl Doors {
-    /// Each shard's door.
+    /// The door of each shard.
     pub fn iter(&self) -> impl Iterator<Item = &Door> {
         self.doors.iter()
     }
 
-    /// Asks all shards to drain. Idempotent.
+    /// Tells all shards to drain. Idempotent.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.ring_all();
     }
 
-    /// Asks all shards to send their clients away bit by bit, and then to drain. Idempotent.
+    /// Tells all shards to disconnect their clients bit by bit, and then to drain. Idempotent.
     pub fn lame_duck(&self) {
         self.lame.store(true, Ordering::Release);
         self.ring_all();
@@ -144,7 +144,7 @@ impl Doors {
     /// Wakes all shards, asleep or not.
     fn ring_all(&self) {
         for door in &self.doors {
-            // Lest the ring is lost, the poking thread finds a shard that is awake and stands still.
+            // In case the ring is lost: the poking thread looks at shards that are awake and stand still.
             door.asleep.store(false, Ordering::Release);
             door.ring_bell();
         }
@@ -157,13 +157,13 @@ impl Doors {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Where the poking thread dozes.
+    /// The alarm and state of the poking thread's doze.
     pub(crate) fn watch(&self) -> &Watch {
         &self.watch
     }
 
-    /// Whether a shard that stands still has something to do: it was woken and has not said that it sleeps since, or
-    /// something waits for it. What its ring has is not known here.
+    /// Whether a shard has something to do as seen from here: it was woken and has not gone back to sleep since, or its
+    /// inbox or returned batches hold something. Completions of its ring are not visible here.
     pub(crate) fn has_pending(&self, shard: usize) -> bool {
         let door = &self.doors[shard];
         let is_awake = !door.asleep.load(Ordering::Acquire);
@@ -172,7 +172,7 @@ impl Doors {
         is_awake || has_mail || wants_credit && self.has_returned(shard)
     }
 
-    /// Whether batches of a shard came back to it.
+    /// Whether batches have come back to this shard.
     fn has_returned(&self, shard: usize) -> bool {
         self.returns[shard].iter().any(|queue| !queue.is_empty())
     }
@@ -184,13 +184,13 @@ pub struct Mesh {
     me: ShardId,
     inbox: flume::Receiver<(ShardId, Batch)>,
     arrivals: flume::Receiver<Moved>,
-    /// Where connections that are other shards' go.
+    /// Channels for connections that belong to other shards.
     departures: Vec<flume::Sender<Moved>>,
     others: Vec<flume::Sender<(ShardId, Batch)>>,
     doors: Arc<Doors>,
 }
 
-/// The ends of the mesh for so many shards.
+/// Creates a mesh of so many shards.
 ///
 /// Fails if no descriptor is left for a bell.
 pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
@@ -233,12 +233,12 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
 }
 
 impl Mesh {
-    /// What all shards share.
+    /// The shared state of all shards.
     pub fn doors(&self) -> Arc<Doors> {
         Arc::clone(&self.doors)
     }
 
-    /// Sends a batch; lost if that shard has ended, which happens only while the node drains.
+    /// Sends a batch. It is lost if the other shard has ended, which happens only while the node drains.
     pub fn send(&self, to: ShardId, batch: Batch) {
         let place = usize::from(to.0);
         match self.others[place].try_send((self.me, batch)) {
@@ -250,8 +250,8 @@ impl Mesh {
         }
     }
 
-    /// Gives a connection to another shard. If that has as many waiting as it may, the connection is closed, and dialed
-    /// again.
+    /// Hands a connection to another shard. If that shard has its maximum waiting, the connection is closed, and will
+    /// be dialed again.
     pub fn send_moved(&self, to: ShardId, moved: Moved) {
         let place = usize::from(to.0);
         if self.departures[place].try_send(moved).is_ok() {
@@ -259,7 +259,7 @@ impl Mesh {
         }
     }
 
-    /// The next connection that another shard gave.
+    /// The next connection handed over by another shard.
     pub fn receive_moved(&self) -> Option<Moved> {
         self.arrivals.try_recv().ok()
     }
@@ -269,10 +269,10 @@ impl Mesh {
         self.inbox.try_recv().ok()
     }
 
-    /// Gives a batch that was dealt with back to its sender.
+    /// Returns a handled batch to its sender.
     pub fn give_back(&self, to: ShardId, batch: Batch) {
         let sender = usize::from(to.0);
-        // A queue holds as many as can be on the way; if it did not, the batch would only be freed.
+        // The queue holds as many batches as can be on the way. Were it full, the batch would only be freed.
         let _ = self.doors.returns[sender][usize::from(self.me.0)].push(batch);
         let door = &self.doors.doors[sender];
         // Pairs with `fall_asleep`, as in `wake`.
@@ -282,7 +282,7 @@ impl Mesh {
         }
     }
 
-    /// The next of this shard's batches that came back, and who gave it back.
+    /// The next of this shard's batches that came back, with the shard that returned it.
     pub fn take_returned(&self) -> Option<(ShardId, Batch)> {
         let queues = self.doors.returns[usize::from(self.me.0)]
             .iter()
@@ -297,7 +297,7 @@ impl Mesh {
         self.doors.doors[usize::from(self.me.0)].bell.as_raw_fd()
     }
 
-    /// Says that this shard is about to sleep; false if there is something to do after all.
+    /// Marks this shard as about to sleep. False if there is something to do after all.
     pub fn fall_asleep(&self, wants_credit: bool) -> bool {
         let door = &self.doors.doors[usize::from(self.me.0)];
         door.wants_credit.store(wants_credit, Ordering::Relaxed);
@@ -311,7 +311,7 @@ impl Mesh {
         false
     }
 
-    /// Says that this shard is awake.
+    /// Marks this shard as awake.
     pub fn awake(&self) {
         let door = &self.doors.doors[usize::from(self.me.0)];
         door.asleep.store(false, Ordering::Relaxed);
@@ -328,12 +328,12 @@ impl Mesh {
         self.doors.is_draining()
     }
 
-    /// Whether clients are to be sent away bit by bit.
+    /// Whether clients are to be disconnected bit by bit.
     pub fn is_lame_duck(&self) -> bool {
         self.doors.lame.load(Ordering::Acquire)
     }
 
-    /// Takes note that this shard has sent all away; once all shards have, the node drains.
+    /// Records that this shard has disconnected all its clients. Once all shards have, the node drains.
     pub fn note_emptied(&self) {
         let emptied = self.doors.emptied.fetch_add(1, Ordering::AcqRel) + 1;
         if emptied == self.doors.doors.len() as u64 {
@@ -341,13 +341,13 @@ impl Mesh {
         }
     }
 
-    /// Says that this shard has written all it had.
+    /// Records that this shard has written all its output.
     pub fn note_flushed(&self) {
         self.doors.flushed.fetch_add(1, Ordering::AcqRel);
         self.doors.doors.iter().for_each(Door::wake);
     }
 
-    /// Whether all shards have written all they had.
+    /// Whether all shards have written all their output.
     pub fn all_flushed(&self) -> bool {
         self.doors.flushed.load(Ordering::Acquire) >= self.others.len() as u64
     }

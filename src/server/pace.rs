@@ -1,56 +1,56 @@
-//! Whether delaying reads pays.
+//! Pacing: whether delaying reads increases the throughput.
 //!
-//! A publisher that writes each message by itself makes the shard read, deliver and write each by
-//! itself, which costs ten times as much as a few at once. Where a shard is never idle and its turns
-//! carry little, it tries to read such connections only every [`HOLD_NS`], and goes on if more
-//! messages got through; clients that wait for answers get fewer through, so the trial itself
-//! rejects it for them. Only reads are delayed, never output. Owns the decision alone: what is held
-//! is the business of [`crate::conn`]. Knows no clock: time is told. Start at [`Pacer::turn_ended`].
+//! A publisher that writes each message by itself makes the shard read, deliver and write each one by itself, which
+//! costs ten times as much as handling a few at once. If a shard is never idle and its turns carry little, it tries to
+//! read such connections only every [`HOLD_NS`], and goes on if more messages got through. With clients that wait for
+//! answers fewer get through, so the trial itself rejects pacing for them. Only reads are delayed, never output. Owns
+//! the decision alone: holding reads is the business of [`crate::conn`]. Has no clock: time is passed in. Start at
+//! [`Pacer::turn_ended`].
 
-/// How long a paced connection is not read: long enough for some tens of messages, short beside
-/// what a saturated shard makes them wait anyway.
+/// How long a paced connection is not read: long enough for some tens of messages, short compared with the delay on a
+/// saturated shard.
 pub(crate) const HOLD_NS: u64 = 100_000;
 
-/// What is judged at once: long enough to count hundreds of messages, short enough that a trial that
-/// fails costs little.
+/// Length of an epoch, the unit of measuring: long enough to count hundreds of messages, short enough that a failed
+/// trial costs little.
 const EPOCH_NS: u64 = 4_000_000;
 
-/// Epochs of a trial; the first is not judged, because what waited before counts in it.
+/// Epochs of a trial. The first is not judged, because messages that waited before count in it.
 const TRIAL_EPOCHS: u32 = 3;
 
-/// A shard that sleeps for more than this share of its time has time to be prompt. Publishers that
-/// are the slower for every answer they have to read let it sleep a little.
+/// A shard that sleeps for a greater share of its time than this is not paced. Publishers slowed down by the answers
+/// that they have to read let it sleep a little.
 const IDLE_SHARE_MAX: f64 = 0.2;
 
-/// Turns that carry more messages gain nothing by waiting for more.
+/// Turns with more messages than this gain nothing from pacing.
 const MESSAGES_EACH_TURN_MAX: u64 = 64;
 
-/// Fewer messages in an epoch than this (10,000/s) are not worth a trial.
+/// Minimum messages in an epoch (10,000/s) for a trial.
 const MESSAGES_MIN: u64 = 40;
 
-/// A trial must let through so much more.
+/// A trial must increase the messages by at least this factor.
 const GAIN_MIN: f64 = 1.15;
 
-/// Epochs until the next trial, after one that failed: doubled each time, so that trials cost
-/// clients that wait for answers less than a fiftieth of their rate in the end.
+/// Epochs until the next trial after a failed one, minimum and maximum: doubled each time, so that in the end trials
+/// cost clients that wait for answers less than a fiftieth of their rate.
 const PAUSE_EPOCHS: (u32, u32) = (8, 256);
 
-/// Epochs until it is looked whether pacing still pays.
+/// Epochs of pacing until it is judged again.
 const PACED_EPOCHS: u32 = 128;
 
-/// So many epochs in a row that are worse than before end it: one may be the scheduler's.
+/// Consecutive worse epochs that end pacing: a single one may be due to the scheduler.
 const WORSE_EPOCHS: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Prompt,
-    /// So many epochs are left; messages a nanosecond before, and in the best epoch since.
+    /// A trial: epochs left, the rate before in messages a nanosecond, and the best rate since.
     Trial {
         left: u32,
         before: f64,
         best: f64,
     },
-    /// The same; and for so many epochs it was worse than before.
+    /// Pacing: epochs left, the rate before the trial, and the number of consecutive worse epochs.
     Paced {
         left: u32,
         before: f64,
@@ -58,7 +58,7 @@ enum Mode {
     },
 }
 
-/// The decision of one shard, and what it rests on.
+/// The pacing decision of one shard, and its measurements.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     mode: Mode,
@@ -66,10 +66,10 @@ pub(crate) struct Pacer {
     messages_before: u64,
     turns: u64,
     cpu_before: u64,
-    /// Epochs until a trial may begin.
+    /// Epochs until the next trial may begin.
     pause: u32,
     next_pause: u32,
-    /// Trials that were kept so far.
+    /// Number of successful trials.
     pub kept: u64,
 }
 
@@ -87,20 +87,20 @@ impl Pacer {
         }
     }
 
-    /// Whether reads of busy connections are delayed now.
+    /// Whether reads of busy connections are delayed at present.
     pub(crate) fn is_pacing(&self) -> bool {
         self.mode != Mode::Prompt
     }
 
-    /// Takes note of a turn: the time, and the messages that the shard has handled in all. `cpu_ns` is the
-    /// CPU time that it has used in all, and asked for once an epoch.
+    /// Records the end of a turn: the time, and the total of messages that the shard has handled. `cpu_ns` returns its
+    /// total CPU time, and is called once an epoch.
     pub(crate) fn turn_ended(&mut self, now_ns: u64, messages: u64, cpu_ns: impl FnOnce() -> u64) {
         self.turns += 1;
         let elapsed = now_ns.saturating_sub(self.epoch_began);
         if elapsed < EPOCH_NS {
             return;
         }
-        // Time asleep cannot be told by clocks around the waits: the kernel receives in the same call.
+        // Clocks around the waits cannot tell the time asleep: the kernel receives in the same call.
         let cpu_ns = cpu_ns();
         let idle_ns = elapsed.saturating_sub(cpu_ns.saturating_sub(self.cpu_before));
         let count = messages.saturating_sub(self.messages_before);
@@ -145,7 +145,7 @@ impl Pacer {
                 self.next_pause = (2 * self.next_pause).min(PAUSE_EPOCHS.1);
                 Mode::Prompt
             }
-            // No longer what it was: whoever comes now is prompt until a trial says otherwise.
+            // Conditions may have changed: pacing stops until a trial succeeds.
             Mode::Paced { left, worse, .. } if left == 1 || worse >= WORSE_EPOCHS => Mode::Prompt,
             Mode::Paced {
                 left,
@@ -164,7 +164,7 @@ impl Pacer {
 mod tests {
     use super::*;
 
-    /// A shard whose turns take `turn_ns` and handle `messages` each; both may depend on pacing.
+    /// A simulated shard: turns take `turn_ns` and handle `messages` each; both may depend on pacing.
     struct Load {
         pacer: Pacer,
         now: u64,
@@ -182,7 +182,7 @@ mod tests {
             }
         }
 
-        /// Runs for so long; gives the share of time that it was paced.
+        /// Runs for so long. Returns the share of time with pacing.
         fn run(
             &mut self,
             milliseconds: u64,
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn clients_that_wait_for_answers_are_left_alone() {
         let mut load = Load::new();
-        // Delayed, each still has one request under way.
+        // When delayed, each client still has one request in flight.
         let turn = |is_pacing| {
             if is_pacing {
                 (100_000, 10)

@@ -2,7 +2,7 @@
 
 use sapwood_core::Asset;
 
-/// All of them.
+/// All files of the page.
 pub(crate) const PAGE: &[Asset] = &[
     Asset {
         path: "/",

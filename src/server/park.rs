@@ -1,7 +1,7 @@
-//! How a glommio task sleeps until the shard's ring has something, or until a neighbour pokes it.
+//! How a glommio task sleeps until the shard's ring has completions, or until another task pokes it.
 //!
-//! Owns the waiting and nothing else. It must not look at completions, and it never blocks the
-//! thread. Start reading at [`Parker::wait`].
+//! Owns the waiting and nothing else. It must not look at completions, and it never blocks the thread. Start reading at
+//! [`Parker::wait`].
 //!
 //! glommio has no public wait for an arbitrary descriptor. A `glommio::net::TcpStream` does one on
 //! the inside: it starts a poll for readability when it is made from a descriptor, its `poll_read`
@@ -35,14 +35,14 @@ use glommio::net::TcpStream;
 
 use crate::ring::Ring;
 
-/// What ended a wait.
+/// The reason why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// The ring has completions, or work to do in [`Ring::submit`].
     Ring,
-    /// [`WakeCell::poke`] was called since the last wait that said so.
+    /// [`WakeCell::poke`] was called since the last wait that returned this.
     Poked,
-    /// Nothing: no descriptor is left for the poll (`EMFILE`). Wait a little with
+    /// No descriptor is left for the poll (`EMFILE`), so nothing was waited for. Wait a little with
     /// [`Ring::submit_and_wait`] instead.
     NoDescriptor,
 }
@@ -64,7 +64,7 @@ struct WakeState {
 }
 
 impl WakeCell {
-    /// A cell that nobody has poked.
+    /// A cell without a poke.
     pub fn new() -> WakeCell {
         WakeCell::default()
     }
@@ -77,12 +77,12 @@ impl WakeCell {
         }
     }
 
-    /// Takes the mark of a poke without waiting: for a task that has just done what pokes ask for.
+    /// Takes a poke without waiting, for a task that has just done what pokes ask for.
     pub fn take(&self) -> bool {
         self.state.poked.replace(false)
     }
 
-    /// Keeps the waker of the waiting task, cloning it only when it is another one than before.
+    /// Stores the waker of the waiting task. Clones it only if it is another one than before.
     fn keep(&self, waker: &Waker) {
         let sleeper = match self.state.sleeper.take() {
             Some(sleeper) if sleeper.will_wake(waker) => sleeper,
@@ -100,7 +100,7 @@ impl fmt::Debug for WakeCell {
     }
 }
 
-/// Forgets the sleeper when a wait ends in any way, so that an idle cell holds no waker.
+/// Removes the waker when a wait ends in any way, so that an idle cell holds none.
 struct Sleeping<'cell>(&'cell WakeCell);
 
 impl Drop for Sleeping<'_> {
@@ -109,7 +109,7 @@ impl Drop for Sleeping<'_> {
     }
 }
 
-/// Waits for one ring. Make one for each ring, keep it, and drop it before the executor ends.
+/// Waits for one ring. Create one for each ring, keep it, and drop it before the executor ends.
 #[derive(Debug, Default)]
 pub struct Parker {
     /// The poll in flight, if the last wait ended before it did.
@@ -117,7 +117,7 @@ pub struct Parker {
 }
 
 impl Parker {
-    /// A parker that waits for nothing yet.
+    /// A parker without a poll.
     pub fn new() -> Parker {
         Parker::default()
     }
@@ -135,7 +135,7 @@ impl Parker {
         poll_fn(|context| self.poll_wait(ring, wake, &mut fresh, context)).await
     }
 
-    /// `fresh`: the armed poll was started by this wait, so that its end is news.
+    /// `fresh`: this wait started the armed poll, so that its end is news.
     fn poll_wait(
         &mut self,
         ring: &mut Ring,
@@ -176,7 +176,7 @@ impl Parker {
                     if *fresh {
                         return Poll::Ready(Ok(Woken::Ring));
                     }
-                    // Left over from an earlier wait, and its completions are long collected.
+                    // Left over from an earlier wait, whose completions were collected long ago.
                 }
                 Poll::Ready(other) => {
                     self.armed = None;

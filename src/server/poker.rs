@@ -1,13 +1,13 @@
 //! The poking thread: wakes a shard whose wake-up was lost.
 //!
-//! glommio 0.9 can park with a runnable task, and a bell can be missed by a bug. So a plain thread looks, each
-//! [`LOOK_EVERY`], whether a shard stands still though it has something to do: its bell was rung, its inbox holds
+//! glommio 0.9 can park with a runnable task, and a bell can be missed by a bug. So a plain thread checks, each
+//! [`LOOK_EVERY`], whether a shard stands still although it has something to do: its bell was rung, its inbox holds
 //! something, or its ring has completions. Such a shard is poked; one that sleeps with nothing to do is left alone.
 //! Once all shards have stood still for [`QUIET_LOOKS`], the thread dozes: it blocks in `poll(2)` on the shards' rings
-//! and on an alarm that senders ring ([`Watch::rouse`]), so an idle broker costs nothing but its vitals.
+//! and on an alarm that senders ring ([`Watch::rouse`]), so an idle broker costs nothing but measuring its vitals.
 //!
-//! Must not know what shards do. Invariant: a thread that is about to doze says so before it looks for the last time,
-//! and a sender looks whether it dozes after it has sent, so one of the two notices. Start at [`Poker::run`].
+//! Must not know what shards do. Invariant: a thread that is about to doze says so before its last look, and a sender
+//! checks whether it dozes after sending, so one of the two notices. Start at [`Poker::run`].
 
 #[cfg(test)]
 mod tests;
@@ -23,14 +23,14 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often the thread looks while shards move. A lost wake-up delays what waits by one to two of these.
+/// Interval of looks while shards move. A lost wake-up delays events by one to two of these.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Looks in a row that find all shards still, before the thread dozes: so long that steady traffic, however slow, does
-/// not rouse it for each message, and so short that what comes once a second costs a few looks.
+/// Consecutive looks that find all shards still before the thread dozes: long enough that steady traffic, however slow,
+/// does not rouse it for each message, and short enough that one event a second costs a few looks.
 const QUIET_LOOKS: u32 = 10;
 
-/// Where the poking thread dozes, and how senders rouse it.
+/// State of the poking thread's doze, and the alarm by which senders rouse it.
 #[derive(Debug)]
 pub(crate) struct Watch {
     is_dozing: AtomicBool,
@@ -46,11 +46,11 @@ impl Watch {
         })
     }
 
-    /// Has the thread look again if it dozes; otherwise one load. Whoever calls has made what it is to see visible by
-    /// a `SeqCst` fence.
+    /// Makes the thread look again if it dozes; otherwise costs one load. The caller must first have made its changes
+    /// visible by a `SeqCst` fence.
     pub(crate) fn rouse(&self) {
         if self.is_dozing.load(Ordering::Relaxed) && self.is_dozing.swap(false, Ordering::AcqRel) {
-            // Fails only when the count is at its greatest, and then the alarm is ringing already.
+            // Fails only if the counter is at its maximum, and then the alarm is ringing already.
             let _ = rustix::io::write(&self.alarm, &1u64.to_ne_bytes());
         }
     }
@@ -61,12 +61,12 @@ impl Watch {
     }
 }
 
-/// What the poking thread knows of a shard beside its door.
+/// The poking thread's handles of a shard, besides its door.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
-    /// Ends the shard's sleep.
+    /// Pokes the shard.
     pub poke: flume::Sender<()>,
-    /// A duplicate of its ring's descriptor: readable while completions wait.
+    /// A duplicate of its ring's descriptor, which is readable while completions wait.
     pub ring: OwnedFd,
 }
 
@@ -84,7 +84,7 @@ impl PokingThread {
         self.ended.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         self.doors.watch().rouse();
-        // It has no way to fail but a panic, which was printed.
+        // The thread can only fail by a panic, which was printed.
         let _ = self.thread.join();
     }
 }
@@ -98,7 +98,7 @@ pub(crate) fn start(
     start_dozing(doors, sleepers, vitals, vitals::EVERY)
 }
 
-/// The same with another limit of a doze.
+/// Like [`start`], with another maximum of a doze.
 fn start_dozing(
     doors: Arc<Doors>,
     sleepers: Vec<Sleeper>,
@@ -125,16 +125,16 @@ fn start_dozing(
     })
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Poker {
     doors: Arc<Doors>,
     sleepers: Vec<Sleeper>,
-    /// Turns that each shard had done at the last look, and whether it stood still since the one before.
+    /// For each shard, its turns at the last look, and whether it stood still since the look before.
     turns: Vec<u64>,
     still: Vec<bool>,
     ended: Arc<AtomicBool>,
     meter: Meter,
-    /// How long it dozes at the longest: it measures the process between.
+    /// Maximum length of a doze, because the process is measured in between.
     doze: Duration,
 }
 
@@ -154,14 +154,14 @@ impl Poker {
                 std::thread::sleep(LOOK_EVERY);
             } else if self.doze() {
                 quiet_looks = 0;
-                // Where the shards stand now: one that does not move on from here is poked at the next look.
+                // Takes the present turn counts: a shard that does not move on from here is poked at the next look.
                 self.look();
                 std::thread::sleep(LOOK_EVERY);
             }
         }
     }
 
-    /// Takes note of who has done a turn since the last look.
+    /// Records which shards have done a turn since the last look.
     fn look(&mut self) {
         let shards = self.doors.iter().zip(&mut self.turns).zip(&mut self.still);
         for ((door, seen), still) in shards {
@@ -170,7 +170,7 @@ impl Poker {
         }
     }
 
-    /// Pokes each shard that stands still with something to do; whether there was one.
+    /// Pokes each shard that stands still with something to do. Returns whether there was one.
     fn poke_who_has_work(&self) -> bool {
         if !self.still.contains(&true) {
             return false;
@@ -180,32 +180,32 @@ impl Poker {
         for (place, sleeper) in self.sleepers.iter().enumerate() {
             if self.still[place] && (have_completions[place] || self.doors.has_pending(place)) {
                 any = true;
-                // Full: it was poked and has not moved since; once is enough.
+                // Fails if a poke is still unread; one is enough.
                 let _ = sleeper.poke.try_send(());
             }
         }
         any
     }
 
-    /// Sleeps until a shard's ring has something, somebody sends, or it is time to measure; whether shards are to be
-    /// watched again.
+    /// Sleeps until a shard's ring has something, a sender rings the alarm, or it is time to measure. Returns whether
+    /// the shards must be watched again.
     fn doze(&self) -> bool {
         let watch = self.doors.watch();
         watch.is_dozing.store(true, Ordering::Relaxed);
-        // Pairs with the fence of who calls `rouse`: either he sees that we doze, or we see what he sent.
+        // Pairs with the fence of callers of `rouse`: either they see that the thread dozes, or it sees what they sent.
         fence(Ordering::SeqCst);
         let has_pending = (0..self.sleepers.len()).any(|place| self.doors.has_pending(place));
         let has_ended = self.ended.load(Ordering::Acquire);
         let is_roused = has_pending || has_ended || self.wait(Some(self.doze)).contains(&true);
         watch.is_dozing.store(false, Ordering::Relaxed);
         let mut count = [0; 8];
-        // Fails when nobody has rung, which is as good.
+        // Fails if the alarm has not rung, which is as good.
         let _ = rustix::io::read(&watch.alarm, &mut count);
         is_roused
     }
 
-    /// Waits until a ring has completions or the alarm rings; which of them, the alarm last. A signal ends it, and
-    /// then nothing is known.
+    /// Waits until a ring has completions or the alarm rings. Returns which of them, the alarm last. After a signal
+    /// nothing is known, so all are false.
     fn wait(&self, at_most: Option<Duration>) -> Vec<bool> {
         let rings = self.sleepers.iter().map(|sleeper| sleeper.ring.as_fd());
         let all = rings.chain([self.doors.watch().alarm.as_fd()]);
@@ -216,7 +216,7 @@ impl Poker {
             tv_sec: time.as_secs() as i64,
             tv_nsec: i64::from(time.subsec_nanos()),
         });
-        // Fails by a signal, or when the kernel is short of memory: it is tried again at the next look.
+        // Fails by a signal, or if the kernel is short of memory: retried at the next look.
         let _ = poll(&mut polled, at_most.as_ref());
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         polled.iter().map(is_ready).collect()

@@ -1,10 +1,9 @@
-//! The start-up check: can this process have what the shards will need, and if not, what must be
-//! changed where.
+//! The start-up check: whether this process can have what the shards need, and if not, what has to be changed where.
 //!
-//! Owns the trial of io_uring, the raising of resource limits, and the advice. It is the only place
-//! that explains system errors of io_uring to an operator: glommio's own messages call most of them
-//! an old kernel. Must run before any shard and, because limits belong to the whole process, before
-//! other threads start. Start reading at [`check`].
+//! Owns the trial of io_uring, the raising of resource limits, and the advice. It is the only place that explains
+//! system errors of io_uring to an operator: glommio's own messages blame an old kernel for most of them. Must run
+//! before any shard and, because limits belong to the whole process, before other threads start. Start reading at
+//! [`check`].
 
 mod limits;
 #[cfg(test)]
@@ -29,10 +28,10 @@ const SHARD_LOCKED_BYTES: u64 = 512 * 1024;
 /// Descriptors of one shard besides its connections: four rings and the duplicate of one, two
 /// eventfds, a handful of listeners, rounded up.
 const SHARD_FILES: u64 = 16;
-/// Descriptors that belong to no shard: storage, logs, cluster links, administration.
+/// Descriptors of no shard: storage, logs, links between nodes, administration.
 const PROCESS_FILES: u64 = 256;
-/// What glommio 0.9 checks for at its first executor, where it ends the process if one is missing;
-/// the last is ours, as are some of the others.
+/// Operations that glommio 0.9 checks for at its first executor, where it ends the process if one is missing; the last
+/// one is needed by the shard's ring, as are some of the others.
 const OPERATIONS: [(&str, u8); 24] = [
     ("NOP", opcode::Nop::CODE),
     ("READV", opcode::Readv::CODE),
@@ -59,16 +58,15 @@ const OPERATIONS: [(&str, u8); 24] = [
     ("RECV", opcode::Recv::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
 ];
-/// How long the trial request may take. It takes microseconds, and the kernel of a suspended
-/// machine is allowed more.
+/// Time-out of the trial request. It takes microseconds; a suspended machine may need longer.
 const TRIAL_WAIT: Duration = Duration::from_secs(5);
 
-/// What the configuration asks of the machine.
+/// What the configuration needs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// How many shards will run.
+    /// Number of shards.
     pub shards: usize,
-    /// How many client connections the broker must be able to hold, all shards together.
+    /// Number of client connections that the broker must be able to hold, on all shards together.
     pub connections: u64,
 }
 
@@ -77,11 +75,11 @@ pub struct Needs {
 pub struct Report {
     /// The kernel's release, as `uname -r` says.
     pub kernel: String,
-    /// The limit of open files, after it was raised.
+    /// The limit of open files, after raising it.
     pub open_files: u64,
-    /// How many connections that leaves room for.
+    /// Number of connections that this limit allows.
     pub connections: u64,
-    /// The limit of locked memory in bytes, after it was raised; `u64::MAX` is unlimited.
+    /// The limit of locked memory in bytes, after raising it; `u64::MAX` is unlimited.
     pub locked_bytes: u64,
     /// Whether rings count against that limit. They do from about Linux 6.14 on, unless the process
     /// has CAP_IPC_LOCK.
@@ -106,13 +104,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Who forbids io_uring.
+/// What forbids io_uring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forbidder {
     /// The sysctl `kernel.io_uring_disabled` has this value: 1 for all but the privileged, 2 for
     /// everyone.
     Sysctl(u8),
-    /// A seccomp filter, as container runtimes set up.
+    /// A seccomp filter, as set up by container runtimes.
     Seccomp,
     /// Neither of them, so most likely a security module such as SELinux.
     Unknown,
@@ -126,54 +124,53 @@ pub enum Refusal {
     Missing {
         /// The kernel's release.
         kernel: String,
-        /// A seccomp filter is active, and may be what pretends so.
+        /// Whether a seccomp filter is active, which may hide io_uring.
         filtered: bool,
     },
-    /// io_uring is there, but this process may not use it.
+    /// io_uring exists, but this process may not use it.
     Forbidden {
         /// The system call that was refused.
         call: &'static str,
-        /// What it said.
+        /// Its error.
         errno: Errno,
-        /// By whom.
+        /// What forbids it.
         by: Forbidder,
     },
-    /// The kernel does not know the flags or operations that we use.
+    /// The kernel lacks flags or operations that the broker uses.
     TooOld {
         /// The kernel's release.
         kernel: String,
-        /// What it lacks.
+        /// What is missing.
         lacks: String,
     },
-    /// Not enough memory may be locked.
+    /// The limit of locked memory is too low.
     LockedMemory {
-        /// For so many shards.
+        /// Number of shards.
         shards: usize,
         /// Bytes needed.
         needed: u64,
         /// Bytes allowed (hard limit).
         allowed: u64,
     },
-    /// Not enough files may be open.
+    /// The limit of open files is too low.
     OpenFiles {
-        /// For so many connections.
+        /// Number of connections.
         connections: u64,
         /// Open files needed.
         needed: u64,
         /// Open files allowed (hard limit).
         allowed: u64,
     },
-    /// A system call failed in a way that has no known cause.
+    /// A system call failed for an unknown reason.
     Unexpected {
         /// What was tried.
         tried: &'static str,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// Tries all that the shards will need, and raises the limits of open files and locked memory as
-/// far as it may.
+/// Tries everything that the shards will need, and raises the limits of open files and locked memory as far as allowed.
 ///
 /// Takes about a millisecond. Logs nothing: show the report, or refuse to start with the refusal's
 /// text.
@@ -187,8 +184,7 @@ pub enum Refusal {
 /// ```
 pub fn check(wanted: &Needs) -> Result<Report, Refusal> {
     let kernel = kernel_release();
-    // The limit first: a ring that fails for want of locked memory would be put down to the wrong
-    // cause.
+    // The limit comes first: a ring that fails for lack of locked memory would be blamed on the wrong cause.
     let wish = wanted.shards as u64 * SHARD_LOCKED_BYTES;
     let locked = raise(Resource::LockedMemory, wish.max(GLOMMIO_LOCKED_BYTES_MIN))?;
     try_operations(wanted, &locked, &kernel)?;
@@ -233,7 +229,7 @@ fn raise(resource: Resource, needed: u64) -> Result<Limit, Refusal> {
     })
 }
 
-/// Makes the smallest ring and asks which operations the kernel knows.
+/// Creates the smallest ring, and asks which operations the kernel knows.
 fn try_operations(wanted: &Needs, locked: &Limit, kernel: &str) -> Result<(), Refusal> {
     let explain = |call, error| explain(call, error, wanted, locked, kernel);
     let ring = IoUring::new(1).map_err(|error| explain("io_uring_setup", error))?;
@@ -257,7 +253,7 @@ fn try_operations(wanted: &Needs, locked: &Limit, kernel: &str) -> Result<(), Re
     }
 }
 
-/// Makes a shard's ring with its flags and buffers, and sends one request through it.
+/// Creates a shard's ring with its flags and buffers, and sends one request through it.
 fn try_ring(wanted: &Needs, locked: &Limit, kernel: &str) -> Result<(), Refusal> {
     let explain = |call, error| explain(call, error, wanted, locked, kernel);
     let mut ring = Ring::new(RingConfig::default()).map_err(|error| match error {
@@ -288,8 +284,7 @@ fn try_ring(wanted: &Needs, locked: &Limit, kernel: &str) -> Result<(), Refusal>
     }
 }
 
-/// Whether the kernel counts rings as locked memory, found out by making one while nothing may be
-/// locked.
+/// Whether the kernel counts rings as locked memory, determined by creating one while the limit is zero.
 fn rings_count(locked: &Limit) -> Result<bool, Refusal> {
     let tried = "setting the limit of locked memory";
     let set = |soft| {
@@ -348,8 +343,7 @@ fn explain(
     }
 }
 
-/// Names the culprit, given the text of `/proc/sys/kernel/io_uring_disabled` (empty if there is
-/// none).
+/// Names what forbids io_uring, given the text of `/proc/sys/kernel/io_uring_disabled` (empty if the file is missing).
 fn forbidder(sysctl: &str, filtered: bool) -> Forbidder {
     match (sysctl.trim().parse(), filtered) {
         // Above 1 it is off for everyone. At 1 it is off for this process if no filter explains the
@@ -360,7 +354,7 @@ fn forbidder(sysctl: &str, filtered: bool) -> Forbidder {
     }
 }
 
-/// Whether `/proc/self/status` tells of a seccomp filter (mode 2).
+/// Whether `/proc/self/status` reports a seccomp filter (mode 2).
 fn is_filtered(status: &str) -> bool {
     status
         .lines()
@@ -375,7 +369,7 @@ fn kernel_release() -> String {
     }
 }
 
-/// A file of `/proc`, or nothing: such text only improves a message.
+/// The text of a file in `/proc`, or nothing: it only improves a message.
 fn read_text(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! A shard's own io_uring: every accept, wait and timer of the shard goes through it, and the reads of
-//! all connections that do not bring much at a time.
+//! A shard's own io_uring: it carries every accept, wait and timer of the shard, and the reads of all connections that
+//! do not bring much at a time.
 //!
 //! Owns the ring's file descriptor, the receive buffers, and all memory that the kernel reads or
 //! writes for a request. Knows nothing of connections, protocols or glommio. Sends are not here on
@@ -44,23 +44,21 @@ use buffers::{Buffers, Mapping};
 const BUFFER_GROUP: u16 = 0;
 /// The most buffers a buffer ring can have (`io_uring_register_buf_ring(3)`).
 const BUFFERS_MAX: u16 = 32_768;
-/// The user data of cancels, whose own completions nobody wants.
+/// User data of cancel requests, whose own completions are dropped.
 const SWALLOWED: u64 = u64::MAX;
 /// `IORING_RECVSEND_POLL_FIRST` of `linux/io_uring.h`, which the crate does not export.
 const RECEIVE_POLL_FIRST: u16 = 1;
 /// A counter read transfers one `u64` (`eventfd(2)`).
 const COUNTER_BYTES: usize = 8;
-/// How long closing a ring waits for the kernel to let go of its requests. Cancelling takes
-/// microseconds; should it ever take longer than this, the memory is leaked rather than freed under
-/// the kernel.
+/// How long closing a ring waits until the kernel has ended its requests. Cancelling takes microseconds; should it ever
+/// take longer than this, the memory is leaked rather than freed under the kernel.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
 
-/// Bytes of a receive buffer, unless configured otherwise: more than clients that wait send at a time. Who
-/// pipelines is better read into one large buffer after [`Ring::poll_readable`].
+/// Default size of a receive buffer in bytes: more than clients without pipelining send at a time. Pipelining clients
+/// are better read into one large buffer after [`Ring::poll_readable`].
 pub const RECEIVE_BYTES: usize = 4 * 1024;
 
-/// The caller's name for a request; its completion carries the same value. Any value except
-/// `u64::MAX`.
+/// The caller's name for a request, returned with its completion. Any value except `u64::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
@@ -74,7 +72,7 @@ impl Errno {
     pub const NO_BUFFERS: Errno = Errno(libc::ENOBUFS);
     /// The request was cancelled before it did anything.
     pub const CANCELLED: Errno = Errno(libc::ECANCELED);
-    /// A timeout has run out: the ordinary end of [`Ring::timeout`].
+    /// A timeout has expired: the normal end of [`Ring::timeout`].
     pub const TIME_OUT: Errno = Errno(libc::ETIME);
 }
 
@@ -100,16 +98,15 @@ pub enum Expect {
     Later,
 }
 
-/// The end of one request.
+/// The completion of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// What the caller named the request.
+    /// The caller's name for the request.
     pub token: Token,
-    /// Bytes received (zero: the peer has closed), the accepted descriptor, the poll mask, bytes
-    /// read from a counter; or why the request failed.
+    /// Bytes received (zero: the peer has closed), the accepted descriptor, the poll mask, or bytes read from a
+    /// counter; or the error.
     pub result: Result<u32, Errno>,
-    /// Where received bytes are. Present exactly when a receive brought at least one byte; must be
-    /// released.
+    /// The buffer with the received bytes. Present exactly if a receive brought at least one byte; must be released.
     pub buffer: Option<BufferId>,
     /// More bytes were waiting in the socket when this receive finished.
     pub more_waiting: bool,
@@ -144,7 +141,7 @@ impl Default for RingConfig {
     }
 }
 
-/// Why a ring could not be made. Nothing is left behind.
+/// Why a ring could not be created. Nothing is left behind.
 #[derive(Debug)]
 pub enum RingError {
     /// A field of [`RingConfig`] is out of range.
@@ -153,29 +150,29 @@ pub enum RingError {
         field: &'static str,
         /// Its value.
         value: u32,
-        /// What it must be.
+        /// The rule it violates.
         rule: &'static str,
     },
     /// `io_uring_setup` failed.
     SetUp(io::Error),
     /// Memory for the buffers could not be mapped.
     Map {
-        /// How much was asked for.
+        /// Bytes requested.
         bytes: usize,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The receive buffers could not be registered.
     RegisterBuffers {
-        /// How many there were.
+        /// Number of buffers.
         buffers: u16,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
 impl RingError {
-    /// The error number of the system call that failed, if one did.
+    /// The error number of the failed system call, if one failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             RingError::Config { .. } => None,
@@ -278,7 +275,7 @@ enum Request {
 /// # }
 /// ```
 pub struct Ring {
-    /// Taken apart only by `Drop`, which must close the ring before the memory goes.
+    /// Dropped by hand in `Drop`, which must close the ring before the memory is freed.
     uring: ManuallyDrop<IoUring>,
     buffers: ManuallyDrop<Buffers>,
     /// One timer value for each slot of the submission queue, then the counter sink.
@@ -286,16 +283,16 @@ pub struct Ring {
     submissions: u32,
     /// Entries ever put in the submission queue; its low bits name the next slot.
     pushed: u32,
-    /// Requests which the submission queue had no room for, oldest first. Bounded by the caller,
-    /// who has at most a few requests outstanding for each connection.
+    /// Requests for which the submission queue had no room, oldest first. Bounded by the caller, which has at most a
+    /// few requests in progress for each connection.
     backlog: VecDeque<Request>,
     not_send: PhantomData<*mut ()>,
 }
 
 impl Ring {
-    /// Makes a ring on the current thread, with all its buffers offered to the kernel.
+    /// Creates a ring on the current thread, and offers all its buffers to the kernel.
     ///
-    /// Fails as [`RingError`] tells; `preflight` turns the failures into advice.
+    /// Fails with a [`RingError`]; `preflight` turns the failures into advice.
     pub fn new(config: RingConfig) -> Result<Ring, RingError> {
         check_config(&config)?;
         let uring = IoUring::builder()

@@ -1,8 +1,8 @@
-//! One shard's loop: the turn, and when to sleep.
+//! One shard's loop: the order of a turn, and when to sleep.
 //!
-//! A turn reads at most once from each ready connection, takes in what other shards sent, writes
-//! each dirty connection once and sends each other shard at most one batch. Owns the order of
-//! these; must not know protocols. Start at [`ShardLoop::turn`].
+//! A turn reads at most once from each ready connection, handles batches of other shards, writes each dirty connection
+//! once and sends at most one batch to each other shard. Owns this order; must not know protocols. Start at
+//! [`ShardLoop::turn`].
 
 use crate::Latency;
 use crate::conn::{About, Accepted, Connections, own};
@@ -32,47 +32,46 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// machine, where 5 ms took none to speak of.
 const RING_WAIT: Duration = Duration::from_millis(5);
 
-/// How long a shard that spins looks for what comes before it sleeps: beyond a millisecond, sleeping
-/// adds little to what the wait is already.
+/// How long a spinning shard polls for input before it sleeps: beyond a millisecond, sleeping adds little to the wait.
 const SPIN: Duration = Duration::from_millis(1);
 
-/// A connection that is quiet for so long is probed, as redis-server does.
+/// Idle time before the first TCP keepalive probe, as in redis-server.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
 
-/// How long a probe may go unanswered, and how many may.
+/// Interval of keepalive probes; the next constant is their number.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(40);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Accepts that are under way at a time on each listener.
+/// Accepts in progress at a time on each listener.
 const ACCEPTS_AT_A_TIME: usize = 16;
 
-/// How long accepting pauses when no descriptor is left.
+/// Pause of accepting after the process ran out of descriptors.
 const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 
-/// How long the shard waits in its own ring when no descriptor is left for a sleep in glommio: what
-/// a poke would have to say is found out after this time.
+/// How long the shard waits in its own ring if no descriptor is left for a sleep in glommio. A poke is noticed only
+/// after this time.
 const STARVED_WAIT: Duration = Duration::from_millis(5);
 
-/// How often a lame duck sends some of its clients away.
+/// Interval at which a lame duck disconnects some of its clients.
 const LAME_DUCK_STEP_NS: u64 = 20_000_000;
 
-/// The part of a lame duck's time in which clients may go by themselves: a twelfth.
+/// The part of a lame duck's time in which clients may leave by themselves: a twelfth.
 const LAME_DUCK_GRACE_PART: u64 = 12;
 
-/// While the node drains, what clients sent before is still read for so long.
+/// How long a draining node still reads input that clients sent before.
 const DRAIN_READ_NS: u64 = 100_000_000;
 
-/// A drain ends after this time, whoever has still not read his replies.
+/// A drain ends after this time, even if some clients have not read their replies.
 const DRAIN_NS: u64 = 1_500_000_000;
 
-/// After so long without anything to do a shard frees what it keeps for its next turn.
+/// After this long without work, a shard frees the buffers that it keeps for its next turn.
 const RELEASE_AFTER_NS: u64 = 1_000_000_000;
 
-/// How the connections of a listener are served.
+/// How the connections of a listener are served: protocol and slow consumer policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Front {
     pub protocol: Protocol,
-    /// What happens when a client reads too slowly, unless it says so itself.
+    /// The slow consumer policy, unless the client chooses one.
     pub policy: Policy,
 }
 
@@ -80,38 +79,38 @@ pub(crate) struct Front {
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub front: Front,
-    /// Until the node drains.
+    /// Closed and removed when the node drains.
     pub socket: Option<OwnedFd>,
 }
 
-/// How far a drain has come.
+/// The progress of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drain {
     No,
     /// A lame duck since this time.
     Lame {
         since: u64,
-        /// Connections it had then.
+        /// Number of connections at its start.
         connections: usize,
-        /// Some of them are sent away at this time.
+        /// When the next of them are disconnected.
         next: u64,
-        /// All are away.
+        /// Whether all are disconnected.
         is_empty: bool,
     },
-    /// Since this time.
+    /// Reading the last input, since this time.
     Reading(u64),
     Flushing(u64),
-    /// This shard has written all; the others may not have.
+    /// This shard has written all output; other shards may not have. Since this time.
     Waiting(u64),
 }
 
-/// CPU time that the calling thread has used.
+/// CPU time used by the calling thread.
 fn own_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Everything that one shard runs on.
+/// Everything that a shard runs with.
 pub(crate) struct ShardLoop {
     driver: Driver,
     ring: Ring,
@@ -121,14 +120,14 @@ pub(crate) struct ShardLoop {
     clients: Arc<AtomicU64>,
     started: Instant,
     completions: Vec<Completion>,
-    /// Accepts wait until this time, because no descriptor was left.
+    /// Accepts are paused until this time, because no descriptor was left.
     accept_pause: Option<u64>,
-    /// None was left when this shard last accepted: it was said, and need not be said again.
+    /// The last accept failed for lack of a descriptor, and this was logged.
     starved: bool,
-    /// For each listener, accepts that are to be queued.
+    /// For each listener, the number of accepts to queue.
     accepts_due: Vec<usize>,
     bell_armed: bool,
-    /// The earliest timer that is under way.
+    /// The earliest timer on the ring.
     timer: Option<u64>,
     drain: Drain,
     lame_duck: Duration,
@@ -137,7 +136,7 @@ pub(crate) struct ShardLoop {
     hold_until: u64,
     /// When the last turn ended.
     turn_ended: u64,
-    /// When anything but a timer last gave the shard something to do.
+    /// When the shard last had work, other than a timer.
     busy_at: u64,
 }
 
@@ -176,7 +175,7 @@ impl ShardLoop {
 
     /// Runs until the node has drained.
     ///
-    /// Fails if the ring does: a fault of the system that nothing here can mend.
+    /// Fails if the ring fails, which is a system fault that cannot be repaired here.
     pub(crate) async fn run(mut self, wake: &WakeCell, latency: Latency) -> io::Result<()> {
         let mut parker = Parker::new();
         let mut is_idle = false;
@@ -190,8 +189,8 @@ impl ShardLoop {
                 self.ring.submit()?;
                 continue;
             }
-            // One system call hands over what this turn queued and waits for what comes next; only
-            // when that took too long does the shard sleep where glommio's other tasks can run.
+            // One system call submits what this turn queued and waits for the next input. Only if that takes too long
+            // does the shard sleep where glommio's other tasks can run.
             let wants_credit = self.driver.shard().wants_credit() || self.is_draining();
             if !self.mesh.fall_asleep(wants_credit) {
                 self.ring.submit()?;
@@ -202,7 +201,7 @@ impl ShardLoop {
                 if woken == Woken::NoDescriptor {
                     self.ring.submit_and_wait(STARVED_WAIT)?;
                 }
-                // A poke that finds nothing to do is no reason to wait in the ring again.
+                // After a poke without work, the shard need not wait in the ring again.
                 is_idle = woken == Woken::Poked;
             } else {
                 let wait = self.ring_wait();
@@ -217,7 +216,7 @@ impl ShardLoop {
         }
     }
 
-    /// Looks for completions without sleeping; whether there are any.
+    /// Polls for completions without sleeping. Returns whether there are any.
     fn spin(&mut self, at_most: Duration) -> io::Result<bool> {
         self.ring.submit()?;
         let begin = Instant::now();
@@ -227,12 +226,12 @@ impl ShardLoop {
             }
             std::hint::spin_loop();
         }
-        // What the kernel has ready it may still have to hand over.
+        // Completions that the kernel has ready may still have to be fetched.
         self.ring.submit()?;
         Ok(true)
     }
 
-    /// How long to wait in the ring: less if connections are not read before some time.
+    /// How long to wait in the ring: less if paced connections are due before.
     fn ring_wait(&self) -> Duration {
         if self.connections.has_paced() {
             let left = self.hold_until.saturating_sub(self.turn_ended);
@@ -241,7 +240,7 @@ impl ShardLoop {
         RING_WAIT
     }
 
-    /// Decides whose reads are delayed.
+    /// Decides whether reads are paced.
     fn pace(&mut self) {
         self.turn_ended = self.started.elapsed().as_nanos() as u64;
         let messages = self.driver.shard().commands();
@@ -257,13 +256,13 @@ impl ShardLoop {
         }
     }
 
-    /// Whether there is something to do that no completion will tell of.
+    /// Whether there is work that no completion will announce.
     fn has_more(&self) -> bool {
         let has_nodes = !self.connections.moving.is_empty() || self.connections.dials.is_due();
         has_nodes || self.driver.has_more()
     }
 
-    /// One turn; whether there was anything to do.
+    /// Runs one turn. Returns whether there was work.
     fn turn(&mut self) -> bool {
         let now = self.now();
         let mut completions = std::mem::take(&mut self.completions);
@@ -341,7 +340,7 @@ impl ShardLoop {
     }
 
     fn let_in(&mut self, listener: usize, socket: OwnedFd, now: Now) {
-        // A peer that is gone already has no address.
+        // A peer that is already gone has no address.
         if let Ok(accepted) = prepare(&socket, self.listeners[listener].front) {
             let clients = &self.clients;
             self.connections
@@ -349,7 +348,7 @@ impl ShardLoop {
         }
     }
 
-    /// Takes the end of a dial.
+    /// Handles the completion of a dial.
     fn dialed(&mut self, completion: Completion, now: Now) {
         let Some((dial, socket)) = self.connections.dials.complete(completion) else {
             return;
@@ -369,7 +368,7 @@ impl ShardLoop {
             .accepted(&mut self.driver, socket, accepted, clients, now);
     }
 
-    /// Begins dials, tells core of those that failed, and exchanges connections with other shards.
+    /// Starts dials, reports failed ones to core, and exchanges connections with other shards.
     fn deal_with_nodes(&mut self, now: Now) {
         self.connections.dials.begin(now);
         self.connections.dials.end_late(now);
@@ -393,21 +392,21 @@ impl ShardLoop {
         }
     }
 
-    /// Lets those in who are connected but not accepted yet, then stops to listen. For them the
-    /// broker was there when they came: what they have sent is answered like everybody's.
+    /// Accepts connections that are already established in the backlog, then stops listening. Their clients reached the
+    /// broker before it stopped, so what they have sent is answered like everybody's.
     fn end_listening(&mut self, now: Now) {
         for place in 0..self.listeners.len() {
             self.accepts_due[place] = 0;
-            // Accepts that are under way end, some with a connection.
+            // Accepts in progress end, some with a connection.
             self.ring.cancel(About::Accept.token(place));
             let Some(socket) = self.listeners[place].socket.take() else {
                 continue;
             };
-            // If that fails, waiting for somebody who does not come would block the shard.
+            // If this fails, accepting from an empty backlog would block the shard.
             if rustix::io::ioctl_fionbio(&socket, true).is_err() {
                 continue;
             }
-            // Newcomers may go on coming; those who were there are at most the queue.
+            // New connections may keep arriving; those established before are at most the backlog.
             for _ in 0..BACKLOG {
                 match accept_with(&socket, SocketFlags::CLOEXEC) {
                     Ok(accepted) => self.let_in(place, accepted, now),
@@ -421,7 +420,7 @@ impl ShardLoop {
         self.drain != Drain::No
     }
 
-    /// Keeps a timer for whatever comes next.
+    /// Keeps a timer on the ring for the next deadline.
     fn keep_time(&mut self, now: Now) {
         let lingering = self.connections.end_lingering(&mut self.driver, now);
         if self
@@ -455,8 +454,8 @@ impl ShardLoop {
         }
     }
 
-    /// Frees what core keeps for its next turn if there was nothing to do for a while; when to look again, if it keeps
-    /// much.
+    /// Frees the buffers that core keeps for its next turn, if there was no work for a while. Returns when to check
+    /// again, if it keeps much.
     fn release_spares(&mut self, now: Now) -> Option<u64> {
         if self.driver.shard().spare_bytes() <= SPARE_BYTES_IDLE_MAX {
             return None;
@@ -469,7 +468,7 @@ impl ShardLoop {
         None
     }
 
-    /// Queues what the ring is to wait for.
+    /// Queues everything that the ring has to wait for.
     fn arm(&mut self) {
         self.connections.arm(&mut self.ring);
         if !self.bell_armed {
@@ -490,7 +489,7 @@ impl ShardLoop {
         }
     }
 
-    /// Takes the drain a step further, if there is one.
+    /// Advances the drain, if there is one.
     fn step_drain(&mut self, now: Now) {
         match self.drain {
             Drain::No if self.mesh.is_draining() => {
@@ -498,7 +497,7 @@ impl ShardLoop {
                 self.end_listening(now);
                 self.announce_end(DRAIN_NS, now);
             }
-            // Asked to hurry, or done.
+            // Told to drain now, or all clients are disconnected.
             Drain::Lame { .. } if self.mesh.is_draining() => {
                 self.drain = Drain::Reading(now.monotonic_ns);
             }
@@ -544,7 +543,7 @@ impl ShardLoop {
         self.driver.flush(&mut self.connections, now);
     }
 
-    /// Sends as many of a lame duck's clients away as the time since then asks for.
+    /// Disconnects as many of a lame duck's clients as are due by now.
     fn send_away(&mut self, since: u64, connections: usize, now: Now) {
         let whole = (self.lame_duck.as_nanos() as u64).max(1);
         let grace = whole / LAME_DUCK_GRACE_PART;
@@ -564,7 +563,7 @@ impl ShardLoop {
         };
     }
 
-    /// Whether all shards have written what they had, or the time for it is over.
+    /// Whether all shards have written their output, or the time for it is over.
     fn has_drained(&mut self) -> bool {
         let Drain::Waiting(since) = self.drain else {
             return false;
@@ -579,7 +578,7 @@ impl ShardLoop {
     }
 }
 
-/// A shard's connections, and its way to the other shards.
+/// The driver's view of a shard: its connections, and its mail to other shards.
 struct Wired<'a> {
     connections: &'a mut Connections,
     mesh: &'a mut Mesh,
@@ -633,10 +632,10 @@ impl Mail for Wired<'_> {
     }
 }
 
-/// Sets a new socket up, and finds out who is there.
+/// Prepares a new socket, and finds its addresses.
 fn prepare(socket: &OwnedFd, front: Front) -> io::Result<Accepted> {
     sockopt::set_tcp_nodelay(socket, true)?;
-    // A peer that vanished without a word is found within seven minutes, not the system's two hours.
+    // A peer that vanished silently is found within seven minutes, not the system's two hours.
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;

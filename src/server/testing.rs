@@ -42,6 +42,6 @@ pub(crate) fn alone(path: &str, body: impl FnOnce()) {
     if is_alone(path) {
         return body();
     }
-    // invariant: what runs can be run again.
+    // invariant: a program that runs can be run again.
     passed(command(path).output().unwrap());
 }

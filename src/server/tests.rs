@@ -1,6 +1,6 @@
 //! The poking thread against a lost wake-up, in a whole server of this process.
 //!
-//! An event crosses from one shard to another that sleeps, and the ring of its bell is swallowed. Nothing else would
+//! An event goes from one shard to another that sleeps, and the ring of the other's bell is lost. Nothing else would
 //! wake that shard: it has no timer, and nobody writes to its connections.
 
 use crate::mesh::Door;
@@ -9,17 +9,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// When something that must come is given up: generous, it is no measure of speed.
+/// Time-out for something that must happen: generous, not a measure of speed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long a shard must have stood still to be taken for asleep: what it waits for in its ring ends after a few
-/// milliseconds.
+/// A shard that has stood still for this long is asleep: waits in its ring end after a few milliseconds.
 const STILL: Duration = Duration::from_millis(500);
 
-/// How long a shard must have stood still to have stopped waiting in its ring, and be parked.
+/// A shard that has stood still for this long no longer waits in its ring, but is parked.
 const PARKED: Duration = Duration::from_millis(15);
 
-/// How long an event is waited for that must not come: two hundred times what the poking thread needs.
+/// How long to wait for an event that must not arrive: two hundred times what the poking thread needs.
 const NOT_WITHIN: Duration = Duration::from_secs(1);
 
 const EVENT: &str = "*3\r\n$7\r\nmessage\r\n$6\r\nacross\r\n$5\r\nhello\r\n";
@@ -48,7 +47,8 @@ impl Client {
             .unwrap();
     }
 
-    /// Reads to the end of the first line that has this in it, with its line before it: a reply of CLIENT INFO.
+    /// Reads to the end of the first line that contains `part`. Returns it with the line before: a reply of CLIENT
+    /// INFO.
     fn line_with(&mut self, part: &str) -> String {
         let mut text = String::new();
         loop {
@@ -59,7 +59,7 @@ impl Client {
         }
     }
 
-    /// Reads exactly this.
+    /// Reads exactly `expected`.
     fn expect(&mut self, expected: &str) {
         let mut bytes = vec![0; expected.len()];
         self.0.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -67,21 +67,21 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&bytes), expected);
     }
 
-    /// Whatever comes within `limit`; empty if a signal came first.
+    /// Whatever arrives within `limit`; empty if a signal came first.
     fn some(&mut self, limit: Duration) -> Option<String> {
         let mut bytes = [0; 4096];
         self.0.set_read_timeout(Some(limit)).unwrap();
         match self.0.read(&mut bytes) {
             Ok(count) => Some(String::from_utf8_lossy(&bytes[..count]).into_owned()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            // The signals of the executors' timers: nothing has come yet.
+            // A signal of an executor's timer: nothing has arrived yet.
             Err(error) if error.kind() == ErrorKind::Interrupted => Some(String::new()),
             Err(error) => panic!("reading failed: {error}"),
         }
     }
 }
 
-/// A server of two shards, a publisher at the first, and two clients at the second, of which one listens.
+/// A server of two shards, a publisher on the first, and two clients on the second, one of which subscribes.
 struct Scene {
     server: Server,
     publisher: Client,
@@ -110,12 +110,12 @@ impl Scene {
         }
     }
 
-    /// Where the second shard is woken.
+    /// The door of the second shard.
     fn door(&self) -> &Door {
         self.server.doors.iter().nth(1).unwrap()
     }
 
-    /// Waits until the second shard sleeps and has not moved for so long.
+    /// Waits until the second shard sleeps and has stood still for this long.
     fn await_stillness(&self, still: Duration) {
         let deadline = Instant::now() + DEADLINE;
         let (mut turns, mut since) = (self.door().turns(), Instant::now());
@@ -153,10 +153,10 @@ fn a_lost_wake_up_is_made_good_by_the_poking_thread() {
     let mut scene = Scene::new(Faults::default());
     let deadline = Instant::now() + DEADLINE;
     let mut swallowed = 0;
-    // An attempt that finds the shard awake loses no wake-up and shows nothing.
+    // An attempt that finds the shard awake loses no wake-up and proves nothing.
     while swallowed < 20 {
         assert!(Instant::now() < deadline, "the shard is not poked");
-        // It is parked, and the poking thread looks at it or dozes, in turn.
+        // The shard is parked; the poking thread is alternately looking and dozing.
         scene.await_stillness(PARKED);
         if swallowed % 2 == 0 {
             scene.await_doze();
@@ -183,11 +183,11 @@ fn a_lost_wake_up_without_the_poking_thread_is_lost() {
     }
     assert!(scene.door().has_swallowed());
     assert_eq!(scene.door().turns(), turns, "the shard moved by itself");
-    // Anything else that wakes the shard brings the event along.
+    // Any other wake-up of the shard delivers the event.
     scene.neighbour.send("PING");
     scene.neighbour.expect("+PONG\r\n");
     scene.subscriber.expect(EVENT);
-    // And the next wake-up is heard.
+    // The next wake-up is not lost.
     scene.publish();
     scene.subscriber.expect(EVENT);
     scene.end();

@@ -1,4 +1,4 @@
-//! What the process takes: measured once a second, for who asks the node about itself.
+//! Vitals: memory and CPU time of the process, measured once a second, for questions to the node.
 
 use rustix::param::page_size;
 use rustix::time::{ClockId, clock_gettime};
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often it is measured.
+/// Interval of measuring.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
-/// Measures memory and CPU time into numbers that all shards read.
+/// Measures memory and CPU time, and stores them where all shards can read them.
 #[derive(Debug)]
 pub(crate) struct Meter {
     vitals: Arc<Vitals>,
-    /// When it was last measured, and the CPU time then.
+    /// Time and CPU time of the last measuring.
     last: Option<(Instant, Duration)>,
 }
 
@@ -24,7 +24,7 @@ impl Meter {
         Meter { vitals, last: None }
     }
 
-    /// Measures, if it is time.
+    /// Measures if it is time.
     pub(crate) fn look(&mut self) {
         let now = Instant::now();
         if self.last.is_some_and(|(at, _)| now - at < EVERY) {
@@ -37,7 +37,7 @@ impl Meter {
             let gauge = &self.vitals.cpu_permille;
             gauge.store(permille as u64, Ordering::Relaxed);
         }
-        // Where there is no such file, nothing is said.
+        // On systems without this file, no memory is reported.
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
         let bytes = pages.unwrap_or(0_u64) * page_size() as u64;

@@ -1,15 +1,16 @@
 //! The two threads that move bytes between a socket and the machine.
 //!
-//! Owns the socket. Must not know what the bytes mean. One thread connects, writes and keeps time; for each connection
-//! another one reads. While it resolves a name or connects, which `connect_timeout` and the system's resolver bound, a
-//! `close` has to wait. Invariants: the reader ends before its connection does; a write gives up now and then, so that
-//! deadlines are kept while the socket takes nothing; the hub's lock is never held across a system call.
+//! Owns the socket. Must not know what the bytes mean. One thread connects, writes and keeps time; each connection has
+//! another thread that reads. While the first one resolves a name or connects, which `connect_timeout` and the system's
+//! resolver bound, `close` has to wait. Invariants: the reader ends before its connection does; a write times out
+//! regularly, so that deadlines are kept while the socket takes nothing; the lock of `Shared` is never held across a
+//! system call.
 
 use super::park;
 use crate::error::{CloseReason, Disconnect};
-use crate::hub::{Busy, Hub, Wait};
 use crate::limits::{READ_BYTES, READ_BYTES_KEPT_MAX};
 use crate::machine::{Action, Transmit};
+use crate::shared::{Busy, Shared, Wait};
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -19,15 +20,15 @@ use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a write may block before the thread looks at its deadlines. These are seconds.
+/// How long a write may block before the thread checks its deadlines, which are seconds.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What the reader shares with the writer.
+/// State shared by the reader and the writer of a connection.
 #[derive(Debug, Default)]
 struct Ending {
-    /// The writer wants the reader to end.
+    /// The writer asks the reader to end.
     is_over: AtomicBool,
-    /// The reader has ended, and why.
+    /// The reason why the reader has ended.
     reason: Mutex<Option<Disconnect>>,
 }
 
@@ -37,9 +38,9 @@ struct Connection {
     reader: JoinHandle<()>,
 }
 
-/// See the module.
+/// The writing thread, see the module.
 pub(super) struct Driver {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     addresses: Vec<String>,
     connect_timeout: Duration,
     connection: Option<Connection>,
@@ -47,13 +48,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(hub: Arc<Hub>) -> Driver {
-        let (addresses, connect_timeout) = hub.machine(|machine| {
+    pub(super) fn new(shared: Arc<Shared>) -> Driver {
+        let (addresses, connect_timeout) = shared.machine(|machine| {
             let config = machine.config();
             (config.addresses.clone(), config.connect_timeout)
         });
         Driver {
-            hub,
+            shared,
             addresses,
             connect_timeout,
             connection: None,
@@ -63,9 +64,9 @@ impl Driver {
 
     /// Runs until the client is closed.
     pub(super) fn run(mut self) {
-        // Ends when the client is closed, which its last handle does at the latest.
+        // Ends when the client is closed, at the latest with its last handle.
         loop {
-            let order = self.hub.drive(&mut self.transmit);
+            let order = self.shared.drive(&mut self.transmit);
             if order.is_closed {
                 return;
             }
@@ -89,7 +90,7 @@ impl Driver {
                 match connected {
                     Ok(connection) => {
                         self.connection = Some(connection);
-                        self.hub.handle_connected();
+                        self.shared.handle_connected();
                     }
                     Err(error) => self.end(error.into()),
                 }
@@ -98,14 +99,14 @@ impl Driver {
         }
     }
 
-    /// Starts the reader of a connection.
+    /// Starts the reader thread of a connection.
     fn begin(&self, stream: TcpStream) -> io::Result<Connection> {
-        // Frames are written together already; waiting for more would only delay them.
+        // Frames are already batched, so Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let ending = Arc::new(Ending::default());
         let reader = Reader {
-            hub: self.hub.clone(),
+            shared: self.shared.clone(),
             stream: stream.try_clone()?,
             ending: ending.clone(),
             writer: park::thread_waker(),
@@ -129,17 +130,17 @@ impl Driver {
             .take()
     }
 
-    /// The connection is gone.
+    /// Ends the connection.
     fn end(&mut self, reason: Disconnect) {
         if let Some(connection) = self.connection.take() {
             connection.ending.is_over.store(true, Ordering::Release);
-            // It fails when the other side has ended it, which is as good.
+            // Fails if the other side has closed it, which is as good.
             let _ = connection.stream.shutdown(Shutdown::Both);
             connection.reader.thread().unpark();
-            // It fails when the reader panicked, which its own message has told.
+            // Fails if the reader panicked, which its own message has reported.
             let _ = connection.reader.join();
         }
-        self.hub.handle_disconnected(&mut self.transmit, reason);
+        self.shared.handle_disconnected(&mut self.transmit, reason);
     }
 
     fn write(&mut self) {
@@ -154,12 +155,12 @@ impl Driver {
     }
 
     fn park(&mut self) {
-        let parked = self.hub.park(&park::thread_waker(), Wait::default());
+        let parked = self.shared.park(&park::thread_waker(), Wait::default());
         match parked {
             Err(Busy) => {}
             Ok(None) => thread::park(),
             Ok(Some(deadline)) => {
-                let left = deadline.saturating_sub(self.hub.now());
+                let left = deadline.saturating_sub(self.shared.now());
                 thread::park_timeout(left);
             }
         }
@@ -168,13 +169,13 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.hub
+        self.shared
             .machine(|machine| machine.close(CloseReason::Closed));
         self.end(Disconnect::Closed);
     }
 }
 
-/// Whether a read or write failed only because it should be tried again.
+/// Whether a read or write failed only because it should be retried.
 fn is_patient(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
@@ -182,7 +183,7 @@ fn is_patient(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Connects to the first address of a name that accepts.
+/// Connects to the first of a name's addresses that accepts.
 fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + timeout;
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -200,7 +201,7 @@ fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 struct Reader {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     stream: TcpStream,
     ending: Arc<Ending>,
     writer: Waker,
@@ -228,7 +229,7 @@ impl Reader {
         loop {
             park::wait(|cx| match self.is_over() {
                 true => Poll::Ready(()),
-                false => self.hub.poll_reads(cx),
+                false => self.shared.poll_reads(cx),
             });
             if self.is_over() {
                 return Disconnect::Closed;
@@ -240,7 +241,7 @@ impl Reader {
                         input = BytesMut::new();
                     }
                     input.extend_from_slice(&read[..length]);
-                    self.hub.handle_bytes(&mut input);
+                    self.shared.handle_bytes(&mut input);
                 }
                 Err(error) if is_patient(error.kind()) => {}
                 Err(error) => return error.into(),

@@ -1,6 +1,6 @@
 //! Waiting by parking the thread.
 //!
-//! Owns how a thread waits for what the hub's polls wait for. Must not know what that is.
+//! Owns how a thread waits for the polls of `shared.rs`. Must not know what they wait for.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) fn thread_waker() -> Waker {
 pub(super) fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let waker = thread_waker();
     let mut context = Context::from_waker(&waker);
-    // Ends when what is waited for has come; a park may end without a reason.
+    // Ends when the poll is ready; a park may return without a reason.
     loop {
         match poll(&mut context) {
             Poll::Ready(ready) => return ready,

@@ -1,4 +1,4 @@
-//! Hears what it publishes.
+//! Publishes one message and receives it.
 use sapwood_client::{Event, blocking::Client};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,6 +1,6 @@
 //! Requests that wait for replies.
 //!
-//! Owns the inbox's name, the numbers that make its topics, and the replies until they are taken. Must not know how a
+//! Owns the inbox prefix, the numbers that make reply topics, and the replies until they are taken. Must not know how a
 //! request is published. Invariants: a number is used once; an ended call takes no more replies; each open call has
 //! exactly one entry among the deadlines. Start at [`Calls::route`].
 
@@ -9,16 +9,16 @@ use crate::error::RequestError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Names a request for replies. Never used again for another one.
+/// Id of a request, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub(super) u64);
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// With the end mark.
+    /// By a reply with the end mark.
     Marked,
-    /// Otherwise, which its caller is told once.
+    /// By an error, which its caller is told once.
     Failed(RequestError),
 }
 
@@ -30,7 +30,7 @@ struct Call {
     end: Option<End>,
 }
 
-/// What a call has for its caller.
+/// What a call returns to its caller.
 #[derive(Debug)]
 pub(super) enum Reply {
     Given(Given),
@@ -39,12 +39,12 @@ pub(super) enum Reply {
     Ended,
 }
 
-/// See the module.
+/// All requests of a client, see the module.
 #[derive(Debug)]
 pub(super) struct Calls {
-    /// `_INBOX.`, what nobody can guess, and a dot.
+    /// `_INBOX.`, an unguessable token, and a dot.
     prefix: Vec<u8>,
-    /// Boxed, because the map moves its neighbours when one comes or goes.
+    /// Boxed, because the map moves its entries on insert and remove.
     calls: BTreeMap<u64, Box<Call>>,
     deadlines: BTreeSet<(Duration, u64)>,
     last: u64,
@@ -60,19 +60,19 @@ impl Calls {
         }
     }
 
-    /// The filter that all replies match.
+    /// The filter that matches all reply topics.
     pub(super) fn inbox(&self) -> Vec<u8> {
         [&self.prefix, &b"*"[..]].concat()
     }
 
-    /// The topic for replies to the call of this number.
+    /// The reply topic of this call.
     pub(super) fn reply_topic(&self, call: CallId) -> Vec<u8> {
         let mut topic = self.prefix.clone();
         topic.extend_from_slice(call.0.to_string().as_bytes());
         topic
     }
 
-    /// The number that [`insert`](Calls::insert) will use.
+    /// The id that [`insert`](Calls::insert) will use.
     pub(super) fn upcoming(&self) -> CallId {
         CallId(self.last + 1)
     }
@@ -91,17 +91,17 @@ impl Calls {
         CallId(self.last)
     }
 
-    /// Calls that have not ended.
+    /// Number of calls that have not ended.
     pub(super) fn open(&self) -> usize {
         self.deadlines.len()
     }
 
-    /// Calls whose caller still holds them.
+    /// Number of calls that their callers still hold.
     pub(super) fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// The open call that an event of this topic is a reply to.
+    /// The open call whose reply topic this is.
     pub(super) fn route(&self, topic: &[u8]) -> Option<CallId> {
         let number = topic.strip_prefix(self.prefix.as_slice())?;
         let number: u64 = std::str::from_utf8(number).ok()?.parse().ok()?;
@@ -109,7 +109,7 @@ impl Calls {
         call.end.is_none().then_some(CallId(number))
     }
 
-    /// The queue of a call, after a reply has come for it: its time starts anew.
+    /// The queue of a call, for a reply that arrived. Restarts the call's time-out.
     pub(super) fn handle_reply(&mut self, now: Duration, id: CallId) -> Option<&mut Queue> {
         let call = self.calls.get_mut(&id.0)?;
         if call.end.is_none() {
@@ -120,7 +120,7 @@ impl Calls {
         Some(&mut call.queue)
     }
 
-    /// Ends a call, unless it has ended. Says whether there is something to tell.
+    /// Ends a call that is still open. Returns whether there is something to tell.
     pub(super) fn end(&mut self, id: CallId, end: End) -> bool {
         match self.calls.get_mut(&id.0) {
             Some(call) if call.end.is_none() => {
@@ -132,7 +132,7 @@ impl Calls {
         }
     }
 
-    /// The broker dropped so many events, replies perhaps among them. Names the calls that must know.
+    /// The broker dropped events, perhaps with replies among them. Returns the calls to tell.
     pub(super) fn mark_gap(&mut self, events: u64) -> Vec<CallId> {
         let open = self.calls.iter_mut().filter(|(_, call)| call.end.is_none());
         open.map(|(number, call)| {
@@ -142,7 +142,7 @@ impl Calls {
         .collect()
     }
 
-    /// The open calls but for some, in the order of their numbers.
+    /// The open calls except `kept`, in order of their numbers.
     pub(super) fn open_but(&self, kept: &BTreeSet<CallId>) -> Vec<CallId> {
         let open = self.calls.iter().filter(|(_, call)| call.end.is_none());
         open.map(|(number, _)| CallId(*number))
@@ -154,7 +154,7 @@ impl Calls {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Ends a call whose time is up, and names it.
+    /// Ends one call whose time-out has passed, and returns it.
     pub(super) fn expire(&mut self, now: Duration) -> Option<CallId> {
         let (deadline, number) = *self.deadlines.first()?;
         if deadline > now {
@@ -166,7 +166,7 @@ impl Calls {
         Some(id)
     }
 
-    /// Takes what is first.
+    /// Takes the next replies of a call.
     pub(super) fn take(&mut self, id: CallId, gauge: &mut Gauge) -> Reply {
         let Some(call) = self.calls.get_mut(&id.0) else {
             return Reply::Ended;
@@ -183,7 +183,7 @@ impl Calls {
         }
     }
 
-    /// Forgets a call, ended or not.
+    /// Removes a call, ended or not.
     pub(super) fn remove(&mut self, id: CallId, gauge: &mut Gauge) {
         if let Some(mut call) = self.calls.remove(&id.0) {
             call.queue.clear(gauge);

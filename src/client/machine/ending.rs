@@ -1,10 +1,10 @@
 //! How a client ends: by a drain, which loses nothing, or at once.
 //!
-//! Owns the steps of a drain. Must not know how frames are written. A drain goes: requests that wait for replies
-//! end; DRAIN ends the subscriptions at the broker, and its answer stands behind their last events; each
-//! subscription's reader reads to the end, publishing what it likes; then nothing more can be published, and a last ping
-//! proves that everything arrived. If the connection breaks in between, the subscriptions end there, and what was not
-//! sent goes over the next connection. Invariant: each step is left once, and never entered again.
+//! Owns the steps of a drain. Must not know how frames are written. The steps: open requests end; DRAIN ends the
+//! subscriptions at the broker, and its answer comes after their last events; the readers read to the end, and may
+//! still publish; then publishing is refused, and a last ping proves that everything arrived. If the connection breaks
+//! in between, the subscriptions end there, and unsent publishes go over the next connection. Invariant: each step is
+//! left once, and never entered again.
 
 use super::outgoing::{Ask, Pending, Place};
 use super::{ConnectionEvent, End};
@@ -15,38 +15,37 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Requests for replies have to end.
+    /// Waiting for open requests to end.
     Calls,
-    /// DRAIN is on its way.
+    /// DRAIN was sent, and its answer is awaited.
     Asked,
-    /// The readers of the subscriptions have to come to their ends.
+    /// Waiting for the readers of the subscriptions to reach the end.
     Readers,
-    /// Nothing more is published. Whether the last ping is queued on this connection.
+    /// Publishing is refused. Holds whether the last ping was queued on this connection.
     Flushing { is_asked: bool },
 }
 
-/// A drain that this side asked for.
+/// A drain started by this side.
 #[derive(Debug)]
 pub(super) struct Drain {
     token: Option<Token>,
     pub(super) deadline: Duration,
     step: Step,
-    /// A connection has taken publishes with it that nobody can be sure of.
+    /// A connection broke with publishes that may not have arrived.
     doubt: Option<Doubt>,
 }
 
 impl Drain {
-    /// Whether nothing more may be published.
+    /// Whether publishing is refused.
     pub(super) fn is_flushing(&self) -> bool {
         matches!(self.step, Step::Flushing { .. })
     }
 }
 
 impl Machine {
-    /// Finishes what is in flight, then closes. The token comes back with `Acknowledged` when everything was
-    /// done, with `Unknown` if a connection broke meanwhile and took fire-and-forget publishes with it, with `TimedOut` after
-    /// `drain_timeout`, or with `Closed` if the client is closed before. A second
-    /// drain while one goes on is told `Closed`.
+    /// Finishes what is in flight, then closes. The token comes back with `Acknowledged` when everything was done, with
+    /// `Unknown` if a connection broke meanwhile and took fire-and-forget publishes with it, with `TimedOut` after
+    /// `drain_timeout`, or with `Closed` if the client is closed before. A second drain during the first gets `Closed`.
     pub fn drain(&mut self, now: Duration, token: Option<Token>) {
         self.now = self.now.max(now);
         let reason = self.closed.clone().or(self.closing.clone());
@@ -66,7 +65,7 @@ impl Machine {
         self.advance_drain();
     }
 
-    /// Goes on with a drain as far as it can.
+    /// Advances a drain as far as possible.
     pub(super) fn advance_drain(&mut self) {
         // Ends because each round leaves a step for good.
         loop {
@@ -115,7 +114,7 @@ impl Machine {
         }
     }
 
-    /// The DRAIN of a drain was answered: nothing comes any more.
+    /// Handles the answer to a drain's DRAIN: no more events follow.
     pub(super) fn handle_drained(&mut self) {
         if let Some(drain) = &mut self.drain
             && drain.step == Step::Asked
@@ -126,14 +125,14 @@ impl Machine {
         }
     }
 
-    /// Publishes may have been lost, so a drain that goes on cannot say that it lost nothing.
+    /// Records that publishes may have been lost, so that a drain in progress cannot claim otherwise.
     pub(super) fn doubt_drain(&mut self, doubt: &Doubt) {
         if let Some(drain) = &mut self.drain {
             drain.doubt = Some(doubt.clone());
         }
     }
 
-    /// The connection ended during a drain: what was asked on it will not be answered.
+    /// The connection ended during a drain: requests on it will not be answered.
     pub(super) fn interrupt_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         match &mut drain.step {
@@ -143,7 +142,7 @@ impl Machine {
         }
     }
 
-    /// Ends a drain, and the client with it.
+    /// Ends a drain and closes the client.
     pub(super) fn finish_drain(&mut self, outcome: Outcome) {
         let Some(drain) = self.drain.take() else {
             return;
@@ -178,7 +177,7 @@ impl Machine {
         }
     }
 
-    /// Closes for good, without finishing anything.
+    /// Closes for good, at once.
     pub fn close(&mut self, reason: CloseReason) {
         if self.closed.is_some() || self.closing.is_some() {
             return;
@@ -195,7 +194,7 @@ impl Machine {
         }
     }
 
-    /// Tells everybody who waits that nothing will come, once there is no connection.
+    /// Tells all waiters that nothing will come, once there is no connection.
     pub(super) fn finish_close(&mut self, reason: CloseReason) {
         self.link = Link::Closed;
         self.closed = Some(reason.clone());

@@ -1,9 +1,9 @@
-//! What the broker sends.
+//! Input from the broker.
 //!
-//! Owns the way from bytes to queues and answers. Must not know when to connect. Invariants: bytes are taken in whole
-//! frames, so the same bytes give the same result however they are split; nothing that a broker sends panics, or makes
-//! more memory wait than one frame and the queues' caps. Neighbouring events for the same subscriptions are one *run*,
-//! which is looked up, checked against caps and queued once. Start at [`Machine::handle_bytes`].
+//! Owns the path from bytes to queues and answers. Must not know when to connect. Invariants: bytes are consumed in
+//! whole frames, so the same bytes give the same result however they are split; nothing that a broker sends causes a
+//! panic, or more waiting memory than one frame and the queues' caps. Adjacent events for the same subscriptions are
+//! one *run*, which is looked up, checked against caps and queued once. Start at [`Machine::handle_bytes`].
 
 use super::calls::CallId;
 use super::link::{Link, Open};
@@ -17,22 +17,22 @@ use sapwood_wire::nats::{NO_RESPONDERS, STATUS_HEADER};
 use std::ops::Range;
 use std::time::Duration;
 
-/// Neighbouring events for the same receivers.
+/// Adjacent events for the same receivers.
 #[derive(Debug, Default)]
 struct Run {
-    /// Their frames in the read.
+    /// The range of their frames in the read.
     frames: Range<usize>,
-    /// The topic of the last of them in the read.
+    /// The range of the last event's topic in the read.
     topic: Range<usize>,
-    /// The member that all of them are turns of, if they are.
+    /// The group member whose turns all of them are, if they are turns.
     member: Option<u32>,
-    /// The subscriptions that they are for.
+    /// The receiving subscriptions.
     places: Vec<u32>,
 }
 
 impl Machine {
-    /// The driver has read. Takes the whole frames out of `input` and leaves the rest, to which the driver appends what it
-    /// reads next. Everything is taken: a driver that should not go on reading asks `wants_read` first.
+    /// Handles what the driver has read. Takes the whole frames out of `input` and leaves the rest, to which the driver
+    /// appends its next read. All whole frames are taken: a driver that should stop reading asks `wants_read` first.
     pub fn handle_bytes(&mut self, now: Duration, input: &mut BytesMut) {
         self.now = self.now.max(now);
         if !self.link.is_opening_written() {
@@ -51,7 +51,7 @@ impl Machine {
         let result = self.handle_frames(&read, &mut run);
         self.finish_run(&read, &mut run);
         self.places = run.places;
-        // What is left has no whole frame, but its length may be wrong already.
+        // The rest has no whole frame, but its length field may be wrong already.
         let result = result.and(match native::parse_from_broker(input) {
             Ok(_) => Ok(()),
             Err(error) => Err(ProtocolError::Frame(error)),
@@ -124,7 +124,7 @@ impl Machine {
             run.frames = frame;
             run.topic = topic;
         }
-        // A run of replies would have to be taken apart again at its end mark.
+        // Replies are queued one by one: a run of them would have to be split again at its end mark.
         if call.is_some() {
             self.finish_run(read, run);
         }
@@ -143,7 +143,7 @@ impl Machine {
             return;
         }
         self.finish_run(read, run);
-        // A turn of a member that has just left is skipped: to whom else it could go, only the broker knew.
+        // A turn of a member that has just left is dropped: only the broker knew the other members.
         if let Some(place) = self.subscriptions.route_member(member) {
             run.frames = frame;
             run.member = Some(member);
@@ -151,7 +151,7 @@ impl Machine {
         }
     }
 
-    /// Queues a run, if there is one.
+    /// Queues the current run, if there is one.
     fn finish_run(&mut self, read: &Bytes, run: &mut Run) {
         let frames = std::mem::take(&mut run.frames);
         for place in run.places.drain(..) {
@@ -180,7 +180,7 @@ impl Machine {
         call: CallId,
         message: &Message<'_>,
     ) {
-        // Another node found out that nobody is there.
+        // No responders: another node found that nobody listens.
         let is_refusal = message.is_end() && message.payload.is_empty();
         if is_refusal && message.headers().find(STATUS_HEADER) == Some(NO_RESPONDERS) {
             return self.end_call(call, End::Failed(RequestError::NoResponders));
@@ -198,7 +198,7 @@ impl Machine {
         }
     }
 
-    /// Everything but events.
+    /// Handles all frames except events.
     fn handle_frame(&mut self, frame: &BrokerFrame<'_>) -> Result<(), ProtocolError> {
         match *frame {
             BrokerFrame::Unknown(_) => Ok(()),
@@ -260,7 +260,7 @@ impl Machine {
             client: welcome.client,
             run: welcome.run.to_string(),
         });
-        // Those that were confirmed on an earlier connection; the others have heard nothing to miss.
+        // Only subscriptions confirmed on an earlier connection may have missed events.
         let mut readable = Vec::new();
         for local in self.subscriptions.iter_mut() {
             if local.standing == Standing::Active {
@@ -339,7 +339,7 @@ impl Machine {
                 }
             }
             Ask::Subscribe(id) => self.handle_subscription_refused(id, refusal),
-            // Nothing is left to wait for; what a broker means by refusing these, its text says.
+            // A refusal ends these like an answer; the broker's text gives the reason.
             Ask::Drain => self.handle_drained(),
             Ask::Leave => self.disconnect(Disconnect::Draining),
             Ask::LastPing => self.finish_drain(Outcome::Acknowledged(0)),
@@ -366,7 +366,7 @@ impl Machine {
         }
     }
 
-    /// The broker dropped events of this connection. Whose they were it does not say, so all are told.
+    /// The broker dropped events of this connection. It does not say whose, so all subscriptions are told.
     fn handle_gap(&mut self, events: u64) {
         if events == 0 {
             return;
@@ -386,7 +386,7 @@ impl Machine {
     }
 }
 
-/// Below it, the connection is closed after an ERROR.
+/// For codes below this, the broker closes the connection after the ERROR.
 const FIRST_GENTLE_CODE: u16 = 200;
 
 fn refusal(code: u16, text: &str) -> Refusal {
@@ -396,7 +396,7 @@ fn refusal(code: u16, text: &str) -> Refusal {
     }
 }
 
-/// Bytes of the whole frames at the start of the input, as far as their lengths are right.
+/// Length of the whole frames at the start of the input, up to the first wrong length field.
 fn whole_frames(input: &[u8]) -> usize {
     let mut whole = 0;
     // Ends because each round takes five bytes at least.

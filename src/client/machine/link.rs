@@ -1,8 +1,8 @@
-//! The connection's states: when to connect and where, when to give up, what is left when it ends.
+//! Connection states: when and where to connect, when to give up, and what is left when a connection ends.
 //!
-//! Owns the states, every deadline, and the waits between attempts. Must not know what frames mean. Invariants: the driver has
-//! at most one connection; each ends by `handle_disconnected`, once; nothing that was queued is written before the
-//! broker has said WELCOME. Start at [`Link`].
+//! Owns the states, all deadlines, and the backoff between attempts. Must not know what frames mean. Invariants: the
+//! driver has at most one connection; each ends by `handle_disconnected`, once; nothing queued is written before the
+//! broker's WELCOME. Start at [`Link`].
 
 use super::outgoing::{Ask, Pending, Place, Transmit};
 use super::{
@@ -15,40 +15,40 @@ use sapwood_wire::native::{self, Hello, kind};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How often the callers of acknowledged operations are looked at for having waited too long.
+/// Interval at which acknowledged operations are checked for time-outs.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the client tells the broker that it is.
+/// The client library's name and version, sent to the broker.
 const LIBRARY: &str = concat!("sapwood-client/", env!("CARGO_PKG_VERSION"));
 
 /// The state of the connection.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// There is none, and none is tried before this.
+    /// No connection, and no attempt before this time (backoff).
     Waiting { until: Duration },
-    /// The driver connects.
+    /// The driver is connecting.
     Connecting { deadline: Duration },
-    /// HELLO is written, WELCOME is awaited.
+    /// HELLO was queued, WELCOME is awaited.
     Greeting { deadline: Duration },
-    /// The broker has let the client in.
+    /// The broker has accepted the client.
     Open(Open),
-    /// The driver has been told to disconnect.
+    /// The driver was told to disconnect.
     Leaving {
         reason: Disconnect,
-        /// How long the connection stood, if the broker had let the client in.
+        /// How long the connection was open, if the broker had accepted the client.
         stood: Option<Duration>,
     },
-    /// There will be none.
+    /// The client is closed.
     Closed,
 }
 
-/// A connection that stands.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Open {
     since: Duration,
-    /// When something was last heard, or reading was last held back.
+    /// When input last arrived, or reading was last held back.
     pub(super) heard: Duration,
-    /// When the answer to a ping of the machine's own is overdue.
+    /// The time-out of the machine's own ping.
     pub(super) probe_deadline: Option<Duration>,
     leave: Leave,
 }
@@ -57,12 +57,12 @@ pub(super) struct Open {
 #[derive(Debug)]
 enum Leave {
     No,
-    /// It is: what is in flight is finished first, requests for replies until `asking`.
+    /// The broker is about to stop: what is in flight is finished first, open requests until `asking`.
     Wanted {
         asking: Duration,
         deadline: Duration,
     },
-    /// DRAIN is on its way, the last frame of this connection.
+    /// DRAIN was queued as the last frame of this connection.
     Asked {
         deadline: Duration,
     },
@@ -78,7 +78,7 @@ impl Open {
         }
     }
 
-    /// Whether what is queued is held for another connection.
+    /// Whether queued frames are held for another connection.
     pub(super) fn is_leaving(&self) -> bool {
         !matches!(self.leave, Leave::No)
     }
@@ -89,13 +89,13 @@ impl Link {
         matches!(self, Link::Open(_))
     }
 
-    /// Whether the broker knows of the subscriptions so far, so that each change must be told.
+    /// Whether the present subscriptions were sent to the broker, so that each change must be sent too.
     pub(super) fn is_opening_written(&self) -> bool {
         matches!(self, Link::Greeting { .. } | Link::Open(_))
     }
 }
 
-/// Numbers from a seed (SplitMix64, Steele and others 2014): enough for jitter.
+/// A pseudo-random generator (SplitMix64, Steele and others 2014): good enough for jitter.
 #[derive(Debug)]
 pub(super) struct Random(u64);
 
@@ -112,7 +112,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A time from zero to less than this one.
+    /// A random time from zero to below `ceiling`.
     fn below(&mut self, ceiling: Duration) -> Duration {
         let nanoseconds = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX).max(1);
         Duration::from_nanos(self.next() % nanoseconds)
@@ -120,7 +120,7 @@ impl Random {
 }
 
 impl Machine {
-    /// Time has passed: starts what is due and gives up what is overdue.
+    /// Handles the passing of time: starts what is due and gives up what is overdue.
     pub fn handle_time(&mut self, now: Duration) {
         self.now = self.now.max(now);
         let now = self.now;
@@ -157,7 +157,7 @@ impl Machine {
         self.advance_drain();
     }
 
-    /// When `handle_time` has to be called at the latest, if nothing else happens.
+    /// When `handle_time` must be called at the latest, if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
         let link = match &self.link {
             Link::Waiting { until } => Some(*until),
@@ -183,7 +183,7 @@ impl Machine {
             .min()
     }
 
-    /// Tells those whose operation has taken too long.
+    /// Reports time-outs of acknowledged operations.
     fn give_up_waiting(&mut self) {
         let Some(since) = self.now.checked_sub(self.config.answer_timeout) else {
             return;
@@ -213,7 +213,7 @@ impl Machine {
         }
     }
 
-    /// Looks after a connection that stands.
+    /// Checks the liveness of an open connection.
     fn check_open_link(&mut self) {
         let (now, reads) = (self.now, self.wants_read());
         let Link::Open(open) = &mut self.link else {
@@ -226,7 +226,7 @@ impl Machine {
             return;
         }
         if !reads {
-            // What is not read cannot be heard.
+            // Input that is not read cannot show that the broker is alive.
             open.heard = now;
             open.probe_deadline = None;
         } else if open.probe_deadline.is_some_and(|deadline| deadline <= now) {
@@ -242,7 +242,7 @@ impl Machine {
         self.advance_leave();
     }
 
-    /// The broker will stop: what is queued is held for another connection from now on.
+    /// The broker will stop: queued frames are held for another connection from now on.
     pub(super) fn handle_draining(&mut self, within: Duration) {
         let now = self.now;
         if let Link::Open(open) = &mut self.link {
@@ -255,7 +255,8 @@ impl Machine {
         }
     }
 
-    /// Says the last word on a connection that is left, once no reply is awaited or half of the time is gone.
+    /// Sends the last frame on a connection that is being left, once no reply is awaited or half of the time has
+    /// passed.
     pub(super) fn advance_leave(&mut self) {
         let Link::Open(open) = &mut self.link else {
             return;
@@ -304,7 +305,7 @@ impl Machine {
         self.outgoing.finish_opening(kept);
     }
 
-    /// Gives the next bytes to write, and takes back what was written. `false`: there is nothing to write now.
+    /// Takes back what was written, and gives the next bytes to write. False if there is nothing to write now.
     pub fn poll_transmit(&mut self, transmit: &mut Transmit) -> bool {
         let place = match &self.link {
             Link::Greeting { .. } => Place::Next,
@@ -317,7 +318,7 @@ impl Machine {
         has_bytes
     }
 
-    /// Whether `poll_transmit` would give something, for who must wake the driver.
+    /// Whether `poll_transmit` would give bytes, for a caller that must wake the driver.
     pub fn has_transmit(&self) -> bool {
         match &self.link {
             Link::Greeting { .. } => self.outgoing.has_frames(Place::Next),
@@ -327,13 +328,13 @@ impl Machine {
         }
     }
 
-    /// Whether the driver has to read. See [full queues](super#full-queues).
+    /// Whether the driver must read. See [full queues](super#full-queues).
     pub fn wants_read(&self) -> bool {
         let is_awaited = || self.outgoing.awaited() > 0 || self.asked > 0 || self.calls.open() > 0;
         self.link.is_opening_written() && (self.gauge.full == 0 || is_awaited())
     }
 
-    /// Has the driver end the connection.
+    /// Tells the driver to end the connection.
     pub(super) fn disconnect(&mut self, reason: Disconnect) {
         let stood = match &self.link {
             Link::Open(open) => Some(self.now.saturating_sub(open.since)),
@@ -350,8 +351,8 @@ impl Machine {
         ceiling.min(self.config.backoff_max)
     }
 
-    /// The connection has ended, or could not be made. `transmit` is what the driver was writing; `reason` is what it
-    /// knows, unless the machine wanted it.
+    /// The connection ended, or could not be made. `transmit` is what the driver was writing; `reason` is what the
+    /// driver knows, used unless the machine itself ended the connection.
     pub fn handle_disconnected(
         &mut self,
         now: Duration,
@@ -362,7 +363,7 @@ impl Machine {
         if matches!(self.link, Link::Waiting { .. } | Link::Closed) {
             return;
         }
-        // Gives the reason of the driver, unless the machine has its own.
+        // Uses the driver's reason, unless the machine has its own.
         self.disconnect(reason);
         let ended = std::mem::replace(&mut self.link, Link::Waiting { until: now });
         let Link::Leaving { reason, stood } = ended else {
@@ -399,7 +400,7 @@ impl Machine {
         }
     }
 
-    /// Reports what the connection took with it.
+    /// Reports the operations that were lost with the connection.
     fn settle_remains(&mut self, transmit: &mut Transmit, reason: &Disconnect) {
         let remains = self.outgoing.break_off(transmit);
         let doubt = Doubt::Disconnected(reason.clone());
@@ -422,9 +423,9 @@ impl Machine {
         }
     }
 
-    /// Decides when and where to try again: every address at once, then a wait. After a connection that stood longer
-    /// than that wait could be, waits begin anew; after a short one, such as to a broker that lets in and throws
-    /// out, they go on growing.
+    /// Decides when and where to reconnect: every address at once, then after a backoff. A connection that was open for
+    /// longer than the present backoff ceiling resets the backoff; after a shorter one, such as to a broker that
+    /// accepts and then disconnects clients, it keeps growing.
     fn schedule(&mut self, stood: Option<Duration>) {
         let addresses = self.config.addresses.len();
         self.address = (self.address + 1) % addresses;
@@ -447,14 +448,14 @@ impl Machine {
         };
     }
 
-    /// The last failure to connect, while it was the last of a round over all addresses.
+    /// The last failure to connect, if it ended a round over all addresses and no connection is open.
     pub fn failure(&self) -> Option<(&str, &Disconnect)> {
         let (address, reason) = self.last_failure.as_ref()?;
         let address = self.config.addresses[*address].as_str();
         (self.failed_addresses == 0 && !self.is_connected()).then_some((address, reason))
     }
 
-    /// Whether the broker has let the client in and the connection stands.
+    /// Whether the broker has accepted the client and the connection is open.
     pub fn is_connected(&self) -> bool {
         self.link.is_open()
     }

@@ -1,10 +1,10 @@
-//! What waits to be written, and what waits for its answer.
+//! Frames to be written, and requests to be answered.
 //!
-//! Owns the frames from the moment they are published until they were written, and a record of each request until it
-//! was answered. Must not know why a connection ended or what an answer means. Invariants: a segment holds whole
-//! frames; the records in `pending` stand in the order in which their frames are written; `handed` of them belong to
-//! frames that the driver has or has written. The frames themselves say what they are, so a fire-and-forget message
-//! costs no record. Start at [`Outgoing::hand_out`] and [`Outgoing::break_off`].
+//! Owns the frames from publish until written, and a record of each request until it is answered. Must not know why a
+//! connection ended or what an answer means. Invariants: a segment holds whole frames; the records in `pending` are in
+//! the order in which their frames are written; `handed` of them belong to frames that the driver has or has written.
+//! Fire-and-forget messages are recognized in the frames themselves, so they need no record. Start at
+//! [`Outgoing::hand_out`] and [`Outgoing::break_off`].
 
 use super::{CallId, Token};
 use crate::limits::{SEGMENT_BYTES, SEGMENTS_SPARE_MAX};
@@ -13,21 +13,21 @@ use sapwood_wire::native::{self, Parts, PartsError, When, kind};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Some whole frames.
+/// A buffer of whole frames.
 #[derive(Debug, Default)]
 struct Segment {
     bytes: Vec<u8>,
-    /// MESSAGE frames among them.
+    /// Number of MESSAGE frames.
     publishes: u64,
-    /// Bytes of those frames.
+    /// Bytes of the MESSAGE frames.
     publish_bytes: usize,
-    /// Frames among them that have a record in `pending`.
+    /// Number of frames with a record in `pending`.
     requests: usize,
 }
 
-/// Bytes that the driver is writing to the socket. It belongs to the driver from
-/// [`poll_transmit`](super::Machine::poll_transmit) on, and goes back there, or to
-/// [`handle_disconnected`](super::Machine::handle_disconnected), with what was written.
+/// Bytes that the driver is writing to the socket. The driver gets it from
+/// [`poll_transmit`](super::Machine::poll_transmit), and returns it there, or to
+/// [`handle_disconnected`](super::Machine::handle_disconnected), with the number of bytes written.
 #[derive(Debug, Default)]
 pub struct Transmit {
     segment: Segment,
@@ -35,12 +35,12 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    /// What is left to write.
+    /// The bytes left to write.
     pub fn bytes(&self) -> &[u8] {
         &self.segment.bytes[self.written..]
     }
 
-    /// Takes note that the socket took so many more bytes.
+    /// Records that the socket took this many more bytes.
     pub fn advance(&mut self, bytes: usize) {
         assert!(
             bytes <= self.bytes().len(),
@@ -55,33 +55,33 @@ impl Transmit {
     }
 }
 
-/// What a request is, and so who hears its answer.
+/// The kind of a request, which decides where its answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// A confirmed publish; `None` once its caller was told that time is up.
+    /// A confirmed publish; `None` after its caller was told of the time-out.
     Publish(Option<Token>),
-    /// A request for replies: answered only if nobody listens.
+    /// A request (request/reply): acknowledged only if nobody listens.
     Call(CallId),
-    /// A subscription of ours, by its place and serial number.
+    /// A subscription of the client.
     Subscribe(super::SubscriptionId),
-    /// The subscription that serves the replies to all requests.
+    /// The subscription to the inbox, which receives the replies to all requests.
     Inbox,
-    /// The answer says nothing that matters.
+    /// An unsubscribe, whose answer is ignored.
     Unsubscribe,
-    /// A ping that somebody waits for.
+    /// A ping of a caller; `None` after its caller was told of the time-out.
     Ping(Option<Token>),
-    /// A ping of the machine's own: asks for a sign of life, or what was received.
+    /// A ping of the machine itself, for liveness or for proof of receipt.
     Probe,
-    /// The DRAIN of a drain that this side asked for.
+    /// The DRAIN of a drain started by this side.
     Drain,
-    /// The DRAIN with which a connection to a broker that stops is left.
+    /// The DRAIN that leaves a connection whose broker is about to stop.
     Leave,
     /// The ping after which a drained client closes.
     LastPing,
 }
 
 impl Ask {
-    /// Whether somebody waits for the answer.
+    /// Whether a caller waits for the answer.
     fn is_awaited(self) -> bool {
         match self {
             Ask::Publish(token) | Ask::Ping(token) => token.is_some(),
@@ -90,13 +90,13 @@ impl Ask {
         }
     }
 
-    /// Whether its frame is still right on another connection. The others are made anew there if needed.
+    /// Whether the frame can be sent on another connection. The others are made anew there if needed.
     fn outlives_connection(self) -> bool {
         matches!(self, Ask::Publish(_) | Ask::Call(_) | Ask::Ping(_))
     }
 }
 
-/// A request that has no answer yet.
+/// A request without an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     request: u32,
@@ -104,49 +104,49 @@ pub(super) struct Pending {
     /// When its caller asked.
     pub(super) since: Duration,
     bytes: usize,
-    /// MESSAGE frames that stand before it on this connection.
+    /// Number of MESSAGE frames before it on this connection.
     publishes_before: u64,
 }
 
-/// What a connection left behind when it ended.
+/// What is left of a connection that ended.
 #[derive(Debug, Default)]
 pub(super) struct Remains {
-    /// Requests that were written, in whole or in part, and never answered.
+    /// Requests written in whole or in part, and not answered.
     pub(super) touched: Vec<Pending>,
-    /// Requests of the machine's own that were not written, and are not kept.
+    /// Requests of the machine itself that were not written, and are dropped.
     pub(super) discarded: Vec<Pending>,
     /// Fire-and-forget publishes that were written and may not have arrived.
     pub(super) unconfirmed: u64,
 }
 
-/// An answer to a request that was never sent, or was passed over.
+/// An answer to a request that was never sent, or that was already passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrongAnswer;
 
-/// Where a frame stands among what is written.
+/// Where a frame is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Behind everything that is queued.
+    /// After all queued frames.
     Last,
-    /// Before everything that is queued: only for frames that no connection inherits.
+    /// Before all queued frames: only for frames that belong to this connection.
     Next,
 }
 
-/// See the module.
+/// All outgoing frames, see the module.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    /// Frames of the machine's own that go before the queued ones.
+    /// Frames of the machine itself that go before the queued ones.
     next: Segment,
     queued: VecDeque<Segment>,
     spare: Vec<Vec<u8>>,
     pending: VecDeque<Pending>,
     handed: usize,
     handed_publishes: u64,
-    /// MESSAGE frames of this connection, handed out or queued.
+    /// Number of MESSAGE frames of this connection, handed out or queued.
     publishes: u64,
-    /// Those that the broker has received for certain.
+    /// How many of them the broker has certainly received.
     confirmed_publishes: u64,
-    /// Bytes of MESSAGE frames that are not yet written, and of requests that are not yet answered.
+    /// Bytes of unwritten MESSAGE frames and of unanswered requests.
     bytes: usize,
     awaited: usize,
     last_request: u32,
@@ -158,14 +158,14 @@ impl Outgoing {
         (self.bytes, self.pending.len())
     }
 
-    /// Requests that somebody waits for.
+    /// Number of requests that callers wait for.
     pub(super) fn awaited(&self) -> usize {
         self.awaited
     }
 
-    /// Whether frames wait for the driver. With `Place::Next`, only those that go first.
+    /// Whether there are frames for the driver. With `Place::Next`, only those that go first.
     pub(super) fn has_frames(&self, place: Place) -> bool {
-        // A segment without bytes is what a publish that was refused here left behind; it can only be the last.
+        // A publish refused here may leave an empty segment behind, which can only be the last.
         let is_queued = |segment: &Segment| !segment.bytes.is_empty();
         is_queued(&self.next) || place == Place::Last && self.queued.front().is_some_and(is_queued)
     }
@@ -185,7 +185,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Queues a PUBLISH.
+    /// Queues a confirmed publish (PUBLISH).
     pub(super) fn push_publish(
         &mut self,
         now: Duration,
@@ -198,7 +198,7 @@ impl Outgoing {
         };
         self.push(Place::Last, now, ask, |out, request| {
             let start = out.len();
-            // The head of an empty PUBLISH, then the message behind it, which saves copying it.
+            // Written as an empty PUBLISH with the message appended, which saves a copy.
             native::write_publish(out, request, when, &[]);
             parts.write(out)?;
             let length = (out.len() - start - native::LENGTH_BYTES) as u32;
@@ -207,7 +207,7 @@ impl Outgoing {
         })
     }
 
-    /// Queues the frame of a request that `write` appends.
+    /// Queues the frame of a request, which `write` appends.
     pub(super) fn push_request(
         &mut self,
         place: Place,
@@ -260,8 +260,8 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Begins a connection with a frame that is no request, a HELLO. The records of what was kept step
-    /// aside, so that those of the opening need not be put before each of them.
+    /// Begins a connection with a frame that is not a request: HELLO. Returns the records of kept frames, so that the
+    /// records of the opening frames can be appended in order.
     pub(super) fn begin_opening(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> VecDeque<Pending> {
         assert!(
             self.next.bytes.is_empty() && self.handed == 0,
@@ -271,12 +271,12 @@ impl Outgoing {
         std::mem::take(&mut self.pending)
     }
 
-    /// Ends the opening: what was kept stands behind it.
+    /// Ends the opening: the kept records follow it.
     pub(super) fn finish_opening(&mut self, mut kept: VecDeque<Pending>) {
         self.pending.append(&mut kept);
     }
 
-    /// Takes back what was written whole, and gives the next frames out. Says whether there are any.
+    /// Takes back a segment that was written whole, and gives out the next frames. Returns whether there are any.
     pub(super) fn hand_out(&mut self, transmit: &mut Transmit, place: Place) -> bool {
         if !transmit.is_written() {
             return true;
@@ -310,9 +310,10 @@ impl Outgoing {
         }
     }
 
-    /// Finds what was answered. Requests before it that are only answered when nobody listens were heard.
+    /// Finds the request that was answered. Earlier requests that are only acknowledged if nobody listens have been
+    /// received.
     pub(super) fn answer(&mut self, request: u32) -> Result<Pending, WrongAnswer> {
-        // Ends because each round takes a record away.
+        // Ends because each round removes a record.
         while self.handed > 0 {
             let Some(front) = self.pending.front().copied() else {
                 break;
@@ -325,7 +326,7 @@ impl Outgoing {
             self.handed -= 1;
             self.settle(&front);
             if is_answered {
-                // Frames are handled in order, so what stands before an answered one has arrived.
+                // Frames are handled in order, so everything before an answered one has arrived.
                 self.confirmed_publishes = self.confirmed_publishes.max(front.publishes_before);
                 return Ok(front);
             }
@@ -338,7 +339,7 @@ impl Outgoing {
         self.awaited -= usize::from(pending.ask.is_awaited());
     }
 
-    /// Forgets the callers that have waited since before `since`, and names them.
+    /// Collects the requests whose callers have waited since before `since`, and forgets the callers.
     pub(super) fn give_up(&mut self, since: Duration, expired: &mut Vec<Ask>) {
         for pending in &mut self.pending {
             if pending.since > since {
@@ -354,7 +355,7 @@ impl Outgoing {
         }
     }
 
-    /// The requests for replies among what is kept.
+    /// The requests for replies among the kept frames.
     pub(super) fn kept_calls(&self) -> impl Iterator<Item = CallId> {
         self.pending.iter().filter_map(|pending| match pending.ask {
             Ask::Call(call) => Some(call),
@@ -362,19 +363,19 @@ impl Outgoing {
         })
     }
 
-    /// Requests for replies that no connection has carried yet.
+    /// Number of requests for replies that no connection has carried yet.
     pub(super) fn unsent_calls(&self) -> usize {
         let unsent = self.pending.iter().skip(self.handed);
         unsent.filter(|it| matches!(it.ask, Ask::Call(_))).count()
     }
 
-    /// Forgets everything, once there is no connection, and names the requests.
+    /// Removes everything, once there is no connection, and returns the requests.
     pub(super) fn clear(&mut self) -> Vec<Pending> {
         std::mem::take(self).pending.into()
     }
 
-    /// The connection ended. What was not written at all is kept for the next one, in its order, and the
-    /// rest is named. `transmit` is what the driver was writing.
+    /// Handles the end of the connection. Frames of which nothing was written are kept for the next one, in order; the
+    /// rest is returned. `transmit` is what the driver was writing.
     pub(super) fn break_off(&mut self, transmit: &mut Transmit) -> Remains {
         let Transmit { segment, written } = std::mem::take(transmit);
         let split = first_untouched(&segment.bytes, written);
@@ -466,7 +467,7 @@ fn writable<'a>(queued: &'a mut VecDeque<Segment>, spare: &mut Vec<Vec<u8>>) -> 
     &mut queued[last]
 }
 
-/// Lets `write` append one frame, all or nothing, and says how long it is.
+/// Lets `write` append one frame, all or nothing. Returns the frame's length.
 fn append<E>(
     segment: &mut Segment,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -481,7 +482,7 @@ fn append<E>(
     }
 }
 
-/// Where the first frame begins of which nothing was written.
+/// Position of the first frame of which nothing was written.
 fn first_untouched(frames: &[u8], written: usize) -> usize {
     let mut at = 0;
     // Ends because a frame has five bytes at least.
@@ -506,7 +507,7 @@ fn is_request(frame: &[u8]) -> bool {
     !matches!(kind_of(frame), Some(kind::MESSAGE | kind::HELLO))
 }
 
-/// How many of some whole frames are of a sort.
+/// Number of frames that match `is_counted`.
 fn count(mut frames: &[u8], is_counted: fn(&[u8]) -> bool) -> usize {
     let mut counted = 0;
     while let Some(length) = frame_length(frames) {

@@ -1,7 +1,7 @@
 //! The bounded queue of one subscription, or of the replies to one request.
 //!
-//! Owns events between the read that brought them and the consumer that takes them. Must not know what they are matched
-//! by, nor who reads. Invariants: events stay in order; a drop is always told, at its place, before what follows; the
+//! Owns events between the read that brought them and the consumer that takes them. Must not know how they are matched,
+//! nor who reads. Invariants: events stay in order; a drop is always reported, at its place, before what follows; the
 //! gauge that all queues share is exact after every call.
 
 use crate::config::Overflow;
@@ -11,16 +11,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What all queues of a client hold together.
+/// Totals of all queues of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gauge {
-    /// Bytes of events.
+    /// Bytes of events in all queues.
     pub(super) bytes: usize,
-    /// Queues that want reading to stop.
+    /// Number of queues that want reading to stop.
     pub(super) full: usize,
 }
 
-/// A place where events may be missing.
+/// A place in the queue where events may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mark {
     gap_events: u64,
@@ -33,7 +33,7 @@ enum Item {
     Mark(Mark),
 }
 
-/// What a queue gives out.
+/// What a queue returns.
 #[derive(Debug)]
 pub(super) enum Given {
     Batch(Batch),
@@ -41,13 +41,13 @@ pub(super) enum Given {
     Reconnected,
 }
 
-/// See the module.
+/// The queue, see the module.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// What was dropped before the first item.
     lost: Mark,
     items: VecDeque<Item>,
-    /// Short runs behind the last item, copied together.
+    /// Short runs after the last item, copied together.
     tail: BytesMut,
     bytes: usize,
     bytes_max: usize,
@@ -74,7 +74,7 @@ impl Queue {
         self.overflow == Overflow::Wait && self.bytes >= self.bytes_max
     }
 
-    /// Changes the queue and keeps the gauge true.
+    /// Applies a change to the queue and updates the gauge.
     fn change<R>(&mut self, gauge: &mut Gauge, change: impl FnOnce(&mut Queue) -> R) -> R {
         let (bytes, full) = (self.bytes, self.is_full());
         let result = change(self);
@@ -83,8 +83,8 @@ impl Queue {
         result
     }
 
-    /// Appends a run of whole frames that stand in `read`. All queues together hold at most `gauge_bytes_max`, or
-    /// else this one drops its oldest down to its own cap.
+    /// Appends a run of whole frames, which are in `read`. If all queues together would exceed `gauge_bytes_max`, this
+    /// one drops its oldest events down to its own cap.
     pub(super) fn push(
         &mut self,
         gauge: &mut Gauge,
@@ -120,11 +120,11 @@ impl Queue {
         }
     }
 
-    /// Drops events from the front until so many bytes are gone; the newest event always stays.
+    /// Drops this many bytes of events from the front. The newest event always stays.
     fn drop_oldest(&mut self, bytes: usize) {
         let mut left = bytes;
         self.close_tail();
-        // Ends because each round takes a frame or an item away.
+        // Ends because each round removes a frame or an item.
         while left > 0 {
             let is_last = self.items.len() == 1;
             match self.items.front_mut() {
@@ -151,7 +151,7 @@ impl Queue {
         }
     }
 
-    /// Puts a mark behind everything. Marks without events between them become one.
+    /// Appends a mark. Marks without events between them are merged.
     fn mark(&mut self, mark: Mark) {
         self.close_tail();
         let last = match self.items.back_mut() {
@@ -166,7 +166,7 @@ impl Queue {
         last.reconnected |= mark.reconnected;
     }
 
-    /// The broker dropped so many events here.
+    /// Records that the broker dropped events here.
     pub(super) fn mark_gap(&mut self, events: u64) {
         self.mark(Mark {
             gap_events: events,
@@ -174,7 +174,7 @@ impl Queue {
         });
     }
 
-    /// Another connection begins here.
+    /// Records that another connection begins here.
     pub(super) fn mark_reconnected(&mut self) {
         self.mark(Mark {
             gap_events: 0,
@@ -182,7 +182,7 @@ impl Queue {
         });
     }
 
-    /// Takes what is first.
+    /// Takes the first events or mark.
     pub(super) fn take(&mut self, gauge: &mut Gauge) -> Option<Given> {
         if let Some(given) = take_mark(&mut self.lost) {
             return Some(given);
@@ -208,7 +208,7 @@ impl Queue {
         }
     }
 
-    /// Forgets everything.
+    /// Removes everything.
     pub(super) fn clear(&mut self, gauge: &mut Gauge) {
         self.change(gauge, |queue| {
             queue.lost = Mark::default();
@@ -219,7 +219,7 @@ impl Queue {
     }
 }
 
-/// Takes one of the two things that a mark may say: first what is missing, then why more may be.
+/// Takes one of the two parts of a mark: first the number of missing events, then the reconnect.
 fn take_mark(mark: &mut Mark) -> Option<Given> {
     if mark.gap_events > 0 {
         return Some(Given::Gap(std::mem::take(&mut mark.gap_events)));
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use sapwood_wire::native::{self, Parts};
 
-    /// Frames of so many events, each with its number as payload in 100 bytes.
+    /// Frames of so many events of 100 bytes, each with its number as payload.
     fn frames(numbers: Range<u32>) -> Bytes {
         let mut out = Vec::new();
         for number in numbers {
@@ -249,7 +249,7 @@ mod tests {
         Bytes::from(out)
     }
 
-    /// What a queue gives out, in words.
+    /// What a queue returns, in words.
     fn told(queue: &mut Queue, gauge: &mut Gauge) -> Vec<String> {
         let mut told = Vec::new();
         while let Some(given) = queue.take(gauge) {

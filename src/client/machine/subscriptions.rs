@@ -1,10 +1,10 @@
 //! The client's own subscriptions, and which of them an event is for.
 //!
-//! Owns the filters and the queue of each. Must not know frames, nor how the broker is told. The broker sends an event once
-//! to a connection, so this table finds every subscription that it matches. Invariants: only what the broker has
-//! confirmed is in the index; a place in the table is reused only after the index has forgotten it. The index is exact
-//! filters by hash, wildcards one by one, and members of groups by number; what a topic matched is remembered, so a run
-//! of one topic is looked up once. Start at [`Subscriptions::route_topic`].
+//! Owns the filters and the queue of each. Must not know frames, nor how the broker is told. The broker sends an event
+//! once to a connection, so this table finds every subscription that it matches. Invariants: only subscriptions
+//! confirmed by the broker are in the index; a place in the table is reused only after the index has forgotten it. The
+//! index finds exact filters by hash, wildcards by trying each, and group members by number; the last topic's matches
+//! are cached, so a run of one topic is looked up once. Start at [`Subscriptions::route_topic`].
 
 use super::Token;
 use super::queue::{Gauge, Queue};
@@ -14,23 +14,23 @@ use sapwood_wire::topic;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Names a subscription of a machine. Never used again for another one.
+/// Id of a subscription of a machine, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId {
     pub(super) place: u32,
     serial: u32,
 }
 
-/// How a subscription stands with the broker.
+/// The state of a subscription at the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is not confirmed yet. Since when somebody waits for that, if somebody does.
+    /// Not confirmed yet. Holds the caller that waits for it, if any, and since when.
     Asked(Option<(Token, Duration)>),
-    /// Events come.
+    /// Confirmed: events arrive.
     Active,
-    /// Nothing comes any more: it was drained, or the client closed.
+    /// Ended: it was drained, or the client was closed.
     Ended,
-    /// The broker refused it after a reconnect, and the consumer has yet to be told.
+    /// The broker refused it after a reconnect, and the consumer has not been told yet.
     Refused(Refusal),
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// The three fields that are its key at the broker.
+    /// The fields that identify the subscription at the broker.
     pub(super) fn key(&self) -> native::Subscription<'_> {
         native::Subscription {
             member: self.member,
@@ -62,25 +62,25 @@ impl Local {
     }
 }
 
-/// See the module.
+/// The table of subscriptions, see the module.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     locals: Vec<Option<Local>>,
     free: Vec<u32>,
     serial: u32,
     last_member: u32,
-    /// How many plain subscriptions of this client share a filter, confirmed or not.
+    /// Number of plain subscriptions with the same filter, confirmed or not.
     shares: HashMap<Box<[u8]>, usize>,
     exact: HashMap<Box<[u8]>, Vec<u32>>,
     wildcards: Vec<u32>,
     members: HashMap<u32, u32>,
-    /// The topic that was looked up last, and what it matches; `None` after a change.
+    /// The last topic that was looked up; `None` after a change. The next field holds its matches.
     last: Option<Box<[u8]>>,
     pub(super) last_places: Vec<u32>,
 }
 
 impl Subscriptions {
-    /// Adds one that the broker has not confirmed.
+    /// Adds a subscription that the broker has not confirmed.
     pub(super) fn insert(
         &mut self,
         filter: &[u8],
@@ -122,12 +122,12 @@ impl Subscriptions {
         (local.id == id).then_some(local)
     }
 
-    /// The subscription at a place that a route has just named.
+    /// The subscription at a place returned by a route.
     pub(super) fn at(&mut self, place: u32) -> Option<&mut Local> {
         self.locals.get_mut(place as usize)?.as_mut()
     }
 
-    /// All of them, in an order that does not depend on hashes.
+    /// All subscriptions, in an order that does not depend on hashes.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Local> {
         self.locals.iter().flatten()
     }
@@ -136,7 +136,7 @@ impl Subscriptions {
         self.locals.iter_mut().flatten()
     }
 
-    /// The broker has confirmed it: it takes events from now on.
+    /// Adds a confirmed subscription to the index.
     pub(super) fn activate(&mut self, id: SubscriptionId) {
         let Some(local) = self.find(id) else { return };
         if local.standing == Standing::Active {
@@ -156,7 +156,7 @@ impl Subscriptions {
         self.last = None;
     }
 
-    /// Takes it out of the index: no event comes to it any more.
+    /// Removes a subscription from the index: it receives no more events.
     pub(super) fn deactivate(&mut self, id: SubscriptionId) {
         let Some(local) = self.find(id) else { return };
         let member = local.member;
@@ -178,7 +178,8 @@ impl Subscriptions {
         }
     }
 
-    /// Removes it. Says whether the broker must be told: not if another subscription has the same filter.
+    /// Removes a subscription. Returns whether the broker must be told, which it must not if another subscription has
+    /// the same filter.
     pub(super) fn remove(
         &mut self,
         id: SubscriptionId,
@@ -208,8 +209,8 @@ impl Subscriptions {
         Some((local, is_last))
     }
 
-    /// The places of the subscriptions that an event of this topic is for. Cost: a comparison if the last one had the
-    /// same topic, else a hash and one match for each wildcard.
+    /// The places of the subscriptions that match this topic. Cost: one comparison if the topic is the previous one,
+    /// else one hash and one match for each wildcard.
     pub(super) fn route_topic(&mut self, topic: &[u8]) -> &[u32] {
         if self.last.as_deref() != Some(topic) {
             self.last_places.clear();

@@ -12,7 +12,7 @@ use sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX;
 use sapwood_wire::native::flag;
 use sapwood_wire::scope::ScopeError;
 
-/// A link as many events show it.
+/// The reasons of all disconnects and failed connects so far.
 fn disconnects(rig: &Rig) -> Vec<&Disconnect> {
     let reasons = rig.events.iter().filter_map(|event| match event {
         ConnectionEvent::Disconnected { reason }
@@ -80,7 +80,7 @@ fn addresses_are_tried_in_turn_then_waits_grow_with_jitter() {
             .all(|(at, address)| at % 2 == *address)
     );
     let waits: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // Within a round there is none, between rounds it is below a ceiling that doubles.
+    // No delay within a round; between rounds, below a ceiling that doubles.
     assert!(waits.iter().step_by(2).all(Duration::is_zero));
     let mut ceiling = crate::limits::BACKOFF_MIN;
     let between: Vec<_> = waits.iter().skip(1).step_by(2).collect();
@@ -297,7 +297,7 @@ fn window_in_requests_says_full_and_then_room() {
         rig.publish_confirmed("x").unwrap();
     }
     assert_eq!(rig.publish_confirmed("x"), Err(PublishError::Full));
-    // What is not answered does not count.
+    // Requests without an answer do not count.
     assert_eq!(rig.publish("x"), Ok(()));
     rig.settle();
     assert_eq!(rig.rooms, 1);
@@ -586,7 +586,7 @@ fn drain_waits_for_replies_then_readers_then_the_last_publish() {
     rig.machine.drain(rig.now, Some(token));
     rig.settle();
     assert_eq!(rig.replies(call), ["NoResponders", "ended"]);
-    // The reader has not seen the end, and still may publish.
+    // The reader has not seen the end, and may still publish.
     assert_eq!(rig.outcome(token.0), None);
     rig.publish("2").unwrap();
     assert_eq!(rig.told(id), ["1", "ended"]);
@@ -628,7 +628,7 @@ fn last_flush_of_a_drain_is_begun_again_after_a_break() {
     rig.read(usize::MAX);
     rig.cut(Disconnect::ClosedByBroker);
     rig.settle();
-    // All had been proved by the answer to DRAIN.
+    // The answer to DRAIN proved all of them received.
     assert_eq!(rig.outcome(token.0), Some(&Outcome::Acknowledged(0)));
 
     let mut rig = Rig::open(config());
@@ -642,7 +642,7 @@ fn last_flush_of_a_drain_is_begun_again_after_a_break() {
         rig.publish(&number.to_string()).unwrap();
     }
     assert_eq!(rig.told(id), ["ended"]);
-    // A MESSAGE takes 10 bytes: one whole, and a part of the next.
+    // A MESSAGE takes 10 bytes: one whole frame, and a part of the next.
     rig.write(12);
     rig.cut(Disconnect::ClosedByBroker);
     rig.settle();
@@ -695,7 +695,7 @@ fn operation_that_waits_too_long_is_told() {
     rig.peer.is_mute = true;
     let token = rig.publish_confirmed("1").unwrap();
     rig.subscribe("t", "");
-    // Liveness must not end it first.
+    // Liveness must not end the connection first.
     for _ in 0..35 {
         rig.write(usize::MAX);
         rig.machine.handle_bytes(rig.now, &mut BytesMut::new());
@@ -747,7 +747,7 @@ fn refused_message_is_told_as_an_event() {
     assert_eq!(rig.machine.statistics().refused_publishes, 1);
 }
 
-/// Feeds a hostile broker's bytes to a connected machine, and gives why it hung up.
+/// Feeds a hostile broker's bytes to a connected machine, and checks why it disconnects.
 #[track_caller]
 fn check_hostile(expected: &Disconnect, write: impl FnOnce(&mut Vec<u8>)) {
     let mut rig = Rig::open(config());

@@ -1,4 +1,4 @@
-//! The program in the README is an example of this package, word for word, and does what the README says.
+//! The program in the README is this package's example, word for word, and prints what the README says.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn program_in_readme_runs_as_it_stands() {
     );
 }
 
-/// The example as cargo has built it beside the tests: always, unless this test alone was asked for.
+/// Path of the example that cargo built beside the tests. It is missing only if this test was built alone.
 fn example() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();

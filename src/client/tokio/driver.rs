@@ -1,13 +1,13 @@
 //! The task that moves bytes between a socket and the machine.
 //!
-//! Owns the socket, the read buffer and the timer. Must not know what the bytes mean. One task does it all, so a read, what
-//! it leads to and the next write need no hand-over. Invariants: nothing here waits while it holds the hub's lock; a
-//! poll does a bounded amount of work; if the task is dropped with its runtime, everybody who waits is told.
+//! Owns the socket, the read buffer and the timer. Must not know what the bytes mean. One task does everything, so a
+//! read, its effects and the next write need no hand-over. Invariants: the lock of `Shared` is never held across a
+//! wait; a poll does a bounded amount of work; if the task is dropped with its runtime, all waiters are told.
 
 use crate::error::{CloseReason, Disconnect};
-use crate::hub::{Busy, Hub, Order, Wait};
 use crate::limits::{READ_BYTES, READ_BYTES_KEPT_MAX};
 use crate::machine::{Action, Transmit};
+use crate::shared::{Busy, Order, Shared, Wait};
 use bytes::BytesMut;
 use std::future::Future;
 use std::io;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// Rounds of one poll: other tasks of the thread wait meanwhile, at some 50 us a round.
+/// Rounds of one poll, some 50 us each: other tasks of the thread wait meanwhile.
 const ROUNDS_MAX: usize = 16;
 
 type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
@@ -28,16 +28,16 @@ enum Socket {
     Connected(TcpStream),
 }
 
-/// Whether something was done, so that another round may find more to do.
+/// Whether a round did something, so that another may find more to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Made,
     None,
 }
 
-/// See the module.
+/// The driver task, see the module.
 pub(super) struct Driver {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     addresses: Vec<String>,
     socket: Socket,
     transmit: Transmit,
@@ -46,10 +46,10 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(hub: Arc<Hub>) -> Driver {
-        let addresses = hub.machine(|machine| machine.config().addresses.clone());
+    pub(super) fn new(shared: Arc<Shared>) -> Driver {
+        let addresses = shared.machine(|machine| machine.config().addresses.clone());
         Driver {
-            hub,
+            shared,
             addresses,
             socket: Socket::None,
             transmit: Transmit::default(),
@@ -68,11 +68,11 @@ impl Driver {
         }
     }
 
-    /// The connection is gone.
+    /// Ends the connection.
     fn end(&mut self, reason: Disconnect) {
         self.socket = Socket::None;
         self.input = BytesMut::new();
-        self.hub.handle_disconnected(&mut self.transmit, reason);
+        self.shared.handle_disconnected(&mut self.transmit, reason);
     }
 
     fn poll_connect(&mut self, cx: &mut Context<'_>) -> Progress {
@@ -81,11 +81,11 @@ impl Driver {
         };
         match connecting.as_mut().poll(cx) {
             Poll::Pending => return Progress::None,
-            // Frames are written together already; waiting for more would only delay them.
+            // Frames are already batched, so Nagle's algorithm would only delay them.
             Poll::Ready(Ok(stream)) => match stream.set_nodelay(true) {
                 Ok(()) => {
                     self.socket = Socket::Connected(stream);
-                    self.hub.handle_connected();
+                    self.shared.handle_connected();
                 }
                 Err(error) => self.end(error.into()),
             },
@@ -138,7 +138,7 @@ impl Driver {
                     return Progress::Made;
                 }
                 Ok(_) => {
-                    self.hub.handle_bytes(&mut self.input);
+                    self.shared.handle_bytes(&mut self.input);
                     return Progress::Made;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -151,22 +151,22 @@ impl Driver {
         Progress::None
     }
 
-    /// Says whether to go on at once.
+    /// Parks the driver. Ready if it must go on at once.
     fn poll_park(&mut self, cx: &mut Context<'_>, order: &Order) -> Poll<()> {
         let wait = Wait {
             is_writing: !self.transmit.is_written(),
             reads: Some(order.reads),
             deadline: None,
         };
-        let deadline = match self.hub.park(cx.waker(), wait) {
+        let deadline = match self.shared.park(cx.waker(), wait) {
             Err(Busy) => return Poll::Ready(()),
             Ok(None) => return Poll::Pending,
-            Ok(Some(deadline)) => self.hub.instant(deadline).map(Instant::from_std),
+            Ok(Some(deadline)) => self.shared.instant(deadline).map(Instant::from_std),
         };
         let Some(deadline) = deadline else {
             return Poll::Pending;
         };
-        // Deadlines mostly move away, and setting a timer costs more than one that fires early now and then.
+        // Deadlines mostly move later, and setting a timer costs more than one that fires early now and then.
         if self.timer.is_elapsed() || deadline < self.timer.deadline() {
             self.timer.as_mut().reset(deadline);
         }
@@ -180,7 +180,7 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
         for _ in 0..ROUNDS_MAX {
-            let order = driver.hub.drive(&mut driver.transmit);
+            let order = driver.shared.drive(&mut driver.transmit);
             if order.is_closed {
                 return Poll::Ready(());
             }
@@ -207,9 +207,9 @@ impl Future for Driver {
 }
 
 impl Drop for Driver {
-    /// The runtime ends, or the client has closed.
+    /// Closes the client when the runtime ends. Does nothing if it is already closed.
     fn drop(&mut self) {
-        self.hub
+        self.shared
             .machine(|machine| machine.close(CloseReason::Closed));
         self.end(Disconnect::Closed);
     }

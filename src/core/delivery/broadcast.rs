@@ -1,8 +1,8 @@
-//! Broadcast: what is published to `$all` reaches every client whose protocol hears it unasked, and who has
-//! subscribed to it.
+//! Broadcast: an event published to `$all` reaches every client whose protocol receives broadcasts without subscribing,
+//! and every subscriber of `$all`.
 //!
-//! Its route leads to all shards, whatever they listen to, so that nobody has to be told who is there. Start at
-//! [`Delivery::deliver_to_all`].
+//! The route of `$all` leads to all shards, with or without listeners, so shards need not announce broadcast receivers.
+//! Start at [`Delivery::deliver_to_all`].
 
 use super::{Delivery, Egress, Frame};
 use crate::command::{ConnId, Event, FilterKind, Form};
@@ -10,8 +10,8 @@ use crate::form;
 use bytes::Bytes;
 
 impl Delivery {
-    /// Gives an event to all of this shard who hear it unasked; `once` names it, so that they do not get it again for
-    /// a subscription.
+    /// Delivers an event to all connections of this shard that receive broadcasts without subscribing. `once` is the
+    /// event's number, which prevents a second copy for a subscription.
     pub(super) fn deliver_to_all(
         &mut self,
         egress: &mut Egress<'_>,

@@ -1,11 +1,10 @@
-//! From an event to the outboxes of its receivers and the hand-overs for other shards.
+//! Delivery: carries an event to the outboxes of its receivers, and to the mailboxes of other shards.
 //!
-//! Owns the routes of topics seen lately, and the run of frames that gathers for the last of them:
-//! frames of one topic are encoded once for each form and copied as one to each receiver. Invariant:
-//! whoever changes who listens settles the run before, so that an event reaches exactly those who
-//! listened when it was published. Start at [`Delivery::publish`], then read [`Delivery::execute`], which all
-//! events go through whatever brought them here, and [`Delivery::publish_run`], the way that nearly all of them take
-//! under load.
+//! Owns the routes of recent topics, and the gathered run of frames for the last topic: frames of one topic are encoded
+//! once for each form and copied to each receiver as one piece. Invariant: a change of subscriptions settles the run
+//! first, so that an event reaches exactly those who were subscribed when it was published. Start at
+//! [`Delivery::publish`], then read [`Delivery::execute`], which delivers every event whatever its source, and
+//! [`Delivery::publish_run`], the path of nearly all events under load.
 
 use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
 use crate::form;
@@ -36,7 +35,7 @@ pub(crate) use remote::{Arrival, Received};
 use scoped::Questions;
 pub(crate) use scoped::{Question, Subject};
 
-/// The parts of a shard that a delivery goes through.
+/// The parts of a shard that delivery writes to.
 pub(crate) struct Egress<'a> {
     pub broker: &'a mut Broker,
     pub outboxes: &'a mut Outboxes,
@@ -44,47 +43,47 @@ pub(crate) struct Egress<'a> {
     pub links: &'a mut Links,
 }
 
-/// How a publish ended.
+/// Result of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// Matching subscriptions on this node.
+    /// The number of matching subscriptions on this node.
     To(u64),
-    /// This shard listens and is behind: nothing was done, try again when it has room.
+    /// The mailbox of this shard, which listens, is full. Nothing was done: retry when it has room.
     NoRoom(ShardId),
 }
 
-/// How a run was published.
+/// Result of publishing a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PublishedRun {
-    /// The bytes of its frames.
+    /// Bytes of the run's frames.
     pub bytes: usize,
-    /// How many there were.
+    /// Events of the run.
     pub events: usize,
-    /// Connections of this shard that each is for.
+    /// Connections of this shard that receive each event.
     pub receivers: usize,
-    /// Matching subscriptions on this node, the same for each.
+    /// Matching subscriptions on this node, the same for each event.
     pub subscriptions: u64,
 }
 
-/// A topic's receivers, and what its frames begin with.
+/// A cached route: the receivers of a topic, and the encoded heads of its frames.
 #[derive(Debug, Default)]
 struct CachedRoute {
     route: Route,
-    /// For each filter of the route and form: the frame up to the payload; empty if not needed yet.
+    /// Frame heads by filter of the route and form: the frame up to the payload. Empty until first needed.
     heads: Vec<[Vec<u8>; Form::COUNT]>,
-    /// Whether the topic can stand in a message of NATS.
+    /// Whether the topic is a valid NATS subject.
     is_subject: bool,
-    /// Whether it can stand in JSON.
+    /// Whether the topic is valid UTF-8, which JSON needs.
     is_text: bool,
 }
 
 impl CachedRoute {
-    /// Whether events of the topic can be written in this form.
+    /// Whether this form can carry the topic.
     fn carries(&self, form: Form) -> bool {
         (form != Form::NAMED || self.is_subject) && (!form.is_json() || self.is_text)
     }
 
-    /// What the frames of events begin with that reach this entry, at this place of the route.
+    /// The frame head of events that match this entry; `place` is the entry's index in the route.
     fn head(&mut self, place: usize, form: Form, entry: &Entry, topic: &[u8]) -> &[u8] {
         let head = &mut self.heads[place][form.index()];
         if head.is_empty() {
@@ -93,7 +92,7 @@ impl CachedRoute {
         head
     }
 
-    /// How a run is written in this form for the members of the route's only filter.
+    /// How to encode a run in this form for the members of the route's only filter.
     fn encoding<'a>(
         &'a mut self,
         form: Form,
@@ -115,46 +114,48 @@ impl CachedRoute {
 
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    /// Each at the place that its topic hashes to.
+    /// Routes by the hash of their topic.
     cached: Box<[CachedRoute]>,
-    /// The last topic's.
+    /// Index of the present topic's route in `cached`: the last topic that was delivered.
     present: usize,
     hasher: foldhash::fast::FixedState,
-    /// The buffer that the publisher's input stands in, if its parts may be kept.
+    /// The buffer that holds the publisher's input, if payloads may be kept as parts of it.
     pub lent: Option<Bytes>,
-    /// Where the payloads of the run that is being published stand.
+    /// Scratch buffer for the payload positions of the run that is being published.
     payloads: Vec<Span>,
-    /// Frames that wait to be copied to the members of the route's only filter.
+    /// Gathered frames for the members of the route's only filter, by form.
     run: [Vec<u8>; Form::COUNT],
     run_events: u64,
-    /// Where the last frame of each run begins.
+    /// Position of the last frame in each gathered run.
     run_last: [usize; Form::COUNT],
-    /// What clients get that name their subscriptions.
+    /// Delivery to clients that name their subscriptions (NATS).
     pub named: Named,
-    /// For each group of the route, the shard or link whose turn the event is, if it is for the group; or empty.
+    /// For each group of the route, the shard or link whose turn this event is; `None` if the event is not for the
+    /// group.
     turns: Vec<Option<Target>>,
-    /// For the frame of a member's turn.
+    /// Scratch buffer for the frame of a group turn.
     turn: Vec<u8>,
-    /// What is the same for all turns of a member on one topic.
+    /// Scratch buffer for the conflation key of a group turn: the same for all turns of one member on one topic.
     turn_key: Vec<u8>,
-    /// Numbers events that several filters match.
+    /// Counter that numbers events which several filters may match.
     event: u64,
-    /// The number of the last event that was delivered here.
+    /// Number of the last event that was delivered here.
     number: u64,
-    /// Subscriptions that events were given to; natively, connections.
+    /// Events delivered, counted once for each subscription; for native clients, once for each connection.
     pub delivered: u64,
-    /// Turns that went to another shard because the first had no member left.
+    /// Group turns sent to another shard because the first had no member left.
     pub turns_retried: u64,
-    /// Turns that nobody could take.
+    /// Group turns dropped because no member was left anywhere.
     pub turns_unheard: u64,
-    /// What this shard is to answer when the turn ends.
+    /// Questions that this shard answers at the end of the turn.
     pub questions: Questions,
-    /// Events for a place in the tree where nobody stands.
+    /// Events sent to a tree address where no node stands.
     pub lost_places: u64,
 }
 
 impl Delivery {
-    /// Without routes; the seed decides which topics share a place, and events are numbered from there.
+    /// A delivery without routes. `hash_seed` decides which topics share a cache slot; event numbers start at
+    /// `first_number`.
     pub(crate) fn new(hash_seed: u64, first_number: u64) -> Delivery {
         Delivery {
             cached: (0..ROUTES_KEPT).map(|_| CachedRoute::default()).collect(),
@@ -179,11 +180,12 @@ impl Delivery {
         }
     }
 
-    /// Delivers the events at the start of the input that have this head, as far as they are whole and
-    /// the output that they make may gather. The publisher must not hear itself.
+    /// Delivers the run of events at the start of the input that share this head, up to the first incomplete one and to
+    /// the room for output. The publisher must not receive its own events.
     ///
-    /// `None`, and nothing is done, if they must be published one by one: the topic must not be published
-    /// to, several filters or groups match, a shard is behind, or a payload is long enough to be shared.
+    /// Returns `None`, with nothing done, if the events must be published one by one: the topic is reserved or not
+    /// legal, several filters or a group match, a mailbox is full, or the first event is incomplete or its payload long
+    /// enough to be shared.
     pub(crate) fn publish_run(
         &mut self,
         egress: &mut Egress<'_>,
@@ -192,7 +194,7 @@ impl Delivery {
         payload_max: usize,
     ) -> Option<PublishedRun> {
         let is_legal = |name: &[u8]| topic::check_name(name).is_ok();
-        // A route to it may be known, but there is more to it than its route.
+        // Reserved topics need more than a route.
         if topic::is_reserved(head.topic) {
             return None;
         }
@@ -210,14 +212,14 @@ impl Delivery {
         } else {
             payload_max
         };
-        // What gathers, or may be dropped, comes in bounded pieces; a reader that keeps up gets all
-        // at once.
+        // Output that is gathered or may be dropped is limited to bounded pieces; a single receiver that keeps up gets
+        // the whole run.
         let only = self.only_receiver(egress);
         let bytes_max = match only {
             Some(_) if self.route().shards.is_empty() => {
                 egress.outboxes.room_to_flush(self.pending())
             }
-            // Another shard deals with it as a whole, whatever room there is.
+            // Another shard handles a run as a whole, whatever room there is.
             _ => RUN_BYTES_MAX,
         };
         let mut payloads = std::mem::take(&mut self.payloads);
@@ -242,17 +244,18 @@ impl Delivery {
         })
     }
 
-    /// Whether the event that was just published may be heard on another node.
+    /// Whether the event just published may have listeners on another node.
     pub(crate) fn is_heard_remotely(&self) -> bool {
         self.route().is_heard_remotely()
     }
 
-    /// The present topic's.
+    /// The present topic's route.
     fn route(&self) -> &Route {
         &self.cached[self.present].route
     }
 
-    /// The only member of the route's only filter, if frames can be given to it as they are.
+    /// The only member of the route's only filter, if frames can be appended to its outbox without the slow consumer
+    /// policy.
     fn only_receiver(&self, egress: &Egress<'_>) -> Option<Member> {
         let &[filter] = &self.route().filters[..] else {
             return None;
@@ -263,7 +266,8 @@ impl Delivery {
         }
     }
 
-    /// Delivers a run to the members of the route's only filter: to the only one at once, or it gathers for all.
+    /// Delivers a run to the members of the route's only filter: at once if there is only one, else it is gathered for
+    /// all.
     fn deliver_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, only: Option<Member>) {
         let first_number = self.number + form::EVENT_NUMBER_STEP;
         let events = run.payloads.len() as u64;
@@ -273,13 +277,13 @@ impl Delivery {
         }
         self.gather_run(egress, run, first_number);
         self.run_events += events;
-        // What is for one receiver that is behind is decided on at once.
+        // For a single receiver that is behind, the slow consumer policy decides at once.
         if self.route().receivers == 1 || self.is_run_full() {
             self.settle(egress.broker, egress.outboxes);
         }
     }
 
-    /// Encodes a run for the only member of the route's only filter, who takes all, where it is to stand.
+    /// Encodes a run for the only member of the route's only filter, straight into its outbox.
     fn give_run(
         &mut self,
         egress: &mut Egress<'_>,
@@ -306,7 +310,7 @@ impl Delivery {
         self.delivered += events;
     }
 
-    /// Encodes a run in each form that the members of the route's only filter take.
+    /// Encodes a run in each form that members of the route's only filter take.
     fn gather_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, number: u64) {
         let way = &mut self.cached[self.present];
         let entry = egress.broker.filters().entry(way.route.filters[0]);
@@ -331,10 +335,10 @@ impl Delivery {
         }
     }
 
-    /// Delivers an event here and hands it to the shards that listen.
+    /// Delivers an event on this shard, and hands it to the other shards and links that listen.
     ///
-    /// Cost: one comparison if the topic is the last one's, else a look-up; then a copy for each
-    /// receiver, or less for a run.
+    /// Cost: one comparison if the topic is the previous event's, else a look-up; then one copy for each receiver, or
+    /// less for a run.
     pub(crate) fn publish(
         &mut self,
         egress: &mut Egress<'_>,
@@ -361,7 +365,7 @@ impl Delivery {
         Published::To(subscriptions)
     }
 
-    /// How many of the matching subscriptions are those of a publisher that must not hear itself.
+    /// Number of the matching subscriptions that belong to a publisher that must not receive its own events.
     fn own_subscriptions(&self, egress: &Egress<'_>, except: Option<ConnId>) -> u64 {
         let Some(publisher) = except else {
             return 0;
@@ -376,8 +380,8 @@ impl Delivery {
         (own + groups.filter(is_own).count()) as u64
     }
 
-    /// Delivers what another shard handed over. It never goes further; the groups that
-    /// have no member left are told to `unheard`, by their place in the record.
+    /// Delivers a record that another shard handed over; it goes no further. `unheard` gets the index in the record of
+    /// each group that has no member left here.
     pub(crate) fn receive(
         &mut self,
         egress: &mut Egress<'_>,
@@ -433,9 +437,9 @@ impl Delivery {
         self.execute(egress, event, plan);
     }
 
-    /// Gives the turns of a batch that came back, and that nobody could take where it went, to
-    /// members elsewhere. That those there are gone may not have been told yet, because batches come
-    /// back at once and changes are told at the end of a turn.
+    /// Gives group turns that another shard could not deliver to members elsewhere; `batch` came back with them.
+    /// Interest may still count the members that are gone, because batches come back at once and changes are announced
+    /// at the end of a turn.
     pub(crate) fn retry(&mut self, egress: &mut Egress<'_>, by: ShardId, batch: &Batch) {
         for unheard in &batch.unheard {
             let Some((record, name)) = batch.event_of(unheard) else {
@@ -454,7 +458,7 @@ impl Delivery {
             let turn = egress.broker.take_turn_again(group, by, tries);
             self.begin_turns();
             self.turns[place] = Some(turn);
-            // More than the backlog may allow, but no more than came back.
+            // May exceed the cap on the backlog, but by no more than the batch that came back.
             let plan = Plan {
                 plain: false,
                 tries,
@@ -475,7 +479,7 @@ impl Delivery {
         place.is_some_and(|place| self.deliver_turn(egress, place, None, event, body))
     }
 
-    /// Gives an event to the member whose turn it is; false if there is none.
+    /// Delivers an event to the group member whose turn it is. False if there is no member.
     fn deliver_turn(
         &mut self,
         egress: &mut Egress<'_>,
@@ -529,7 +533,7 @@ impl Delivery {
         true
     }
 
-    /// Takes a group's turn among its members here, but for a publisher that must not hear itself.
+    /// Picks the group member on this shard whose turn it is, except a publisher that must not receive its own events.
     fn member_in_turn(
         &mut self,
         egress: &mut Egress<'_>,
@@ -545,11 +549,11 @@ impl Delivery {
         let members: usize = members.sum();
         let mut turns = (0..members).map_while(|_| egress.broker.take_member_turn(group));
         let found = turns.find(|member| member.conn != publisher);
-        // The publisher's filters may be owed more turns than there are members.
+        // The publisher's filters may be owed more turns in a row than there are members.
         found.or_else(|| egress.broker.member_besides(group, publisher))
     }
 
-    /// Output that the run stands for and that is not in the outboxes yet.
+    /// Output of the gathered run that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
         if self.run_events == 0 {
             return Pending::default();
@@ -566,8 +570,8 @@ impl Delivery {
         }
     }
 
-    /// Makes the topic's route the present one; unless that is known, the topic must be one that
-    /// `is_legal`. Whether it is the present one now.
+    /// Makes the topic's route the present one; a topic without a cached route must pass `is_legal`. Returns whether
+    /// the route is the present one now.
     fn prepare_if(
         &mut self,
         egress: &mut Egress<'_>,
@@ -583,9 +587,9 @@ impl Delivery {
             return false;
         }
         self.settle(egress.broker, egress.outboxes);
-        // What was just given may have been the last message of a subscription.
+        // Settling may have delivered the last message of a subscription, which changes routes.
         let is_known = is_known && self.cached[place].route.is_current(egress.broker);
-        // What one topic with many patterns needed is not kept, nor looked at, for ever.
+        // A route of very many filters or groups is dropped, so that it costs neither memory nor scans later.
         let present = self.route();
         if present.filters.len().max(present.groups.len()) > ROUTE_FILTERS_KEPT {
             self.cached[self.present] = CachedRoute::default();
@@ -611,8 +615,8 @@ impl Delivery {
         true
     }
 
-    /// The same for any topic. That of the event before is known without a hash; a run ends where the topic does, so the
-    /// next is seldom of the same.
+    /// Like `prepare_if`, without the check of the topic. The previous event's topic is recognized without a hash; a
+    /// run ends where the topic changes, so the next event seldom has the same one.
     fn prepare(&mut self, egress: &mut Egress<'_>, space: Space, topic: &[u8]) {
         if !self.route().fits(egress.broker, space, topic) {
             self.prepare_if(egress, (space, topic), |_| true);
@@ -641,13 +645,13 @@ impl Delivery {
             && self.route().filters.len() == 1
             && self.route().groups.is_empty()
             && self.route().receivers > 1
-            // What the clients of NATS get of these differs from one to the other, or is two messages.
+            // NATS frames of these differ between receivers, or are two messages.
             && event.flags & (flag::HEADERS | flag::END) == 0;
         if may_gather {
             return self.gather(egress, event);
         }
         self.settle(egress.broker, egress.outboxes);
-        // Most clients take an event once, however many of their filters match.
+        // Most clients take an event once, however many of their subscriptions match.
         let once = (self.route().filters.len() > 1 || is_for_all).then(|| {
             self.event += 1;
             self.event
@@ -690,7 +694,7 @@ impl Delivery {
         }
     }
 
-    /// Lets an event gather for the members of the route's only filter.
+    /// Adds an event to the gathered run for the members of the route's only filter.
     fn gather(&mut self, egress: &mut Egress<'_>, event: &Event<'_>) {
         let way = &mut self.cached[self.present];
         let entry = egress.broker.filters().entry(way.route.filters[0]);
@@ -726,8 +730,8 @@ impl Delivery {
             .any(|length| length >= RUN_BYTES_MAX)
     }
 
-    /// Gives the run to its receivers. To be called before anything changes who listens, and
-    /// when an input is dealt with.
+    /// Delivers the gathered run to its receivers. Must be called before subscriptions change and at the end of an
+    /// input.
     pub(crate) fn settle(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
         if self.run_events == 0 {
             return;
@@ -768,12 +772,12 @@ impl Delivery {
     }
 }
 
-/// Whether so many bytes for so many receivers are kept once and shared, not copied.
+/// Whether a run of this size for this many receivers is stored once and shared instead of copied.
 fn is_run_shared(bytes: usize, receivers: u32) -> bool {
     bytes >= SHARED_RUN_BYTES_MIN && receivers >= SHARED_RUN_RECEIVERS_MIN
 }
 
-/// One event in one form.
+/// One event encoded in one form.
 struct Frame<'a> {
     form: Form,
     head: &'a [u8],
@@ -782,8 +786,8 @@ struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Gives it to those members that take it in this form, and `once` names it to those that take
-    /// it once however often they stand among several filters' members; counts them.
+    /// Offers the frame to the members that take this form, and returns how many they were. With `once`, the event's
+    /// number, a connection gets it once even if several of its filters match.
     fn offer_to(
         &self,
         members: impl Iterator<Item = ConnId>,
@@ -829,7 +833,7 @@ impl Frame<'_> {
             && once.is_none_or(|event| outboxes.is_first_offer(conn, event))
     }
 
-    /// The same for a form that does not hold the payload as it is: written once for all.
+    /// Like `offer_to`, for a form that escapes the payload (JSON): encoded once and shared by all.
     fn offer_written_to(
         &self,
         members: impl Iterator<Item = ConnId>,

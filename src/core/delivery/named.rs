@@ -1,8 +1,8 @@
-//! Delivery to clients that name their subscriptions, as those of NATS do: each message says for which
-//! of them it is, and some end after so many messages.
+//! Delivery to clients that name their subscriptions, as NATS clients do: each message carries the subscription's id,
+//! and a subscription may end after a number of messages.
 //!
-//! Owns those subscriptions, and the run that gathers for them: written once, for the first of them, and
-//! given to the others under their own names. Must not know who publishes. Start at [`Named::offer`].
+//! Owns those subscriptions and their gathered run: encoded once with the first subscription's id, and rewritten with
+//! the id of each other one. Must not know who publishes. Start at [`Named::offer`].
 
 use crate::command::{Event, Form, Member};
 use crate::delivery::is_run_shared;
@@ -18,21 +18,21 @@ use sapwood_wire::nats;
 #[derive(Debug)]
 pub(crate) struct Named {
     pub sids: Sids,
-    /// Frames that gather, written for the subscription `first`.
+    /// Gathered frames, encoded with the id of the subscription `first`.
     run: Vec<u8>,
     first: u32,
-    /// Where each of them begins, and where the name stands.
+    /// Position of each gathered frame, and of the subscription id in it.
     marks: Vec<NameMark>,
-    /// What the policy of a connection that is behind must know.
+    /// Scratch buffer for the conflation key of the slow consumer policy: topic and subscription id.
     key: Vec<u8>,
-    /// Messages given to subscriptions.
+    /// Messages delivered, counted once for each subscription.
     pub delivered: u64,
-    /// Events whose topics are no subjects, once for each subscription.
+    /// Events not delivered because their topic is no NATS subject, counted once for each subscription.
     pub uncarried: u64,
 }
 
 impl Named {
-    /// No subscription yet; the seed keeps outsiders from choosing names that collide.
+    /// No subscriptions yet. The seed keeps outsiders from choosing ids that collide.
     pub(crate) fn new(seed: u64) -> Named {
         Named {
             sids: Sids::new(seed),
@@ -45,12 +45,12 @@ impl Named {
         }
     }
 
-    /// Bytes of the run that gathers.
+    /// Bytes of the gathered run.
     pub(crate) fn pending(&self) -> usize {
         self.run.len()
     }
 
-    /// Gives a run to the only member of a filter.
+    /// Encodes a run straight into the outbox of a filter's only member.
     pub(crate) fn give_run(
         &mut self,
         how: form::Run<'_>,
@@ -66,14 +66,14 @@ impl Named {
         self.marks.clear();
     }
 
-    /// Lets a run gather for those members of a filter who take this form.
+    /// Adds a run to the gathered run for the members of a filter that take NATS frames.
     pub(crate) fn gather_run(&mut self, how: &form::Run<'_>, entry: &Entry, outboxes: &Outboxes) {
         self.begin_run(entry, outboxes);
         let name = &self.sids.get(self.first).name;
         how.encode_named(name, &mut self.run, &mut self.marks);
     }
 
-    /// Lets an event gather for them.
+    /// Adds one event to the gathered run.
     pub(crate) fn gather(
         &mut self,
         head: &[u8],
@@ -100,8 +100,8 @@ impl Named {
         }
     }
 
-    /// Gives what gathered to one of the members, under its own name and as much as it may have. `shared` is
-    /// the run as others with the same name share it.
+    /// Delivers the gathered run to one member, with its own subscription id and no more messages than it may still
+    /// get. `shared` is the run as stored once for all members with the same id.
     pub(crate) fn give(
         &mut self,
         Member { conn, number }: Member,
@@ -138,7 +138,7 @@ impl Named {
         self.key.extend_from_slice(name);
         let mut renamed = Vec::new();
         encode(&mut renamed);
-        // Each frame before the last has grown or shrunk by the difference of the names.
+        // The ids differ in length, so each frame before the last has moved by that difference.
         let before = taken - 1;
         let offer = Offer {
             events: taken as u64,
@@ -148,13 +148,13 @@ impl Named {
         outboxes.offer(conn, &renamed, offer);
     }
 
-    /// Forgets what gathered: all have it.
+    /// Clears the gathered run, after all members have it.
     pub(crate) fn end_run(&mut self) {
         self.run.clear();
         self.marks.clear();
     }
 
-    /// Gives an event to a subscription, if it may have one more. `head` is what its frame begins with.
+    /// Offers an event to a subscription, unless its message limit is reached. `head` is the frame's encoded head.
     pub(crate) fn offer(
         &mut self,
         member: Member,
@@ -184,7 +184,7 @@ impl Named {
                 form::encode_event(Form::NAMED, head, Some(sid), event, out);
             });
         }
-        // The end of several replies is a message of its own here.
+        // In NATS, the end of several replies is a message of its own.
         if event.flags & flag::END != 0 && !event.payload.is_empty() {
             let end = Event {
                 flags: 0,
@@ -196,14 +196,14 @@ impl Named {
         }
     }
 
-    /// Takes away the subscriptions that have been given their last message.
+    /// Removes the subscriptions that have reached their message limit.
     pub(crate) fn end_sids(&mut self, broker: &mut Broker) {
         for number in self.sids.take_ended() {
             self.end_sid(number, broker);
         }
     }
 
-    /// Takes a subscription away.
+    /// Removes a subscription.
     pub(crate) fn end_sid(&mut self, number: u32, broker: &mut Broker) {
         let sid = self.sids.get(number);
         let member = Member {

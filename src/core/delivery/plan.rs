@@ -1,8 +1,9 @@
-//! How an event reaches all whom it is for, whatever brought it here: it is decided once, and carried out by one function.
+//! Plans: what is decided about an event before it is delivered, and the one function that carries it out.
 //!
-//! What differs between a client's publish, a batch of another shard, a frame of another node and a turn that came back is
-//! how far the event goes from here, whether it is for everyone, and whose turn it is. That is the [`Plan`]. Start at
-//! [`Delivery::execute`]; for a run, of which nothing is to be decided for each event, at [`Delivery::execute_run`].
+//! Events come from a client's publish, another shard's batch, another node's frame, or a group turn that came back.
+//! These differ in how far the event goes from here, whether it is for all subscribers, and whose group turn it is.
+//! That is the [`Plan`]. Start at [`Delivery::execute`]; for a run, where nothing is decided for each event, at
+//! [`Delivery::execute_run`].
 
 use super::{Delivery, Egress};
 use crate::command::{ConnId, Event, LinkId, Member, ShardId, Target};
@@ -14,32 +15,32 @@ use sapwood_wire::node::events::EventsHead;
 /// How far an event goes from here.
 #[derive(Clone, Copy)]
 pub(super) enum Reach<'a> {
-    /// Not beyond this shard: another one handed it over.
+    /// This shard only: another shard handed it over.
     Shard,
-    /// To all shards of this node, from another one: what goes on to other nodes has gone, or it is for this one alone.
+    /// All shards of this node: the event came from another node and was already forwarded, or is for this node alone.
     Node,
-    /// Over links as well, as an event of this node's own.
+    /// All shards and all links: the event was published on this node.
     Tree,
-    /// Over all links but the one that it came by, as the event of another node that it is.
+    /// All shards, and all links except the one it came by: the event was published on another node (split horizon).
     Onward(LinkId, &'a EventsHead<'a>),
 }
 
-/// What is decided about an event, beside its route and the groups' turns.
+/// What is decided about an event, apart from its route and the group turns.
 #[derive(Clone, Copy)]
 pub(super) struct Plan<'a> {
     pub reach: Reach<'a>,
-    /// Whether it is for everyone who gets every event; else only for those whose turn it is.
+    /// Whether all plain subscribers get it; false if it is only for the groups' turns.
     pub plain: bool,
-    /// The publisher, if it must not hear itself.
+    /// The publisher, if it must not receive its own events.
     pub except: Option<ConnId>,
-    /// How many shards or nodes had no member left for the turns before.
+    /// How many shards or nodes have failed to deliver this group turn, because no member was left.
     pub tries: u8,
-    /// The payload, if it is kept once for all.
+    /// The payload, if it is stored once and shared.
     pub body: Option<&'a Bytes>,
 }
 
 impl<'a> Plan<'a> {
-    /// For everyone within reach.
+    /// A plan for all subscribers within reach.
     pub(super) fn for_all(reach: Reach<'a>, body: Option<&'a Bytes>) -> Plan<'a> {
         Plan {
             reach,
@@ -52,9 +53,10 @@ impl<'a> Plan<'a> {
 }
 
 impl Delivery {
-    /// Gives an event of the present topic to all whom it is for by its plan, and by the groups' turns that were taken:
-    /// other shards, links, members in turn, and who gets every event. For what is published here, the caller has asked for
-    /// room; what other nodes have sent waits for nobody.
+    /// Delivers an event of the present topic by its plan and by the group turns already taken: to other shards, links,
+    /// group members and plain subscribers. For events published here, the caller has checked that mailboxes have room;
+    /// events of other nodes never wait: their own room in a mailbox is capped, and beyond it they are dropped and
+    /// counted.
     pub(super) fn execute(&mut self, egress: &mut Egress<'_>, event: &Event<'_>, plan: Plan<'_>) {
         match plan.reach {
             Reach::Shard => {}
@@ -80,8 +82,9 @@ impl Delivery {
         self.named.end_sids(egress.broker);
     }
 
-    /// The same for a run, for everyone within reach. The topic's route has no groups, and one filter at most; `only` is
-    /// the only member of that, if it takes all.
+    /// Like [`execute`](Delivery::execute), for a run to all subscribers within reach. The topic's route must have no
+    /// groups and at most one filter; `only` is that filter's only member, if it takes frames without the slow consumer
+    /// policy.
     pub(super) fn execute_run(
         &mut self,
         egress: &mut Egress<'_>,
@@ -111,13 +114,13 @@ impl Delivery {
         }
     }
 
-    /// The first of the shards that an event of the present topic may go to whose mailbox has no room for it.
+    /// The first shard on the present topic's route whose mailbox is full.
     pub(super) fn full_shard(&self, egress: &Egress<'_>) -> Option<ShardId> {
         let mut targets = self.route().targets.iter().copied();
         targets.find(|&shard| !egress.mailboxes.has_room(shard))
     }
 
-    /// Takes the turn of each group for an event that is published here; `except` must not hear it.
+    /// Takes the turn of each group for an event that is published here. `except` must not receive it.
     pub(super) fn take_turns(&mut self, egress: &mut Egress<'_>, except: Option<ConnId>) {
         self.turns.clear();
         let Delivery {
@@ -130,21 +133,21 @@ impl Delivery {
             let me = Target::Shard(egress.broker.me());
             let must_not = |publisher| egress.broker.are_members_of(group, publisher);
             turns.push(Some(match except.is_some_and(must_not) {
-                // Nobody here may hear it: it is another shard's, if there is one.
+                // All members here belong to the publisher: the turn goes to another shard or link, if any has members.
                 true => egress.broker.take_turn_again(group, me, 0),
                 false => egress.broker.take_turn(group),
             }));
         }
     }
 
-    /// Forgets the turns: nobody's is taken yet.
+    /// Resets the turns: none is taken yet.
     pub(super) fn begin_turns(&mut self) {
         self.turns.clear();
         let groups = self.route().groups.len();
         self.turns.resize(groups, None);
     }
 
-    /// Hands an event to the shards that it is for.
+    /// Puts an event into the mailboxes of the other shards that it is for.
     fn hand_out(&self, egress: &mut Egress<'_>, event: &Event<'_>, plan: &Plan<'_>) {
         for &shard in &self.route().targets {
             let plain = plan.plain && self.route().shards.contains(&shard);
@@ -170,11 +173,11 @@ impl Delivery {
         }
     }
 
-    /// The payload as it is shared by several receivers, if it is long.
+    /// The payload as shared bytes, if it is long enough for several receivers to share it.
     pub(super) fn body_of(&self, egress: &Egress<'_>, event: &Event<'_>) -> Option<Bytes> {
         let route = self.route();
         let shares = match route.scope.is_for_all() {
-            // Who hears it unasked is not counted.
+            // Broadcast receivers are not counted in the route.
             true => usize::MAX,
             false => route.receivers + route.groups.len() + route.shards.len(),
         };
@@ -187,7 +190,7 @@ impl Delivery {
     }
 }
 
-/// A payload as a part of the buffer that it stands in; `None` if it stands elsewhere.
+/// A payload as a slice of the buffer that contains it; `None` if it is not part of this buffer.
 fn part_of(buffer: &Bytes, payload: &[u8]) -> Option<Bytes> {
     let range = buffer.as_ptr_range();
     let of_payload = payload.as_ptr_range();

@@ -1,8 +1,9 @@
-//! Events that leave for other nodes, and those that come from them.
+//! Events sent to other nodes, and events received from them.
 //!
-//! An event that comes over a link is delivered here and goes on over every other link behind which somebody wants it, in
-//! the frame it came in unless it is not for all of them that it was for. Owns nothing. Start at
-//! [`Delivery::receive_events`].
+//! An event received on a link is delivered here and forwarded on every other link with interest in it. It keeps the
+//! frame it came in, unless a link is to get it for only some of the frame's groups. Events for a shard that is behind
+//! never wait: they have room of their own in its mailbox, and are dropped and counted beyond it. Owns nothing.
+//! Start at [`Delivery::receive_events`].
 
 use super::{Delivery, Egress, Plan, Reach};
 use crate::command::{Event, LinkId, Space, Target};
@@ -14,28 +15,28 @@ use sapwood_wire::node::HEADER_BYTES;
 use sapwood_wire::node::events::{self, Events, EventsHead, Groups, Route};
 use sapwood_wire::run::Source;
 
-/// At how many nodes a turn may find no member before it is given up.
+/// A group turn is given up after this many nodes had no member for it.
 const NODE_TRIES_MAX: u8 = 4;
 
-/// A frame of events that came over a link.
+/// A frame of events received on a link.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival<'a> {
     pub link: LinkId,
-    /// The frame as it came, header and all.
+    /// The whole frame as received, with its header.
     pub frame: &'a [u8],
     pub events: &'a Events<'a>,
 }
 
-/// How far a frame of events was dealt with.
+/// How much of a frame of events was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     All,
-    /// Output is to be written before the rest.
+    /// Not all: output must be flushed before the rest. Call again with the same frame.
     Part,
 }
 
 impl Delivery {
-    /// Sends an event to the links that it is for by its plan and the turns that were taken, as one of this node's own.
+    /// Sends an event published on this node over the links that its plan and the group turns name.
     pub(super) fn send_own(&self, egress: &mut Egress<'_>, event: &Event<'_>, plan: &Plan<'_>) {
         let branches: Vec<LinkId>;
         let plain: &[LinkId] = match plan.plain {
@@ -54,7 +55,7 @@ impl Delivery {
         }
     }
 
-    /// The same where what is behind one link is not what is behind the other.
+    /// Like `send_own`, with a frame of its own for each link, because their group turns differ.
     fn send_each(&self, egress: &mut Egress<'_>, event: &Event<'_>, plain: &[LinkId], tries: u8) {
         let with_turn = self.turns.iter().filter_map(|&turn| match turn {
             Some(Target::Link(link)) => Some(link),
@@ -76,7 +77,7 @@ impl Delivery {
         }
     }
 
-    /// The groups whose turn is this target's.
+    /// The names of the groups whose turn is this target's.
     fn names_in_turn<'a>(
         &'a self,
         egress: &'a Egress<'_>,
@@ -87,7 +88,8 @@ impl Delivery {
         groups.map(|(group, _)| egress.broker.group_name(group))
     }
 
-    /// Sends an event of another node on to the links that it is for, by what it came as and the turns that were taken.
+    /// Forwards an event of another node to the links that its route and the group turns name, except the link it came
+    /// by.
     pub(super) fn pass_on(
         &self,
         egress: &mut Egress<'_>,
@@ -98,7 +100,7 @@ impl Delivery {
         let is_for_all = self.route().scope.is_for_all();
         let next: Vec<LinkId> = egress.links.adopted(Some(from)).collect();
         for link in next {
-            // They came in one frame, so they fit into one.
+            // The names came in one frame, so they fit into one.
             let mut names = Vec::new();
             let in_turn = self.names_in_turn(egress, Target::Link(link));
             in_turn.for_each(|name| Groups::push(&mut names, name));
@@ -115,8 +117,8 @@ impl Delivery {
         }
     }
 
-    /// Delivers what came over a link and is new here, and passes it on. Call again with the same frame if it could
-    /// not be dealt with as a whole: events that were are known then.
+    /// Delivers the new events of a received frame, and forwards them. After [`Received::Part`], call again with the
+    /// same frame: deduplication skips the events already handled.
     pub(crate) fn receive_events(
         &mut self,
         egress: &mut Egress<'_>,
@@ -126,7 +128,7 @@ impl Delivery {
         let count = arrival.events.len() as u64;
         let known = egress.links.known(head, count);
         if known == count {
-            // Counted once, not again for what was dealt with in parts.
+            // Duplicates of a whole frame only: events handled before [`Received::Part`] are not counted.
             egress.links.counters.events_twice += count;
             return Received::All;
         }
@@ -157,7 +159,7 @@ impl Delivery {
         Received::All
     }
 
-    /// Deals with events for everybody who gets every event.
+    /// Handles events that are for all plain subscribers and no group.
     fn receive_plain(
         &mut self,
         egress: &mut Egress<'_>,
@@ -166,7 +168,7 @@ impl Delivery {
     ) -> Received {
         let head = arrival.events.head();
         let is_for_all = self.route().scope.is_for_all();
-        // Those that go on go on at once, all together; if some were here before, the others are so everywhere behind.
+        // The whole frame is forwarded at once. If some of its events are known, it was forwarded before.
         let is_begun = known > 0;
         if !is_begun {
             self.forward(egress, arrival);
@@ -188,7 +190,7 @@ impl Delivery {
         Received::All
     }
 
-    /// Sends a frame on as it came, to all that it is for but where it came from; gives those links.
+    /// Forwards a frame unchanged to all links that want it, except the one it came by. Returns those links.
     fn forward(&self, egress: &mut Egress<'_>, arrival: Arrival<'_>) -> Vec<LinkId> {
         let next = |link: &LinkId| *link != arrival.link;
         let links: Vec<LinkId> = match self.goes_to_all_links() {
@@ -205,11 +207,12 @@ impl Delivery {
         links
     }
 
-    /// Delivers all events of a frame as one run, where nothing is to be decided for each; whether that was so.
+    /// Delivers all events of a frame as one run, if nothing has to be decided for each of them. Returns whether it
+    /// did.
     fn receive_run(&mut self, egress: &mut Egress<'_>, arrival: Arrival<'_>) -> bool {
         let head = arrival.events.head();
         let route = self.route();
-        // Turns of the same topic are given at once, which what gathers must not fall behind.
+        // Group turns of the same topic are delivered at once, and a gathered run would fall behind them.
         let is_simple = route.filters.len() <= 1 && route.groups.is_empty();
         if space_of(head) != Space::Topic || !is_simple || route.scope.name_at > 0 {
             return false;
@@ -244,7 +247,7 @@ impl Delivery {
         true
     }
 
-    /// Deals with one event that is a group's turn behind the link it came by.
+    /// Handles an event that came as the turn of one or more groups: each turn goes to a shard here or on to a link.
     fn receive_turn(
         &mut self,
         egress: &mut Egress<'_>,
@@ -272,8 +275,8 @@ impl Delivery {
         self.execute(egress, event, plan);
     }
 
-    /// Gives a turn that nobody here or further on can take back to where the others of the group are. The event was noted
-    /// as seen on its way here, so it goes as one of this node's own.
+    /// Returns a group turn to the link it came by, because neither this node nor one beyond has a member.
+    /// Deduplication has seen the event's number on its way here, so it is sent as an event published on this node.
     pub(super) fn turn_back(
         &mut self,
         egress: &mut Egress<'_>,
@@ -298,7 +301,7 @@ impl Delivery {
     }
 }
 
-/// Sends an event over a link as the turn of this group alone; `tries` shards or nodes had no member left before.
+/// Sends an event over a link as a turn of this group alone. `tries` shards or nodes had no member left before.
 pub(super) fn send_turn(
     egress: &mut Egress<'_>,
     link: LinkId,
@@ -316,7 +319,7 @@ pub(super) fn send_turn(
     egress.links.publish(std::iter::once(link), route, event);
 }
 
-/// Names of groups as they stand in frames: as many as fit into the first, then into the next. One frame at least.
+/// Group names as encoded in frames: each frame is filled before the next begins. At least one frame.
 fn in_frames<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let mut frames = vec![Vec::new()];
     for name in names {

@@ -1,4 +1,4 @@
-//! Frames of another node, for a shard of this one that is behind.
+//! Frames received from another node for a shard whose mailbox is full.
 
 use super::*;
 use crate::command::{ConnId, Filter, FilterKind, Form, Member, ShardId};
@@ -59,7 +59,7 @@ impl OneShard {
         (&mut self.delivery, egress)
     }
 
-    /// The frames of events that it has for the other node.
+    /// Takes the frames of events queued for the other node.
     fn frames(&mut self) -> Vec<Vec<u8>> {
         let lane = self.links.lane_mut(LINK, 0).expect("one lane");
         let mut bytes = Vec::new();
@@ -105,7 +105,8 @@ impl OneShard {
     }
 }
 
-/// What one shard cannot take is lost for it alone: the lane goes on, and publishers here have room of their own.
+/// Events that a full mailbox cannot take are dropped for that shard alone: the lane goes on, and local publishers have
+/// room of their own.
 #[test]
 fn a_shard_that_is_behind_holds_no_lane() {
     let limits = Limits {
@@ -147,12 +148,12 @@ fn a_shard_that_is_behind_holds_no_lane() {
     assert_eq!(here.outboxes.outbox(SUBSCRIBER).events_out(), 200);
     let (handed, lost) = (here.mailboxes.events, here.mailboxes.lost);
     assert_eq!(handed + lost, 400);
-    // Each takes its payload, and at most as much again and a bit.
+    // Each event takes its payload, and at most as much again plus a little.
     assert!(
         (5_000 / 300..=5_000 / 100).contains(&handed),
         "{handed} were kept"
     );
-    // What is published here has its own room, and stops at its own cap.
+    // Local publishes have their own room, with its own cap.
     let publish = |here: &mut OneShard| {
         let event = Event::plain(Space::Topic, b"plain", &payload);
         let (delivery, mut egress) = here.egress();
@@ -165,7 +166,7 @@ fn a_shard_that_is_behind_holds_no_lane() {
         }
         assert!(published < 100, "publishers never wait");
     }
-    // Once the shard has dealt with it, there is room again.
+    // After the shard has handled a batch, there is room again.
     let batch = here.mailboxes.take(SLOW).expect("a batch");
     here.mailboxes.returned(SLOW, batch);
     assert!(matches!(publish(&mut here), Published::To(_)));

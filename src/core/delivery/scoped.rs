@@ -1,8 +1,8 @@
-//! Events whose topic says which nodes they are for, and those that nodes answer themselves.
+//! Events whose topic names target nodes, and events that nodes answer themselves.
 //!
-//! On the nodes that such an event is for it is delivered as if it had been published there, and went no further. What
-//! nodes are asked (`$info`, `$trace:`) is noted here and answered when the turn ends (`tree/answers`), by an event like any
-//! other. Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
+//! On its target nodes, such an event is delivered as if published there, without going further. Questions to nodes
+//! (`$info`, `$trace:`) are queued here and answered at the end of the turn (`shard/answers`), by an ordinary event.
+//! Start at [`Delivery::publish_scoped`] and [`Delivery::receive_scoped`].
 
 use super::remote::send_turn;
 use super::{Delivery, Egress, Plan, Published, Reach};
@@ -14,40 +14,40 @@ use sapwood_wire::scope::Audience;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Something that a node is to answer, on the reply topic of the event that asked.
+/// A question that this node answers, on the reply topic of the event that asked.
 #[derive(Debug)]
 pub(crate) struct Question {
     pub reply: Box<[u8]>,
     pub subject: Subject,
 }
 
-/// What is asked.
+/// What a question asks for.
 #[derive(Debug)]
 pub(crate) enum Subject {
-    /// Who the node is, and how it does.
+    /// The node's description and state.
     Node,
-    /// Which way an event took: the topic, the link it came by, unless it was published here, and those it left by.
+    /// The path of an event: its topic, the link it came by (`None` if published here), and the links it left by.
     Trace {
         topic: Box<[u8]>,
         from: Option<LinkId>,
         to: Vec<LinkId>,
     },
-    /// Nobody stands where an event was sent.
+    /// An event was sent to a tree address where no node stands.
     Lost { topic: Box<[u8]> },
 }
 
-/// What waits to be answered, and how much was lately.
+/// Questions waiting for an answer, and the answer rate.
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     waiting: Vec<Question>,
-    /// When the present second began, and how many answers it had.
+    /// Start of the present second, and answers given in it.
     second: (u64, usize),
-    /// Questions that were not answered, because there were too many.
+    /// Questions dropped at the cap on waiting questions or on answers a second.
     pub unanswered: u64,
 }
 
 impl Questions {
-    /// Whether there are any.
+    /// Whether no question waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -59,14 +59,14 @@ impl Questions {
         }
     }
 
-    /// Takes those that are to be answered now.
+    /// Takes the questions to answer now; those beyond the rate limit are dropped and counted.
     pub(crate) fn take(&mut self, now_ns: u64) -> Vec<Question> {
         let mut questions = std::mem::take(&mut self.waiting);
         if now_ns.saturating_sub(self.second.0) >= SECOND_NS {
             self.second = (now_ns, 0);
         }
         questions.retain(|question| {
-            // Short, and a request waits for it.
+            // Exempt from the rate limit: the answer is short, and a requester waits for it.
             if matches!(question.subject, Subject::Lost { .. }) {
                 return true;
             }
@@ -78,32 +78,32 @@ impl Questions {
         questions
     }
 
-    /// Puts back what found no room.
+    /// Puts back questions whose answers found no room.
     pub(crate) fn put_back(&mut self, questions: impl Iterator<Item = Question>) {
         questions.for_each(|question| self.ask(question));
     }
 }
 
 impl Delivery {
-    /// Whether the present topic says more than a name.
+    /// Whether the present topic has a scope beside its name.
     pub(super) fn is_scoped(&self) -> bool {
         let scope = &self.route().scope;
         scope.name_at > 0 || scope.is_for_all()
     }
 
-    /// Whether events of the present topic that come over links are not dealt with as others are.
+    /// Whether received events of the present topic are handled by [`receive_scoped`](Delivery::receive_scoped).
     pub(super) fn has_own_way(&self) -> bool {
         let scope = &self.route().scope;
         scope.is_placed || scope.is_traced || scope.audience == Audience::Node
     }
 
-    /// Whether events of the present topic go over all links, whoever listens there.
+    /// Whether events of the present topic go over all links, with or without interest behind them.
     pub(super) fn goes_to_all_links(&self) -> bool {
         let scope = &self.route().scope;
         scope.is_for_all() && !scope.is_placed
     }
 
-    /// An event under the topic that subscribers see.
+    /// The event under the topic that subscribers see, without the scope.
     pub(super) fn as_shown<'a>(&self, event: &Event<'a>) -> Event<'a> {
         Event {
             topic: &event.topic[self.route().scope.name_at..],
@@ -111,7 +111,7 @@ impl Delivery {
         }
     }
 
-    /// Publishes what is not delivered here; `None` if it is to be delivered as usual.
+    /// Publishes an event that is not delivered on this node. Returns `None` if it is to be delivered here as usual.
     pub(super) fn publish_scoped(
         &mut self,
         egress: &mut Egress<'_>,
@@ -146,8 +146,9 @@ impl Delivery {
         None
     }
 
-    /// What a publish of the present topic is answered: matching subscriptions on this node but those of a publisher that
-    /// must not hear itself, connections that hear it unasked, or the shards that answer.
+    /// The subscription count that a publish of the present topic returns: matching subscriptions on this node without
+    /// those of a publisher that must not receive its own events; plus broadcast receivers for a broadcast; or the
+    /// number of shards that answer.
     pub(super) fn matching_subscriptions(
         &self,
         egress: &Egress<'_>,
@@ -161,7 +162,7 @@ impl Delivery {
         }
     }
 
-    /// Deals with an event for some nodes, or for nobody, that came from one link and went on to others.
+    /// Handles a received event for target nodes, or a trace. It came from one link and was forwarded to others.
     pub(super) fn receive_scoped(
         &mut self,
         egress: &mut Egress<'_>,
@@ -176,7 +177,7 @@ impl Delivery {
         }
     }
 
-    /// Takes a turn among the nodes of a group; true if it is this node's, else it was passed on.
+    /// Takes a turn among the nodes of a group. True if the turn is this node's; else the event was passed on.
     fn is_turn_here(
         &mut self,
         egress: &mut Egress<'_>,
@@ -196,7 +197,7 @@ impl Delivery {
         false
     }
 
-    /// Delivers an event on this node, as if it had been published here and went no further.
+    /// Delivers an event on this node as if published here, without sending it further.
     fn deliver_here(&mut self, egress: &mut Egress<'_>, event: &Event<'_>) {
         if self.route().scope.is_lost {
             self.lost_places += 1;
@@ -211,7 +212,7 @@ impl Delivery {
         self.execute(egress, event, Plan::for_all(Reach::Node, body.as_ref()));
     }
 
-    /// Whether it is this node that answers an event, not its clients: then that is noted.
+    /// Whether the node answers this event instead of its clients; if so, the question is queued.
     pub(super) fn is_answered_here(&mut self, event: &Event<'_>) -> bool {
         let is_asked = self.route().scope.audience == Audience::Node;
         if is_asked {

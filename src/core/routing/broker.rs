@@ -1,10 +1,9 @@
-//! Who listens to what: applies subscriptions and finds the receivers of an event.
+//! The broker's table of subscriptions: applies changes to it, and finds the receivers of an event.
 //!
-//! Owns the filters, the groups' turns, each connection's subscriptions, and the changes that the other shards are
-//! to be told. Must not know protocols, outboxes or time. Invariants: a connection stands in a
-//! filter's members exactly once if the filter stands in its subscriptions, at the place noted
-//! there; so leaving costs as much as the connection's own subscriptions, whoever else listens.
-//! Start at [`Broker::subscribe`] and [`Broker::route`].
+//! Owns the filters, the groups' turns, each connection's subscriptions, and the changes to announce to the other
+//! shards. Must not know protocols, outboxes or time. Invariant: a connection is among a filter's members exactly once
+//! if the filter is among its subscriptions, at the index stored there; so removing a connection costs as much as its
+//! own subscriptions, however many others there are. Start at [`Broker::subscribe`] and [`Broker::route`].
 
 mod remote;
 mod scoped;
@@ -27,11 +26,11 @@ use indexmap::IndexMap;
 use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
 
-/// Which of its connection's subscriptions one is: the filter, and the client's number for it.
+/// Key of a subscription within its connection: the filter, and the client's number for it.
 type Key = (FilterId, u32);
 
-/// A connection's subscriptions, with its place in each filter. Their order depends on the history
-/// alone: that of making them, but each one that ended gave its place to the last.
+/// A connection's subscriptions, each with its index among the filter's members. Their order depends on the history
+/// alone: order of subscribing, except that a removed one is replaced by the last.
 #[derive(Debug, Default)]
 struct Membership {
     places: IndexMap<Key, u32, foldhash::fast::FixedState>,
@@ -39,9 +38,9 @@ struct Membership {
     globs: u32,
     shard_channels: u32,
     wildcards: u32,
-    /// The most subscriptions since the table was made or shrank.
+    /// Highest number of subscriptions since the table was created or last shrank.
     places_most: u32,
-    /// The other shards are being told that these subscriptions are gone.
+    /// The connection is leaving: the end of these subscriptions is being announced to the other shards.
     leaving: bool,
 }
 
@@ -57,50 +56,50 @@ impl Membership {
     }
 }
 
-/// The receivers of a topic's events, as long as `version` is current.
+/// The receivers of a topic's events. Valid while `version` is current.
 #[derive(Debug, Default)]
 pub(crate) struct Route {
     version: Version,
     space: Option<Space>,
     topic: Vec<u8>,
-    /// Filters that match and have members here who get every event.
+    /// Matching filters with plain members (no group) on this shard.
     pub filters: Vec<FilterId>,
-    /// Members of those filters.
+    /// Number of members of those filters.
     pub receivers: usize,
-    /// Other shards where somebody gets every event, each once.
+    /// Other shards with plain subscribers, each once.
     pub shards: Vec<ShardId>,
-    /// Links behind which somebody gets every event, each once.
+    /// Links with plain subscribers behind them, each once.
     pub links: Vec<LinkId>,
     /// Groups with a member on any shard or behind any link, each once.
     pub groups: Vec<GroupRoute>,
-    /// Where in `groups` each is.
+    /// Index of each group in `groups`.
     group_places: HashMap<GroupId, usize, foldhash::fast::FixedState>,
-    /// What an earlier topic used for its groups, to be used again.
+    /// Group routes of earlier topics, kept for their memory.
     spare_groups: Vec<GroupRoute>,
-    /// Other shards that an event may go to: those of `remote`, and those of the groups.
+    /// Other shards that an event may go to: those of `shards`, and those of the groups.
     pub targets: Vec<ShardId>,
-    /// Matching subscriptions on all shards, a group counting as one: what PUBLISH answers.
+    /// Matching subscriptions on all shards of this node, a group counting as one: what PUBLISH returns.
     pub subscriptions: u64,
-    /// What the topic says beside its name.
+    /// The scope that the topic has beside its name.
     pub scope: RouteScope,
 }
 
-/// What a topic says about its events beside its name. Usually nothing.
+/// The scope of a topic: what it says beside its name. Usually nothing.
 #[derive(Debug)]
 pub(crate) struct RouteScope {
-    /// Where in the topic its name begins, which is what subscribers see.
+    /// Offset in the topic of the name that subscribers see.
     pub name_at: usize,
-    /// Who gets them.
+    /// Who receives the events.
     pub audience: Audience,
-    /// Nobody gets them: nodes report that they came by.
+    /// Trace: nobody receives the events, and nodes report their path.
     pub is_traced: bool,
-    /// It says which nodes they are for; on each of these, groups take turns of their own.
+    /// The topic names target nodes, and on each of them groups take turns of their own.
     pub is_placed: bool,
-    /// This node is one of them.
+    /// This node is a target.
     pub is_here: bool,
-    /// One of them would stand below this node and is not there.
+    /// A target address would be below this node, and no node stands there.
     pub is_lost: bool,
-    /// They are for one node of a group: what leads to those.
+    /// The targets are one node of a group: the route to the nodes of that group.
     pub turn: Option<GroupRoute>,
 }
 
@@ -119,19 +118,19 @@ impl Default for RouteScope {
 }
 
 impl RouteScope {
-    /// Whether events go to all links and shards, whoever subscribed there.
+    /// Whether events go to all links and shards, with or without subscribers there.
     pub(crate) fn is_for_all(&self) -> bool {
         self.audience != Audience::Subscribers
     }
 }
 
-/// How a topic's events reach one group.
+/// The route of a topic's events to one group.
 #[derive(Debug)]
 pub(crate) struct GroupRoute {
     pub group: GroupId,
-    /// Its entries with members here.
+    /// Entries of the group with members on this shard.
     pub entries: Vec<FilterId>,
-    /// The shards that have members, this one included, and the links that lead to some, and how many.
+    /// Number of members on each shard that has any, this one included, and behind each link.
     pub weights: Vec<(Target, u32)>,
 }
 
@@ -145,7 +144,7 @@ impl GroupRoute {
 }
 
 impl Route {
-    /// The route to this group, which leads nowhere yet if it is new.
+    /// The route to this group; a new one is empty.
     fn group_mut(&mut self, group: GroupId) -> &mut GroupRoute {
         let next = self.groups.len();
         let place = *self.group_places.entry(group).or_insert(next);
@@ -162,7 +161,7 @@ impl Route {
         &mut self.groups[place]
     }
 
-    /// Forgets all groups, and keeps the memory of some for the next.
+    /// Removes all groups, and keeps the memory of some for reuse.
     fn forget_groups(&mut self) {
         self.group_places.clear();
         for mut route in self.groups.drain(..) {
@@ -174,20 +173,20 @@ impl Route {
         }
     }
 
-    /// Lets it lead to all these shards, whoever listens there.
+    /// Makes the route lead to all these shards, with or without subscribers there.
     pub(crate) fn lead_to_shards(&mut self, shards: impl Iterator<Item = ShardId>) {
         self.shards.clear();
         self.shards.extend(shards);
         self.targets.clone_from(&self.shards);
     }
 
-    /// Where in `groups` the group of this name is.
+    /// Index in `groups` of the group with this name.
     pub(crate) fn place_of(&self, broker: &Broker, name: &[u8]) -> Option<usize> {
         let group = broker.filters.groups.find(name)?;
         self.group_places.get(&group).copied()
     }
 
-    /// Whether somebody on another node may hear the topic's events.
+    /// Whether the topic's events may have listeners on another node.
     pub(crate) fn is_heard_remotely(&self) -> bool {
         let groups = self.groups.iter().chain(&self.scope.turn);
         let weights = groups.flat_map(|group| &group.weights);
@@ -195,18 +194,18 @@ impl Route {
         !self.links.is_empty() || targets.any(|target| matches!(target, Target::Link(_)))
     }
 
-    /// Whether nothing has changed since it was found.
+    /// Whether no change since the look-up may concern this route.
     pub(crate) fn is_current(&self, broker: &Broker) -> bool {
         broker.versions.is_current(self.version)
     }
 
-    /// Whether it still leads this topic's events right.
+    /// Whether this is a current route of this topic.
     pub(crate) fn fits(&self, broker: &Broker, space: Space, topic: &[u8]) -> bool {
         self.is_current(broker) && self.space == Some(space) && self.topic == topic
     }
 }
 
-/// The subscriptions of a shard's connections, and what it knows of the other shards'.
+/// The subscriptions of a shard's connections, and the interest of other shards and links.
 #[derive(Debug)]
 pub(crate) struct Broker {
     me: ShardId,
@@ -220,14 +219,14 @@ pub(crate) struct Broker {
     globs_max: usize,
     /// Links behind which any event may be wanted.
     everything: Vec<LinkId>,
-    /// This shard tells links what is wanted here.
+    /// Whether this shard announces interest to links.
     tells_links: bool,
-    /// Links behind which any event may be wanted are others than were told of.
+    /// `everything` has changed since links were last told.
     everything_changed: bool,
     changed_for_links: Vec<FilterId>,
-    /// Filters that are wanted behind each link.
+    /// Number of filters wanted behind each link.
     wanted_behind: Vec<u32>,
-    /// Where the node stands.
+    /// The node's position in the tree.
     position: Position,
 }
 
@@ -256,12 +255,12 @@ impl Broker {
         &self.filters
     }
 
-    /// Subscriptions of all connections of this shard.
+    /// Number of subscriptions of all connections of this shard.
     pub(crate) fn subscriptions(&self) -> u64 {
         self.subscriptions
     }
 
-    /// How many subscriptions of this kind a connection has.
+    /// Number of a connection's subscriptions of this kind.
     pub(crate) fn count(&self, conn: ConnId, kind: FilterKind) -> usize {
         self.memberships.get(conn.slot()).map_or(0, |membership| {
             let count = match kind {
@@ -282,13 +281,13 @@ impl Broker {
             .is_some_and(|membership| !membership.places.is_empty())
     }
 
-    /// How many subscriptions of any kind a connection has.
+    /// Number of a connection's subscriptions of all kinds.
     pub(crate) fn count_all(&self, conn: ConnId) -> usize {
         let membership = self.memberships.get(conn.slot());
         membership.map_or(0, |membership| membership.places.len())
     }
 
-    /// Adds a subscription; `Ok(false)` if the connection had it already.
+    /// Adds a subscription. `Ok(false)` if the connection had it already.
     pub(crate) fn subscribe(
         &mut self,
         member: Member,
@@ -346,7 +345,7 @@ impl Broker {
         Ok(true)
     }
 
-    /// Takes a subscription away; false if there was none.
+    /// Removes a subscription. False if there was none.
     pub(crate) fn unsubscribe(&mut self, member: Member, form: Form, filter: Filter<'_>) -> bool {
         let Some(id) = self.filters.find(filter) else {
             return false;
@@ -354,7 +353,7 @@ impl Broker {
         self.remove_member(member, form, id)
     }
 
-    /// The filters that a connection is subscribed to, from a place among its subscriptions on, with their places.
+    /// The filters that a connection is subscribed to from an index on, each with its index.
     pub(crate) fn subscribed_from(
         &self,
         conn: ConnId,
@@ -384,9 +383,9 @@ impl Broker {
             .collect()
     }
 
-    /// Takes all subscriptions of a connection away.
+    /// Removes all subscriptions of a connection.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
-        // One after the other, because taking one away may move another of the same connection.
+        // One at a time, because removing one may move another of the same connection.
         while let Some(membership) = self.memberships.get_mut(conn.slot())
             && let Some(((id, number), place)) = membership.places.pop()
         {
@@ -399,17 +398,17 @@ impl Broker {
         }
     }
 
-    /// Frees the places of connections behind the last one that listens to something. Not whenever one leaves: where the
-    /// last comes and goes, all before it would be made anew each time.
+    /// Frees the table entries behind the last connection that has subscriptions. Not done whenever a connection
+    /// leaves: if the last one comes and goes, the table would be reallocated each time.
     pub(crate) fn release_spares(&mut self) {
         let memberships = &mut self.memberships;
         while memberships.pop_if(|last| last.places.is_empty()).is_some() {}
         memberships.shrink_to_fit();
     }
 
-    /// Begins to take all subscriptions of a connection away: those in groups at once, because the
-    /// others of the group take their turns. Of the rest the other shards are told that they are
-    /// gone, and what is on its way still arrives until [`leave`](Broker::leave).
+    /// Begins to remove all subscriptions of a connection. Those in groups end at once, because the other members take
+    /// over their turns. The end of the rest is announced to the other shards, and events on their way still arrive
+    /// until [`leave`](Broker::leave).
     pub(crate) fn begin_to_leave(&mut self, conn: ConnId, form: Form) {
         let Some(membership) = self.memberships.get_mut(conn.slot()) else {
             return;
@@ -427,7 +426,7 @@ impl Broker {
         membership.leaving = !membership.places.is_empty();
     }
 
-    /// Takes note that a connection takes events in another form from now on.
+    /// Updates the counts of forms when a connection changes its form.
     pub(crate) fn change_form(&mut self, conn: ConnId, from: Form, to: Form) {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return;
@@ -446,7 +445,7 @@ impl Broker {
         keys.map(|&(_, number)| number).collect()
     }
 
-    /// Takes a subscription away; false if there was none.
+    /// Removes a member from a filter. False if it was none.
     pub(crate) fn remove_member(&mut self, member: Member, form: Form, id: FilterId) -> bool {
         let Some(membership) = self.memberships.get_mut(member.conn.slot()) else {
             return false;
@@ -460,7 +459,7 @@ impl Broker {
         assert!(*counter > 0, "a subscription that was not counted");
         *counter -= 1;
         if membership.places.is_empty() {
-            // An idle connection keeps no memory of what it once listened to.
+            // An idle connection keeps no memory of earlier subscriptions.
             *membership = Membership::default();
         } else if is_sparse(membership.places.len(), membership.places_most as usize) {
             membership.places.shrink_to(2 * membership.places.len());
@@ -509,12 +508,12 @@ impl Broker {
         }
     }
 
-    /// Whether the other shards are to be told something.
+    /// Whether there are changes to announce to the other shards.
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// What the other shards are to be told since this was last asked; empty if nothing.
+    /// Takes the changes to announce to the other shards since the last call.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for id in std::mem::take(&mut self.changed) {
@@ -537,7 +536,7 @@ impl Broker {
         changes
     }
 
-    /// Takes in what another shard told.
+    /// Applies the changes that another shard announced.
     pub(crate) fn apply_changes(&mut self, from: ShardId, changes: &[Change]) {
         for change in changes {
             let id = self.filters.intern(Filter {
@@ -559,7 +558,7 @@ impl Broker {
         }
     }
 
-    /// Finds the receivers of a topic's events; the memory in `route` is used again.
+    /// Finds the receivers of a topic's events. `route` is overwritten, and its memory reused.
     pub(crate) fn route(&self, space: Space, name: &[u8], route: &mut Route) {
         route.space = Some(space);
         route.topic.clear();
@@ -602,7 +601,7 @@ impl Broker {
                 self.route_to_group(id, route);
             }
         });
-        // Those of other nodes do not count, like their other subscriptions.
+        // PUBLISH counts subscriptions of this node only, so groups of other nodes are not counted.
         let is_here = |&(target, _): &(Target, u32)| matches!(target, Target::Shard(_));
         let groups_here = route.groups.iter();
         let groups_here = groups_here.filter(|group| group.weights.iter().any(is_here));
@@ -641,14 +640,14 @@ impl Broker {
         }
     }
 
-    /// Takes a group's turn for one event among the shards and links that have members.
+    /// Takes a group's turn for one event, among the shards and links that have members.
     pub(crate) fn take_turn(&mut self, route: &GroupRoute) -> Target {
         self.filters.groups.take_turn(route.group, &route.weights)
     }
 
-    /// The same for an event that `tries` of them, `by` the last, had no member left for: not
-    /// by that one, if there is another. From the second time on it stays here if it can, where
-    /// who is there is known for sure.
+    /// Takes a group's turn again, after `tries` shards or links, the last of them `by`, had no member left. Avoids
+    /// `by` if another has members. From the second try on, this shard is chosen if it has members, because they are
+    /// known for sure.
     pub(crate) fn take_turn_again(&mut self, route: &GroupRoute, by: Target, tries: u8) -> Target {
         if tries > 1 && !route.entries.is_empty() {
             return Target::Shard(self.me);
@@ -663,7 +662,7 @@ impl Broker {
         self.filters.groups.take_turn(route.group, weights)
     }
 
-    /// Takes a group's turn among all but one of the shards and links that have members; `None` if there are none.
+    /// Takes a group's turn among all shards and links with members except `but`. `None` if there is no other.
     pub(crate) fn take_turn_besides(&mut self, route: &GroupRoute, but: Target) -> Option<Target> {
         let weights = route.weights.iter().copied();
         let others: Vec<_> = weights.filter(|&(target, _)| target != but).collect();
@@ -671,7 +670,7 @@ impl Broker {
         (!others.is_empty()).then(|| self.filters.groups.take_turn(group, &others))
     }
 
-    /// Takes a group's turn among this shard's members; `None` if there are none.
+    /// Takes a group's turn among this shard's members. `None` if there are none.
     pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
         match &route.entries[..] {
             [] => None,
@@ -679,12 +678,12 @@ impl Broker {
         }
     }
 
-    /// Whether a group has members here, and all of them are this connection's.
+    /// Whether a group has members on this shard and all of them belong to this connection.
     pub(crate) fn are_members_of(&self, route: &GroupRoute, conn: ConnId) -> bool {
         !route.entries.is_empty() && self.member_besides(route, conn).is_none()
     }
 
-    /// A group's member here that is not this connection's.
+    /// A group member on this shard that belongs to another connection.
     pub(crate) fn member_besides(&self, route: &GroupRoute, conn: ConnId) -> Option<Member> {
         let entries = route.entries.iter().map(|&id| self.filters.entry(id));
         let mut members = entries.flat_map(|entry| &entry.members);
@@ -695,19 +694,19 @@ impl Broker {
         self.filters.groups.name(route.group)
     }
 
-    /// This shard.
+    /// This shard's id.
     pub(crate) fn me(&self) -> ShardId {
         self.me
     }
 
-    /// Subscribers of exactly this name, on all shards.
+    /// Number of subscribers to exactly this filter, on all shards.
     pub(crate) fn listeners(&self, filter: Filter<'_>) -> u64 {
         self.filters
             .find(filter)
             .map_or(0, |id| self.filters.listeners(self.filters.entry(id)))
     }
 
-    /// Distinct globs that anyone listens to.
+    /// Number of distinct globs that have listeners.
     pub(crate) fn active_globs(&self) -> usize {
         let globs = self.filters.globs();
         globs.filter(|entry| entry.listeners() > 0).count()
@@ -755,7 +754,7 @@ mod tests {
             name: b"jobs",
             group: b"g",
         };
-        // Each that goes gives its place to the last: that is one of its own connection, or not.
+        // Each removal moves the last member into the gap; it may belong to the same connection or to another.
         let joining = [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2), (0, 4)];
         for (conn, number) in joining {
             let joined = broker.subscribe(member(conn, number), Form::Native, filter);
@@ -777,7 +776,7 @@ mod tests {
         assert_eq!(broker.subscriptions(), 0);
     }
 
-    /// Something that happens to a broker, which may change routes.
+    /// A step of a random history that may change routes.
     #[derive(Clone, Debug)]
     enum Step {
         Subscribe(u32, Wanted),
@@ -861,7 +860,7 @@ mod tests {
             membership.is_some_and(|membership| membership.leaving)
         };
         match step {
-            // Who is leaving asks for nothing any more.
+            // A leaving connection must not change its subscriptions.
             Step::Subscribe(conn, _) | Step::Unsubscribe(conn, _) | Step::BeginToLeave(conn)
                 if is_leaving(broker, *conn) => {}
             Step::Subscribe(conn, wanted) => {
@@ -897,7 +896,7 @@ mod tests {
         }
     }
 
-    /// All that a delivery reads of a route.
+    /// All fields of a route that delivery reads.
     fn contents(route: &Route) -> impl PartialEq + std::fmt::Debug + use<> {
         let groups = route.groups.iter();
         let groups =
@@ -914,7 +913,7 @@ mod tests {
     }
 
     proptest! {
-        /// A route that counts as current is the one that would be found now, whatever has come and gone.
+        /// A route that counts as current equals a newly computed one, after any history.
         #[test]
         fn a_current_route_is_the_one_that_would_be_found(
             steps in prop::collection::vec(any_step(), 1..80),

@@ -1,26 +1,26 @@
-//! Groups and whose turn it is: each event goes to one member of a group.
+//! Queue groups and their turns: each event goes to one member of a group.
 //!
-//! A group is its name; its members stand in the index of filters, an entry for each filter that
-//! they listen to. The publishing shard takes the turn among the shards and links, each weighing as much as
-//! it has members for the topic, and the shard or the node whose turn it is picks the member. Both by smooth
-//! weighted round robin: of a steady set of candidates each gets its share exactly, spread as
-//! evenly as whole turns allow. Must not know what events are. Invariant: a group lives exactly
-//! as long as an entry of it. Start at [`Groups::take_turn`].
+//! A group is identified by its name; its members are stored in the index of filters, one entry for each filter that
+//! they subscribe to. The publishing shard picks a shard or link, weighted by its number of members for the topic; the
+//! picked shard or node picks the member. Both use smooth weighted round robin: among a steady set of candidates each
+//! gets exactly its share, spread as evenly as whole turns allow. Must not know what events are. Invariant: a group
+//! exists exactly as long as an entry of it. Start at [`Groups::take_turn`].
 
 use crate::command::Target;
 use crate::paged_slab::{PagedSlab, is_table_sparse};
 use hashbrown::HashMap;
 
-/// A group's place; used again once its last entry is gone.
+/// Id of a group: its slot, which is reused after its last entry is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct GroupId(u32);
 
 #[derive(Debug)]
 struct Group {
     name: Box<[u8]>,
-    /// Entries of the index that belong to it.
+    /// Number of the group's entries in the index.
     entries: usize,
-    /// For each shard and link, what it is owed (above 0) or has had in advance; as many as had a turn.
+    /// Credit of each shard and link in the round robin: positive is owed, negative is had in advance. As long as the
+    /// last one that had a turn.
     credits: Vec<i64>,
 }
 
@@ -39,7 +39,7 @@ impl Groups {
         }
     }
 
-    /// The group of this name, made if it is new, with one entry more.
+    /// Adds an entry to the group of this name, which is created if it is new.
     pub(crate) fn enter(&mut self, name: &[u8]) -> GroupId {
         if let Some(&id) = self.names.get(name) {
             self.groups[id.0 as usize].entries += 1;
@@ -55,7 +55,7 @@ impl Groups {
         id
     }
 
-    /// Takes note that an entry of the group is gone.
+    /// Removes an entry from the group.
     pub(crate) fn leave(&mut self, id: GroupId) {
         let group = &mut self.groups[id.0 as usize];
         group.entries -= 1;
@@ -79,13 +79,12 @@ impl Groups {
         &self.groups[id.0 as usize].name
     }
 
-    /// The group of this name, if anyone is in it.
+    /// The group of this name, if it has entries.
     pub(crate) fn find(&self, name: &[u8]) -> Option<GroupId> {
         self.names.get(name).copied()
     }
 
-    /// Takes the turn of one event among these, each with the number of its members.
-    /// There must be one at least.
+    /// Picks one of these candidates for one event, by their numbers of members. `weights` must not be empty.
     pub(crate) fn take_turn(&mut self, id: GroupId, weights: &[(Target, u32)]) -> Target {
         if let [(only, _)] = weights {
             return *only;
@@ -108,9 +107,9 @@ impl Groups {
     }
 }
 
-/// Half a step of smooth weighted round robin among `count` candidates, at least one. `owe` adds a
-/// candidate's weight to its credit, and gives both. The candidate who is owed most goes, and has to
-/// pay for all: its place and the sum of the weights come back. Credits stay within that sum.
+/// Half a step of smooth weighted round robin among `count` candidates, at least one. `owe` adds a candidate's weight
+/// to its credit and returns both. Returns the index of the candidate with the highest credit and the sum of the
+/// weights, which the caller subtracts from that credit. Credits stay within that sum.
 pub(crate) fn next_turn(count: usize, mut owe: impl FnMut(usize) -> (i64, i64)) -> (usize, i64) {
     let (mut best, mut most, mut total) = (0, i64::MIN, 0);
     for place in 0..count {
@@ -129,7 +128,7 @@ mod tests {
     use crate::command::{LinkId, ShardId};
     use proptest::prelude::*;
 
-    /// Shards and links in turn.
+    /// Targets for the tests: shards and links alternate.
     fn target(place: u16) -> Target {
         match place % 2 {
             0 => Target::Shard(ShardId(place / 2)),

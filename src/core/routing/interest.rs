@@ -1,35 +1,34 @@
-//! Which shard listens to what, kept equal on all shards, and when a confirmation may leave.
+//! Interest sync between shards, and the barrier: when a confirmation may be sent.
 //!
-//! A shard tells the others how many members each of its filters has, by numbered changes; the
-//! numbers they know stand in the filters' entries. Owns the numbering, the acknowledgements and
-//! the connections that wait for them. An acknowledgement stands behind the events that were sent
-//! before it, so that who waits has got those too. Must not know protocols. Invariants: changes are
-//! numbered without gaps; a connection that waits for number n is released once every other shard has
-//! acknowledged n, in the order they began to wait. Start at [`Interest::wait`].
+//! A shard announces the number of members of each of its filters, by numbered changes; the counts are stored in the
+//! filters' entries. Owns the sequence numbers, the acknowledgements, and the connections that wait for them. An
+//! acknowledgement is queued behind the events sent before it, so a waiting connection has received those too. Must not
+//! know protocols. Invariants: changes are numbered without gaps; a connection that waits for number n is released once
+//! every other shard has acknowledged n, in the order of waiting. Start at [`Interest::wait`].
 
 use crate::command::{ClientId, ConnId, FilterKind, ShardId};
 use std::collections::VecDeque;
 
-/// How many members one filter has now on the shard that says so.
+/// A change of interest: the number of members that one filter has on the announcing shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// How the name is matched.
     pub kind: FilterKind,
     /// The filter's name.
     pub name: Box<[u8]>,
-    /// The group whose members are meant; empty for those without.
+    /// The queue group of the members; empty for plain members.
     pub group: Box<[u8]>,
-    /// Its members; 0 when the last one left.
+    /// Number of members; 0 when the last one left.
     pub listeners: u32,
 }
 
-/// The state of what this shard told the others.
+/// Sequence numbers and acknowledgements of the changes this shard announced.
 #[derive(Debug)]
 pub(crate) struct Interest {
     me: ShardId,
-    /// Number of the last change that was told.
+    /// Number of the last announced change.
     told: u64,
-    /// Per shard, the last number it acknowledged.
+    /// Last number acknowledged by each shard.
     known: Vec<u64>,
     waiting: VecDeque<(u64, ConnId, ClientId)>,
 }
@@ -44,24 +43,24 @@ impl Interest {
         }
     }
 
-    /// Whether there is anyone to tell.
+    /// Whether there is no other shard.
     pub(crate) fn is_alone(&self) -> bool {
         self.known.len() == 1
     }
 
-    /// The number that the changes made until now will be told under.
+    /// The number under which the changes made until now will be announced.
     pub(crate) fn next_number(&self) -> u64 {
         self.told + 1
     }
 
-    /// Takes note that the changes of this turn were told; gives their number.
+    /// Marks the changes of this turn as announced. Returns their number.
     pub(crate) fn tell(&mut self) -> u64 {
         self.told += 1;
         self.told
     }
 
-    /// Lets a connection wait until all shards know the changes of this turn; gives their number,
-    /// which its release will name. It may wait for several.
+    /// Registers a connection that waits until all shards know the changes of this turn. Returns their number, which
+    /// its release will name. A connection may wait for several numbers.
     pub(crate) fn wait(&mut self, conn: ConnId, client: ClientId) -> u64 {
         let number = self.next_number();
         let last = self.waiting.back().map_or(0, |&(last, ..)| last);
@@ -70,15 +69,15 @@ impl Interest {
         number
     }
 
-    /// Whether somebody waits for changes that were not told yet.
+    /// Whether a connection waits for changes that are not announced yet.
     pub(crate) fn is_awaited(&self) -> bool {
         self.waiting
             .back()
             .is_some_and(|&(number, ..)| number > self.told)
     }
 
-    /// Takes an acknowledgement; `release` gets each connection that need not wait any more for the
-    /// changes of this number.
+    /// Handles an acknowledgement from a shard. `release` is called for each connection whose wait has ended, with the
+    /// number it waited for.
     pub(crate) fn acknowledged(
         &mut self,
         by: ShardId,

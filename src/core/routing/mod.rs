@@ -1,4 +1,4 @@
-//! Whom an event reaches: subscriptions, the index of filters, turns of groups, and what other shards listen to.
+//! Routing: subscriptions, the index of filters, turns of queue groups, and the interest of other shards and links.
 //!
 //! Must not know sessions, outboxes or time. Start at [`broker::Broker::route`].
 

@@ -1,12 +1,11 @@
-//! The index of filters: which of them match a topic.
+//! The index of filters: finds those that match a topic.
 //!
-//! Every filter that anyone on this node asks for has one entry here, on every shard: the members
-//! that this shard owns, and how many listeners each other shard has. Exact names are found by
-//! hash, token wildcards in a trie, globs one after the other. The members of a group have an entry
-//! of their own, which hangs on the entry of the same filter without a group; that one is what is
-//! found. Must not know protocols, outboxes or how shards talk. Invariants: an entry lives exactly
-//! as long as someone listens, a change of it is still to be told, or a group's entry hangs on it;
-//! the order of members and filters depends on the history alone, never on the hash seed. Start at
+//! Each filter with interest on this node or behind a link has one entry, on every shard: the members on this shard,
+//! and the number of listeners on each other shard. Exact names are found by hash, token wildcards in a trie, globs by
+//! trying each. The members of a queue group have an entry of their own, attached to the plain entry of the same
+//! filter, and only plain entries are looked up. Must not know protocols, outboxes or how shards talk. Invariants: an
+//! entry exists exactly as long as it has listeners, a change of it has to be announced, or a group's entry is attached
+//! to it; the order of members and filters depends on the history alone, never on the hash seed. Start at
 //! [`Filters::matching`].
 
 use crate::command::{Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
@@ -17,60 +16,60 @@ use hashbrown::HashTable;
 use sapwood_wire::topic;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-/// One filter and who listens to it.
+/// A filter and its listeners.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub kind: FilterKind,
     pub name: Box<[u8]>,
-    /// The group whose members these are.
+    /// The queue group of the members; `None` for plain members.
     pub group: Option<GroupId>,
-    /// The entries of the same filter for groups.
+    /// The groups' entries of the same filter.
     pub group_entries: Vec<FilterId>,
-    /// This shard's subscribers.
+    /// Subscribers on this shard.
     pub members: Vec<Member>,
-    /// How many of them are about to leave: they still get what is on its way.
+    /// Number of members that are leaving; they still receive events that are on their way.
     pub leaving: u32,
-    /// How many of them take each form.
+    /// Number of members by form.
     pub forms: [u32; Form::COUNT],
-    /// Listeners of the other shards that have any.
+    /// Number of listeners on each other shard that has any.
     pub shards: Vec<(ShardId, u32)>,
-    /// What links have to do with it; nothing for nearly all.
+    /// Interest behind links, and interest announced to links. `None` for nearly all filters.
     pub remote: Option<Box<RemoteInterest>>,
-    /// The number of members that the other shards were last told.
+    /// The number of members last announced to the other shards.
     pub announced: u32,
-    /// Stands in the list of changes to be told.
+    /// The entry is in the list of changes to announce to shards.
     pub changed: bool,
-    /// Stands in the list of what links are to be told.
+    /// The entry is in the list of changes to announce to links.
     pub changed_for_links: bool,
-    /// Where it stands in the list of globs.
+    /// Index in the list of globs.
     glob_place: u32,
-    /// Of a group: what it is owed among this shard's entries of the group.
+    /// Credit of a group's entry in the round robin among the group's entries on this shard.
     credit: i64,
-    /// Of a group: the member who had the last turn comes before this place.
+    /// Index of the group member that takes the next turn, modulo the number of members.
     next_member: usize,
 }
 
-/// What other nodes have to do with a filter.
+/// The interest of other nodes in a filter.
 #[derive(Debug, Default)]
 pub(crate) struct RemoteInterest {
-    /// Listeners behind each link that has any.
+    /// Number of listeners behind each link that has any.
     pub wanted: Vec<(LinkId, u32)>,
-    /// What each link was last told of those on this side of it, if there are any; the shard that tells knows.
+    /// The count last announced to each link, if not 0. Kept only on the shard that announces.
     pub told: Vec<(LinkId, u32)>,
 }
 
 impl Entry {
-    /// Listeners behind each link that has any.
+    /// Number of listeners behind each link that has any.
     pub(crate) fn wanted(&self) -> &[(LinkId, u32)] {
         self.remote.as_ref().map_or(&[], |remote| &remote.wanted)
     }
 
-    /// What each link was last told of those on this side of it, if there are any.
+    /// The count last announced to each link, if not 0.
     pub(crate) fn told(&self) -> &[(LinkId, u32)] {
         self.remote.as_ref().map_or(&[], |remote| &remote.told)
     }
 
-    /// Changes what links have to do with it.
+    /// Changes the interest of other nodes.
     pub(crate) fn change_remote(&mut self, change: impl FnOnce(&mut RemoteInterest)) {
         let remote = self.remote.get_or_insert_default();
         change(remote);
@@ -79,7 +78,7 @@ impl Entry {
         }
     }
 
-    /// Members on all shards of the node.
+    /// Number of members on all shards of the node.
     pub(crate) fn listeners(&self) -> u64 {
         let remote: u64 = self.shards.iter().map(|&(_, count)| u64::from(count)).sum();
         self.members.len() as u64 - u64::from(self.leaving) + remote
@@ -99,16 +98,16 @@ pub(crate) struct Filters {
     names: HashTable<FilterId>,
     hasher: foldhash::fast::FixedState,
     globs: Vec<FilterId>,
-    /// Entries of each kind.
+    /// Number of entries by kind.
     counts: [usize; 5],
-    /// Entries for what nodes are called, those for groups of nodes included.
+    /// Number of entries for names of nodes, including groups of nodes.
     node_names: usize,
     wildcards: Trie<FilterId>,
     pub groups: Groups,
 }
 
 impl Filters {
-    /// An empty index of a node's shard; `seed` keeps outsiders from choosing names that collide.
+    /// An empty index. The seed keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Filters {
         Filters {
             entries: PagedSlab::default(),
@@ -122,12 +121,12 @@ impl Filters {
         }
     }
 
-    /// Those that clients asked for, here or elsewhere.
+    /// Number of filters that clients subscribed to, on this node or elsewhere.
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.node_names
     }
 
-    /// The same, and what nodes are called.
+    /// Number of all filters, including names of nodes.
     pub(crate) fn len_with_nodes(&self) -> usize {
         self.entries.len()
     }
@@ -144,7 +143,7 @@ impl Filters {
         &mut self.entries[id.key()]
     }
 
-    /// Listeners of a filter on all shards, the members of groups included.
+    /// Number of listeners of a filter on all shards, including members of queue groups.
     pub(crate) fn listeners(&self, entry: &Entry) -> u64 {
         let in_groups = entry.group_entries.iter();
         let in_groups: u64 = in_groups.map(|&id| self.entry(id).listeners()).sum();
@@ -156,24 +155,24 @@ impl Filters {
         self.globs.iter().map(|&id| self.entry(id))
     }
 
-    /// How many entries of this kind there are.
+    /// Number of entries of this kind.
     pub(crate) fn count(&self, kind: FilterKind) -> usize {
         self.counts[kind as usize]
     }
 
-    /// All filters from a place in the index on, with their places, in an order that depends on the history alone; not
-    /// the entries of groups, which hang on them.
+    /// All plain filters from an index on, each with its index, in an order that depends on the history alone. The
+    /// entries of groups are reached through them.
     pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &Entry)> {
         let entries = self.entries.iter_from(from);
         entries.filter(|(_, entry)| entry.group.is_none())
     }
 
-    /// Whether there is such an entry.
+    /// Whether this entry exists.
     pub(crate) fn has(&self, id: FilterId) -> bool {
         self.entries.get(id.key()).is_some()
     }
 
-    /// The places of all entries, those of groups included.
+    /// The ids of all entries, including those of groups.
     pub(crate) fn ids(&self) -> Vec<FilterId> {
         let keys = self.entries.iter().map(|(key, _)| FilterId(key as u32));
         keys.collect()
@@ -196,7 +195,7 @@ impl Filters {
         self.names.find(hash, is_it).copied()
     }
 
-    /// The entry of a filter, made if it is new.
+    /// The entry of a filter, created if it is new.
     pub(crate) fn intern(&mut self, filter: Filter<'_>) -> FilterId {
         if let Some(id) = self.find(filter) {
             return id;
@@ -253,7 +252,7 @@ impl Filters {
         id
     }
 
-    /// Forgets the entry if nobody listens and nothing of it is to be told.
+    /// Removes the entry if it has no listeners and nothing to announce.
     pub(crate) fn forget_if_needless(&mut self, id: FilterId) {
         if !self.entries[id.key()].is_needless() {
             return;
@@ -317,7 +316,7 @@ impl Filters {
         }
     }
 
-    /// Takes the turn of one event among these entries of one group, all with members here.
+    /// Takes the turn of one event among these entries of one group, which all have members on this shard.
     pub(crate) fn take_turn(&mut self, entries: &[FilterId]) -> Member {
         let id = match entries {
             [only] => *only,
@@ -338,10 +337,9 @@ impl Filters {
         entry.members[place]
     }
 
-    /// Calls `each` with every filter that matches, the exact one first; the entries of groups
-    /// hang on those.
+    /// Calls `each` with every matching plain filter, the exact one first. Entries of groups are reached through them.
     ///
-    /// Cost: one look-up, the part of the trie that fits, and every glob of the node.
+    /// Cost: one look-up, the matching part of the trie, and every glob of the node.
     pub(crate) fn matching(&self, space: Space, name: &[u8], mut each: impl FnMut(FilterId)) {
         let kind = match space {
             Space::Topic => FilterKind::Topic,
@@ -383,7 +381,7 @@ mod tests {
     use crate::command::ConnId;
     use proptest::prelude::*;
 
-    /// One step of a history: a filter that somebody comes to or goes from.
+    /// One step of a random history: a filter that gains or loses a listener.
     #[derive(Clone, Debug)]
     struct Step {
         kind: FilterKind,

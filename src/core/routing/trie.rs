@@ -1,6 +1,6 @@
-//! Token wildcards, kept so that a topic finds those that match without trying each.
+//! A trie of token wildcards: finds those that match a topic without trying each.
 //!
-//! A node a token, shared by all wildcards that begin alike. Invariant: every node but the root
+//! One node for each token, shared by all wildcards with the same beginning. Invariant: every node except the root
 //! leads to a value, so removal leaves nothing behind. Depth is bounded by the cap on tokens.
 
 use crate::paged_slab::{PagedSlab, is_table_sparse};
@@ -12,17 +12,17 @@ type Tokens = HashMap<Box<[u8]>, usize, foldhash::fast::FixedState>;
 
 #[derive(Debug)]
 struct Node<V> {
-    /// By the next token, if it is literal.
+    /// Children by literal token.
     children: Tokens,
-    /// Where a `*` leads.
+    /// The child for `*`.
     any: Option<usize>,
-    /// The value of the wildcard that ends with `>` here.
+    /// The value of the wildcard that ends here with `>`.
     tail: Option<V>,
     /// The value of the wildcard that ends here.
     value: Option<V>,
 }
 
-/// Wildcards and their values.
+/// A set of wildcards with their values.
 #[derive(Debug)]
 pub(crate) struct Trie<V> {
     nodes: PagedSlab<Node<V>>,
@@ -92,7 +92,7 @@ impl<V: Copy> Trie<V> {
     }
 
     pub(crate) fn remove(&mut self, wildcard: &[u8]) {
-        // The way down, so that nodes that lead nowhere can be taken away on the way back.
+        // The path from the root, so that empty nodes can be removed on the way back.
         let mut way: Vec<(usize, &[u8])> = Vec::new();
         let mut at = self.root;
         let mut rest = tokens(wildcard).peekable();
@@ -138,9 +138,8 @@ impl<V: Copy> Trie<V> {
 
     /// Calls `each` with the value of every wildcard that matches `name`.
     ///
-    /// One way down after the other, without recursion or memory of its own: the work is bounded by
-    /// the nodes that fit. Where both a `*` and a literal token lead on, the `*` waits aside; on the
-    /// way down that happens at most once for each token of a wildcard.
+    /// Depth-first, without recursion or allocation: the work is bounded by the matching nodes. Where both a `*` and a
+    /// literal token match, the `*` branch is put aside; on one path that happens at most once for each token.
     pub(crate) fn matching(&self, name: &[u8], each: &mut impl FnMut(V)) {
         if self.nodes.len() == 1 && self.nodes[self.root].tail.is_none() {
             return;
@@ -159,7 +158,7 @@ impl<V: Copy> Trie<V> {
                 let token = &rest[..length.unwrap_or(rest.len())];
                 let behind = start + token.len() + 1;
                 next = node.children.get(token).map(|&child| (child, behind));
-                // Reserved names are seen only by wildcards whose first token is literal.
+                // A wildcard matches reserved names only if its first token is literal.
                 if start > 0 || !is_reserved {
                     node.tail.into_iter().for_each(&mut *each);
                     let any = node.any.map(|any| (any, behind));
@@ -203,7 +202,7 @@ mod tests {
     fn a_topic_of_the_most_tokens_finds_wildcards_that_part_at_each() {
         let mut trie = Trie::new(1);
         let literal = ["a"; TOPIC_TOKENS_MAX];
-        // From each token on, a `*` and a literal lead on side by side.
+        // At each token, a `*` and a literal branch both match.
         for place in 0..TOPIC_TOKENS_MAX {
             let mut tokens = literal;
             tokens[place] = "*";

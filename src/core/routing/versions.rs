@@ -1,16 +1,16 @@
-//! Which cached routes a change of subscriptions invalidates.
+//! Versions that tell which cached routes a change of subscriptions invalidates.
 //!
-//! A topic's route depends on the filters of exactly its name, and on all that may match any topic: wildcards, globs, what
-//! links want without naming it, what nodes are called, where the node stands. So exact names have a version for each
-//! bucket that they hash to, and all else has one; a subscription to one topic leaves the routes of nearly all others
-//! valid. Must not know what routes hold. Invariant: versions only grow, so that their sum is the same only if
-//! neither has changed. Start at [`Versions::of`].
+//! A topic's route depends on the filters of exactly its name, and on everything that may match any topic: wildcards,
+//! globs, links that get everything, names of nodes, and the node's position. So exact names have a version for each
+//! hash bucket, and everything else has one common version; a subscription to one topic leaves the routes of nearly all
+//! others valid. Must not know what routes hold. Invariant: versions only grow, so the sum of two is unchanged only if
+//! both are. Start at [`Versions::of`].
 
 use crate::command::{FilterKind, Space};
 use crate::limits::ROUTE_VERSIONS;
 use core::hash::BuildHasher;
 
-/// The state of all that a topic's route depends on. The default is never current.
+/// The state of everything that a topic's route depends on. The default is never current.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
     bucket: usize,
@@ -19,9 +19,9 @@ pub(crate) struct Version {
 
 #[derive(Debug)]
 pub(crate) struct Versions {
-    /// Of what may concern any topic.
+    /// Version of everything that may concern any topic.
     common: u64,
-    /// Of exact names, by their hash.
+    /// Versions of exact names, by hash bucket.
     exact: Box<[u64]>,
     hasher: foldhash::fast::FixedState,
 }
@@ -36,7 +36,7 @@ impl Versions {
         }
     }
 
-    /// The listeners of a filter changed, or those of one of its groups.
+    /// Registers that the listeners of a filter or of one of its groups changed.
     pub(crate) fn filter_changed(&mut self, kind: FilterKind, name: &[u8]) {
         let space = match kind {
             FilterKind::Topic => Space::Topic,
@@ -49,19 +49,19 @@ impl Versions {
         self.exact[bucket] += 1;
     }
 
-    /// Something changed that may concern any topic.
+    /// Registers a change that may concern any topic.
     pub(crate) fn all_changed(&mut self) {
         self.common += 1;
     }
 
-    /// The present version of the routes to a name, which is what subscribers see of a topic.
+    /// The present version of the routes to a name (a topic without its scope).
     pub(crate) fn of(&self, space: Space, name: &[u8]) -> Version {
         let bucket = self.bucket(space, name);
         let sum = self.common + self.exact[bucket];
         Version { bucket, sum }
     }
 
-    /// Whether nothing has changed since.
+    /// Whether nothing has changed since this version.
     pub(crate) fn is_current(&self, version: Version) -> bool {
         version.sum == self.common + self.exact[version.bucket]
     }

@@ -1,11 +1,11 @@
 //! Addresses in the tree of nodes, and the arithmetic on them.
 //!
-//! A node's address is its [`Path`]: the numbers of the children that lead to it from the root. So the way from any node to
-//! any other follows from the two addresses alone; nobody keeps a table of routes. Owns paths, their text and the
-//! questions that routing asks of them. Must not know frames, links or who is there: a path may name nobody.
+//! A node's address is its [`Path`]: the child numbers that lead to it from the root. The route between two nodes
+//! follows from their addresses alone, so there are no routing tables. Owns paths, their text form, and the questions
+//! that routing asks about them. Must not know frames, links or which nodes exist: a path may name no node.
 //!
-//! Invariants: a path has at most [`PATH_NUMBERS_MAX`] numbers; paths are sorted by their numbers, so an ancestor stands
-//! before its descendants and these stand together. Start at [`Path::next_hop`] and [`Split::of`].
+//! Invariants: a path has at most [`PATH_NUMBERS_MAX`] numbers; paths are sorted by their numbers, so an ancestor
+//! stands before its descendants and these stand together. Start at [`Path::next_hop`] and [`Split::of`].
 
 #[cfg(test)]
 mod tests;
@@ -17,32 +17,32 @@ use core::iter::FusedIterator;
 use core::str::FromStr;
 use sapwood_wire::limits::PATH_NUMBERS_MAX;
 
-/// Numbers that a path holds without memory of its own: as deep as nodes place themselves.
+/// Numbers that a path stores inline: as deep as nodes place themselves.
 const INLINE_NUMBERS: usize = 32;
 
-/// A node's place: the child numbers that lead to it from the root, whose own path is empty.
+/// A node's address in the tree: the child numbers that lead to it from the root. The root's path is empty.
 ///
-/// As text `/` is the root and `/3/1` child 1 of child 3. Size: 40 bytes, and the numbers once more where there are more
-/// than 32.
+/// As text, `/` is the root and `/3/1` is child 1 of child 3. Size: 40 bytes, plus one byte for each number of a path
+/// of more than 32.
 #[derive(Clone)]
 pub struct Path(Numbers);
 
 #[derive(Clone)]
 enum Numbers {
-    /// As many of them as the first field says.
+    /// Number of used entries, and the entries.
     Inline(u8, [u8; INLINE_NUMBERS]),
-    /// Always more than fit inline.
+    /// Always longer than what fits inline.
     Boxed(Box<[u8]>),
 }
 
-/// Why a text or bytes are no path.
+/// Why a text or bytes are not a valid path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
     /// The text does not begin with a slash.
     NoSlash,
-    /// What stands between two slashes is not a number from 0 to 255 as it is written; holds which one, counted from 1.
+    /// The part between two slashes is not a number from 0 to 255 in plain form; holds its place, counted from 1.
     Number(usize),
-    /// More numbers than a path may have.
+    /// The path has more than [`PATH_NUMBERS_MAX`] numbers.
     TooLong,
 }
 
@@ -65,22 +65,22 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
-/// The first step from a node, or whence something came to it.
+/// The first hop from a node, or the side that something came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hop {
-    /// The node itself.
+    /// This node.
     Here,
-    /// Its parent.
+    /// The parent.
     Up,
-    /// Its child of this number.
+    /// The child of this number.
     Down(u8),
 }
 
 impl Path {
-    /// The root's.
+    /// The path of the root.
     pub const ROOT: Path = Path(Numbers::Inline(0, [0; INLINE_NUMBERS]));
 
-    /// The path of these numbers. Errors: [`PathError::TooLong`].
+    /// A path of these numbers. Errors: [`PathError::TooLong`].
     pub fn new(numbers: &[u8]) -> Result<Path, PathError> {
         if numbers.len() > PATH_NUMBERS_MAX {
             return Err(PathError::TooLong);
@@ -95,13 +95,13 @@ impl Path {
         }))
     }
 
-    /// A part of a path from its root, which is never too long.
+    /// A part of an existing path, which is never too long.
     fn of_part(numbers: &[u8]) -> Path {
         // invariant: a part of a path is no longer than the path.
         Path::new(numbers).expect("a part of a path is a path")
     }
 
-    /// The child numbers from the root on.
+    /// The child numbers, starting at the root.
     pub fn numbers(&self) -> &[u8] {
         match &self.0 {
             Numbers::Inline(count, numbers) => &numbers[..usize::from(*count)],
@@ -109,12 +109,12 @@ impl Path {
         }
     }
 
-    /// Hops from the root.
+    /// Number of hops from the root.
     pub fn depth(&self) -> usize {
         self.numbers().len()
     }
 
-    /// The path of its child of this number. Errors: [`PathError::TooLong`].
+    /// The path of this node's child of this number. Errors: [`PathError::TooLong`].
     pub fn child(&self, number: u8) -> Result<Path, PathError> {
         let mut numbers = [0; PATH_NUMBERS_MAX];
         let depth = self.depth();
@@ -124,38 +124,38 @@ impl Path {
         Path::new(own)
     }
 
-    /// The path of its parent; the root has none.
+    /// The path of this node's parent. `None` for the root.
     pub fn parent(&self) -> Option<Path> {
         let (_, parent) = self.numbers().split_last()?;
         Some(Path::of_part(parent))
     }
 
-    /// Whether a node stands on the way from the root to another, or is that one.
+    /// Whether this node is an ancestor of the other, or the same node.
     pub fn is_ancestor_or_same(&self, other: &Path) -> bool {
         other.numbers().starts_with(self.numbers())
     }
 
-    /// Whether a node stands on the way from the root to another, and is not that one.
+    /// Whether this node is an ancestor of the other.
     pub fn is_ancestor(&self, other: &Path) -> bool {
         self.depth() < other.depth() && self.is_ancestor_or_same(other)
     }
 
-    /// How many numbers two paths begin with together: the depth of their common ancestor.
+    /// Length of the common beginning of two paths: the depth of their common ancestor.
     fn shared(&self, other: &Path) -> usize {
         shared(self.numbers(), other.numbers())
     }
 
-    /// The deepest node that both stand below, or are.
+    /// The deepest node that is an ancestor of both, or one of them.
     pub fn common_ancestor(&self, other: &Path) -> Path {
         Path::of_part(&self.numbers()[..self.shared(other)])
     }
 
-    /// Hops from one node to another: at most 510.
+    /// Number of hops between two nodes: at most 510.
     pub fn distance(&self, other: &Path) -> usize {
         self.depth() + other.depth() - 2 * self.shared(other)
     }
 
-    /// The first step of the way to another node. Never up from the root.
+    /// The first hop of the route to another node. Never `Up` from the root.
     pub fn next_hop(&self, there: &Path) -> Hop {
         let Some(below) = there.numbers().strip_prefix(self.numbers()) else {
             return Hop::Up;
@@ -163,7 +163,7 @@ impl Path {
         below.first().map_or(Hop::Here, |number| Hop::Down(*number))
     }
 
-    /// Every node of the way to another, this one first and that one last. Cost: a copy of a path for each.
+    /// All nodes of the route to another node, both ends included. Cost: a copy of a path for each.
     pub fn route<'a>(&'a self, there: &'a Path) -> Waypoints<'a> {
         let turn = self.shared(there);
         Waypoints {
@@ -176,7 +176,7 @@ impl Path {
     }
 }
 
-/// How many bytes two slices begin with together.
+/// Length of the common beginning of two slices, in bytes.
 fn shared(one: &[u8], other: &[u8]) -> usize {
     let pairs = one.iter().zip(other);
     pairs.take_while(|(one, other)| one == other).count()
@@ -213,7 +213,7 @@ impl fmt::Display for Path {
         if self.depth() == 0 {
             return f.pad("/");
         }
-        // At most 1,020 characters; written whole, so that a width given for it blocked.
+        // At most 1,020 characters; built whole, so that a given width pads all of it.
         let mut text = String::new();
         for number in self.numbers() {
             text.push('/');
@@ -232,7 +232,7 @@ impl fmt::Debug for Path {
 impl FromStr for Path {
     type Err = PathError;
 
-    /// Reads `/` or `/3/1`. A number is written in one way only: no sign, no leading zero.
+    /// Parses `/` or `/3/1`. Each number has one form only: no sign, no leading zero.
     fn from_str(text: &str) -> Result<Path, PathError> {
         let rest = text.strip_prefix('/').ok_or(PathError::NoSlash)?;
         let mut numbers = [0; PATH_NUMBERS_MAX];
@@ -255,12 +255,12 @@ fn read_number(text: &str) -> Option<u8> {
     is_plain.then(|| text.parse().ok())?
 }
 
-/// The nodes of the way from one to another; see [`Path::route`].
+/// The nodes of the route between two nodes, see [`Path::route`].
 #[derive(Clone, Debug)]
 pub struct Waypoints<'a> {
     up: &'a [u8],
     down: &'a [u8],
-    /// Depth of the common ancestor, where the way turns.
+    /// Depth of the common ancestor, where the route turns from up to down.
     turn: usize,
     next: usize,
     count: usize,
@@ -275,7 +275,7 @@ impl Iterator for Waypoints<'_> {
         }
         let climbed = self.next;
         self.next += 1;
-        // Up to the turn the way loses a number with each hop, then it gains one.
+        // Up to the common ancestor each hop removes a number, then each hop adds one.
         let climb = self.up.len() - self.turn;
         Some(match climbed.checked_sub(climb) {
             None => Path::of_part(&self.up[..self.up.len() - climbed]),
@@ -292,9 +292,9 @@ impl Iterator for Waypoints<'_> {
 impl ExactSizeIterator for Waypoints<'_> {}
 impl FusedIterator for Waypoints<'_> {}
 
-/// A set of targets, taken apart by the first step to each: one copy on each link that leads to any of them.
+/// A set of targets, split by the first hop to each: one copy of an event for each link that leads to any of them.
 ///
-/// All parts are pieces of the slice that was given, so nothing is copied or allocated.
+/// All parts are slices of the given targets; nothing is copied or allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split<'a> {
     up: [&'a [Path]; 2],
@@ -304,15 +304,15 @@ pub struct Split<'a> {
 }
 
 impl<'a> Split<'a> {
-    /// Takes targets apart that are sorted, each there once.
+    /// Splits targets, which must be sorted and distinct.
     ///
-    /// Cost: two binary searches here, and one pass over the targets below in [`children`](Split::children).
+    /// Cost: two binary searches, and one pass over the targets below this node in [`children`](Split::children).
     pub fn of(here: &Path, targets: &'a [Path]) -> Split<'a> {
         debug_assert!(
             targets.is_sorted_by(|one, next| one < next),
             "targets must be sorted, each there once"
         );
-        // A node and all that stand below it are neighbours in a sorted set, the node first.
+        // In a sorted set, a node and its descendants are adjacent, the node first.
         let start = targets.partition_point(|target| target < here);
         let (before, rest) = targets.split_at(start);
         let end = rest.partition_point(|target| here.is_ancestor_or_same(target));
@@ -329,26 +329,26 @@ impl<'a> Split<'a> {
         }
     }
 
-    /// The targets that the parent leads to, sorted. None where `here` is the root.
+    /// The targets on the parent's side, sorted. Empty if `here` is the root.
     pub fn up(&self) -> impl Iterator<Item = &'a Path> + Clone + use<'a> {
         let [before, after] = self.up;
         before.iter().chain(after)
     }
 
-    /// Whether there is any that the parent leads to.
+    /// Whether any target is on the parent's side.
     pub fn goes_up(&self) -> bool {
         self.up.iter().any(|targets| !targets.is_empty())
     }
 
-    /// Whether `here` is a target itself.
+    /// Whether `here` itself is a target.
     pub fn is_here(&self) -> bool {
         self.is_here
     }
 
-    /// Each child that leads to targets, in order of number, and those targets.
+    /// Each child that leads to targets, in order of number, with those targets.
     pub fn children(&self) -> impl Iterator<Item = (u8, &'a [Path])> + use<'a> {
         let depth = self.depth;
-        // What stands below has a number at this depth.
+        // Every descendant has a number at this depth.
         let number = move |target: &Path| target.numbers()[depth];
         self.below
             .chunk_by(move |one, next| number(one) == number(next))
@@ -356,8 +356,8 @@ impl<'a> Split<'a> {
     }
 }
 
-/// The links on which what is meant for every node goes on: all but the one that it came by, which is
-/// [`Hop::Here`] where it was published here. Never `Here`.
+/// The hops that forward a broadcast: all neighbours except the one it came from, which is [`Hop::Here`] if it was
+/// published here. Never yields `Here`.
 pub fn broadcast(
     has_parent: bool,
     children: impl IntoIterator<Item = u8>,

@@ -1,29 +1,30 @@
-//! What a node is told about itself and the tree when it starts.
+//! Start-up settings of a node in the tree.
 
 use super::place::PlaceConfig;
 use core::net::SocketAddr;
 use sapwood_wire::node::seal::SecretKey;
 use sapwood_wire::scope;
 
-/// What a node is told about itself and the tree.
+/// Start-up settings of a node in the tree.
 #[derive(Clone, Debug)]
 pub struct TreeConfig {
-    /// Who it is, and where it looks for a place.
+    /// The node's identity, and where it looks for a place in the tree.
     pub place: PlaceConfig,
-    /// What else it is called: events can be sent to all nodes with a tag.
+    /// Tags of the node: events can be sent to all nodes with a tag.
     pub tags: Vec<String>,
-    /// Groups that it belongs to: events can be sent to one node of a group, in turn.
+    /// Groups of nodes that it belongs to: events can be sent to one node of a group, in turn.
     pub groups: Vec<String>,
-    /// Where others can reach it, as it says to them: an unspecified address is completed by who hears it.
+    /// The advertised address, where other nodes can dial it. If its IP is unspecified, the receiver fills in the IP it
+    /// sees.
     pub advertise: Option<SocketAddr>,
-    /// What all nodes of the tree must know; links are sealed with it.
+    /// The secret shared by all nodes of the tree. Links are encrypted with it; `None` leaves them open.
     pub key: Option<SecretKey>,
-    /// For the keys of connections; random, and different on each shard.
+    /// Seed for the keys of connections: random, and different on each shard.
     pub entropy: [u8; 32],
 }
 
 impl TreeConfig {
-    /// How topics call the node.
+    /// The names of this node as used in topics.
     pub(crate) fn names(&self) -> Vec<Box<[u8]>> {
         let tags = self.tags.iter().map(|tag| (scope::TAG, tag));
         let groups = self.groups.iter().map(|group| (scope::GROUP, group));

@@ -1,13 +1,13 @@
-//! Which events of other nodes a shard has had: so that none comes twice, whichever way it takes.
+//! Deduplication of events from other nodes, whatever way they take.
 //!
-//! The events of one shard of one node are numbered as they are published, and reach every other node at one shard, in
-//! order. So the last number of each is all that must be known. Memory is capped: those that nothing was heard of for
-//! longest are forgotten first, and only an event that is as old could come twice then. Start at [`Dedup::news`].
+//! The events of each shard of each node are numbered as they are published, and reach any other node at one shard, in
+//! order. So only the last number of each origin has to be stored. Memory is capped: origins silent for longest are
+//! forgotten first, so only an event that old could come twice. Start at [`Dedup::known`].
 
 use hashbrown::HashMap;
 use sapwood_wire::node::NodeId;
 
-/// A shard of a node while it runs, as what it publishes is numbered.
+/// The origin of an event: the node id and the shard that published it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Origin {
     pub node: NodeId,
@@ -23,17 +23,17 @@ struct Last {
 
 type Table = HashMap<Origin, Last, foldhash::fast::FixedState>;
 
-/// The last event of each origin that was heard of lately.
+/// The last event of each recent origin.
 #[derive(Debug)]
 pub(crate) struct Dedup {
     recent: Table,
-    /// Those that were recent before; each moves back when it is heard of.
+    /// The previous generation of `recent`: an origin that sends again is entered in `recent`.
     older: Table,
     origins_max: usize,
 }
 
 impl Dedup {
-    /// Nothing yet. At most `origins_max` are remembered, and half as many for sure.
+    /// An empty table. At most `origins_max` origins are remembered, and the latest half of that for certain.
     pub(crate) fn new(origins_max: usize, hash_seed: u64) -> Dedup {
         let table = || Table::with_hasher(foldhash::fast::FixedState::with_seed(hash_seed));
         Dedup {
@@ -43,8 +43,8 @@ impl Dedup {
         }
     }
 
-    /// How many of `count` events, from the first on, were here before, of which `first` is the first number; all, if
-    /// they are of an earlier run of that node.
+    /// How many of `count` events with numbers from `first` on are duplicates; all, if they are of an earlier run of
+    /// that node.
     pub(crate) fn known(
         &mut self,
         origin: Origin,
@@ -61,7 +61,7 @@ impl Dedup {
         }
     }
 
-    /// Takes note of an event.
+    /// Records an event as seen.
     pub(crate) fn note(&mut self, origin: Origin, incarnation: u64, sequence: u64) {
         let last = Last {
             incarnation,
@@ -72,7 +72,7 @@ impl Dedup {
             return;
         }
         if self.recent.len() >= self.origins_max / 2 {
-            // What was older is forgotten, and its memory used again.
+            // The older generation is dropped, and its memory reused.
             std::mem::swap(&mut self.older, &mut self.recent);
             self.recent.clear();
         }
@@ -84,7 +84,7 @@ impl Dedup {
         last.or_else(|| self.older.get(&origin)).copied()
     }
 
-    /// How many origins are remembered.
+    /// Number of remembered origins.
     pub(crate) fn len(&self) -> usize {
         self.recent.len() + self.older.len()
     }

@@ -1,4 +1,4 @@
-//! What each link is told of what is wanted on this side of it; only shard 0 tells.
+//! Interest sync with other nodes: announces to each link the interest on this side of it. Only shard 0 does this.
 //!
 //! Start at [`tell`].
 
@@ -12,10 +12,10 @@ use crate::routing::interest::Change;
 use sapwood_wire::node::VERSIONS;
 use sapwood_wire::node::interest::{self, InterestHead, changes_that_fit, write_interest};
 
-/// Tells all branches what changed, if anything did, and the other shards that they were told. Before what follows it is
-/// sent, events of other shards included.
+/// Announces changed interest to all links of the tree, and tells the other shards its sequence number. Called before
+/// events that follow it are sent, including those of other shards.
 ///
-/// Cost: nothing if nothing changed; else each change, for each link. A great many are told bit by bit.
+/// Cost: nothing if nothing changed; else each change, for each link. Large numbers of changes are announced in parts.
 pub(crate) fn tell(
     broker: &mut Broker,
     links: &mut Links,
@@ -39,7 +39,7 @@ pub(crate) fn tell(
     });
     let is_whole = !broker.has_changes_for_links();
     for (listener, changes) in told {
-        // Everything is asked for until all single filters were told again.
+        // Keep asking for everything until all filters have been announced again.
         let was_everything = links
             .get(listener.link)
             .is_some_and(|link| link.told_everything);
@@ -55,7 +55,7 @@ pub(crate) fn tell(
     }
 }
 
-/// All branches, and which of them are to send everything, because so much is wanted on this side of them.
+/// All links of the tree, each with whether it must send everything because there is too much interest to announce.
 fn listeners(broker: &mut Broker, links: &mut Links, limits: &Limits) -> Vec<Listener> {
     let branches: Vec<LinkId> = links.adopted(None).collect();
     let mut listeners = Vec::with_capacity(branches.len());
@@ -65,7 +65,7 @@ fn listeners(broker: &mut Broker, links: &mut Links, limits: &Limits) -> Vec<Lis
         let Some(there) = links.get_mut(link) else {
             continue;
         };
-        // Once everything was asked for, that ends at half the cap, so that it does not go back and forth.
+        // Hysteresis: a link that sends everything goes back to single filters only below half the cap.
         let part = if there.told_everything { 2 } else { 1 };
         let (filters, globs) = broker.tellable();
         let is_too_much =
@@ -80,7 +80,7 @@ fn listeners(broker: &mut Broker, links: &mut Links, limits: &Limits) -> Vec<Lis
     listeners
 }
 
-/// Whether anything was told.
+/// Announces changes to one link. Returns whether anything was announced.
 fn tell_link(links: &mut Links, id: LinkId, everything: bool, changes: &[Change]) -> bool {
     let Some(link) = links.get_mut(id) else {
         return false;

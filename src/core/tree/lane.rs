@@ -1,11 +1,11 @@
-//! One lane of a link: numbered frames that are kept until the other side has them.
+//! One lane of a link: numbered frames, kept for retransmission until the other side has acknowledged them.
 //!
-//! A frame has its number by its place: both sides count. When the lane's connection breaks, what the other side has not
-//! got is sent again on the next one, so that between two nodes that live nothing is lost or comes twice. What is kept is
-//! capped: beyond that, whole frames of events are dropped and counted, and a frame says so where they stood; frames about
-//! interest always go in, and a lane that has no room even for those is given up. Must not know what events mean, nor
-//! sockets. Invariants: `first_kept - 1 <= given <= sent`; what stands in `kept` and `tail` are the
-//! frames from `first_kept` to `sent`. Start at [`Lane::push`].
+//! A frame's sequence number is its position: both sides count. When the lane's connection breaks, unacknowledged
+//! frames are sent again on the next one, so between two running nodes nothing is lost or comes twice. Kept bytes are
+//! capped: beyond the cap, whole frames of events are dropped and counted, and a LOST frame stands in their place;
+//! frames of interest always go in, and a lane without room even for those is given up. Must not know what events mean,
+//! nor sockets. Invariants: `first_kept - 1 <= given <= sent`; `kept` and `tail` hold the frames from `first_kept` to
+//! `sent`. Start at [`Lane::push`].
 
 use crate::command::ConnId;
 use crate::limits::{LANE_INTEREST_BYTES_MAX, LANE_SPARE_BYTES_MAX, LANE_SPARES_MAX};
@@ -15,69 +15,69 @@ use sapwood_wire::node::interest::{Beat, Lost, Needs};
 use sapwood_wire::node::{self, Parsed, VERSIONS};
 use std::collections::VecDeque;
 
-/// Frames that stand next to each other.
+/// Adjacent frames in one buffer.
 #[derive(Debug)]
 struct Piece {
     bytes: Bytes,
     frames: u64,
 }
 
-/// One lane, as its shard sees it.
+/// One lane, as seen by the shard that owns it.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    /// Its number on the link.
+    /// The lane's number on its link.
     pub number: u16,
-    /// The connection that carries it, if there is one.
+    /// The connection that carries the lane, if there is one.
     pub conn: Option<ConnId>,
-    /// Frames that gather until the turn's end.
+    /// Frames gathered until the end of the turn.
     tail: Vec<u8>,
     tail_frames: u64,
     kept: VecDeque<Piece>,
     kept_bytes: usize,
-    /// Buffers of frames that the other side has, for the next: made anew, each would cost more than what is written to it.
+    /// Buffers of acknowledged frames, for reuse: allocating a new one costs more than writing to it.
     spare: Vec<Vec<u8>>,
     first_kept: u64,
-    /// The last frame that there is.
+    /// Sequence number of the last frame queued.
     sent: u64,
-    /// The last frame that the connection was given.
+    /// Sequence number of the last frame given to the connection.
     given: u64,
-    /// Events dropped since a frame last said so.
+    /// Events dropped since the last LOST frame.
     lost: u64,
-    /// What the other side was last told to wait for.
+    /// The dependencies in the last NEEDS frame sent.
     needs_said: Needs,
-    /// The last frame that came.
+    /// Sequence number of the last frame received.
     pub received: u64,
-    /// Bytes of frames that came and were not acknowledged.
+    /// Bytes of frames received and not yet acknowledged.
     pub unsaid_bytes: usize,
-    /// What follows on this lane waits for.
+    /// The dependencies of the frames that follow, from the last NEEDS frame received.
     pub needs: Needs,
-    /// When something last came.
+    /// When something was last received.
     pub heard_ns: u64,
-    /// It stands in the list of lanes with something to send.
+    /// Whether the lane is in the list of lanes with something to send.
     pub is_listed: bool,
-    /// What the other side's last sign of life said it was sent at, and when it came.
+    /// The send time in the other side's last heartbeat, and when it arrived.
     to_echo: (u64, u64),
-    /// Round trip as the last echo had it, in nanoseconds.
+    /// Round-trip time from the last echo, in nanoseconds.
     pub round_trip_ns: Option<u64>,
-    /// It is being dialed; when it last was.
+    /// Whether the lane is being dialed; the next field is when it last was.
     pub is_dialing: bool,
     pub dialed_ns: u64,
-    /// Events dropped since an operator was last told.
+    /// Events dropped since the last notice to the operator.
     lost_unsaid: u64,
     bytes_max: usize,
 }
 
-/// What became of a frame.
+/// What became of a pushed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// It will be sent.
+    /// Queued for sending.
     Kept,
-    /// The lane is full: it was dropped and counted.
+    /// The lane is full: the frame's events were dropped and counted.
     Dropped,
 }
 
 impl Lane {
-    /// A lane that nothing was sent on. It keeps at most so many bytes.
+    /// A new lane, which keeps at most `bytes_max` bytes.
     pub(crate) fn new(number: u16, bytes_max: usize, now_ns: u64) -> Lane {
         Lane {
             number,
@@ -106,19 +106,19 @@ impl Lane {
         }
     }
 
-    /// Bytes that are kept.
+    /// Bytes kept.
     pub(crate) fn len(&self) -> usize {
         self.kept_bytes + self.tail.len()
     }
 
-    /// Appends a frame of events, which needs this to be known.
+    /// Queues a frame of events. The other side handles it once `needs` are met.
     pub(crate) fn push(&mut self, frame: &[u8], events: u64, needs: Needs) -> Pushed {
         self.push_with(frame.len(), events, needs, |tail| {
             tail.extend_from_slice(frame)
         })
     }
 
-    /// The same for a frame that is written right there, of about so many bytes.
+    /// Like [`push`](Lane::push), with a frame that `encode` writes in place; `bytes` is its approximate length.
     pub(crate) fn push_with(
         &mut self,
         bytes: usize,
@@ -134,7 +134,7 @@ impl Lane {
         Pushed::Kept
     }
 
-    /// The same for one long frame that several lanes share.
+    /// Like [`push`](Lane::push), with one long frame that several lanes share.
     pub(crate) fn push_shared(&mut self, bytes: &Bytes, events: u64, needs: Needs) -> Pushed {
         if self.len() > 0 && self.len() + bytes.len() > self.bytes_max {
             return self.drop_events(events);
@@ -150,7 +150,7 @@ impl Lane {
         Pushed::Kept
     }
 
-    /// Appends a frame that must not be lost. Whether there was room: if not, the link cannot go on.
+    /// Queues a frame that must not be dropped. False if the lane is over its cap: then the link must be closed.
     pub(crate) fn push_interest(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         self.append(encode);
         self.len() <= self.bytes_max + LANE_INTEREST_BYTES_MAX
@@ -162,7 +162,7 @@ impl Lane {
         Pushed::Dropped
     }
 
-    /// Events dropped since this was last asked.
+    /// Takes the number of events dropped since the last call.
     pub(crate) fn take_lost_unsaid(&mut self) -> u64 {
         std::mem::take(&mut self.lost_unsaid)
     }
@@ -197,7 +197,7 @@ impl Lane {
         });
     }
 
-    /// Frames that the connection is to be given next, in order, at most about `most` bytes.
+    /// Passes the next frames for the connection to `write`, in order: about `most` bytes at most.
     pub(crate) fn give(&mut self, most: usize, mut write: impl FnMut(&Bytes)) {
         self.end_piece();
         let mut before = self.first_kept - 1;
@@ -221,7 +221,7 @@ impl Lane {
         );
     }
 
-    /// A sign of life, which acknowledges what came.
+    /// A heartbeat, which acknowledges received frames.
     pub(crate) fn beat(&mut self, now_ns: u64) -> Beat {
         self.unsaid_bytes = 0;
         let (sent_ns, came_ns) = std::mem::take(&mut self.to_echo);
@@ -235,7 +235,7 @@ impl Lane {
         }
     }
 
-    /// Takes the other side's sign of life; false if it acknowledges what was never sent.
+    /// Handles the other side's heartbeat. False if it acknowledges frames that were never sent.
     pub(crate) fn take_beat(&mut self, beat: &Beat, now_ns: u64) -> bool {
         self.to_echo = (beat.sent_ns, now_ns);
         if beat.echo_ns != 0 && beat.echo_ns <= now_ns {
@@ -244,12 +244,12 @@ impl Lane {
         self.acknowledged(beat.received)
     }
 
-    /// Whether the connection is to be given something.
+    /// Whether there are frames to give to the connection.
     pub(crate) fn has_more(&self) -> bool {
         self.sent > self.given
     }
 
-    /// Takes note that the other side has the frames up to this number. False if there are none such.
+    /// Handles an acknowledgement of all frames up to this number. False if they were never sent.
     pub(crate) fn acknowledged(&mut self, received: u64) -> bool {
         if received > self.given {
             return false;
@@ -276,7 +276,7 @@ impl Lane {
         true
     }
 
-    /// Keeps a buffer for later frames, unless others share it, or it is too large or one too many.
+    /// Keeps a buffer for reuse, unless it is shared or too large, or there are enough.
     fn use_again(&mut self, bytes: Bytes) {
         if self.spare.len() < LANE_SPARES_MAX
             && let Ok(buffer) = bytes.try_into_mut()
@@ -288,7 +288,7 @@ impl Lane {
         }
     }
 
-    /// Goes on on a new connection: the other side has the frames up to this number. False if that cannot be.
+    /// Resumes on a new connection; the other side has the frames up to `received`. False if that is not possible.
     pub(crate) fn resume(&mut self, conn: ConnId, received: u64) -> bool {
         self.end_piece();
         if received + 1 < self.first_kept || !self.acknowledged(received) {
@@ -300,7 +300,7 @@ impl Lane {
         true
     }
 
-    /// Lets the first kept frame be the one behind this number, which may stand inside the first piece.
+    /// Drops kept frames up to `received`, which may be in the middle of the first piece.
     fn split_front(&mut self, received: u64) {
         let Some(piece) = self.kept.front_mut() else {
             return;
@@ -317,7 +317,7 @@ impl Lane {
     }
 }
 
-/// Bytes of the whole frame that stands at the start of these.
+/// Length of the whole frame at the start of these bytes.
 fn frame_bytes(bytes: &[u8]) -> usize {
     match node::parse(bytes, VERSIONS.1, NODE_FRAME_BYTES_MAX) {
         Ok(Parsed::Frame(_, length)) => length,

@@ -1,4 +1,5 @@
-//! A lane's promises: what was pushed comes once and in order, whatever breaks, unless a frame says how much was lost.
+//! A lane's promises: pushed frames arrive once and in order, whatever breaks, unless a frame says how many events were
+//! lost.
 
 use super::*;
 use crate::command::ConnId;
@@ -31,10 +32,10 @@ fn frame(number: u64, padding: usize) -> Vec<u8> {
     out
 }
 
-/// What the other side of a lane got: numbers of events, and how many were said to be lost.
+/// The other side of a lane: the event numbers received, and how many were reported lost.
 #[derive(Debug, Default)]
 struct Other {
-    /// Bytes that arrived and are no whole frame yet.
+    /// Received bytes of an incomplete frame.
     input: Vec<u8>,
     received: u64,
     events: Vec<u64>,
@@ -43,7 +44,7 @@ struct Other {
 }
 
 impl Other {
-    /// Takes bytes in, and deals with whole frames.
+    /// Receives bytes, and handles whole frames.
     fn take(&mut self, bytes: &[u8]) {
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(bytes);
@@ -91,7 +92,7 @@ fn a_full_lane_drops_whole_frames_and_says_so_where_they_stood() {
     let mut other = Other::default();
     other.take(&given(&mut lane, usize::MAX));
     assert_eq!((other.events.len(), other.lost), (kept, 0));
-    // Once there is room, what was lost is said before the next.
+    // Once there is room, a LOST frame comes before the next event.
     assert!(lane.acknowledged(other.received));
     assert_eq!(lane.len(), 0);
     lane.push(&frame(21, 100), 1, needs);
@@ -156,15 +157,15 @@ fn what_cannot_have_been_received_is_no_place_to_resume() {
     assert!(lane.resume(ConnId(1), 1));
 }
 
-/// One step of a lane's life.
+/// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
     Push(usize),
     Share(usize),
-    /// So many bytes are given, and arrive.
+    /// Gives so many bytes to the connection, and delivers them.
     Give(usize),
     Acknowledge,
-    /// The connection breaks; of what was given last, so many bytes have not arrived.
+    /// The connection breaks; so many bytes of those given last have not arrived.
     Break(usize),
 }
 
@@ -205,7 +206,7 @@ proptest! {
                 Step::Break(missing) => {
                     let bytes = given(&mut lane, usize::MAX);
                     other.take(&bytes[..bytes.len().saturating_sub(missing)]);
-                    // What was no whole frame is lost with the connection.
+                    // An incomplete frame is lost with the connection.
                     other.input.clear();
                     prop_assert!(lane.resume(ConnId(0), other.received));
                 }
@@ -234,7 +235,7 @@ fn buffers_that_the_other_side_has_are_used_again_but_for_those_that_somebody_ho
     }
     assert!(lane.acknowledged(40));
     assert_eq!((lane.len(), lane.spare.len()), (0, LANE_SPARES_MAX));
-    // What was held is what it was.
+    // Buffers that are still held must not change.
     for number in 41..=60u64 {
         lane.push(&frame(number, 1_000), 1, Needs::default());
         lane.give(usize::MAX, |_| {});

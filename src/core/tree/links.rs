@@ -1,8 +1,8 @@
-//! The links of a node, as one of its shards sees them: its lanes to other nodes, and what goes out on them.
+//! The links of a node as seen by one of its shards: its lanes to other nodes, and the frames sent on them.
 //!
-//! Every shard has the same links under the same numbers, and of each the lanes that are its own. Which lane an event takes
-//! follows from the shard that it was published on, so that on every node one shard sees all events of a publisher,
-//! in order. Must not know who listens nor where a node stands in the tree. Start at [`Links::send`].
+//! Every shard has the same links under the same numbers, and owns some lanes of each. The lane of an event follows
+//! from the shard that published it, so that on every node one shard sees all events of a publisher, in order. Must not
+//! know who listens, nor the node's position in the tree. Start at [`Links::send`].
 
 use super::dedup::{Dedup, Origin};
 use super::lane::{Lane, Pushed};
@@ -16,58 +16,58 @@ use sapwood_wire::node::interest::Needs;
 use sapwood_wire::node::{NodeId, VERSIONS, events};
 use sapwood_wire::run::Span;
 
-/// Who is at the other side of a link.
+/// The node at the other side of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its number.
+    /// Its node id.
     pub node: NodeId,
-    /// Its run.
+    /// Its incarnation: which of its runs this is.
     pub incarnation: u64,
-    /// How many shards it has.
+    /// Its number of shards.
     pub shards: u16,
-    /// How it calls itself.
+    /// Its name.
     pub name: String,
-    /// Where it can be dialed, if it can.
+    /// Its advertised address, if it can be dialed.
     pub address: Option<SocketAddr>,
 }
 
-/// One link, as a shard sees it.
+/// One link, as seen by a shard.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// The number that who dialed gave it, for later connections of the same link.
+    /// Token chosen by the side that dialed; later connections of the same link carry it.
     pub token: u64,
     pub peer: Peer,
-    /// Where its lanes are to be dialed; nowhere, if the other side dials.
+    /// The address to dial for its lanes. `None` if the other side dials.
     pub dial_to: Option<SocketAddr>,
-    /// It is a branch of the tree: events and interest go over it.
+    /// Whether the link is a branch of the tree, which carries events and interest.
     pub is_adopted: bool,
-    /// How many lanes it has in all.
+    /// Number of lanes on all shards.
     pub lanes_total: u16,
-    /// This shard's.
+    /// The lanes of this shard.
     pub lanes: Vec<Lane>,
-    /// Messages about places that found no connection, for the next one.
+    /// Place messages that found no connection, kept for the next one.
     pub places_waiting: Vec<u8>,
-    /// The number of the last interest that the other side was told.
+    /// Sequence number of the last interest announced to the other side.
     pub told: u64,
-    /// It was told that everything is wanted here.
+    /// Whether the other side was asked to send everything.
     pub told_everything: bool,
-    /// It is being told, or was, of single filters.
+    /// Whether filters are announced one by one, or are about to be again after everything was asked for.
     pub is_exact_again: bool,
-    /// Events that the other side lost before they came here, and that no operator was told of.
+    /// Events that the other side dropped on their way here, and that no notice has reported yet.
     pub lost_before: u64,
-    /// Its lane for interest is full: the link cannot go on.
+    /// Whether the lane for interest is over its cap: the link must be closed.
     pub is_stuck: bool,
-    /// The number of the last interest of the other side that this shard knows.
+    /// Sequence number of the last interest received from the other side, as known to this shard.
     pub known: u64,
-    /// Events that went over this shard's lanes.
+    /// Events sent over this shard's lanes.
     pub events_out: u64,
-    /// Events that came over them, those among them that had come before by another way.
+    /// Events received on this shard's lanes, duplicates included.
     pub events_in: u64,
-    /// Events that were dropped because they were full.
+    /// Events dropped because a lane was full.
     pub events_lost: u64,
 }
 
-/// What links count.
+/// Counters of all links of a shard.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkCounters {
     pub events_out: u64,
@@ -77,7 +77,7 @@ pub(crate) struct LinkCounters {
     pub events_lost_before: u64,
 }
 
-/// All links of a node, as one shard sees them.
+/// All links of a node, as seen by one shard.
 #[derive(Debug)]
 pub(crate) struct Links {
     shard: u16,
@@ -85,27 +85,27 @@ pub(crate) struct Links {
     me: NodeId,
     incarnation: u64,
     links: Vec<Option<Link>>,
-    /// How many of them there are.
+    /// Number of links.
     count: usize,
-    /// The number of the last event that was published here and left the node.
+    /// Number of the last event of this shard that left the node.
     sequence: u64,
     pub dedup: Dedup,
-    /// For a frame, before it is known how many take it.
+    /// Scratch buffer for a frame that goes to several links.
     frame: Vec<u8>,
-    /// Lanes with something to send, each once.
+    /// Lanes with something to send, each once: the link and the lane's index there.
     listed: Vec<(LinkId, usize)>,
     lane_bytes_max: usize,
     gauge: BodyGauge,
     pub counters: LinkCounters,
 }
 
-/// What an event takes in a frame beside its attributes and payload.
+/// Bytes of an event in a frame besides its attributes and payload.
 const EVENT_BYTES: usize = 9;
 
-/// What a frame of events takes beside those and its topic and groups, or a little more.
+/// Bytes of a frame of events besides its events, topic and groups, rounded up.
 const EVENTS_FRAME_BYTES: usize = 96;
 
-/// The route of what everybody behind a link gets who gets every event, and no group.
+/// The route for all plain subscribers behind a link, without groups.
 pub(crate) fn to_all() -> Route<'static> {
     Route {
         plain: true,
@@ -113,8 +113,8 @@ pub(crate) fn to_all() -> Route<'static> {
     }
 }
 
-/// How many lanes a link between nodes of so many shards has: so many that each shard of the one has one to each shard
-/// of the other that the same publishers' events pass.
+/// Number of lanes of a link between nodes of `one` and `other` shards: the least common multiple, at most 64, so that
+/// a publisher's events pass one shard on each side.
 pub(crate) fn lanes_between(one: u16, other: u16) -> u16 {
     let (mut a, mut b) = (one, other);
     while b != 0 {
@@ -125,7 +125,7 @@ pub(crate) fn lanes_between(one: u16, other: u16) -> u16 {
 }
 
 impl Links {
-    /// Without a link.
+    /// No links yet.
     pub(crate) fn new(
         (shard, shards): (u16, u16),
         (me, incarnation): (NodeId, u64),
@@ -150,25 +150,25 @@ impl Links {
         }
     }
 
-    /// A place for a link.
+    /// The lowest free link number.
     pub(crate) fn free_place(&self) -> LinkId {
         let free = self.links.iter().position(Option::is_none);
         LinkId(free.unwrap_or(self.links.len()) as u16)
     }
 
-    /// Branches of the tree, and bytes that this shard's lanes keep.
+    /// Number of branches of the tree, and bytes kept by this shard's lanes.
     pub(crate) fn gauges(&self) -> (u64, u64) {
         let lanes = self.iter().flat_map(|(_, link)| &link.lanes);
         let kept: usize = lanes.map(Lane::len).sum();
         (self.adopted(None).count() as u64, kept as u64)
     }
 
-    /// How many links there are.
+    /// Number of links.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// Takes a link in, with this shard's lanes of it.
+    /// Adds a link, with this shard's lanes of it.
     pub(crate) fn open(
         &mut self,
         id: LinkId,
@@ -209,7 +209,7 @@ impl Links {
         self.count += 1;
     }
 
-    /// Forgets a link; gives the connections that its lanes here had.
+    /// Removes a link. Returns the connections of its lanes on this shard.
     pub(crate) fn close(&mut self, id: LinkId) -> Vec<ConnId> {
         let link = self.links.get_mut(id.index()).and_then(Option::take);
         self.count -= usize::from(link.is_some());
@@ -226,39 +226,39 @@ impl Links {
         self.links.get_mut(id.index())?.as_mut()
     }
 
-    /// All links, by their numbers.
+    /// All links, in order of number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
         let places = self.links.iter().enumerate();
         places.filter_map(|(place, link)| Some((LinkId(place as u16), link.as_ref()?)))
     }
 
-    /// The branches of the tree, all or all but one.
+    /// The branches of the tree, except `except`.
     pub(crate) fn adopted(&self, except: Option<LinkId>) -> impl Iterator<Item = LinkId> {
         let adopted = self.iter().filter(|(_, link)| link.is_adopted);
         let ids = adopted.map(|(id, _)| id);
         ids.filter(move |&id| Some(id) != except)
     }
 
-    /// The link that has this token and leads to this node.
+    /// The link with this token to this node.
     pub(crate) fn find(&self, token: u64, node: NodeId) -> Option<LinkId> {
         let mut links = self.iter();
         let found = links.find(|(_, link)| link.token == token && link.peer.node == node);
         found.map(|(id, _)| id)
     }
 
-    /// One of this shard's lanes; `number` is that on the link.
+    /// A lane of this shard; `number` is its number on the link.
     pub(crate) fn lane_mut(&mut self, id: LinkId, number: u16) -> Option<&mut Lane> {
         let place = usize::from(number / self.shards.max(1));
         let lane = self.get_mut(id)?.lanes.get_mut(place)?;
         (lane.number == number).then_some(lane)
     }
 
-    /// Whether a lane has something to send.
+    /// Whether any lane has something to send.
     pub(crate) fn has_listed(&self) -> bool {
         !self.listed.is_empty()
     }
 
-    /// The lanes that have something to send, each once.
+    /// Takes the list of lanes with something to send, each once.
     pub(crate) fn take_listed(&mut self) -> Vec<(LinkId, u16)> {
         let listed = std::mem::take(&mut self.listed);
         let mut lanes = Vec::with_capacity(listed.len());
@@ -271,7 +271,7 @@ impl Links {
         lanes
     }
 
-    /// Sends an event that was published on this shard over these links.
+    /// Sends an event published on this shard over these links.
     pub(crate) fn publish(
         &mut self,
         links: impl Iterator<Item = LinkId> + Clone,
@@ -282,7 +282,7 @@ impl Links {
         self.send(links, &own, std::iter::once(parts(event)));
     }
 
-    /// The same for adjacent events of one topic, of which the payloads stand in `input`.
+    /// Like [`publish`](Links::publish), for a run: adjacent events of one topic whose payloads stand in `input`.
     pub(crate) fn publish_run(
         &mut self,
         links: impl Iterator<Item = LinkId> + Clone,
@@ -301,14 +301,13 @@ impl Links {
         }
     }
 
-    /// Sends an event that came from another node on, in a frame of its own: over these links it is not for all that it
-    /// was for.
+    /// Forwards an event of another node in a frame of its own, because this link gets only part of its route.
     pub(crate) fn pass_on(&mut self, link: LinkId, head: &EventsHead<'_>, event: &Event<'_>) {
         let links = std::iter::once(link);
         self.send(links, head, std::iter::once(parts(event)));
     }
 
-    /// Sends a frame on as it came.
+    /// Forwards a frame unchanged.
     pub(crate) fn forward(
         &mut self,
         links: impl Iterator<Item = LinkId> + Clone,
@@ -352,7 +351,7 @@ impl Links {
         }
     }
 
-    /// Writes a frame for these links: to its lane if there is one, else once for all of them.
+    /// Writes a frame for these links: straight into the lane if there is one link, else once for all.
     fn send<'a>(
         &mut self,
         links: impl Iterator<Item = LinkId> + Clone,
@@ -374,7 +373,7 @@ impl Links {
         self.push(link, lane, count, push);
     }
 
-    /// Gives the frame that was just written to the lane of each link that events of this origin's lane take.
+    /// Pushes the frame in the scratch buffer to each link's lane for this origin.
     fn spread(&mut self, lane: u16, links: impl Iterator<Item = LinkId> + Clone, events: u64) {
         let frame = std::mem::take(&mut self.frame);
         if frame.len() < SHARED_RUN_BYTES_MIN {
@@ -394,7 +393,7 @@ impl Links {
         }
     }
 
-    /// Gives events to the lane that those of this origin's lane take on a link, by `push`.
+    /// Calls `push` with the lane that events of this origin take on a link, and counts the result.
     fn push(
         &mut self,
         id: LinkId,
@@ -436,7 +435,7 @@ impl Links {
         }
     }
 
-    /// Notes that a lane has something to send.
+    /// Puts a lane in the list of those with something to send.
     pub(crate) fn list(&mut self, id: LinkId, number: u16) {
         let place = usize::from(number / self.shards);
         let lane = self.lane_mut(id, number);
@@ -446,7 +445,7 @@ impl Links {
         }
     }
 
-    /// How many of a frame's events were here before; all, if this node published them.
+    /// How many of a frame's events are duplicates; all, if this node published them.
     pub(crate) fn known(&mut self, head: &EventsHead<'_>, count: u64) -> u64 {
         if head.origin == self.me {
             return count;
@@ -459,7 +458,7 @@ impl Links {
             .known(origin, head.incarnation, head.first, count)
     }
 
-    /// Takes note that an event of a frame was dealt with.
+    /// Records an event of a frame as seen.
     pub(crate) fn note(&mut self, head: &EventsHead<'_>, place: u64) {
         let origin = Origin {
             node: head.origin,
@@ -470,13 +469,13 @@ impl Links {
     }
 }
 
-/// The only one of some links.
+/// The link, if there is exactly one.
 fn only(mut links: impl Iterator<Item = LinkId>) -> Option<LinkId> {
     let first = links.next();
     first.filter(|_| links.next().is_none())
 }
 
-/// An event as it stands in a frame.
+/// An event as encoded in a frame.
 fn parts<'a>(event: &Event<'a>) -> events::Event<'a> {
     events::Event {
         flags: event.flags,

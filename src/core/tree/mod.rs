@@ -1,10 +1,10 @@
-//! The tree of nodes: which other nodes this one is linked to, and what goes over the links.
+//! The tree of nodes: which other nodes this one is linked to, and what is sent over the links.
 //!
-//! Shard 0 finds the node's place (`place`), and tells the others which links there are (`news`); every shard has lanes of
-//! its own on each link (`links`, `lane`), so that what is published on a shard leaves from there and comes in at one shard
-//! of the next node. What is wanted behind a link stands in the filters' entries (`routing/broker/remote`), kept by deltas
-//! over lane 0 (`interest_sync`). `session` is the protocol of one connection, `shard/links` what a shard does with all of
-//! it. Start there.
+//! Shard 0 finds the node's place (`place`) and tells the other shards which links there are (`news`). Every shard owns
+//! lanes on each link (`links`, `lane`), so events published on a shard leave from there and arrive at one shard of the
+//! next node. Interest behind a link is stored in the filters' entries (`routing/broker/remote`), kept up to date by
+//! deltas on lane 0 (`interest_sync`). `session` is the protocol of one connection; `shard/links` is what a shard does
+//! with all of it. Start there.
 
 pub mod address;
 pub(crate) mod config;

@@ -1,4 +1,4 @@
-//! What shard 0 tells the others about links.
+//! Messages about links from shard 0 to the other shards.
 
 use super::links::Peer;
 use super::position::Position;
@@ -7,45 +7,45 @@ use crate::routing::interest::Change;
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-/// What shard 0 tells the others about links; `Told` and `Known` stand before every event that relies on them.
+/// A message about links from shard 0. `Told` and `Known` come before every event that relies on them.
 #[derive(Clone, Debug)]
 pub enum TreeNews {
-    /// The node stands elsewhere, or other links lead from it.
+    /// The node's position in the tree changed: its address, or the links to its neighbours.
     Stands(Arc<Position>),
-    /// There is a link, a branch of the tree from now on.
+    /// A new link, which is a branch of the tree from now on.
     Up {
-        /// Its number.
+        /// The link's number.
         link: LinkId,
-        /// The number that its lanes are opened with.
+        /// The token that its lanes present.
         token: u64,
-        /// Who is there.
+        /// The node at the other side.
         peer: Arc<Peer>,
-        /// Where its lanes are to be dialed, if that is this side's to do.
+        /// The address to dial for its lanes; `None` if the other side dials.
         dial_to: Option<SocketAddr>,
     },
-    /// A link is gone.
+    /// A link was closed.
     Down {
-        /// Its number.
+        /// The link's number.
         link: LinkId,
     },
-    /// A link was told of interest up to this number.
+    /// Interest was announced to a link, up to this sequence number.
     Told {
-        /// Its number.
+        /// The link's number.
         link: LinkId,
-        /// The last frame's.
+        /// Sequence number of the last frame.
         number: u64,
     },
-    /// A link told of interest.
+    /// A link announced interest.
     Known {
-        /// Its number.
+        /// The link's number.
         link: LinkId,
-        /// The frame's.
+        /// Sequence number of the frame.
         number: u64,
-        /// All that was said before is void.
+        /// Whether everything announced before is void.
         restart: bool,
-        /// Any event may be wanted there.
+        /// Whether any event may be wanted behind the link.
         everything: bool,
-        /// What changed.
+        /// The changed filters.
         changes: Arc<[Change]>,
     },
 }

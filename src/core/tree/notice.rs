@@ -1,4 +1,4 @@
-//! What the link layer asks of its driver, and what it has to say to operators.
+//! Requests of the link layer to its driver, and notices for operators.
 
 use super::address::Path;
 use super::links::Peer;
@@ -7,55 +7,55 @@ use core::net::SocketAddr;
 use sapwood_wire::node::hello::Refusal;
 use std::fmt;
 
-/// A connection that core asks its driver for.
+/// A connection that the driver is to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// Comes back with the connection, or when there is none.
+    /// Number that comes back with the connection, or with its failure.
     pub dial: u64,
-    /// Where to.
+    /// The address to dial.
     pub address: SocketAddr,
 }
 
-/// Something about links that an operator may want to know.
+/// A notice about links for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A connection for nodes was refused or given up.
+    /// A connection between nodes was refused or given up.
     Refused {
-        /// Who is there.
+        /// The remote address.
         peer: SocketAddr,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// A link is a branch of the tree now.
+    /// A link became a branch of the tree.
     Linked {
-        /// Who is there.
+        /// The node at the other side.
         peer: String,
-        /// What it is to this node.
+        /// Its role: parent or child.
         role: &'static str,
     },
-    /// A link is none any more.
+    /// A link is no longer a branch of the tree.
     Unlinked {
-        /// Who was there.
+        /// The node at the other side.
         peer: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// Where the node stands.
+    /// The node's position in the tree changed.
     Placed(String),
-    /// It is a root, because nobody answers where it was to join.
+    /// The node is a root because none of its seeds answers.
     Alone(String),
-    /// A link was full, and dropped events.
+    /// A link was full and dropped events.
     Lost {
-        /// Who is there.
+        /// The node at the other side.
         peer: String,
-        /// How many, since this was last said.
+        /// Events dropped since the last notice.
         events: u64,
     },
-    /// The other side of a link was full, and dropped events on their way here.
+    /// The other side of a link was full and dropped events on their way here.
     LostBefore {
-        /// Who is there.
+        /// The node at the other side.
         peer: String,
-        /// How many.
+        /// Events dropped since the last notice.
         events: u64,
     },
 }
@@ -81,13 +81,13 @@ impl fmt::Display for Notice {
 }
 
 impl Notice {
-    /// Whether it is of the usual course of things.
+    /// Whether the notice reports normal operation.
     pub fn is_usual(&self) -> bool {
         matches!(self, Notice::Linked { .. } | Notice::Placed(_))
     }
 }
 
-/// A peer as people know it.
+/// A peer as shown to people.
 pub(crate) fn show_peer(peer: &Peer) -> String {
     let address = peer
         .address
@@ -98,7 +98,7 @@ pub(crate) fn show_peer(peer: &Peer) -> String {
     }
 }
 
-/// Where a node stands, for the log.
+/// The node's position, for the log.
 pub(crate) fn show_place(place: &Place) -> String {
     let position = place.reign();
     match place.path() {
@@ -112,7 +112,7 @@ pub(crate) fn show_place(place: &Place) -> String {
     }
 }
 
-/// The same as a notice; a root that nobody answers may be one by mistake.
+/// The node's position as a notice. A root whose seeds do not answer may be one by mistake.
 pub(crate) fn note_place(place: &Place) -> Notice {
     let text = show_place(place);
     match place.is_alone() {
@@ -123,7 +123,7 @@ pub(crate) fn note_place(place: &Place) -> Notice {
     }
 }
 
-/// Whether a reason to close a connection is of the usual course of things.
+/// Whether a reason to close a connection is part of normal operation.
 pub(crate) fn is_usual(why: &CloseWhy) -> bool {
     matches!(
         why,
@@ -131,11 +131,11 @@ pub(crate) fn is_usual(why: &CloseWhy) -> bool {
     )
 }
 
-/// Why a node is refused, in the words of the log.
+/// Why a node was refused, as text for the log.
 pub(crate) fn refusal_text(code: u8, text: &str) -> String {
     match Refusal::from_code(code) {
         Some(refusal) => format!("it refuses: {refusal}"),
-        // Its own words may hold anything.
+        // The other side's text may hold any bytes.
         None => format!("it refuses with code {code}: {}", text.escape_debug()),
     }
 }

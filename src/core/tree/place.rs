@@ -1,17 +1,21 @@
-//! Where a node stands in the tree: it finds a parent, keeps it, finds another when it is lost, and takes in children.
+//! A node's place in the tree: it finds a parent, keeps it, replaces a lost one, and accepts children.
 //!
-//! [`Place`] is a machine without I/O: connections, messages and time come in, dials and messages go out. Only shard 0 of a
-//! node runs it. It owns the node's path, its parent and its children; it must not know events, lanes or sockets.
+//! [`Place`] is a state machine without I/O: connections, messages and time go in, dials and messages come out. Only
+//! shard 0 of a node runs it. Owns the node's path, its parent and its children; must not know events, lanes or
+//! sockets.
 //!
-//! Words. A node is *settled* when a chain of parents leads from it to a root, and *adrift* when the node at the top of that
-//! chain looks for a parent. The rank of a tree is its *reign*: the higher term, then the lower level, then the lower id of
-//! its root. A tree of a lower rank joins one of a higher rank as a whole, so that in the end there is one.
+//! Terms. A node is *settled* if a chain of parents leads from it to a root, and *adrift* if the node at the top of
+//! that chain is looking for a parent. The rank of a tree is its *reign*: the higher term, then the lower level, then
+//! the lower id of its root. A tree of a lower rank joins one of a higher rank as a whole, so that in the end there is
+//! one.
 //!
 //! Invariants: a settled root never asks for a place in a tree of its own rank or a lower one; an adrift node gives no
-//! places; nobody gives a place to one of its ancestors. So a loop can only come from news that is still on its way, and then
-//! the path vector breaks it: who finds itself among its parent's ancestors leaves that parent. Every list is capped. Nothing depends on the order of a hash.
+//! places; no node gives a place to one of its ancestors. So a loop can only come from news that is still on its way,
+//! and then the path vector breaks it: a node that finds itself among its parent's ancestors leaves that parent. Every
+//! list is capped. Nothing depends on hash order.
 //!
-//! Start at [`Place::handle`]; `search.rs` looks for a parent, `answer.rs` gives places, `neighbours.rs` keeps the links.
+//! Start at [`Place::handle`]; `search.rs` looks for a parent, `answer.rs` gives places, `neighbours.rs` keeps the
+//! links.
 
 mod answer;
 mod memory;
@@ -27,67 +31,67 @@ use sapwood_wire::node::place::{Ask, Contact, Echo, Leave, Move, PlaceMessage, S
 use search::Search;
 use std::collections::BTreeMap;
 
-/// Deepest place in a tree that places itself: with 2 children each, 32 levels hold more nodes than there are.
+/// Maximum depth in a tree that places itself. With 2 children each, 32 levels hold more nodes than there are.
 pub const DEPTH_MAX: usize = 32;
 
-/// Deepest place in a tree that a file describes.
+/// Maximum depth in a tree that a file describes.
 pub const STATIC_DEPTH_MAX: usize = 255;
 
-/// Most connections that are neither parent nor child nor asked for a place. Worst memory: about 200 bytes each.
+/// Maximum connections that are neither parent nor child nor part of a search. Worst memory: about 200 bytes each.
 pub const STRANGERS_MAX: usize = 64;
 
-/// Most addresses that are remembered beside the seeds.
+/// Maximum remembered addresses, besides the seeds.
 pub const REMEMBERED_MAX: usize = 32;
 
-/// Most seeds that are kept.
+/// Maximum seeds that are kept.
 pub const SEEDS_MAX: usize = 16;
 
-/// Most nodes of which one search keeps track: ancestors, the root's children and siblings, all at once.
+/// Maximum nodes that one search tracks: ancestors, the root's children and siblings, all at once.
 pub const TARGETS_MAX: usize = 96;
 
-/// Most nodes that are dialed or asked at a time.
+/// Maximum nodes that are dialed or asked at a time.
 pub const ASKED_MAX: usize = 8;
 
-/// A connection, numbered by the caller; a number is not used again while the machine may remember it.
+/// Id of a connection, chosen by the caller; not reused while the machine may remember it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u64);
 
-/// An attempt to connect, numbered by the machine.
+/// Id of a dial, chosen by the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DialId(pub u64);
 
-/// How long what takes, in nanoseconds.
+/// Time-outs and intervals, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
-    /// Between two signs of life.
+    /// Interval of heartbeats.
     pub beat_ns: u64,
-    /// Without any, a link is lost.
+    /// A link without any sign of life for this long is lost.
     pub silence_ns: u64,
-    /// The root counts no further: the node is adrift, though its parent lives.
+    /// If the root's beat counter stands still for this long, the node is adrift, though its parent lives.
     pub stall_ns: u64,
-    /// For the answer of who is asked, dialing included, while the node is adrift or looks about.
+    /// Time-out for an answer, dialing included, while the node is adrift or probes for other trees.
     pub answer_ns: u64,
-    /// The same, while it has never had a place.
+    /// Time-out for an answer, dialing included, while the node has never had a place.
     pub first_answer_ns: u64,
-    /// For a place to be confirmed.
+    /// Time-out for the confirmation of a place.
     pub reserve_ns: u64,
-    /// For a connection that neither asks nor is asked.
+    /// A connection that neither asks nor is asked is closed after this long.
     pub idle_ns: u64,
-    /// Between two looks of a root for other trees.
+    /// Interval at which a root probes for other trees.
     pub probe_ns: u64,
-    /// Nobody can be reached for so long: the node is a root of its own.
+    /// If no other node can be reached for this long, the node becomes a root.
     pub alone_ns: u64,
-    /// Others can be reached, but none has become a root for so long: the same.
+    /// If others can be reached but none has become a root for this long, the node becomes a root.
     pub drift_ns: u64,
-    /// Until those who are adrift too are asked again, at first.
+    /// First delay before the whole search is retried, drifting nodes included.
     pub retry_ns: u64,
-    /// What it grows to.
+    /// Maximum of that delay, which doubles.
     pub retry_max_ns: u64,
-    /// How long a first good offer waits for a better one, when there is time.
+    /// How long the first good offer of a first search waits for a better one.
     pub gather_ns: u64,
-    /// Between two reports to the parent, at least.
+    /// Minimum interval of reports to the parent.
     pub report_ns: u64,
-    /// For the children to move away from a node that drains.
+    /// How long a draining node waits for its children to move away.
     pub drain_ns: u64,
 }
 
@@ -115,35 +119,35 @@ impl Default for Timings {
     }
 }
 
-/// What a node is told when it starts.
+/// Start-up settings of the place machine.
 #[derive(Clone, Debug)]
 pub struct PlaceConfig {
-    /// Who it is.
+    /// The node id.
     pub node: NodeId,
-    /// Which of its starts this is; grows.
+    /// The node's incarnation: grows with each start.
     pub incarnation: u64,
-    /// Where others can reach it.
+    /// The advertised address.
     pub address: Option<SocketAddr>,
-    /// Its name; may be empty.
+    /// The node's name; may be empty.
     pub name: String,
-    /// Where to ask for a place; the first [`SEEDS_MAX`] count. A node without seeds and parent is a root.
+    /// Addresses to ask for a place; the first [`SEEDS_MAX`] count. A node without seeds and parent is a root.
     pub seeds: Vec<SocketAddr>,
-    /// The only parent that it may have.
+    /// The only allowed parent.
     pub parent: Option<SocketAddr>,
-    /// The tree is described by a file: nobody is elected, and it may be [`STATIC_DEPTH_MAX`] deep.
+    /// Whether a file describes the tree: there is no root election, and the tree may be [`STATIC_DEPTH_MAX`] deep.
     pub is_static: bool,
-    /// Names of the children it may have, at the places of their numbers; `None` is any.
+    /// Names of the allowed children, at the index of their child numbers; `None` allows any.
     pub allowed_children: Option<Vec<String>>,
-    /// Most children.
+    /// Maximum number of children.
     pub children_max: u8,
-    /// All its randomness.
+    /// Seed of all randomness.
     pub entropy: u64,
-    /// How long what takes.
+    /// Time-outs and intervals.
     pub timings: Timings,
 }
 
 impl PlaceConfig {
-    /// A node that places itself, with what is usual.
+    /// The default settings of a node that finds its own place.
     pub fn new(node: NodeId, incarnation: u64, address: Option<SocketAddr>) -> PlaceConfig {
         PlaceConfig {
             node,
@@ -161,88 +165,88 @@ impl PlaceConfig {
     }
 }
 
-/// Something that happened.
+/// An input of the machine.
 #[derive(Debug)]
 pub enum PlaceInput {
-    /// A connection stands, and who is there is known.
+    /// A connection to a known node is open.
     Connected {
-        /// A number that is free.
+        /// An unused id.
         peer: PeerId,
-        /// Who is there.
+        /// The id of the node at the other side.
         node: NodeId,
-        /// Which of its starts it is.
+        /// The incarnation of that node.
         incarnation: u64,
-        /// Where it says that it can be reached.
+        /// The advertised address of that node.
         address: Option<SocketAddr>,
-        /// If this machine wished for it.
+        /// The dial that led to it; `None` if the other side dialed.
         dialed: Option<DialId>,
     },
-    /// A connection did not come about.
+    /// A dial failed.
     DialFailed {
-        /// Which.
+        /// The dial.
         dial: DialId,
     },
-    /// A connection led back to this node: its address is one of this node's own.
+    /// A dial led back to this node: the address is one of its own.
     DialedItself {
-        /// Which.
+        /// The dial.
         dial: DialId,
     },
-    /// A connection is gone.
+    /// A connection was closed.
     Closed {
-        /// Which.
+        /// The connection.
         peer: PeerId,
     },
-    /// A message came.
+    /// A message was received.
     Message {
-        /// By which connection.
+        /// The connection.
         peer: PeerId,
-        /// What it says.
+        /// The message.
         message: PlaceMessage,
     },
-    /// Something else came on a connection: who is there lives, whatever became of its messages.
+    /// Something else was received: the other side lives, even if its messages were lost.
     Heard {
-        /// By which connection.
+        /// The connection.
         peer: PeerId,
     },
-    /// The time that [`Place::next_deadline`] gave has come. Also the first input, which starts everything.
+    /// The time of [`Place::next_deadline`] has come. Also the first input, which starts the machine.
     Tick,
-    /// The node ends soon: its children are to move away. It is done when [`Place::is_drained`].
+    /// The node will end: its children are told to move away. Done when [`Place::is_drained`].
     Drain,
 }
 
-/// What a link is.
+/// The role of the other side of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The other side is the parent.
+    /// The parent.
     Parent,
-    /// The other side is the child of this number.
+    /// The child of this number.
     Child(u8),
 }
 
-/// Why a connection is closed.
+/// The reason why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseWhy {
-    /// It has served: the search is over, or somebody else was chosen.
+    /// No longer needed: the search ended, or chose another node.
     Done,
-    /// Nothing came for too long on a link.
+    /// Nothing was received on a link for too long.
     Silent,
-    /// Neither asked nor was asked for too long.
+    /// No question was sent or received for too long.
     Idle,
     /// A place was not confirmed in time.
     Unconfirmed,
-    /// Too many strangers at once.
+    /// Too many strangers.
     Busy,
     /// The other side is this node.
     Itself,
-    /// It was dialed, and came too late.
+    /// The connection or answer came too late.
     Late,
-    /// The same node is connected anew, or in a later start.
+    /// The same node connected again, or restarted.
     Replaced,
-    /// The node stands among its parent's ancestors.
+    /// The node is among its parent's ancestors.
     Loop,
-    /// It would stand deeper than is allowed.
+    /// The node would be deeper than allowed.
     TooDeep,
-    /// The root's beats no longer come, though the parent's do.
+    /// The root's beats no longer arrive, though the parent's do.
     Stalled,
     /// The node moved to another parent.
     Moved,
@@ -250,7 +254,7 @@ pub enum CloseWhy {
     Left,
     /// This node drains.
     Draining,
-    /// The other side says what cannot be; names it.
+    /// The other side sent something impossible; holds what.
     Lie(&'static str),
 }
 
@@ -276,61 +280,61 @@ impl core::fmt::Display for CloseWhy {
     }
 }
 
-/// What the caller is to do, in this order.
+/// An output of the machine: what the caller must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlaceOutput {
-    /// Connect, and say `Connected` or `DialFailed`.
+    /// Dial an address, then report `Connected` or `DialFailed`.
     Dial {
-        /// To be given back.
+        /// The id to report.
         dial: DialId,
-        /// Where.
+        /// The address.
         address: SocketAddr,
     },
-    /// Send.
+    /// Send a message.
     Send {
-        /// Where.
+        /// The connection.
         peer: PeerId,
-        /// What.
+        /// The message.
         message: PlaceMessage,
     },
-    /// Close once everything is sent. The machine has forgotten the connection already.
+    /// Close a connection after everything was sent. The machine has already forgotten it.
     Close {
-        /// Which.
+        /// The connection.
         peer: PeerId,
-        /// For the log.
+        /// The reason, for the log.
         why: CloseWhy,
     },
-    /// From now on the link carries events.
+    /// The link carries events from now on.
     Adopted {
-        /// Which.
+        /// The connection.
         peer: PeerId,
-        /// What it is.
+        /// The role of the other side.
         role: Role,
     },
-    /// From now on it does not.
+    /// The link no longer carries events.
     Dropped {
-        /// Which.
+        /// The connection.
         peer: PeerId,
     },
-    /// The node's own path or reign changed, or whether it is settled.
+    /// The node's path, reign or settled state changed.
     Moved,
 }
 
 impl PlaceOutput {
-    /// Whether the node's address may be another now, or other links lead from it.
+    /// Whether the node's position may have changed: its address, or the links to its neighbours.
     pub fn is_of_standing(&self) -> bool {
         use PlaceOutput::{Adopted, Dropped, Moved};
         matches!(self, Moved | Adopted { .. } | Dropped { .. })
     }
 }
 
-/// Rules that can be broken, for the simulator's canary: a check that cannot fail is none.
+/// Rules that the simulator's canary can disable, to show that its checks can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 pub enum Broken {
-    /// A node does not look for itself among its ancestors, and gives places to them.
+    /// The node does not look for itself among its ancestors, and gives places to them.
     PathVector,
-    /// A node gives places while it is adrift.
+    /// The node gives places while it is adrift.
     AcceptAdrift,
     /// Trees that meet do not compare their ranks.
     Rank,
@@ -338,12 +342,12 @@ pub enum Broken {
     Silence,
 }
 
-/// What a connection is to the machine.
+/// The role of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     Stranger,
     Parent,
-    /// Perhaps not confirmed yet.
+    /// The child of this number, confirmed or not.
     Child(u8),
 }
 
@@ -354,9 +358,9 @@ struct PlacePeer {
     address: Option<SocketAddr>,
     relation: Relation,
     heard_ns: u64,
-    /// What it asked and has not been answered for good.
+    /// The question that it still waits on.
     waiting: Option<Ask>,
-    /// Its answer waits for a sign of life of this node's parent.
+    /// Whether the answer is deferred until this node's parent shows a sign of life.
     is_deferred: bool,
     echo: EchoState,
 }
@@ -367,7 +371,7 @@ impl PlacePeer {
     }
 }
 
-/// What is needed to measure round trips.
+/// State for measuring round trips.
 #[derive(Clone, Copy, Debug, Default)]
 struct EchoState {
     came_ns: u64,
@@ -408,7 +412,7 @@ struct Child {
     subtree: u32,
     below: u8,
     room: u32,
-    /// Nodes that were sent there since its last report.
+    /// Nodes sent to this child since its last report.
     expected: u32,
 }
 
@@ -416,11 +420,11 @@ struct Child {
 struct Parent {
     peer: PeerId,
     child: u8,
-    /// Places free below it.
+    /// Free places of the parent itself.
     room: u8,
 }
 
-/// When the children hear of a change.
+/// When the children are told of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     No,
@@ -428,55 +432,55 @@ enum Due {
     Now,
 }
 
-/// A child, to be shown.
+/// A child, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChildView {
-    /// Its connection.
+    /// The connection.
     pub peer: PeerId,
-    /// Its number.
+    /// The child number.
     pub number: u8,
-    /// Who it is, and where.
+    /// The node id and address.
     pub contact: Contact,
-    /// Nodes of its subtree, itself included.
+    /// Nodes in its subtree, itself included.
     pub subtree: u32,
-    /// The time to it and back, if it was measured.
+    /// The round-trip time, if measured.
     pub round_trip_ns: Option<u64>,
 }
 
-/// The parent, to be shown.
+/// The parent, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParentView {
-    /// Its connection.
+    /// The connection.
     pub peer: PeerId,
-    /// Who it is, and where.
+    /// The node id and address.
     pub contact: Contact,
-    /// The time to it and back, if it was measured.
+    /// The round-trip time, if measured.
     pub round_trip_ns: Option<u64>,
 }
 
-/// How much is kept, for who checks the caps.
+/// Sizes of everything that is capped, for tests of the caps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceCounts {
-    /// Connections that are neither parent nor child nor asked.
+    /// Connections that are neither parent nor child nor part of a search.
     pub strangers: usize,
-    /// Connections of any sort.
+    /// All connections.
     pub peers: usize,
     /// Nodes being dialed or asked.
     pub asked: usize,
-    /// Nodes that a search keeps track of.
+    /// Nodes that a search tracks.
     pub targets: usize,
-    /// Addresses remembered, seeds not counted.
+    /// Remembered addresses, without seeds.
     pub remembered: usize,
 }
 
-/// A node's place.
+/// The place machine of a node.
 #[derive(Debug)]
 pub struct Place {
     config: PlaceConfig,
     random: u64,
     standing: Standing,
     path: Vec<u8>,
-    /// The parent first, the root last.
+    /// Ancestors: the parent first, the root last.
     ancestors: Vec<Contact>,
     root_children: Vec<Contact>,
     siblings: Vec<Contact>,
@@ -493,9 +497,9 @@ pub struct Place {
     report_at_ns: u64,
     is_report_due: bool,
     lineage_due: Due,
-    /// A sign of life of the parent came.
+    /// Whether a sign of life of the parent arrived.
     is_parent_alive: bool,
-    /// Those who wait can be answered.
+    /// Whether waiting questions can be answered again.
     answers_due: bool,
     has_moved: bool,
     handled_ns: u64,
@@ -506,7 +510,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A node that has not started yet; the first input starts it.
+    /// A machine that has not started; the first input starts it.
     pub fn new(mut config: PlaceConfig) -> Place {
         config.seeds.truncate(SEEDS_MAX);
         let standing = Standing::new(false, 0, u8::MAX, config.node);
@@ -543,15 +547,15 @@ impl Place {
         }
     }
 
-    /// Breaks a rule, for the simulator's canary.
+    /// Disables a rule, for the simulator's canary.
     #[doc(hidden)]
     pub fn break_rule(&mut self, broken: Broken) {
         self.broken = Some(broken);
     }
 
-    /// Takes what happened, and appends what to do. Time never goes back.
+    /// Handles an input, and appends the outputs to `out`. Time must not go back.
     ///
-    /// What a peer says that cannot be closes its connection. Cost: microseconds, and proportional to the connections.
+    /// An impossible message closes its connection. Cost: microseconds, proportional to the number of connections.
     pub fn handle(&mut self, input: PlaceInput, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         self.note_time(now_ns, out);
         match input {
@@ -589,7 +593,7 @@ impl Place {
         self.flush(now_ns, out);
     }
 
-    /// The first input starts the node. A process that slept must not take its neighbours' silence for theirs.
+    /// Starts the machine at the first input. Time that this process slept does not count as its neighbours' silence.
     fn note_time(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         if !self.has_started {
             self.has_started = true;
@@ -618,9 +622,9 @@ impl Place {
         }
     }
 
-    /// When a `Tick` is due, if nothing comes before.
+    /// When a `Tick` is due, if no other input comes before.
     pub fn next_deadline(&self) -> Option<u64> {
-        // A root that knows nobody sleeps until somebody comes.
+        // A root that knows no other address has no deadline.
         let is_idle = self.search.is_none() && self.drains_until_ns.is_none();
         let is_alone = self.is_root() && self.peers.is_empty() && self.memory.is_empty();
         if self.is_drained || (is_alone && is_idle) {
@@ -702,7 +706,8 @@ impl Place {
         }
     }
 
-    /// Pulses that stood on a connection when it broke are lost, and so a branch may seem silent that is not.
+    /// Counts a sign of life of a neighbour. Pulses are not retransmitted when a connection breaks, so a link could
+    /// seem silent that is not.
     fn handle_heard(&mut self, id: PeerId, now_ns: u64) {
         if let Some(peer) = self.peers.get_mut(&id)
             && matches!(peer.relation, Relation::Parent | Relation::Child(_))
@@ -719,7 +724,7 @@ impl Place {
         out: &mut Vec<PlaceOutput>,
     ) {
         let Some(peer) = self.peers.get_mut(&id) else {
-            // It was closed while this was on its way.
+            // The connection was closed while the message was on its way.
             return;
         };
         peer.heard_ns = peer.heard_ns.max(now_ns);
@@ -762,7 +767,7 @@ impl Place {
         }
     }
 
-    /// What is due by the clock alone.
+    /// Does what is due by time alone.
     fn apply_time(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         if self.is_drained {
             return;
@@ -811,7 +816,7 @@ impl Place {
         {
             self.end_search(now_ns, None, out);
         }
-        // The root's children cannot move below each other all at once: one of them becomes the root first.
+        // The root's children cannot all move below each other: one of them becomes the root first.
         let heir = self
             .confirmed()
             .filter(|_| self.is_root())
@@ -859,7 +864,7 @@ impl Place {
         self.is_drained = true;
     }
 
-    /// Whether events may flow by this connection.
+    /// Whether the link carries events.
     fn is_adopted(&self, id: PeerId) -> bool {
         match self.peers.get(&id).map(|peer| peer.relation) {
             Some(Relation::Parent) => true,
@@ -876,7 +881,7 @@ impl Place {
     }
 
     fn depth_max(&self) -> usize {
-        // Paths grow around a loop, so that their length would break it too.
+        // With the path vector disabled, paths grow around a loop, and the depth limit would break it.
         let is_unchecked = self.broken == Some(Broken::PathVector);
         if self.config.is_static || is_unchecked {
             STATIC_DEPTH_MAX
@@ -885,7 +890,7 @@ impl Place {
         }
     }
 
-    /// A number below `end`, or 0.
+    /// A random number below `end`; 0 if `end` is 0.
     fn jitter(&mut self, end: u64) -> u64 {
         // splitmix64: small, and good enough to spread what would happen at once.
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -895,27 +900,27 @@ impl Place {
         (mixed ^ (mixed >> 31)).checked_rem(end).unwrap_or(0)
     }
 
-    /// The numbers of the children that lead here from the root; `None` while the node is adrift.
+    /// The child numbers that lead here from the root; `None` while the node is adrift.
     pub fn path(&self) -> Option<&[u8]> {
         self.standing.settled.then_some(&self.path)
     }
 
-    /// The tree it stands in.
+    /// The rank of the tree that the node is in.
     pub fn reign(&self) -> Standing {
         self.standing
     }
 
-    /// Whether it is the root of a tree.
+    /// Whether the node is the root of a tree.
     pub fn is_root(&self) -> bool {
         self.parent.is_none() && self.standing.settled
     }
 
-    /// Whether it is a root that knows where others should be, and none of them answers.
+    /// Whether the node is a root that has other addresses to try, none of which answers.
     pub fn is_alone(&self) -> bool {
         self.is_root() && self.peers.is_empty() && !self.memory.is_empty()
     }
 
-    /// Its parent.
+    /// The parent.
     pub fn parent(&self) -> Option<ParentView> {
         let peer = self.parent.as_ref()?.peer;
         let entry = &self.peers[&peer];
@@ -926,7 +931,7 @@ impl Place {
         })
     }
 
-    /// Its children, by number.
+    /// The children, by number.
     pub fn children(&self) -> impl Iterator<Item = ChildView> {
         self.confirmed().map(|(number, child)| {
             let entry = &self.peers[&child.peer];
@@ -940,12 +945,12 @@ impl Place {
         })
     }
 
-    /// Its parent first, the root last; the nearest [`DEPTH_MAX`].
+    /// The ancestors: the parent first, the root last; the nearest [`DEPTH_MAX`].
     pub fn ancestors(&self) -> &[Contact] {
         &self.ancestors
     }
 
-    /// Nodes of its subtree, itself included, as far as is known.
+    /// Nodes in the subtree, this one included, as last reported.
     pub fn subtree(&self) -> u32 {
         let below = self
             .confirmed()
@@ -954,18 +959,18 @@ impl Place {
         (below + 1).min(u64::from(sapwood_wire::node::place::SUBTREE_MAX)) as u32
     }
 
-    /// Levels below it.
+    /// Levels below this node.
     pub fn below(&self) -> u8 {
         let below = self.confirmed().map(|(_, child)| child.below);
         below.max().map_or(0, |below| below.saturating_add(1))
     }
 
-    /// Whether the node has moved its children away, or given up on it, and left.
+    /// Whether the drain is over: the children moved away or time ran out, and the node left.
     pub fn is_drained(&self) -> bool {
         self.is_drained
     }
 
-    /// How much is kept.
+    /// Sizes of everything that is capped.
     pub fn counts(&self) -> PlaceCounts {
         let strangers = self
             .peers

@@ -1,7 +1,7 @@
-//! Where a node stands in the tree, as every one of its shards knows it: its address, and which link leads where.
+//! The position of a node in the tree, as each of its shards knows it: its address, and the links to its neighbours.
 //!
-//! Shard 0 finds it out (`place`) and tells the others. Owns the step from the arithmetic of addresses to links; must not
-//! know who listens. Start at [`Position::split`].
+//! Shard 0 finds it (`place`) and tells the other shards. Owns the step from address arithmetic to links; must not know
+//! who listens. Start at [`Position::split`].
 
 use super::address::{Path, Split};
 use crate::command::LinkId;
@@ -9,33 +9,34 @@ use crate::command::LinkId;
 /// A node's address and its neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Its address; none while it is adrift.
+    /// The address; `None` while the node is adrift.
     pub path: Option<Path>,
     /// The link to its parent.
     pub up: Option<LinkId>,
-    /// The links to its children, by their numbers.
+    /// The links to its children, with their child numbers.
     pub down: Vec<(u8, LinkId)>,
 }
 
-/// Which hops lead from a node to others.
+/// The next hops from a node towards a set of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NextHops {
-    /// The node is one of them.
+    /// Whether this node is one of the targets.
     pub is_here: bool,
-    /// One of them would stand below this node, or anywhere if this node is adrift, and nothing leads there.
+    /// Whether a target has no node: it would be below this node (or anywhere, if this node is adrift) and no link
+    /// leads there.
     pub is_lost: bool,
-    /// The first steps to the others, each once.
+    /// The links to the other targets, each once.
     pub links: Vec<LinkId>,
 }
 
 impl Position {
-    /// All links that are branches.
+    /// The links to all neighbours.
     pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> {
         let down = self.down.iter().map(|&(_, link)| link);
         self.up.into_iter().chain(down)
     }
 
-    /// Which hops lead to these addresses, whoever stands there. Cost: sorting them.
+    /// The next hops towards these addresses, whether nodes stand there or not. Cost: sorting them.
     pub(crate) fn split(&self, mut targets: Vec<Path>) -> NextHops {
         targets.sort_unstable();
         targets.dedup();

@@ -1,7 +1,8 @@
-//! The protocol between nodes, as `NODE.md` beside `wire/node.rs` specifies it: one connection, which is a lane of a link.
+//! The protocol between nodes, as specified in `NODE.md` beside `wire/node.rs`: one connection, which carries a lane of
+//! a link.
 //!
-//! Owns what a connection remembers until its lane takes over: preambles, HELLO and WELCOME, and the seal. What frames do is
-//! the links' business (`tree`), the place machine's, and delivery's. Start at [`NodeSession::handle`].
+//! Owns the state of a connection until its lane takes over: preambles, HELLO and WELCOME, and encryption. What frames
+//! do is the business of links (`tree`), the place machine, and delivery. Start at [`NodeSession::handle`].
 
 use super::interest_sync;
 use super::links::Peer;
@@ -27,62 +28,62 @@ use sapwood_wire::node::{self, Frame, FrameError, Parsed, VERSIONS, kind, place}
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest frame of HELLO and WELCOME, and of its sealed form.
+/// Maximum length of HELLO and WELCOME, and of their sealed forms.
 const GREETING_BYTES_MAX: usize = 1024;
 
-/// How a connection between nodes came about, and how far it is.
+/// The state of the handshake: which side dialed, and what is awaited.
 #[derive(Debug)]
 enum Phase {
-    /// Accepted: the dialer's preamble is awaited.
+    /// Accepted; awaiting the dialer's preamble.
     Preamble,
-    /// Accepted: HELLO is awaited.
+    /// Accepted; awaiting HELLO.
     Hello,
-    /// Accepted and answered: the dialer's first frame is awaited, which proves that it is there now.
+    /// Accepted and answered; awaiting the dialer's first frame, which proves that HELLO was not replayed.
     First(Box<Guest>),
-    /// Dialed: the answer to the preamble is awaited.
+    /// Dialed; awaiting the answer to the preamble.
     Answer,
-    /// Dialed: WELCOME is awaited.
+    /// Dialed; awaiting WELCOME.
     Welcome,
-    /// It carries a lane.
+    /// The connection carries a lane.
     Up {
         link: LinkId,
         lane: u16,
-        /// Numbered frames that come again, because they had come on the lane's connection before.
+        /// Numbered frames still to be skipped as retransmissions: they arrived on the lane's previous connection.
         again: u64,
     },
 }
 
-/// Who dialed, as HELLO says.
+/// The dialing node, as described by its HELLO.
 #[derive(Clone, Debug)]
 struct Guest {
     token: u64,
     lane: u16,
     peer: Peer,
-    /// What it had of the lane.
+    /// Sequence number of the last frame of the lane that it has received.
     has: u64,
-    /// What it was told that this node had.
+    /// Sequence number that it was told in WELCOME as received here.
     told: u64,
 }
 
-/// What is remembered of a connection between nodes.
+/// State of a connection between nodes.
 #[derive(Debug)]
 pub(crate) struct NodeSession {
     phase: Phase,
     dial: Dial,
-    /// Why it was dialed, and its number with the driver.
+    /// The purpose of the dial; `None` if the connection was accepted.
     purpose: Option<Purpose>,
-    /// Of a link that this connection begins: its number.
+    /// The token of a link that begins with this connection.
     token: u64,
     sealer: Option<Box<Sealer>>,
-    /// What was opened and not dealt with.
+    /// Decrypted bytes that are not yet handled.
     plain: Vec<u8>,
 }
 
-/// Why a connection between nodes cannot go on.
+/// The reason why a connection between nodes must end.
 enum Fault {
-    /// To be told to who dialed.
+    /// A refusal to be sent to the dialer.
     Refuse(Refusal),
-    /// Said by who was dialed.
+    /// A refusal received from the node that was dialed.
     Refused(String),
     Frame(FrameError),
     Other(&'static str),
@@ -105,17 +106,17 @@ impl From<FrameError> for Fault {
     }
 }
 
-/// What to do next within one call.
+/// The next step within one call.
 enum LinkStep {
-    /// Go on with what follows.
+    /// Continue after this many bytes.
     On(usize),
     Then(Then),
-    /// So many bytes were dealt with, and this follows.
+    /// This many bytes were handled; then this follows.
     Both(usize, Then),
 }
 
 impl NodeSession {
-    /// Of a connection that was accepted.
+    /// A session for an accepted connection.
     pub(crate) fn accepted() -> NodeSession {
         NodeSession {
             phase: Phase::Preamble,
@@ -131,7 +132,7 @@ impl NodeSession {
         }
     }
 
-    /// Of a connection that was dialed.
+    /// A session for a dialed connection.
     pub(crate) fn dialed(purpose: Purpose, is_sealed: bool) -> NodeSession {
         let lane = match purpose {
             Purpose::Place(_) => 0,
@@ -149,7 +150,7 @@ impl NodeSession {
         }
     }
 
-    /// Writes the preamble, if it is this side that speaks first.
+    /// Writes the preamble if this side dialed.
     pub(crate) fn greet(&self, conn: ConnId, outboxes: &mut Outboxes) {
         if matches!(self.phase, Phase::Answer) {
             outboxes.reply_bare(conn, |out| out.extend_from_slice(&self.dial.bytes()));
@@ -160,7 +161,7 @@ impl NodeSession {
         !matches!(self.phase, Phase::Up { .. })
     }
 
-    /// The lane that it carries.
+    /// The lane that the connection carries.
     pub(crate) fn lane(&self) -> Option<(LinkId, u16)> {
         match self.phase {
             Phase::Up { link, lane, .. } => Some((link, lane)),
@@ -168,7 +169,7 @@ impl NodeSession {
         }
     }
 
-    /// Why it was dialed, if it was and has not become a lane.
+    /// The purpose of the dial, if the connection was dialed and has not become a lane.
     pub(crate) fn failed_purpose(&self) -> Option<Purpose> {
         self.purpose.filter(|_| self.awaits_auth())
     }
@@ -185,7 +186,7 @@ impl NodeSession {
         record.command = "node";
     }
 
-    /// Writes whole frames, sealed if the connection is.
+    /// Writes whole frames, encrypted if the connection is.
     pub(crate) fn write(&mut self, frames: &Bytes, conn: ConnId, outboxes: &mut Outboxes) {
         match self.sealer {
             None => outboxes.carry(conn, frames),
@@ -195,7 +196,7 @@ impl NodeSession {
 
     fn write_sealed(&mut self, frames: &[u8], conn: ConnId, outboxes: &mut Outboxes) {
         if let Some(sealer) = &mut self.sealer {
-            // Fails when as many messages were sealed as may be: then the other side is silent, and gives up.
+            // Fails when the key has sealed its maximum of messages: the other side then sees silence and gives up.
             outboxes.reply_bare(conn, |out| sealer.seal(frames, out).unwrap_or_default());
         }
     }
@@ -217,7 +218,7 @@ impl NodeSession {
         }
     }
 
-    /// Deals with what came, as far as the connection may go on.
+    /// Handles input as far as the connection may go on.
     pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Parts<'_>) -> SessionStep {
         let mut consumed = 0;
         let Some(mut tree) = cx.tree.take() else {
@@ -244,7 +245,7 @@ impl NodeSession {
         SessionStep { consumed, then }
     }
 
-    /// Says why the connection cannot go on: to the log, and to who dialed and was not let in yet.
+    /// Reports why the connection ends: in the log, and by a refusal to a dialer that was not accepted yet.
     fn give_up(&mut self, fault: &Fault, tree: &mut Tree, cx: &mut Parts<'_>) {
         cx.counters.errors += 1;
         tree.note_refused(cx.identity.peer, fault);
@@ -377,7 +378,7 @@ impl NodeSession {
         Ok(())
     }
 
-    /// Takes HELLO or WELCOME.
+    /// Handles HELLO or WELCOME.
     fn take_greeting(
         &mut self,
         input: &[u8],
@@ -448,7 +449,7 @@ impl NodeSession {
             incarnation: tree.config.place.incarnation,
             received: received.unwrap_or(0),
             shards: cx.settings.shards as u8,
-            // Other lanes' links become known here in time, or the connection ends.
+            // This shard learns of the links of other lanes in time, or the connection ends.
             resumed: received.is_some() || lane > 0,
             advertise: &tree.advertised,
             name: &tree.config.place.name,
@@ -506,7 +507,7 @@ impl NodeSession {
                 let is_same =
                     (there.peer.node, there.peer.incarnation) == (peer.node, peer.incarnation);
                 if !is_same || !welcome.resumed {
-                    // Of another lane that is no news: the first one finds out as well.
+                    // A problem of another lane is no news: the first lane meets it as well.
                     if lane == 0 {
                         tree.broken.push(link);
                     }
@@ -516,12 +517,12 @@ impl NodeSession {
             }
             None => unreachable!("only who dialed is welcomed"),
         }
-        // The other side waits for a sign that this is no old HELLO said again.
+        // The other side waits for a frame that proves that HELLO was not replayed.
         self.write_beat(cx);
         Ok(())
     }
 
-    /// Becomes a lane of a link: the other side has so many of its frames.
+    /// Starts to carry a lane of a link; the other side has received frames up to `has`.
     fn go_up(
         &mut self,
         link: LinkId,
@@ -548,7 +549,7 @@ impl NodeSession {
         Ok(before)
     }
 
-    /// Says that this side lives, and what it has.
+    /// Writes a heartbeat, which acknowledges the frames received.
     pub(crate) fn write_beat(&mut self, cx: &mut Parts<'_>) {
         let Phase::Up { link, lane, .. } = self.phase else {
             return;
@@ -565,7 +566,7 @@ fn read(needed: usize) -> LinkStep {
     LinkStep::Then(Then::Read { needed })
 }
 
-/// The address that a node says it has, completed by what is seen of it.
+/// A node's advertised address, with an unspecified IP replaced by the one seen on the connection.
 fn complete(advertise: &str, seen: SocketAddr) -> Result<Option<SocketAddr>, Fault> {
     if advertise.is_empty() {
         return Ok(None);
@@ -576,7 +577,7 @@ fn complete(advertise: &str, seen: SocketAddr) -> Result<Option<SocketAddr>, Fau
     if address.ip().is_unspecified() {
         address.set_ip(seen.ip());
     }
-    // Its own machine's loopback leads elsewhere from another one: nobody can dial it there.
+    // A loopback address is useless from another machine: nobody can dial it there.
     let is_elsewhere = address.ip().is_loopback() && !seen.ip().to_canonical().is_loopback();
     Ok(Some(address).filter(|_| !is_elsewhere))
 }

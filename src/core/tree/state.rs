@@ -1,4 +1,4 @@
-//! What a shard knows about the tree beside its links.
+//! The state of a shard for the tree of nodes, apart from its links.
 //!
 //! Start at [`Tree`].
 
@@ -13,43 +13,44 @@ use sapwood_wire::node::seal::derive_entropy;
 use std::collections::VecDeque;
 use std::fmt;
 
-/// Why a connection is dialed.
+/// The purpose of a dialed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The node looks for its place.
+    /// The place machine asked for it.
     Place(DialId),
-    /// A lane of a link that there is.
+    /// A lane of an existing link.
     Lane { link: LinkId, token: u64, lane: u16 },
 }
 
-/// What a shard knows about the tree beside its links.
+/// The state of a shard for the tree of nodes, apart from its links.
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub config: TreeConfig,
-    /// Where the node stands, on shard 0.
+    /// The place machine; only on shard 0.
     pub place: Option<Place>,
-    /// What it wishes, to be carried out behind the input that led to it.
+    /// Outputs of the place machine, to be carried out after the present input.
     pub wishes: Vec<PlaceOutput>,
-    /// Connections under way, by the numbers that the driver gives back.
+    /// Dials in progress, by their numbers.
     pub dials: HashMap<u64, (Purpose, SocketAddr), foldhash::fast::FixedState>,
     next_dial: u64,
-    /// The numbers that were said last in search of a place, the oldest first: who says one to this node is this node.
+    /// The latest link tokens sent in search of a place, oldest first. A HELLO with one of them comes from this node
+    /// itself.
     greeted: VecDeque<(u64, DialId)>,
-    /// How much randomness was used.
+    /// Number of draws of randomness.
     drawn: u64,
     /// Connections that wait for news about a link.
     pub waiting: Vec<(ConnId, ClientId)>,
-    /// When the lanes are looked at next.
+    /// When the lanes are checked next.
     pub look_ns: u64,
-    /// For the driver to log.
+    /// Notices for the driver to log.
     pub notices: Vec<Notice>,
-    /// The address that others are told, as text.
+    /// The advertised address, as text.
     pub advertised: String,
-    /// Links that cannot go on.
+    /// Links that must be closed.
     pub broken: Vec<LinkId>,
-    /// A link has told of interest, which lanes may wait for.
+    /// Whether a link has announced interest that lanes may wait for.
     pub has_news: bool,
-    /// Connections whose lane another one carries now.
+    /// Connections replaced by newer ones of the same lane.
     pub replaced: Vec<ConnId>,
 }
 
@@ -76,12 +77,12 @@ impl Tree {
         }
     }
 
-    /// This node's number.
+    /// This node's id.
     pub(crate) fn node(&self) -> NodeId {
         self.config.place.node
     }
 
-    /// A number for a connection that is to be dialed.
+    /// Registers a dial, and returns it with its number.
     pub(crate) fn plan_dial(&mut self, purpose: Purpose, address: SocketAddr) -> Dial {
         let dial = self.next_dial;
         self.next_dial += 1;
@@ -95,14 +96,14 @@ impl Tree {
         derive_entropy(&self.config.entropy, self.drawn)
     }
 
-    /// A random number for a link.
+    /// A random token for a link.
     pub(crate) fn draw_token(&mut self) -> u64 {
         let bytes = self.draw();
         // invariant: 32 bytes begin with 8.
         u64::from_le_bytes(*bytes.first_chunk().expect("32 bytes"))
     }
 
-    /// A number for a link that is to begin with this connection.
+    /// A random token for a link that begins with this connection.
     pub(crate) fn greet(&mut self, dial: DialId) -> u64 {
         let token = self.draw_token();
         // No more are dialed at a time.
@@ -113,7 +114,7 @@ impl Tree {
         token
     }
 
-    /// A connection says that it is of this node; the number tells whether that is true.
+    /// Handles a HELLO with this node's own id. The token tells whether this node sent it.
     pub(crate) fn meet_itself(&mut self, token: u64, now_ns: u64) {
         let mut greeted = self.greeted.iter();
         if let Some(&(_, dial)) = greeted.find(|(greeted, _)| *greeted == token) {
@@ -121,21 +122,21 @@ impl Tree {
         }
     }
 
-    /// Tells the place machine what happened; what it wishes is carried out behind the present input.
+    /// Passes an input to the place machine. Its outputs are carried out after the present input.
     pub(crate) fn place(&mut self, input: PlaceInput, now_ns: u64) {
         if let Some(place) = &mut self.place {
             place.handle(input, now_ns, &mut self.wishes);
         }
     }
 
-    /// Whether nothing is to be carried out.
+    /// Whether there is nothing to carry out.
     pub(crate) fn is_quiet(&self) -> bool {
         let is_quiet = self.wishes.is_empty() && self.broken.is_empty();
         let has_words = self.has_news || !self.notices.is_empty();
         is_quiet && self.replaced.is_empty() && !has_words
     }
 
-    /// Takes what is to be carried out: wishes, links that cannot go on, connections that others replace.
+    /// Takes what is to be carried out: outputs of the place machine, links to close, and replaced connections.
     pub(crate) fn take_work(&mut self) -> (Vec<PlaceOutput>, Vec<LinkId>, Vec<ConnId>) {
         let wishes = std::mem::take(&mut self.wishes);
         let broken = std::mem::take(&mut self.broken);

@@ -1,5 +1,5 @@
-//! The poking thread against shards that are not there: rings and inboxes that nobody looks at stand for a shard that
-//! has parked with something to do.
+//! The poking thread against simulated shards: rings and inboxes that nobody reads stand for a shard that has parked
+//! with something to do.
 
 use super::*;
 use crate::mesh::{Mesh, weave};
@@ -9,13 +9,13 @@ use sapwood_core::mailbox::Batch;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-/// When something that must come is given up: generous, it is no measure of speed.
+/// Time-out for something that must happen: generous, not a measure of speed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A doze that ends by what the thread is told alone.
+/// A doze that ends only by what the thread is told.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// For so long nothing may happen: a hundred looks.
+/// Time in which nothing may happen: a hundred looks.
 const LONG: Duration = Duration::from_millis(500);
 
 struct Scene {
@@ -27,7 +27,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Two shards that sleep with nothing to do, and a thread that dozes for an hour at a time.
+    /// Two shards that sleep with nothing to do, and a thread that dozes for at most an hour.
     fn new() -> Scene {
         let (meshes, doors) = weave(2).unwrap();
         let rings: Vec<Ring> = meshes.iter().map(|_| ring()).collect();
@@ -105,7 +105,7 @@ fn a_lost_ring_of_the_bell_rouses_the_thread() {
     door.wake();
     assert!(door.has_swallowed());
     scene.expect_poke(1);
-    // It does its turn, and sleeps again.
+    // The shard does its turn, and sleeps again.
     scene.meshes[1].note_turn();
     assert!(scene.meshes[1].fall_asleep(false));
     scene.await_doze();
@@ -115,12 +115,12 @@ fn a_lost_ring_of_the_bell_rouses_the_thread() {
 #[test]
 fn an_inbox_that_nobody_was_told_of_is_seen() {
     let scene = Scene::new();
-    // As if the sender had found the shard awake, and the shard had not looked again before it slept.
+    // As if the sender had found the shard awake, and the shard had not checked its inbox again before sleeping.
     scene.meshes[1].awake();
     scene.meshes[0].send(ShardId(1), Batch::default());
     assert!(!scene.meshes[1].fall_asleep(false), "it has not lost it");
     scene.doors.iter().nth(1).unwrap().pretend_asleep();
-    // It may have been poked for being awake.
+    // It may have been poked while awake.
     let _ = scene.poked[1].try_recv();
     scene.expect_poke(1);
     assert!(scene.meshes[1].receive().is_some());
@@ -135,9 +135,9 @@ fn completions_that_a_shard_sleeps_on_are_seen() {
     for place in [0, 1] {
         scene.rings[place].read_counter(counter.as_raw_fd(), Token(7));
         scene.rings[place].submit().unwrap();
-        // What wakes glommio wakes no task here.
+        // glommio's wake-up wakes no task here.
         rustix::io::write(&counter, &1u64.to_ne_bytes()).unwrap();
-        // The kernel posts the completion when this thread, to whom the ring belongs, enters it.
+        // The kernel posts the completion when this thread, which owns the ring, enters it.
         while !scene.rings[place].has_completions() {
             std::thread::yield_now();
         }
@@ -147,7 +147,7 @@ fn completions_that_a_shard_sleeps_on_are_seen() {
         scene.rings[place].completions(&mut done);
         assert_eq!(done.len(), 1);
         scene.await_doze();
-        // It was poked once more, perhaps, before the completion was collected.
+        // It may have been poked once more before the completion was collected.
         let _ = scene.poked[place].try_recv();
     }
     scene.thread.end();

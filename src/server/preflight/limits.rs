@@ -1,4 +1,4 @@
-//! Resource limits of this process: reading, and raising as far as the system lets us.
+//! Resource limits of this process: reading them, and raising them as far as allowed.
 
 use std::io;
 
@@ -14,9 +14,9 @@ pub(super) enum Resource {
 /// Both values of a limit; `u64::MAX` is unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    /// What is enforced.
+    /// The enforced value.
     pub soft: u64,
-    /// How far the process may raise that by itself.
+    /// The maximum to which the process may raise it.
     pub hard: u64,
 }
 
@@ -57,8 +57,8 @@ impl Resource {
         }
     }
 
-    /// Raises the soft limit to the hard one, and the hard one to `needed` if it is lower and we
-    /// are privileged. Returns what holds then, which may be too little.
+    /// Raises the soft limit to the hard one, and the hard one to `needed` if it is lower and the process is
+    /// privileged. Returns the resulting limit, which may be too low.
     pub(super) fn raise(self, needed: u64) -> io::Result<Limit> {
         let found = self.read()?;
         let hard = found.hard.max(needed);
@@ -69,7 +69,7 @@ impl Resource {
                 hard: found.hard,
             },
         ] {
-            // A refusal shows in what is read below.
+            // A refusal shows in the limit read below.
             if self.set(wish).is_ok() {
                 break;
             }

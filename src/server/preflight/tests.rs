@@ -11,7 +11,7 @@ const MODEST: Needs = Needs {
     connections: 10,
 };
 
-/// What a child process is started without.
+/// What is taken away from a child process.
 #[derive(Clone, Copy)]
 enum Without {
     /// This system call fails with this error, by a seccomp filter.
@@ -22,8 +22,8 @@ enum Without {
     Files(u64, u64),
 }
 
-/// In the child: the outcome of `check`, which must be a refusal, as text. In the parent: none,
-/// once the child passed.
+/// In the child: passes the refusal of `check` to `look`. In the parent: runs the child without the resource, and
+/// checks that it passed.
 fn refused(path: &str, needs: Needs, without: Without, look: impl FnOnce(&Refusal)) {
     if is_alone(path) {
         let refusal = check(&needs).expect_err("nothing was refused");

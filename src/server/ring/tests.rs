@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::testing::alone;
 
-/// Long enough for any machine; reached only when a test fails.
+/// Time-out of waits: long enough for any machine, reached only if a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn small() -> RingConfig {
@@ -98,7 +98,7 @@ fn end_of_stream_is_zero_bytes_without_a_buffer() {
     let mut ring = ring(small());
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
-    // More ends than buffers: each must give its buffer back.
+    // More ended connections than buffers: each must give its buffer back.
     for _ in 0..small().buffers * 4 {
         ring.receive(ours.as_raw_fd(), Token(1), Expect::Now);
         let done = one(&mut ring);

@@ -1,5 +1,5 @@
-//! Random histories: bytes that are split anywhere, connections that break anywhere, time that passes. proptest prints the
-//! history that fails, and keeps its seed.
+//! Random histories: bytes split anywhere, connections that break anywhere, time that passes. proptest prints the
+//! failing history, and keeps its seed.
 
 use super::rig::{Peer, Rig, config};
 use super::*;
@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A rig, and what has to be compared in the end.
+/// A rig, and the values that are compared in the end.
 struct History {
     rig: Rig,
     next: u32,
@@ -71,7 +71,7 @@ impl History {
         }
     }
 
-    /// The next number, as a payload: what is taken into the window has ever higher ones.
+    /// The next number as a payload: numbers in the window ascend.
     fn number(&mut self) -> String {
         self.next += 1;
         self.next.to_string()
@@ -162,14 +162,14 @@ impl History {
         }
         self.rig.listen();
         let gauge = self.rig.machine.gauge;
-        // The last run came before the cap was looked at, and each queue may keep its newest event.
+        // The last run was queued before the cap was checked, and each queue may keep its newest event.
         assert!(
             gauge.bytes <= 400 + self.subscriptions.len() * 100 + 40,
             "{gauge:?}"
         );
     }
 
-    /// Lets everything come to its end, and compares.
+    /// Lets everything finish, and compares.
     fn check(&mut self) {
         for _ in 0..3 {
             self.rig.settle();
@@ -220,7 +220,7 @@ impl History {
         assert_eq!(self.rig.machine.gauge, Gauge::default());
     }
 
-    /// What a subscription was told is in order, and nothing is missing where nothing says so.
+    /// Checks that a subscription's events are in order, and that nothing is missing without a gap.
     fn check_told(&self, received: &BTreeSet<u32>) {
         for (_, told) in &self.subscriptions {
             let mut last = None;
@@ -252,7 +252,7 @@ proptest! {
     }
 }
 
-/// What a broker may say once it has let a client in, in pieces.
+/// The input from a broker that has accepted the client, in pieces.
 fn stream(pieces: &[u8]) -> Vec<u8> {
     let mut peer = Peer::default();
     for (number, piece) in pieces.iter().enumerate() {
@@ -276,7 +276,8 @@ fn stream(pieces: &[u8]) -> Vec<u8> {
     peer.output
 }
 
-/// What two subscriptions and a member are told if a stream comes in these parts, and how it ends.
+/// What two subscriptions and a member receive if a stream arrives in these parts, and whether the machine is still
+/// connected.
 fn told_in_parts(stream: &[u8], ends: &[usize]) -> (Vec<Vec<String>>, bool) {
     let mut rig = Rig::open(config());
     let ids = [
@@ -319,7 +320,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
         lengths in proptest::collection::vec(0..40u8, 0..20),
     ) {
-        // Half of the time the lengths are right, so that more than the first frame is looked at.
+        // Half of the streams have right lengths, so that more than the first frame is parsed.
         let mut stream = Vec::new();
         let mut rest = &bytes[..];
         for length in lengths {
@@ -339,7 +340,7 @@ fn endless_frame_is_never_longer_than_the_cap() {
     let length = sapwood_wire::limits::NATIVE_FRAME_BYTES_MAX as u32;
     rig.input.extend_from_slice(&length.to_le_bytes());
     let chunk = vec![kind::MESSAGE; 1 << 20];
-    // A topic's length in those bytes leads behind the frame's end, so the frame is no message in the end.
+    // A topic's length in those bytes leads past the frame's end, so the frame is no message in the end.
     for _ in 0..65 {
         rig.input.extend_from_slice(&chunk);
         rig.machine.handle_bytes(rig.now, &mut rig.input);

@@ -1,4 +1,4 @@
-//! A machine with a broker of a few lines at its other end, for the tests: no I/O, time by hand.
+//! A machine connected to a minimal broker, for the tests: no I/O, time passed by hand.
 
 use super::*;
 use crate::message::{Message, Outgoing};
@@ -7,29 +7,29 @@ use sapwood_wire::error::ErrorCode;
 use sapwood_wire::native::{ClientFrame, Parsed, Subscription, Welcome, When};
 use std::collections::{BTreeSet, VecDeque};
 
-/// What the broker at the other end does with what it is sent. It keeps what its tests look at.
+/// What the broker does with its input, and what it keeps for the tests.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     /// Bytes of an unfinished frame.
     input: Vec<u8>,
-    /// What the client has yet to read.
+    /// Bytes that the client has yet to read.
     pub(super) output: Vec<u8>,
     plain: BTreeSet<Vec<u8>>,
     members: Vec<(Vec<u8>, u32)>,
-    /// The kinds of the frames of this connection, in order.
+    /// The kinds of this connection's frames, in order.
     pub(super) kinds: Vec<u8>,
-    /// Payloads that were published, on all connections.
+    /// Payloads published on all connections.
     pub(super) received: Vec<String>,
-    /// Where the last requests want their replies.
+    /// The reply topics of the latest requests.
     pub(super) reply_topics: VecDeque<Vec<u8>>,
     /// Refuse subscriptions.
     pub(super) refuses: bool,
-    /// Says nothing at all.
+    /// Sends nothing at all.
     pub(super) is_mute: bool,
 }
 
 impl Peer {
-    /// Forgets the connection, not what was received.
+    /// Forgets the connection, but not what was received.
     fn reset(&mut self) {
         *self = Peer {
             received: std::mem::take(&mut self.received),
@@ -123,7 +123,7 @@ impl Peer {
         }
     }
 
-    /// Takes a message, and sends it to the client's own subscriptions.
+    /// Handles a message, and sends it to the client's own subscriptions.
     fn publish(&mut self, message: &native::Message<'_>) -> u32 {
         self.received
             .push(String::from_utf8(message.payload.to_vec()).expect("tests send text"));
@@ -140,7 +140,7 @@ impl Peer {
         count
     }
 
-    /// Publishes to the client, whatever it has subscribed to.
+    /// Publishes to the client, with or without a subscription.
     pub(super) fn send(&mut self, topic: &[u8], payload: &str, end: bool) {
         let outgoing = Outgoing::new(topic, payload);
         let outgoing = if end { outgoing.end() } else { outgoing };
@@ -150,7 +150,7 @@ impl Peer {
     }
 }
 
-/// See the module.
+/// A machine and its broker, see the module.
 pub(super) struct Rig {
     pub(super) machine: Machine,
     pub(super) peer: Peer,
@@ -191,7 +191,7 @@ impl Rig {
         }
     }
 
-    /// One that is connected.
+    /// A rig that is connected.
     pub(super) fn open(config: Config) -> Rig {
         let mut rig = Rig::new(config);
         rig.settle();
@@ -204,7 +204,7 @@ impl Rig {
         Token(self.last_token)
     }
 
-    /// Takes what the machine tells.
+    /// Takes the machine's outputs.
     pub(super) fn listen(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
@@ -216,7 +216,7 @@ impl Rig {
         }
     }
 
-    /// Does what the machine wants done: connects at once.
+    /// Carries out the machine's actions: connects at once.
     pub(super) fn act(&mut self) -> bool {
         self.machine.handle_time(self.now);
         let action = self.machine.poll_action();
@@ -235,7 +235,7 @@ impl Rig {
         action.is_some()
     }
 
-    /// Writes at most so many bytes to the peer.
+    /// Writes at most `bytes_max` bytes to the peer.
     pub(super) fn write(&mut self, bytes_max: usize) -> bool {
         let has_bytes = self.machine.poll_transmit(&mut self.transmit);
         self.listen();
@@ -250,7 +250,7 @@ impl Rig {
         true
     }
 
-    /// Reads at most so many bytes from the peer, if the machine wants to.
+    /// Reads at most `bytes_max` bytes from the peer, if the machine wants to.
     pub(super) fn read(&mut self, bytes_max: usize) -> bool {
         let length = self.peer.output.len().min(bytes_max);
         if length == 0 || !self.machine.wants_read() || !self.is_connected {
@@ -262,7 +262,7 @@ impl Rig {
         true
     }
 
-    /// Ends the connection from the other side.
+    /// Ends the connection from the broker's side.
     pub(super) fn cut(&mut self, reason: Disconnect) {
         self.is_connected = false;
         self.peer.output.clear();
@@ -271,9 +271,9 @@ impl Rig {
         self.listen();
     }
 
-    /// Lets everything happen that can happen now, and what is due until there is a connection.
+    /// Runs until nothing more can happen now, and passes time until there is a connection.
     pub(super) fn settle(&mut self) {
-        // Ends because nothing of these goes on for ever; the bound is for a machine that is wrong.
+        // Ends because nothing here goes on for ever; the bound catches a machine that does.
         for _ in 0..100_000 {
             let acted = self.act();
             let written = self.write(usize::MAX);
@@ -350,7 +350,7 @@ impl Rig {
         first
     }
 
-    /// Everything that a subscription has, in words.
+    /// Everything that a subscription returns, in words.
     pub(super) fn told(&mut self, id: SubscriptionId) -> Vec<String> {
         let mut told = Vec::new();
         // Ends because a queue is finite.
@@ -369,7 +369,7 @@ impl Rig {
         }
     }
 
-    /// Everything that a request has, in words.
+    /// Everything that a request returns, in words.
     pub(super) fn replies(&mut self, call: CallId) -> Vec<String> {
         let mut told = Vec::new();
         // Ends because a queue is finite.

@@ -1,7 +1,7 @@
-// A broker for the examples in the documentation and for this package's tests. It is included as text, so that it is no
-// part of the library. The binary is found where cargo builds it, and built if it is not there.
+// A broker for the documentation's examples and for this package's tests. It is included as text, so that it is not
+// part of the library. The binary is found where cargo builds it, and built if it is missing.
 
-/// A broker of one shard, on a port of its own, killed when the value is dropped.
+/// A broker of one shard on a port of its own, killed on drop.
 pub struct Broker {
     child: std::process::Child,
     address: String,
@@ -29,12 +29,12 @@ impl Broker {
             .expect("the broker starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
-        // The table that the broker prints says where it listens: `native  127.0.0.1:43211  ...`.
+        // The broker prints its addresses as a table: `native  127.0.0.1:43211  ...`.
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             let mut words = line.split_whitespace();
             (words.next() == Some("native")).then(|| words.next().expect("an address").to_string())
         });
-        // A broker must not be stopped by a pipe that nobody reads.
+        // Reads on, because a full pipe would block the broker.
         std::thread::spawn(move || lines.for_each(drop));
         let Some(address) = address else {
             panic!("the broker said no line `native`: {:?}", child.wait());
@@ -49,7 +49,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // Both fail only when it has ended by itself, which is as good.
+        // Both fail only if the broker has ended by itself, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,10 +1,11 @@
-//! What other nodes want, and what they are told of what is wanted here.
+//! Interest behind links, and the interest of this side that is announced to them.
 //!
-//! A link's other side tells which filters somebody listens to there; the counts stand in the filters' entries, on every
-//! shard. One shard tells each link in turn what is wanted on this side of it: by this node's clients, and behind the
-//! other links. Of groups the members are counted, because turns go by them; of all else it matters only whether there is
-//! anybody. Invariant: what a link was told is what is wanted, but for the filters in the list of changes and, once those
-//! are too many for it, everything without a group.
+//! The other side of a link announces which filters have listeners there; the counts are stored in the filters'
+//! entries, on every shard. One shard announces to each link the interest on this side of it: this node's clients, and
+//! the other links (split horizon). For groups the number of members is announced, because turns are weighted by it;
+//! for all other filters only whether there are listeners. Invariant: a link's announced interest equals the real one,
+//! except for the filters in the list of changes and, once a link counts as wanting everything, all filters without a
+//! group.
 
 use super::Broker;
 use crate::command::FilterId;
@@ -12,16 +13,16 @@ use crate::command::{Filter, LinkId};
 use crate::routing::interest::Change;
 use crate::routing::subs::Entry;
 
-/// What one link is told of.
+/// A link that interest is announced to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub link: LinkId,
-    /// It counts as wanting everything here, so that single filters are not told.
+    /// The link is to send everything, so filters without a group are not announced to it.
     pub everything: bool,
 }
 
 impl Broker {
-    /// Begins or ends to keep account of what links are to be told. At the beginning all there is counts as changed.
+    /// Starts or stops tracking changes to announce to links. On start, all filters count as changed.
     pub(crate) fn tell_links(&mut self, tells: bool) {
         self.tells_links = tells;
         if tells {
@@ -34,19 +35,19 @@ impl Broker {
         }
     }
 
-    /// Lets every filter count as changed, for a link that knows nothing yet. Cost: all filters.
+    /// Marks every filter as changed, for a link that knows nothing yet. Cost: all filters.
     pub(crate) fn tell_all_again(&mut self) {
         for id in self.filters.ids() {
             self.note_change_for_links(id);
         }
     }
 
-    /// Whether links are to be told something.
+    /// Whether there are changes to announce to links.
     pub(crate) fn has_changes_for_links(&self) -> bool {
         !self.changed_for_links.is_empty() || self.everything_changed
     }
 
-    /// Gives `tell` what each of these links is to be told, of at most `most` filters.
+    /// Passes the changes for each of these links to `tell`. Handles at most `most` filters.
     pub(crate) fn take_link_changes(
         &mut self,
         listeners: &[Listener],
@@ -93,8 +94,8 @@ impl Broker {
         tell(link, change);
     }
 
-    /// Takes in what a link's other side told: whether all before is void, whether any event may be wanted there, and
-    /// what changed.
+    /// Applies the interest announced by a link's other side. `restart` voids everything announced before; `everything`
+    /// says whether any event may be wanted there.
     pub(crate) fn apply_interest(
         &mut self,
         link: LinkId,
@@ -135,12 +136,12 @@ impl Broker {
         *count = *count + u32::from(is_wanted) - u32::from(was_wanted);
     }
 
-    /// How many filters are wanted behind a link.
+    /// Number of filters wanted behind a link.
     pub(crate) fn wanted_behind(&self, link: LinkId) -> u32 {
         self.wanted_behind.get(link.index()).copied().unwrap_or(0)
     }
 
-    /// Takes note of whether any event may be wanted behind a link.
+    /// Sets whether any event may be wanted behind a link.
     fn set_everything(&mut self, link: LinkId, is_wanted: bool) {
         if self.wants_everything(link) == is_wanted {
             return;
@@ -158,10 +159,10 @@ impl Broker {
         self.everything.contains(&link)
     }
 
-    /// Forgets what is wanted behind a link. Cost: all filters.
+    /// Removes the interest behind a link. Cost: all filters.
     pub(crate) fn forget_wanted(&mut self, link: LinkId) {
         for id in self.filters.ids() {
-            // A filter goes with the last of its groups.
+            // A plain entry may have been removed with the last of its groups.
             if !self.filters.has(id) {
                 continue;
             }
@@ -177,7 +178,7 @@ impl Broker {
         self.versions.all_changed();
     }
 
-    /// Forgets what a link was told. Cost: all filters.
+    /// Forgets the interest announced to a link. Cost: all filters.
     pub(crate) fn forget_told(&mut self, link: LinkId) {
         for id in self.filters.ids() {
             if !self.filters.has(id) {
@@ -191,13 +192,13 @@ impl Broker {
         }
     }
 
-    /// Filters that a link was told of, or would have to be, without groups; and how many of them are globs.
+    /// Number of filters without a group that a link may be told of, and how many of them are globs.
     pub(crate) fn tellable(&self) -> (usize, usize) {
         (self.filters.len(), self.filters.glob_count())
     }
 }
 
-/// Listeners to a filter on this side of a link, as they are told to it.
+/// Listeners to a filter on this side of a link, as announced to the link.
 fn wanted_before(entry: &Entry, link: LinkId) -> u32 {
     let beyond = entry.wanted().iter().filter(|&&(other, _)| other != link);
     let beyond: u64 = beyond.map(|&(_, listeners)| u64::from(listeners)).sum();

@@ -1,7 +1,7 @@
-//! Routes of events whose topic says which nodes they are for.
+//! Routes of events whose topic names target nodes.
 //!
-//! How nodes are called stands among the filters, as a kind of its own, so that links are told of it and of every change
-//! as they are of subscriptions; where a node stands is arithmetic on addresses. Start at [`Broker::narrow`].
+//! Names, tags and groups of nodes are filters of a kind of their own, so they are announced to links like
+//! subscriptions. Tree addresses need no table: the route follows from the address. Start at [`Broker::narrow`].
 
 use super::remote::set;
 use super::{Broker, GroupRoute, Route};
@@ -9,7 +9,7 @@ use crate::command::{Filter, FilterKind, LinkId, Target};
 use crate::tree::position::Position;
 use sapwood_wire::scope::{self, Audience, Scope, Targets};
 
-/// Which ways lead to the targets of an event.
+/// The links and turns that lead to the target nodes of an event.
 #[derive(Default)]
 struct ScopeReach {
     is_here: bool,
@@ -19,7 +19,7 @@ struct ScopeReach {
 }
 
 impl Broker {
-    /// Takes note of how this node is called: names, and tags and groups as topics have them.
+    /// Registers the names of this node: its name, tags and groups as written in topics.
     pub(crate) fn call_node(&mut self, names: &[Box<[u8]>]) {
         for name in names {
             let group = match name.starts_with(scope::GROUP) {
@@ -35,18 +35,18 @@ impl Broker {
         self.versions.all_changed();
     }
 
-    /// Takes note of where this node stands now.
+    /// Sets the node's position in the tree.
     pub(crate) fn set_position(&mut self, position: Position) {
         self.position = position;
         self.versions.all_changed();
     }
 
-    /// Where this node stands.
+    /// The node's position in the tree.
     pub(crate) fn position(&self) -> &Position {
         &self.position
     }
 
-    /// Takes from a topic's route, which is that of its name, what the rest of the topic rules out.
+    /// Narrows a topic's route, as found by its name, to the rest of the topic's scope.
     pub(super) fn narrow(&self, scope: &Scope<'_>, route: &mut Route) {
         route.scope.audience = scope.audience;
         route.scope.is_traced = scope.is_traced;
@@ -111,7 +111,7 @@ impl Broker {
                     reach.is_here = true;
                     reach.links.extend(self.position.links());
                 }
-                // One that is none was refused.
+                // Invalid addresses were refused at publish.
                 scope::Target::Place(text) => places.extend(text.parse()),
                 scope::Target::Named(name) => self.reach_named(name, &mut reach),
                 scope::Target::OneOf(name) => reach.turn = self.turn_among_nodes(name),
@@ -127,7 +127,7 @@ impl Broker {
     }
 
     fn reach_named(&self, name: &[u8], reach: &mut ScopeReach) {
-        // Links that are to be sent everything do not say who is called how.
+        // Links that get everything announce no names, so a name may be behind any of them.
         reach.links.extend(&self.everything);
         let found = self.filters.find(Filter::plain(FilterKind::Node, name));
         let wanted = found.map_or(&[][..], |id| self.filters.entry(id).wanted());
@@ -139,7 +139,7 @@ impl Broker {
         }
     }
 
-    /// What leads to the nodes of a group; `None` if there are none.
+    /// The route to the nodes of a group. `None` if it has no nodes.
     fn turn_among_nodes(&self, name: &[u8]) -> Option<GroupRoute> {
         let id = self.filters.find(Filter {
             kind: FilterKind::Node,
@@ -159,7 +159,7 @@ impl Broker {
     }
 }
 
-/// Lets links behind which there are only members of groups be such as lead to somebody who gets every event.
+/// Adds the links with group members to the links with plain subscribers.
 fn count_members_as_listeners(route: &mut Route) {
     for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {
         if let Target::Link(link) = *target
@@ -170,7 +170,7 @@ fn count_members_as_listeners(route: &mut Route) {
     }
 }
 
-/// Takes all receivers of this node away, but not their number.
+/// Removes all receivers on this node, but keeps their count in `subscriptions`.
 fn leave_nobody_here(route: &mut Route) {
     route.filters.clear();
     route.shards.clear();

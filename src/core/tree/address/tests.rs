@@ -1,11 +1,11 @@
-//! Addresses against breadth-first search, which knows nothing of them.
+//! Address arithmetic compared with breadth-first search on a graph.
 
 use super::*;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A tree as a graph: each node's path, and its neighbours.
+/// A tree as a graph: the path and the neighbours of each node.
 #[derive(Debug)]
 struct Tree {
     paths: Vec<Path>,
@@ -14,7 +14,8 @@ struct Tree {
 }
 
 impl Tree {
-    /// A root, and a node for each pair: which of those before is its parent, and the child number that it would like.
+    /// Grows a tree of a root and one node for each pair: which earlier node is its parent, and the child number it
+    /// prefers.
     fn grow(wishes: &[(usize, u8)]) -> Tree {
         let mut tree = Tree {
             paths: vec![Path::ROOT],
@@ -38,7 +39,7 @@ impl Tree {
         tree
     }
 
-    /// For each node the one before it on the shortest way from a start.
+    /// For each node, its predecessor on the shortest route from a start (breadth-first search).
     fn search(&self, start: usize) -> Vec<usize> {
         let mut before = vec![usize::MAX; self.paths.len()];
         before[start] = start;
@@ -75,7 +76,7 @@ impl Tree {
         children.map(|child| *self.paths[*child].numbers().last().unwrap())
     }
 
-    /// The node that a hop leads to, and what the hop is for that one.
+    /// The node that a hop leads to, and the opposite hop as seen from there.
     fn follow(&self, node: usize, hop: Hop) -> (usize, Hop) {
         let path = &self.paths[node];
         match hop {
@@ -89,11 +90,11 @@ impl Tree {
     }
 }
 
-/// Trees of all shapes: small parents make bushes, large ones chains.
+/// Trees of all shapes: parents with small indexes make bushes, large ones chains.
 fn trees() -> impl Strategy<Value = Tree> {
     let bush = vec((0..4usize, any::<u8>()), 0..60);
     let any_shape = vec((any::<usize>(), 0..6u8), 0..60);
-    // Each hangs below the last: 48 deep, so that paths leave their inline room.
+    // A chain of up to 48 levels, so that paths outgrow their inline storage.
     let chain = vec(any::<u8>(), 0..48).prop_map(|numbers| {
         let wishes = numbers.into_iter().enumerate();
         wishes.collect::<Vec<(usize, u8)>>()
@@ -102,7 +103,7 @@ fn trees() -> impl Strategy<Value = Tree> {
 }
 
 fn paths() -> impl Strategy<Value = Path> {
-    // Few different numbers, so that paths have much in common.
+    // Few distinct numbers, so that paths share long beginnings.
     let short = vec(prop_oneof![0..3u8, Just(255)], 0..8);
     let long = vec(0..2u8, 0..=PATH_NUMBERS_MAX);
     prop_oneof![4 => short, 1 => long].prop_map(|numbers| Path::new(&numbers).unwrap())
@@ -123,7 +124,7 @@ proptest! {
         prop_assert_eq!(here.distance(there), expected.len() - 1);
         prop_assert_eq!(here.route(there).len(), expected.len());
 
-        // Hop by hop, each node asked by itself.
+        // Follows the route hop by hop, asking each node for the next.
         let mut way = vec![from];
         loop {
             let node = *way.last().unwrap();
@@ -170,7 +171,7 @@ proptest! {
             }
         }
 
-        // All targets go along to the end; no copy goes back to where it came from.
+        // All copies together reach every target, and no copy goes back where it came from.
         let all: Vec<Path> = targets.iter().cloned().collect();
         let mut sent = BTreeMap::new();
         let mut reached = BTreeMap::new();
@@ -339,7 +340,7 @@ fn targets_are_split_by_their_first_step() {
     assert!(!nobody.goes_up() && !nobody.is_here() && nobody.children().count() == 0);
 }
 
-/// So many nodes, level by level, each with so many children: sorted.
+/// A full tree of so many nodes with so many children each, level by level; sorted.
 fn full_tree(count: usize, fan_out: u8) -> Vec<Path> {
     let mut nodes = vec![Path::ROOT];
     let mut parent = 0;
@@ -353,7 +354,7 @@ fn full_tree(count: usize, fan_out: u8) -> Vec<Path> {
     nodes
 }
 
-/// So many nodes in chains that end at this depth: as many from the root as it can have, and each of them again parts below.
+/// Nodes in chains that end at this depth: as many chains from the root as it can have, each branching again below.
 fn chains(count: usize, depth: usize) -> Vec<Path> {
     let mut nodes = BTreeSet::from([Path::ROOT]);
     for chain in 0.. {
@@ -374,7 +375,7 @@ fn chains(count: usize, depth: usize) -> Vec<Path> {
     unreachable!("the chains never end")
 }
 
-/// Prints what addresses cost; run it with `--nocapture`. Beside the header that every frame has.
+/// Prints the size of addresses; run it with `--nocapture`. Sizes are without the header that every frame has.
 #[test]
 fn an_address_takes_a_few_bytes_in_trees_that_place_themselves() {
     println!("                                unicast, bytes   broadcast,");

@@ -1,7 +1,7 @@
-//! Giving places: who asks is given one, sent to the children, refused, or told to wait.
+//! Answers to nodes that ask for a place: a place, candidates to ask instead, a refusal, or a request to wait.
 //!
-//! Invariants: a node that is adrift gives no place; an ancestor gets none; a place that is not confirmed in time is free again.
-//! Start at [`Place::handle_ask`].
+//! Invariants: an adrift node gives no place; an ancestor gets none; a place that is not confirmed in time is free
+//! again. Start at [`Place::handle_ask`].
 
 use super::{
     Broken, Child, CloseWhy, PeerId, Place, PlaceOutput, PlacePeer, Relation, STRANGERS_MAX,
@@ -11,14 +11,14 @@ use sapwood_wire::node::place::{
     Accept, Ask, CONTACTS_MAX, Contact, Offer, PlaceMessage, Refuse, RefuseWhy, SUBTREE_MAX, Wait,
 };
 
-/// What becomes of a question.
+/// The answer to a question.
 enum Verdict {
     Say(PlaceMessage),
-    /// As [`Verdict::Say`], and again when the node's own standing changes.
+    /// Says that this node is adrift, and answers again when its own standing changes.
     Wait,
-    /// When the parent has shown that it lives.
+    /// Deferred until the parent shows a sign of life.
     Later,
-    /// A place of this number.
+    /// Gives the place of this child number.
     Give(u8),
 }
 
@@ -27,7 +27,8 @@ fn refuse(why: RefuseWhy) -> Verdict {
 }
 
 impl Place {
-    /// Somebody has connected. Too many at once are sent away, those first that have their answer.
+    /// Adds a connection that another node opened. At the cap, an idle one that has been answered is closed, or else
+    /// the new one.
     pub(super) fn take_stranger(
         &mut self,
         id: PeerId,
@@ -80,13 +81,13 @@ impl Place {
         Ok(())
     }
 
-    /// Answers those that were told to wait.
+    /// Answers the nodes that were told to wait.
     pub(super) fn answer_waiting(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         let is_waiting = |peer: &PlacePeer| peer.waiting.is_some() && !peer.is_deferred;
         self.answer_those(is_waiting, now_ns, out);
     }
 
-    /// The parent lives: answers those that said it was lost.
+    /// Answers the deferred questions: the parent lives.
     pub(super) fn answer_deferred(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         self.answer_those(|peer| peer.is_deferred, now_ns, out);
     }
@@ -128,7 +129,8 @@ impl Place {
             }
             Verdict::Wait => {
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    // What it would say again stays a question: a place is given only to who asks for it at that time.
+                    // The later answer must not give a place: one is given only to a node that asks for it at that
+                    // time.
                     ask.commits = false;
                     peer.waiting = Some(ask);
                 }
@@ -172,7 +174,7 @@ impl Place {
         let lost = NodeId(ask.lost);
         let parent = self.ancestors.first().filter(|_| self.parent.is_some());
         if ask.lost != 0 && parent.is_some_and(|parent| parent.node() == lost) {
-            // Who moves away from a parent that drains must not come below it again.
+            // A node that moves away from a draining parent must not come back below it.
             let drains = ask.standing.settled;
             return if drains {
                 refuse(RefuseWhy::Draining)
@@ -195,7 +197,7 @@ impl Place {
 
     fn offer(&self, room: u8, candidates: Vec<Contact>) -> PlaceMessage {
         let own = Contact::new(self.config.node, self.config.address);
-        // A place that is given counts from then on, so that a crowd spreads.
+        // Reserved places count at once, so that many nodes joining together spread.
         let reserved = self.children.len() - self.confirmed().count();
         PlaceMessage::Offer(Offer {
             standing: self.standing,
@@ -207,7 +209,7 @@ impl Place {
         })
     }
 
-    /// Places free below the node itself.
+    /// Free places for children of this node.
     pub(super) fn room(&self) -> u8 {
         if self.drains_until_ns.is_some() {
             return 0;
@@ -217,7 +219,7 @@ impl Place {
             .saturating_sub(self.children.len().min(usize::from(u8::MAX)) as u8)
     }
 
-    /// A number for a child: the lowest, its own if it is there already, or what the tree's file says.
+    /// A free child number: the one the file gives, the one this node has already, or else the lowest.
     fn free_number(&self, node: NodeId, name: &str) -> Option<u8> {
         let is_free = |number: &u8| match self.children.get(number) {
             Some(child) => self.peers[&child.peer].node == node,
@@ -236,7 +238,8 @@ impl Place {
         own.or_else(|| (0..self.config.children_max).find(is_free))
     }
 
-    /// Whom to ask instead: the smallest subtrees that have room. Counts the asker where it will probably go.
+    /// Nodes to ask instead: the children with the smallest subtrees and room first, then the parent. The asker is
+    /// counted in the first child's expected size.
     fn candidates(&mut self, asker: NodeId, ask: &Ask) -> Vec<Contact> {
         let mut children: Vec<_> = self
             .children
@@ -264,7 +267,7 @@ impl Place {
     }
 
     fn give_place(&mut self, id: PeerId, number: u8, now_ns: u64, out: &mut Vec<PlaceOutput>) {
-        // The node may have it already, by a connection that it has lost and this side has not.
+        // The node may have this place already, on an old connection whose loss only the other side has noticed.
         let old = self.children.get(&number).map(|child| child.peer);
         if let Some(old) = old {
             self.close_peer(old, CloseWhy::Replaced, now_ns, out);

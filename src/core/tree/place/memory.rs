@@ -1,17 +1,17 @@
-//! Addresses that a root looks at for other trees.
+//! Addresses of other nodes that a root probes for other trees.
 //!
-//! Invariant: at most [`REMEMBERED_MAX`] beside the seeds; the ones heard of last are kept. Start at [`Memory::next`].
+//! Invariant: at most [`REMEMBERED_MAX`] besides the seeds; the latest are kept. Start at [`Memory::next`].
 
 use super::REMEMBERED_MAX;
 use core::net::SocketAddr;
 
-/// Most addresses of which the node has found that they are its own.
+/// Maximum addresses known to be this node's own.
 const OWN_MAX: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Memory {
     seeds: Vec<SocketAddr>,
-    /// The oldest first.
+    /// Oldest first.
     heard: Vec<SocketAddr>,
     own: Vec<SocketAddr>,
     seed_turn: usize,
@@ -29,7 +29,7 @@ impl Memory {
         }
     }
 
-    /// An address of another node; true if it is news.
+    /// Remembers an address of another node. True if it is new.
     pub(super) fn add(&mut self, address: Option<SocketAddr>) -> bool {
         let Some(address) = address else { return false };
         if self.seeds.contains(&address) || self.own.contains(&address) {
@@ -45,7 +45,7 @@ impl Memory {
         is_new
     }
 
-    /// What another root should know, at most so many: half of them seeds, the others those heard of last.
+    /// Up to `count` addresses for another root: at most half of them seeds, the rest the latest remembered.
     pub(super) fn share(&self, count: usize) -> Vec<SocketAddr> {
         let seeds = self.seeds.iter().filter(|seed| !self.is_own(**seed));
         let mut shared: Vec<_> = seeds.take(count / 2).copied().collect();
@@ -53,7 +53,7 @@ impl Memory {
         shared
     }
 
-    /// The node has dialed itself there.
+    /// Marks an address as this node's own: a dial there led back to it.
     pub(super) fn add_own(&mut self, address: SocketAddr) {
         if self.own.len() == OWN_MAX {
             self.own.remove(1);
@@ -66,7 +66,7 @@ impl Memory {
         self.own.contains(&address)
     }
 
-    /// Whom to look at now: a seed, and one of the others, in turn.
+    /// The addresses to probe now: a seed, and a remembered one, each in turn.
     pub(super) fn next(&mut self) -> impl Iterator<Item = SocketAddr> {
         let seeds: Vec<_> = self
             .seeds
@@ -81,7 +81,7 @@ impl Memory {
         seed.into_iter().chain(heard)
     }
 
-    /// Whether there is nobody to look at.
+    /// Whether there is no address to probe.
     pub(super) fn is_empty(&self) -> bool {
         let mut seeds = self.seeds.iter();
         self.heard.is_empty() && seeds.all(|seed| self.is_own(*seed))

@@ -1,7 +1,7 @@
-//! The links to parent and children: signs of life, news of where all stand, and their ends.
+//! The links to the parent and children: heartbeats, news of positions, and the end of links.
 //!
-//! Invariant: a link is adopted or dropped once, in the order that the outputs say. Start at [`Place::flush`] for what is sent
-//! and [`Place::remove_peer`] for what a lost link leads to.
+//! Invariant: a link is adopted once and dropped once, in the order of the outputs. Start at [`Place::flush`] for what
+//! is sent, and at [`Place::remove_peer`] for what follows the loss of a link.
 
 use super::search::Search;
 use super::{Broken, CloseWhy, DEPTH_MAX, Due, Parent, PeerId, Place, PlaceOutput, Relation, Role};
@@ -13,7 +13,7 @@ use sapwood_wire::node::place::{
 };
 
 impl Place {
-    /// The caller says that a connection is gone.
+    /// Handles a connection that the caller reports as closed.
     pub(super) fn handle_closed(
         &mut self,
         id: PeerId,
@@ -24,7 +24,7 @@ impl Place {
         self.remove_peer(id, why, now_ns, out);
     }
 
-    /// Ends a connection, whatever it is.
+    /// Closes a connection of any kind.
     pub(super) fn close_peer(
         &mut self,
         id: PeerId,
@@ -56,7 +56,8 @@ impl Place {
         }
     }
 
-    /// The children changed: the root's are known to all, soon, since they find each other by that.
+    /// Schedules news of changed children. All nodes learn the root's children soon, because they elect a new root
+    /// among them.
     fn note_children(&mut self) {
         let is_top = self.parent.is_none();
         let due = if is_top && self.children.len() <= CONTACTS_MAX {
@@ -89,7 +90,7 @@ impl Place {
             return;
         }
         let mut search = Search::rescue(lost, now_ns);
-        // The lost one comes last: if only the connection broke, it is there still.
+        // A lost parent comes last in the search: it is still there if only the connection broke.
         let is_loop = why == CloseWhy::Loop;
         let others = contacts.iter().skip(1).chain(contacts.first());
         for contact in others.filter(|_| !is_loop) {
@@ -107,8 +108,8 @@ impl Place {
         self.search = Some(search);
     }
 
-    /// Forgets where the node stood, remembers the addresses, and returns the nodes: the parent, further ancestors, the
-    /// root's children, siblings.
+    /// Clears the ancestors, the root's children and the siblings, remembers their addresses, and returns them in that
+    /// order, the parent first.
     fn take_neighbours(&mut self) -> Vec<Contact> {
         let mut contacts = std::mem::take(&mut self.ancestors);
         contacts.append(&mut self.root_children);
@@ -120,7 +121,7 @@ impl Place {
         contacts
     }
 
-    /// The node has no parent from now on.
+    /// Resets the machine to a node without a parent.
     fn top(&mut self, standing: Standing, now_ns: u64) {
         self.parent = None;
         self.standing = standing;
@@ -134,7 +135,7 @@ impl Place {
         self.answers_due = true;
     }
 
-    /// The node is a root.
+    /// Makes the node a root.
     pub(super) fn become_root(
         &mut self,
         standing: Standing,
@@ -144,12 +145,12 @@ impl Place {
         self.end_search(now_ns, None, out);
         self.take_neighbours();
         self.top(standing, now_ns);
-        // Others may have become roots at the same time: they are looked for soon.
+        // Other nodes may have become roots at the same time: probe soon.
         let wait_ns = self.config.timings.probe_ns;
         self.probe_at_ns = now_ns + wait_ns / 4 + self.jitter(wait_ns / 4);
     }
 
-    /// The place that a node has given is taken.
+    /// Takes the place that a node has given.
     pub(super) fn adopt_parent(
         &mut self,
         id: PeerId,
@@ -179,8 +180,8 @@ impl Place {
         self.tell_known(&shared, out);
     }
 
-    /// Tells the parent of addresses that the root should look at. Else what a node knows of other trees were of no use
-    /// while it is not the root itself, and two trees could stand beside each other for good.
+    /// Sends the parent addresses that the root should probe. Otherwise what a node knows of other trees would be of no
+    /// use unless it is the root, and two trees could exist side by side for ever.
     fn tell_known(&self, addresses: &[SocketAddr], out: &mut Vec<PlaceOutput>) {
         let Some(parent) = self.parent.as_ref().filter(|_| !addresses.is_empty()) else {
             return;
@@ -195,7 +196,7 @@ impl Place {
         out.push(PlaceOutput::Send { peer, message });
     }
 
-    /// A child knows of addresses. What is news goes on to the parent, so each address once by each link.
+    /// Handles addresses from a child. New ones go on to the parent, so each address passes each link once.
     pub(super) fn handle_known(&mut self, known: &Known, out: &mut Vec<PlaceOutput>) {
         let mut news = Vec::new();
         for contact in &known.contacts {
@@ -206,7 +207,7 @@ impl Place {
         self.tell_known(&news, out);
     }
 
-    /// Ends the link to the parent in favour of another one, or of being the root.
+    /// Closes the link to the parent, because the node has another one or becomes the root.
     fn leave_parent(&mut self, out: &mut Vec<PlaceOutput>) {
         let Some(Parent { peer, .. }) = self.parent.take() else {
             return;
@@ -219,7 +220,7 @@ impl Place {
         self.peers.remove(&peer);
     }
 
-    /// Whether what a parent says of its place can be.
+    /// Checks that a parent's description of the node's place is possible.
     pub(super) fn check_lineage(
         &self,
         id: PeerId,
@@ -398,7 +399,7 @@ impl Place {
         Ok(())
     }
 
-    /// What the child of this number is told.
+    /// The lineage message for the child of this number.
     pub(super) fn lineage_of(&self, number: u8) -> Lineage {
         let contacts = |skipped: Option<u8>| -> Vec<Contact> {
             let others = self
@@ -425,7 +426,7 @@ impl Place {
         }
     }
 
-    /// Says what has to be said now.
+    /// Sends everything that is due.
     pub(super) fn flush(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         if self.is_drained {
             if std::mem::take(&mut self.has_moved) {
@@ -480,7 +481,7 @@ impl Place {
         }
     }
 
-    /// Tells the children where they stand. Those that would stand too deep have to go.
+    /// Tells the children their positions. Those that would be too deep are closed.
     fn send_lineages(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         let children: Vec<_> = self
             .children

@@ -1,9 +1,9 @@
-//! Looking for a parent, and for other trees.
+//! The search for a parent, and for other trees.
 //!
-//! A search keeps *targets*: nodes to be dialed, asked, and chosen from. It first asks what places there are, of several at a
-//! time, then asks one for its place. Owns the targets; must not know how places are given. Invariants: at most [`TARGETS_MAX`]
-//! targets, of which [`ASKED_MAX`] are dialed or asked what they have; beside them at most one is asked for its place. Start at
-//! [`Place::poll_search`].
+//! A search tracks *targets*: nodes to dial, to ask, and to choose from. It first asks several at a time which places
+//! they have, then asks one for its place. Owns the targets; must not know how places are given. Invariants: at most
+//! [`TARGETS_MAX`] targets, of which at most [`ASKED_MAX`] are dialed or asked what they have; at most one more is
+//! asked for its place. Start at [`Place::poll_search`].
 
 use super::{
     ASKED_MAX, Broken, CloseWhy, DialId, PeerId, Place, PlaceOutput, PlacePeer, TARGETS_MAX,
@@ -12,25 +12,25 @@ use core::net::SocketAddr;
 use sapwood_wire::node::NodeId;
 use sapwood_wire::node::place::{Ask, Contact, Lineage, Offer, PlaceMessage, RefuseWhy, Standing};
 
-/// Most times that a search goes down a level before it starts anew: the deepest tree, and some that grew meanwhile.
+/// Maximum levels that a search goes down before it restarts: the deepest tree, plus some that it may grow meanwhile.
 const LEVELS_MAX: u32 = 40;
 
-/// A search of a node that never had a place goes on for so many times [`super::Timings::alone_ns`] while others answer that
-/// they are adrift or busy.
+/// A node that never had a place keeps searching for this many times [`super::Timings::alone_ns`], as long as others
+/// answer that they are adrift or busy.
 const JOIN_PATIENCE: u64 = 10;
 
-/// What a search is for.
+/// The purpose of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
-    /// A first place.
+    /// Find the first place.
     Join,
-    /// A place, after the parent was lost.
+    /// Find a place after the parent was lost.
     Rescue,
-    /// A root looks whether there are other trees.
+    /// A root probes for other trees.
     Probe,
-    /// Another parent, while the old one is still there.
+    /// Find another parent while the old one is still there.
     Move,
-    /// The only parent there may be.
+    /// Reach the only allowed parent.
     Pinned,
 }
 
@@ -57,7 +57,7 @@ enum Stage {
         standing: Standing,
     },
     Failed,
-    /// It was of no use, or its candidates stand among the targets.
+    /// Of no use, or its candidates were added to the targets.
     Used,
 }
 
@@ -65,7 +65,7 @@ enum Stage {
 struct SearchTarget {
     address: Option<SocketAddr>,
     node: Option<NodeId>,
-    /// Known from the beginning, so that it is tried again.
+    /// Known from the beginning, so kept for retries.
     is_base: bool,
     stage: Stage,
 }
@@ -85,12 +85,12 @@ impl SearchTarget {
     }
 }
 
-/// A search under way.
+/// A search in progress.
 #[derive(Debug)]
 pub(super) struct Search {
     goal: Goal,
     since_ns: u64,
-    /// The parent that was lost, or is being left.
+    /// The parent that was lost or is being left.
     lost: NodeId,
     targets: Vec<SearchTarget>,
     retry_at_ns: Option<u64>,
@@ -98,13 +98,13 @@ pub(super) struct Search {
     levels: u32,
     first_offer_ns: Option<u64>,
     gather_ns: u64,
-    /// Somebody is there, though it has no place to give now.
+    /// Whether some node answered, even without a place to give.
     has_heard: bool,
-    /// The lost parent hangs: it would take a connection, and let those who ask wait.
+    /// Whether the lost parent hangs: it would accept a connection, and leave the asker waiting.
     is_lost_hung: bool,
 }
 
-/// A hung parent is asked again from this round on.
+/// The retry from which on a hung parent is asked again.
 const HUNG_RETRIES: u32 = 3;
 
 impl Search {
@@ -124,7 +124,7 @@ impl Search {
         }
     }
 
-    /// Leaves the lost parent out at first: the others need not wait for it to find one.
+    /// Skips the lost parent at first, so that the search does not wait for a parent that hangs.
     pub(super) fn pass_over_lost(&mut self) {
         self.is_lost_hung = true;
         let lost = self.lost;
@@ -135,7 +135,7 @@ impl Search {
         }
     }
 
-    /// For a first place.
+    /// A search for the first place.
     pub(super) fn join(seeds: &[SocketAddr], now_ns: u64) -> Search {
         let mut search = Search::new(Goal::Join, NodeId(0), now_ns);
         for seed in seeds {
@@ -144,24 +144,24 @@ impl Search {
         search
     }
 
-    /// For the only parent there may be.
+    /// A search for the only allowed parent.
     pub(super) fn pinned(parent: SocketAddr, now_ns: u64) -> Search {
         let mut search = Search::new(Goal::Pinned, NodeId(0), now_ns);
         search.add(Some(parent), None, true);
         search
     }
 
-    /// For a place after the parent was lost.
+    /// A search for a place after the parent was lost.
     pub(super) fn rescue(lost: NodeId, now_ns: u64) -> Search {
         Search::new(Goal::Rescue, lost, now_ns)
     }
 
-    /// For another parent.
+    /// A search for another parent.
     pub(super) fn relocate(lost: NodeId, now_ns: u64) -> Search {
         Search::new(Goal::Move, lost, now_ns)
     }
 
-    /// A node with a parent goes on having it while it searches so.
+    /// Whether the node keeps its parent during this search.
     pub(super) fn is_for_member(&self) -> bool {
         self.goal == Goal::Move
     }
@@ -170,7 +170,7 @@ impl Search {
         self.add(contact.address(), Some(contact.node()), true);
     }
 
-    /// Adds a node, unless it is there or there are too many.
+    /// Adds a target, unless it is known or there are too many.
     pub(super) fn add(&mut self, address: Option<SocketAddr>, node: Option<NodeId>, is_base: bool) {
         let is_there = |target: &SearchTarget| {
             target.address == address || (target.node.is_some() && target.node == node)
@@ -212,7 +212,7 @@ impl Search {
             .find(|target| matches!(target.stage, Stage::Dialing { dial, .. } if dial == wanted))
     }
 
-    /// When something is to be done by the clock.
+    /// When the search has to act on time alone.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let gathered_ns = self.first_offer_ns.map(|ns| ns + self.gather_ns);
         let until = self.targets.iter().filter_map(|target| match target.stage {
@@ -222,7 +222,7 @@ impl Search {
         until.chain(self.retry_at_ns).chain(gathered_ns).min()
     }
 
-    /// Everybody is to be asked again.
+    /// Queues all targets again.
     fn restart(&mut self) {
         self.retry_at_ns = None;
         self.first_offer_ns = None;
@@ -240,9 +240,9 @@ impl Search {
 }
 
 impl Place {
-    /// Carries the search on as far as it goes without further news.
+    /// Advances the search until it needs new input.
     pub(super) fn poll_search(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
-        // Ends: each turn uses up a target, and few are added beyond the cap.
+        // Ends: each step uses up a target, and few are added beyond the cap.
         for _ in 0..2 * TARGETS_MAX {
             if !self.step_search(now_ns, out) {
                 return;
@@ -250,7 +250,7 @@ impl Place {
         }
     }
 
-    /// One step; true if another may follow at once.
+    /// One step of the search. True if another may follow at once.
     fn step_search(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) -> bool {
         let Some(search) = &mut self.search else {
             return false;
@@ -341,7 +341,7 @@ impl Place {
         }
     }
 
-    /// Asks a target that a connection leads to.
+    /// Sends a question to a connected target.
     fn ask_target(&mut self, index: usize, commits: bool, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         let until_ns = now_ns + self.answer_ns();
         let subtree = self.subtree();
@@ -374,7 +374,7 @@ impl Place {
     fn ask_drifting_again(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         let count = self.search.as_ref().map_or(0, Search::len);
         for index in 0..count {
-            // Those for whom there is no room say by themselves when they have a place.
+            // Targets beyond the cap need not be asked: they send an offer by themselves once they have a place.
             let is_drifting = self.search.as_ref().is_some_and(|search| {
                 search.asked() < ASKED_MAX
                     && matches!(search.targets[index].stage, Stage::Drifting { .. })
@@ -385,7 +385,7 @@ impl Place {
         }
     }
 
-    /// Whether an offer may be taken, whatever its room.
+    /// Whether an offer's tree is acceptable for this goal, whatever its room.
     fn is_acceptable(&self, goal: Goal, standing: &Standing) -> bool {
         let ranks = match goal {
             Goal::Join | Goal::Rescue | Goal::Pinned => true,
@@ -398,9 +398,10 @@ impl Place {
         ranks && (standing.settled || self.broken == Some(Broken::AcceptAdrift))
     }
 
-    /// The target to ask for its place, if that is to be done now.
+    /// The target to ask for its place, if one should be asked now.
     ///
-    /// Among those whose subtrees are about the smallest, the nearest; a node without a place takes the first.
+    /// The nearest (by round trip) among those with about the smallest subtrees; outside a first search, the first good
+    /// offer is taken without waiting for others.
     fn best_offer(&mut self, now_ns: u64) -> Option<usize> {
         let gather_ns = self.config.timings.gather_ns;
         let search = self.search.as_ref()?;
@@ -419,7 +420,7 @@ impl Place {
             }
         }
         let Some(smallest) = offers.iter().map(|offer| offer.0).min() else {
-            // The one that others were awaited for may be gone.
+            // The offer that was held back for better ones may be gone.
             if let Some(search) = &mut self.search {
                 search.first_offer_ns = None;
             }
@@ -441,7 +442,7 @@ impl Place {
         Some(best.3)
     }
 
-    /// Those asked have no room: asks whom the best of them named. False if there is nobody.
+    /// Replaces the best full target by the candidates it named. False if there is no full target.
     fn go_down(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) -> bool {
         let Some(search) = &self.search else {
             return false;
@@ -473,7 +474,7 @@ impl Place {
             && search.levels < LEVELS_MAX
         {
             search.levels += 1;
-            // Room for the next level is made of those that were of no use.
+            // Makes room for the next level: targets of no use are removed.
             search.targets.retain(|target| {
                 target.is_base || !matches!(target.stage, Stage::Used | Stage::Failed)
             });
@@ -487,7 +488,7 @@ impl Place {
         true
     }
 
-    /// Everybody has answered or failed, and nobody has a place: what now. True if the search goes on at once.
+    /// Decides what to do after all targets answered or failed without a place. True if the search goes on at once.
     fn conclude(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) -> bool {
         let timings = self.config.timings;
         let Some(search) = &self.search else {
@@ -531,10 +532,10 @@ impl Place {
         false
     }
 
-    /// The highest of those that are known to be adrift too.
+    /// The highest rank among the other nodes known to be adrift.
     ///
-    /// A newcomer does not count for who has had a place, else one that lost its link would outrank the tree it was in because
-    /// somebody asked it.
+    /// A node that has had a place ignores newcomers; otherwise, if it lost its link, a newcomer that asks it would
+    /// outrank the tree that it was in.
     fn first_of_fellows(&self) -> Option<Standing> {
         let targets = self.search.iter().flat_map(|search| &search.targets);
         let asked = targets.filter_map(|target| match &target.stage {
@@ -573,7 +574,7 @@ impl Place {
         search.retry_at_ns = Some(at_ns);
     }
 
-    /// A root looks whether there are other trees.
+    /// A root starts to probe for other trees.
     pub(super) fn start_probe(&mut self, now_ns: u64) {
         if self.config.is_static || self.drains_until_ns.is_some() {
             return;
@@ -593,7 +594,7 @@ impl Place {
         }
     }
 
-    /// The other side of this connection is the root of a tree of a higher rank: asks it for a place.
+    /// Asks the root of a tree of higher rank, at the other side of this connection, for a place.
     pub(super) fn probe_peer(&mut self, id: PeerId, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         if self.config.is_static || self.is_target(id) {
             return;
@@ -628,7 +629,7 @@ impl Place {
         targets.into_iter().any(|target| target.peer() == Some(id))
     }
 
-    /// Ends the search; of its connections one may be kept.
+    /// Ends the search and closes its connections, except `keep`.
     pub(super) fn end_search(
         &mut self,
         now_ns: u64,
@@ -645,8 +646,7 @@ impl Place {
         }
     }
 
-    /// The dialed node is this one; returns the address.
-    /// Nothing is to be had at that address, now or later.
+    /// Handles a dial that led back to this node: its address is remembered as the node's own, and not tried again.
     pub(super) fn handle_dialed_itself(&mut self, dial: DialId) {
         let target = self.search.as_mut().and_then(|search| search.of_dial(dial));
         if let Some(target) = target {
@@ -700,7 +700,7 @@ impl Place {
         self.ask_target(index, commits, now_ns, out);
     }
 
-    /// A target's connection is gone.
+    /// Marks a target as failed, because its connection was closed.
     pub(super) fn fail_target(&mut self, id: PeerId) {
         if let Some(target) = self.search.as_mut().and_then(|search| search.of_peer(id)) {
             target.stage = Stage::Failed;
@@ -724,13 +724,13 @@ impl Place {
         let node = target.node;
         let round_trip_ns = match target.stage {
             Stage::Asked { at_ns, .. } => now_ns.saturating_sub(at_ns),
-            // Who was adrift says by itself that it has a place now.
+            // An adrift target sends an offer by itself once it has a place.
             _ => u64::MAX,
         };
         let is_lower = own.outranks(&offer.standing) && self.broken != Some(Broken::Rank);
         if goal == Goal::Probe && is_lower {
-            // It is told by the question itself; its root, if that is another, is told next. The connection stays, for
-            // it may be the root that asks now.
+            // The question itself told that node of this tree; its root, if another node, is asked next. The connection
+            // stays, because the root may ask on it now.
             target.stage = Stage::Used;
             if Some(offer.root.node()) != node {
                 let (address, node) = (offer.root.address(), offer.root.node());
@@ -754,7 +754,7 @@ impl Place {
             return Err(CloseWhy::Done);
         };
         if standing.root() == own {
-            // It stands below this node and will hear so.
+            // That node is below this one, and will hear so.
             return Err(CloseWhy::Done);
         }
         target.stage = Stage::Drifting { peer: id, standing };
@@ -768,11 +768,11 @@ impl Place {
         if let Some(search) = self.search.as_mut().filter(|_| why == RefuseWhy::Busy) {
             search.has_heard = true;
         }
-        // Fails the target.
+        // Closing the connection fails the target.
         Err(CloseWhy::Done)
     }
 
-    /// A place is given: takes it, or closes the connection.
+    /// Handles a place that was given: takes it, or closes the connection.
     pub(super) fn handle_accept(
         &mut self,
         id: PeerId,

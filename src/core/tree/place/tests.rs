@@ -4,7 +4,7 @@ use sapwood_wire::node::place::{Accept, Confirm, Lineage, Refuse, RefuseWhy, Rep
 
 const MS: u64 = 1_000_000;
 
-/// One node, and what the test says in the name of others.
+/// One node under test, and the messages that the test sends in the name of others.
 struct Rig {
     place: Place,
     now_ns: u64,
@@ -19,7 +19,7 @@ fn contact(number: u8) -> Contact {
     Contact::new(NodeId(u64::from(number)), Some(address(number)))
 }
 
-/// The root that others say they stand below.
+/// The root that the others are below.
 const ROOT: u8 = 1;
 
 /// The node under test.
@@ -73,7 +73,7 @@ impl Rig {
         out
     }
 
-    /// Lets time pass by steps of its own wishes; returns what came out.
+    /// Lets time pass by the node's own deadlines; returns the outputs.
     fn pass(&mut self, ms: u64) -> Vec<PlaceOutput> {
         let until_ns = self.now_ns + ms * MS;
         let mut all = Vec::new();
@@ -102,7 +102,7 @@ impl Rig {
         self.handle(PlaceInput::Message { peer, message })
     }
 
-    /// A child of this number, taken in and confirmed.
+    /// A confirmed child of this number.
     fn child(&mut self, number: u8) -> PeerId {
         let (peer, _) = self.connect(number, None);
         let outputs = self.say(peer, ask(true));
@@ -123,7 +123,7 @@ impl Rig {
     }
 }
 
-/// A node that stands below the root, by this connection.
+/// A node with the root as its parent, and that connection.
 fn member() -> (Rig, PeerId) {
     let (mut rig, peer) = asking();
     let outputs = rig.say(peer, PlaceMessage::Accept(Accept { lineage: lineage() }));
@@ -413,7 +413,7 @@ fn others_are_asked_without_waiting_for_a_parent_that_hangs() {
     check_closed(&outputs, parent, CloseWhy::Silent);
     assert!(dialed(&outputs).contains(&contact(7).address()));
     assert!(!dialed(&outputs).contains(&contact(ROOT).address()));
-    // It may have been the way to it that was silent: it is asked in the end.
+    // Perhaps only the connection to it was silent, so it is asked in the end.
     let mut later = Vec::new();
     for _ in 0..40 {
         for output in rig.pass(100) {
@@ -424,7 +424,7 @@ fn others_are_asked_without_waiting_for_a_parent_that_hangs() {
         }
     }
     assert!(later.contains(&contact(ROOT).address()));
-    // A connection that broke says nothing about who was there.
+    // A broken connection says nothing about the node at its other side.
     let (mut rig, parent) = member();
     let outputs = rig.handle(PlaceInput::Closed { peer: parent });
     assert!(dialed(&outputs).contains(&contact(ROOT).address()));

@@ -1,16 +1,16 @@
-//! What comes on a lane, frame by frame.
+//! Frames received on a lane.
 
 use super::*;
 
-/// Longest frame of who has not shown yet that it is there now.
+/// Maximum length of the first frame, which proves that the dialer is not replaying an old HELLO.
 const FIRST_FRAME_BYTES_MAX: usize = 16 * 1024;
 
-/// Whether a frame was dealt with.
+/// Whether a frame was handled.
 enum Went {
     On,
-    /// It was, and this comes before the next.
+    /// Handled; this comes before the next frame.
     OnBut(Then),
-    /// It was not: the same again later.
+    /// Not handled: to be offered again later.
     Not(Then),
 }
 
@@ -44,7 +44,7 @@ impl NodeSession {
         }
     }
 
-    /// Deals with whole frames; how many bytes they were, and what follows.
+    /// Handles whole frames. Returns their length in bytes, and what follows.
     fn frames(
         &mut self,
         bytes: &[u8],
@@ -85,7 +85,7 @@ impl NodeSession {
         Then::Hold
     }
 
-    /// Takes who dialed in, now that it is known to be there; false if its link is not known here yet.
+    /// Accepts the dialer after its first frame. False if its link is not known on this shard yet.
     fn let_in(
         &mut self,
         guest: &Guest,
@@ -161,7 +161,7 @@ impl NodeSession {
                 tree.has_news = true;
                 let taken = take_interest(&Interest::read(frame)?, link, cx);
                 if taken.is_err() {
-                    // On another connection it would be no better.
+                    // A new connection would meet the same error.
                     tree.broken.push(link);
                 }
                 taken?
@@ -218,7 +218,7 @@ impl NodeSession {
             return Err(Fault::Other("events on a lane that is not theirs"));
         }
         if !there.is_adopted {
-            // It is no branch of the tree any more, which the other side may not know yet.
+            // The link is no longer a branch of the tree, which the other side may not know yet.
             return Ok(Went::On);
         }
         let (known, told) = (there.known, there.told);
@@ -247,7 +247,7 @@ impl NodeSession {
     }
 }
 
-/// A frame was dealt with; what it led to may decide what becomes of the next one.
+/// A frame was handled. What it caused is carried out first, because the next frame may depend on it.
 fn went_on(tree: &Tree) -> Went {
     match tree.wishes.is_empty() {
         true => Went::On,
@@ -255,7 +255,7 @@ fn went_on(tree: &Tree) -> Went {
     }
 }
 
-/// Takes in what is wanted behind a link, and tells the other shards.
+/// Applies the interest announced by a link's other side, and tells the other shards.
 fn take_interest(interest: &Interest<'_>, link: LinkId, cx: &mut Parts<'_>) -> Result<Went, Fault> {
     let head = interest.head();
     let filters_max = cx.settings.limits.filters_max;

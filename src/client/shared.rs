@@ -1,9 +1,10 @@
-//! What the handles of one client share with its driver: the machine behind a lock, and who waits for what.
+//! The state that a client's handles share with its driver: the machine behind a lock, and the wakers of everything
+//! that waits.
 //!
-//! Owns the lock, the clock's start and every waker. Must not know tokio, threads or sockets: it speaks in polls and wakers,
-//! which the tokio client awaits and the blocking client parks on. Invariants: the lock is never held across a wait, a
-//! system call or a wake; a driver that parks is woken by whatever it must know; each operation's slot is freed once, by
-//! its waiter or, if that is gone, by its outcome. Start at [`Hub::with`].
+//! Owns the lock, the clock's start and every waker. Must not know tokio, threads or sockets: its interface is polls
+//! and wakers, which the tokio client awaits and the blocking client parks on. Invariants: the lock is never held
+//! across a wait, a system call or a wake; a parked driver is woken by every change that concerns it; each operation's
+//! slot is freed once, by its waiter or, if that is gone, by its outcome. Start at [`Shared::with`].
 
 use crate::config::{Config, ConfigError};
 use crate::error::Disconnect;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// An error that may mean that the window is full, after which one waits for room.
+/// An error that may mean that the window is full, so that the call waits for room.
 pub(crate) trait MayBeFull {
     fn is_full(&self) -> bool;
 }
@@ -42,17 +43,17 @@ macro_rules! may_be_full {
 
 may_be_full!(PublishError, SubscribeError, RequestError, PingError);
 
-/// An operation that somebody waits for.
+/// The state of an acknowledged operation.
 #[derive(Debug)]
 enum Slot {
     Free,
     Waiting(Option<Waker>),
-    /// Its waiter is gone.
+    /// The waiter is gone.
     Abandoned,
     Done(Outcome),
 }
 
-/// A driver that has nothing to do until something of this changes.
+/// A driver that sleeps until something that it waits for changes.
 #[derive(Debug)]
 struct Parked {
     waker: Waker,
@@ -62,11 +63,11 @@ struct Parked {
 /// What a parked driver waits for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wait {
-    /// It has bytes that the socket does not take, so more of them are no news.
+    /// The driver has bytes that the socket does not take, so further bytes need not wake it.
     pub(crate) is_writing: bool,
-    /// Whether it reads; `None` if somebody else does.
+    /// Whether it reads; `None` if another thread reads.
     pub(crate) reads: Option<bool>,
-    /// Until when it sleeps.
+    /// When its timer is due.
     pub(crate) deadline: Option<Duration>,
 }
 
@@ -79,35 +80,35 @@ struct State {
     room: Vec<Waker>,
     connecting: Vec<Waker>,
     events: VecDeque<ConnectionEvent>,
-    /// The number of the first event in `events`.
+    /// Number of the first event in `events`.
     first_event: u64,
     event_readers: Vec<Waker>,
     driver: Option<Parked>,
-    /// A thread that reads, and waits until it may.
+    /// Waker of a reading thread that waits until it may read.
     reading: Option<Waker>,
-    /// Wakers to be woken when the lock is gone.
+    /// Wakers to call after the lock is released.
     woken: Vec<Waker>,
 }
 
-/// See the module.
+/// The shared state, see the module.
 #[derive(Debug)]
-pub(crate) struct Hub {
+pub(crate) struct Shared {
     state: Mutex<State>,
     start: Instant,
 }
 
-/// What the driver does next.
+/// What the driver must do next.
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Option<Action>,
-    /// The blocking driver's reader asks `poll_reads` instead.
+    /// Whether to read. The blocking driver's reader calls `poll_reads` instead.
     #[cfg(feature = "tokio")]
     pub(crate) reads: bool,
     pub(crate) is_closed: bool,
 }
 
-impl Hub {
-    pub(crate) fn new(config: Config) -> Result<Hub, ConfigError> {
+impl Shared {
+    pub(crate) fn new(config: Config) -> Result<Shared, ConfigError> {
         let state = State {
             machine: Machine::new(config, unguessable_seed(), Duration::ZERO)?,
             slots: Vec::new(),
@@ -122,7 +123,7 @@ impl Hub {
             reading: None,
             woken: Vec::new(),
         };
-        Ok(Hub {
+        Ok(Shared {
             state: Mutex::new(state),
             start: Instant::now(),
         })
@@ -132,18 +133,18 @@ impl Hub {
         self.start.elapsed()
     }
 
-    /// The moment that a machine's time stands for.
+    /// The instant of a machine's time.
     #[cfg(feature = "tokio")]
     pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
         self.start.checked_add(time)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing of ours panics while it changes the state; what remains is as good as before.
+        // No code panics while it changes the state, so a poisoned lock guards a valid state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Uses the machine, then wakes everybody whom that concerns.
+    /// Calls `use_it` under the lock, then wakes everything that the outputs concern.
     fn with<R>(&self, use_it: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = use_it(&mut state);
@@ -157,7 +158,7 @@ impl Hub {
 
     // For the driver.
 
-    /// Lets time pass, and says what to do. Fills `transmit` if it was written.
+    /// Advances the time, and returns what to do. Fills `transmit` if it was written.
     pub(crate) fn drive(&self, transmit: &mut Transmit) -> Order {
         let now = self.now();
         self.with(|state| {
@@ -192,7 +193,7 @@ impl Hub {
         });
     }
 
-    /// Parks the driver unless there is something to do. Says until when it may sleep, or that it must not.
+    /// Parks the driver unless there is something to do. Returns until when it may sleep, or [`Busy`].
     pub(crate) fn park(&self, waker: &Waker, mut wait: Wait) -> Result<Option<Duration>, Busy> {
         let now = self.now();
         let mut state = self.lock();
@@ -207,7 +208,7 @@ impl Hub {
         Ok(wait.deadline)
     }
 
-    /// Waits until the machine wants to read, for a driver whose reader is a thread of its own.
+    /// Waits until the machine wants to read. For the reading thread of the blocking driver.
     #[cfg(feature = "blocking")]
     pub(crate) fn poll_reads(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
@@ -224,8 +225,8 @@ impl Hub {
         self.with(|state| use_it(&mut state.machine))
     }
 
-    /// Publishes without an answer, the busiest call of all: it has no outputs and moves no deadline, so
-    /// all that can follow is that the driver has something to write.
+    /// Queues a publish without an answer. This is the hottest call: it makes no outputs and moves no deadline, so the
+    /// only consequence is that the driver has something to write.
     pub(crate) fn publish(&self, parts: &Parts<'_>) -> Result<(), PublishError> {
         let mut state = self.lock();
         let result = state.machine.publish(parts);
@@ -238,20 +239,20 @@ impl Hub {
         result
     }
 
-    /// The same, waiting for room.
+    /// Like [`publish`](Shared::publish), but waits while the window is full.
     pub(crate) fn poll_publish(
         &self,
         cx: &mut Context<'_>,
         parts: &Parts<'_>,
     ) -> Poll<Result<(), PublishError>> {
         match self.publish(parts) {
-            // It may have found room meanwhile, so it is tried again under the lock that keeps the waker.
+            // Retried under the lock that keeps the waker, because there may be room by now.
             Err(PublishError::Full) => self.poll_room(cx, |machine| machine.publish(parts)),
             result => Poll::Ready(result),
         }
     }
 
-    /// Tries something that the window may have no room for, and waits for room.
+    /// Tries a call that needs room in the window, and waits for room if there is none.
     pub(crate) fn poll_room<T, E: MayBeFull>(
         &self,
         cx: &mut Context<'_>,
@@ -266,9 +267,9 @@ impl Hub {
         })
     }
 
-    /// Begins an acknowledged operation, waiting for room.
+    /// Starts an acknowledged operation, waiting for room in the window.
     pub(crate) fn poll_start<T, E: MayBeFull>(
-        self: &Arc<Hub>,
+        self: &Arc<Shared>,
         cx: &mut Context<'_>,
         start: impl FnOnce(&mut Machine, Duration, Token) -> Result<T, E>,
     ) -> Poll<Result<(T, Operation), E>> {
@@ -281,8 +282,8 @@ impl Hub {
             match start(&mut state.machine, now, Token(slot as u64)) {
                 Ok(started) => {
                     state.slots[slot] = Slot::Waiting(None);
-                    let hub = self.clone();
-                    Poll::Ready(Ok((started, Operation { hub, slot })))
+                    let shared = self.clone();
+                    Poll::Ready(Ok((started, Operation { shared, slot })))
                 }
                 Err(error) => {
                     state.free.push(slot);
@@ -296,19 +297,19 @@ impl Hub {
         })
     }
 
-    /// Begins a drain.
-    pub(crate) fn drain(self: &Arc<Hub>) -> Operation {
+    /// Starts a drain.
+    pub(crate) fn drain(self: &Arc<Shared>) -> Operation {
         let now = self.now();
         self.with(|state| {
             state.slots.push(Slot::Waiting(None));
             let slot = state.slots.len() - 1;
             state.machine.drain(now, Some(Token(slot as u64)));
-            let hub = self.clone();
-            Operation { hub, slot }
+            let shared = self.clone();
+            Operation { shared, slot }
         })
     }
 
-    /// The last handle is gone: what was published is still written, then the client ends.
+    /// The last handle was dropped: queued publishes are still written, then the client ends.
     pub(crate) fn abandon(&self) {
         let now = self.now();
         self.machine(|machine| machine.drain(now, None));
@@ -322,7 +323,7 @@ impl Hub {
         self.lock().machine.statistics()
     }
 
-    /// Waits for the first connection, or for every address to have failed.
+    /// Waits for the first connection, or until every address has failed.
     pub(crate) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         let mut state = self.lock();
         let machine = &state.machine;
@@ -346,8 +347,8 @@ impl Hub {
         Poll::Pending
     }
 
-    /// The next event of a subscription. `batch` holds what was taken and not yet given, so that the
-    /// lock is taken once for many events.
+    /// The next event of a subscription. `batch` holds events taken earlier and not yet returned, so that the lock is
+    /// taken once for many events.
     pub(crate) fn poll_event(
         &self,
         cx: &mut Context<'_>,
@@ -420,13 +421,13 @@ impl Hub {
         });
     }
 
-    /// The number of the next connection event.
+    /// The number that the next connection event will have.
     pub(crate) fn event_position(&self) -> u64 {
         let state = self.lock();
         state.first_event + state.events.len() as u64
     }
 
-    /// The connection event of this number, or what replaces it.
+    /// The connection event at this position, or a notice that it was dropped.
     pub(crate) fn poll_connection_event(
         &self,
         cx: &mut Context<'_>,
@@ -451,14 +452,14 @@ impl Hub {
     }
 }
 
-/// There is something to do at once.
+/// The driver must not sleep: there is something to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Busy;
 
 impl State {
-    /// Hands each output to whom it is for.
+    /// Moves each output of the machine to its waiter.
     fn sort_outputs(&mut self) {
-        // Ends because nothing here makes outputs.
+        // Ends because nothing in the loop makes outputs.
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Completed { token, outcome } => self.finish(token.0 as usize, outcome),
@@ -506,7 +507,7 @@ impl State {
         }
     }
 
-    /// Whether a driver that waits like this must be woken.
+    /// Whether a driver with this wait must be woken.
     fn is_news(&self, wait: &Wait) -> bool {
         let machine = &self.machine;
         machine.closed().is_some()
@@ -518,23 +519,23 @@ impl State {
     }
 }
 
-/// Keeps a waker once.
+/// Adds a waker unless it is already there.
 fn keep_waker(wakers: &mut Vec<Waker>, waker: &Waker) {
     if !wakers.iter().any(|kept| kept.will_wake(waker)) {
         wakers.push(waker.clone());
     }
 }
 
-/// An acknowledged operation that has begun. Dropping it gives up waiting, not the operation.
+/// A started acknowledged operation. Dropping it stops waiting for the operation, but does not cancel it.
 #[derive(Debug)]
 pub(crate) struct Operation {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     slot: usize,
 }
 
 impl Operation {
     pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let mut state = self.hub.lock();
+        let mut state = self.shared.lock();
         match &mut state.slots[self.slot] {
             Slot::Done(outcome) => {
                 let outcome = outcome.clone();
@@ -550,7 +551,7 @@ impl Operation {
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        let mut state = self.hub.lock();
+        let mut state = self.shared.lock();
         match &mut state.slots[self.slot] {
             slot @ Slot::Waiting(_) => *slot = Slot::Abandoned,
             slot => {
@@ -561,25 +562,25 @@ impl Drop for Operation {
     }
 }
 
-/// Lives as long as any handle of a client; the last one to go ends it.
+/// Lives as long as any handle of a client. Dropping it ends the client.
 #[derive(Debug)]
 pub(crate) struct Handles {
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Drop for Handles {
     fn drop(&mut self) {
-        self.hub.abandon();
+        self.shared.abandon();
     }
 }
 
-/// Random bits from the operating system, by way of the keys of the standard library's hash maps.
+/// Random bits from the operating system, by way of the standard library's hash map keys.
 fn unguessable_seed() -> u128 {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     half() << 64 | half()
 }
 
-/// The answer to a confirmed publish.
+/// Converts the outcome of a confirmed publish.
 pub(crate) fn published(outcome: Outcome) -> Result<u32, PublishError> {
     match outcome {
         Outcome::Acknowledged(count) => Ok(count),
@@ -590,7 +591,7 @@ pub(crate) fn published(outcome: Outcome) -> Result<u32, PublishError> {
     }
 }
 
-/// The answer to a subscribe.
+/// Converts the outcome of a subscribe.
 pub(crate) fn subscribed(outcome: Outcome) -> Result<(), SubscribeError> {
     match outcome {
         Outcome::Acknowledged(_) => Ok(()),
@@ -600,10 +601,10 @@ pub(crate) fn subscribed(outcome: Outcome) -> Result<(), SubscribeError> {
     }
 }
 
-/// The answer to a ping.
+/// Converts the outcome of a ping.
 pub(crate) fn ponged(outcome: Outcome) -> Result<(), PingError> {
     match outcome {
-        // A broker that refuses a PING has answered it.
+        // A refused PING was answered all the same.
         Outcome::Acknowledged(_) | Outcome::Refused(_) => Ok(()),
         Outcome::Unknown(doubt) => Err(PingError::Unknown(doubt)),
         Outcome::TimedOut => Err(PingError::Unknown(crate::error::Doubt::TimedOut)),
@@ -611,7 +612,7 @@ pub(crate) fn ponged(outcome: Outcome) -> Result<(), PingError> {
     }
 }
 
-/// The end of a drain.
+/// Converts the outcome of a drain.
 pub(crate) fn drained(outcome: Outcome) -> Result<(), crate::error::DrainError> {
     use crate::error::DrainError;
     match outcome {
