@@ -1,32 +1,33 @@
-//! What connections asked of shards and have not been answered yet.
+//! Calls of a shard's connections that are not answered yet.
 //!
-//! A call has an id, the connection that waits for it, and rounds: in each, some shards are asked one thing each, and
-//! all their answers come to the session together, which may ask on. As every answer is bounded and the next round goes
-//! out only when there is room for what it brings, no list is ever built whole in a shard's memory at once with all
-//! others. Calls begin in the order in which they were asked, at most one of a connection at a time unless it is of one
-//! round, and no more than [`CALLS_BEGUN_MAX`] at once. Must not know what is asked, nor protocols. Invariants: a call
-//! is in `queue` or in `begun` or waits behind another of its connection; every round is answered once by each shard
-//! that it asks, whatever becomes of the asker. Start at [`Calls::ask`].
+//! A call asks shards for something. It has an id, the connection that waits for it, and rounds: in each round some
+//! shards are asked one thing each, and all their answers come to the session together, which may ask on. Memory is
+//! bounded: every answer is bounded, at most [`CALLS_BEGUN_MAX`] (16) calls are begun at a time, and
+//! [`CALL_ROUNDS_A_TURN`] (8) rounds go out in a turn; a streamed call stops while its client does not read, a spooled
+//! one while the shard's output is at its cap. Calls begin in the order in which they were asked; a streamed call waits
+//! for the earlier calls of its connection. Must not know what is asked, nor protocols. Invariants: a call is in
+//! `queue`, in `begun`, parked, or behind an earlier call of its connection; every round is answered once by each shard
+//! that it asks, even if the asker is gone. Start at [`Calls::ask`].
 
 use crate::command::{Answer, Answers, CallId, ClientId, ConnId, Round, ShardId, Written};
 use crate::limits::{CALL_MS_MAX, CALL_ROUNDS_A_TURN, CALLS_BEGUN_MAX, CALLS_SHARD_MAX};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Whose call it is, and which.
+/// Key of a call: its connection and its id.
 pub(crate) type CallKey = (ConnId, CallId);
 
-/// What becomes of a call next.
+/// State of a call.
 #[derive(Debug, PartialEq, Eq)]
 enum CallStage {
-    /// Behind an earlier call of its connection.
+    /// It waits for an earlier call of its connection.
     Behind,
-    /// In the queue.
+    /// It is in `queue`.
     Queued,
     /// Begun: its next round may go out.
     Ready,
-    /// Begun: its round has not been answered by all.
+    /// Begun: its round is out, and some shards have not answered it.
     Asking,
-    /// Its connection does not take what is there already.
+    /// Set aside because its client does not read what is streamed.
     Parked,
 }
 
@@ -36,16 +37,16 @@ struct Call {
     client: ClientId,
     stage: CallStage,
     written: Written,
-    /// The next round; empty while one is on its way.
+    /// The next round; empty while a round is out.
     round: Round,
     missing: usize,
     answers: Answers,
-    /// When it was asked or last got on, by the monotonic clock.
+    /// When it was asked or last answered, in nanoseconds of the monotonic clock.
     moved_ns: u64,
 }
 
 impl Call {
-    /// When it has waited too long for room, if it waits for that.
+    /// When it is refused for lack of room, by the monotonic clock; `None` if it does not wait for room.
     fn deadline_ns(&self) -> Option<u64> {
         let waits = self.stage == CallStage::Ready && self.written == Written::Spooled;
         waits.then_some(self.moved_ns + CALL_MS_MAX * 1_000_000)
@@ -61,25 +62,25 @@ pub(crate) struct Calls {
     queue: VecDeque<CallKey>,
     /// Calls that are `Ready` or `Asking`.
     begun: VecDeque<CallKey>,
-    /// Connections that wait until the shard has fewer calls.
+    /// Connections that were refused a call at [`CALLS_SHARD_MAX`] and wait for fewer calls.
     waiting: Vec<(ConnId, ClientId)>,
     /// Rounds that went out in this turn.
     sent: usize,
 }
 
 impl Calls {
-    /// How many there are.
+    /// Number of calls.
     pub(crate) fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no call.
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Takes a call; `None` if there are as many as there may be: then the connection waits, until
-    /// [`take_waiting`](Calls::take_waiting) gives it.
+    /// Takes a call in. `None` at [`CALLS_SHARD_MAX`] calls: the connection waits until
+    /// [`take_waiting`](Calls::take_waiting) names it.
     pub(crate) fn ask(
         &mut self,
         (conn, client): (ConnId, ClientId),
@@ -94,7 +95,7 @@ impl Calls {
         }
         self.last += 1;
         let key = (conn, CallId(self.last));
-        // What is streamed is at the front of what its client reads.
+        // A streamed reply must be the first in its client's output.
         let must_wait = written == Written::Streamed && self.first_of(conn).is_some();
         let stage = match must_wait {
             true => CallStage::Behind,
@@ -116,7 +117,7 @@ impl Calls {
         Some(key.1)
     }
 
-    /// Asks on in a call that was just answered.
+    /// Sets the next round of a call whose answers the session is handling.
     pub(crate) fn ask_on(&mut self, key: CallKey, round: Round) {
         assert!(!round.is_empty(), "a call that asks nobody");
         let call = self.call_mut(key);
@@ -134,11 +135,11 @@ impl Calls {
     }
 
     fn call_mut(&mut self, key: CallKey) -> &mut Call {
-        // invariant: whoever has the key has a call that is not answered.
+        // invariant: a key is used only while its call is not answered.
         self.calls.get_mut(&key).expect("a call that is there")
     }
 
-    /// Whether a round may go out; `may_spool` if there is room for answers that gather as output.
+    /// Whether a round may go out; `may_spool` if the shard's output has room for spooled answers.
     pub(crate) fn is_ready(&self, may_spool: bool) -> bool {
         let may_begin = !self.queue.is_empty() && self.begun.len() < CALLS_BEGUN_MAX;
         may_begin || self.first_ready(may_spool).is_some()
@@ -152,7 +153,8 @@ impl Calls {
         self.begun.iter().position(may_go)
     }
 
-    /// Begins calls while more may be, and gives the next whose round may go out. Each comes once before any comes again.
+    /// Begins queued calls up to [`CALLS_BEGUN_MAX`], and gives the next call whose round may go out. Begun calls take
+    /// turns. `None` after [`CALL_ROUNDS_A_TURN`] rounds in a turn.
     pub(crate) fn next_ready(&mut self, may_spool: bool) -> Option<CallKey> {
         if self.sent >= CALL_ROUNDS_A_TURN {
             return None;
@@ -174,23 +176,23 @@ impl Calls {
         Some(key)
     }
 
-    /// The client whose call it is, if the call is still there.
+    /// The client that made the call, if the call is still there.
     pub(crate) fn client(&self, key: CallKey) -> Option<ClientId> {
         self.calls.get(&key).map(|call| call.client)
     }
 
-    /// Whether the answer goes out as it comes, rather than when it is whole.
+    /// Whether the answer is written part by part rather than when it is whole.
     pub(crate) fn is_streamed(&self, key: CallKey) -> bool {
         self.calls[&key].written == Written::Streamed
     }
 
-    /// When the first call will have waited for too long for room.
+    /// When the first call is refused for lack of room, by the monotonic clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let begun = self.begun.iter().map(|key| &self.calls[key]);
         begun.filter_map(Call::deadline_ns).min()
     }
 
-    /// Takes the round of a call that has waited for too long for room: it is to be refused.
+    /// Finds a call that has waited too long for room, and drops its round; the caller refuses the call.
     pub(crate) fn take_late(&mut self, now_ns: u64) -> Option<CallKey> {
         let is_late = |key: &&CallKey| {
             let deadline_ns = self.calls[*key].deadline_ns();
@@ -201,7 +203,7 @@ impl Calls {
         Some(key)
     }
 
-    /// The round that goes out now.
+    /// Takes the round that goes out now.
     pub(crate) fn take_round(&mut self, key: CallKey) -> Round {
         let call = self.call_mut(key);
         assert!(call.stage == CallStage::Ready, "not ready: {call:?}");
@@ -212,12 +214,13 @@ impl Calls {
         round
     }
 
-    /// A turn is over: as many rounds may go out in the next.
+    /// Ends a turn: the cap on rounds counts from 0 again.
     pub(crate) fn end_turn(&mut self) {
         self.sent = 0;
     }
 
-    /// Takes an answer; gives all of them once none is missing. One that nobody waits for any more is dropped.
+    /// Takes the answer of one shard. Gives the answers of all, in the order of shard numbers, once none is missing. An
+    /// answer to a call that is gone is dropped.
     pub(crate) fn answered(
         &mut self,
         key: CallKey,
@@ -249,13 +252,13 @@ impl Calls {
         call.stage == CallStage::Ready && call.round.is_empty()
     }
 
-    /// Puts a call aside until its connection takes what is there: another may begin.
+    /// Parks a call until its client reads again, so that another may begin.
     pub(crate) fn park(&mut self, key: CallKey) {
         self.begun.retain(|&other| other != key);
         self.call_mut(key).stage = CallStage::Parked;
     }
 
-    /// The connection takes again what it is sent.
+    /// The client reads again: queues its parked call.
     pub(crate) fn unpark(&mut self, conn: ConnId) {
         if let Some(key) = self.first_of(conn)
             && self.calls[&key].stage == CallStage::Parked
@@ -269,7 +272,7 @@ impl Calls {
         self.queue.push_back(key);
     }
 
-    /// A call is answered, or given up.
+    /// Removes a call that is answered or refused, and queues a streamed one that waited for it.
     pub(crate) fn end(&mut self, key: CallKey) {
         let call = self.calls.remove(&key);
         assert!(call.is_some(), "a call ends once");
@@ -281,7 +284,7 @@ impl Calls {
         }
     }
 
-    /// Forgets the calls of a connection that is gone. Cost: its calls, and the queue once half of that is stale.
+    /// Removes all calls of a connection that is gone. Cost: its calls, and the queue once half of that is stale.
     pub(crate) fn forget(&mut self, conn: ConnId) {
         while let Some(key) = self.first_of(conn) {
             self.calls.remove(&key);
@@ -293,7 +296,7 @@ impl Calls {
         }
     }
 
-    /// Connections that waited until the shard had fewer calls, if that is so.
+    /// Takes the connections that wait for a call, once at most half of [`CALLS_SHARD_MAX`] calls are left.
     pub(crate) fn take_waiting(&mut self) -> Vec<(ConnId, ClientId)> {
         match self.calls.len() <= CALLS_SHARD_MAX / 2 {
             true => std::mem::take(&mut self.waiting),
@@ -324,7 +327,7 @@ mod tests {
         (conn, call.expect("there is room"))
     }
 
-    /// Lets a round go out and all answer it; gives whose it was.
+    /// Lets one round go out and be answered by all shards; gives its key.
     fn answer_next(calls: &mut Calls) -> Option<CallKey> {
         calls.end_turn();
         let key = calls.next_ready(true)?;

@@ -1,4 +1,4 @@
-//! The words that all protocols share: ids, filters, events, calls and their answers.
+//! Vocabulary that all protocols share: ids, filters, events, calls and their answers.
 //!
 //! Nothing here knows a protocol or how the broker is built.
 
@@ -11,7 +11,7 @@ use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic;
 use std::sync::Arc;
 
-/// A connection's place on its shard; used again after it has closed.
+/// A connection's place on its shard; reused after the connection has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u32);
 
@@ -40,7 +40,7 @@ impl ShardId {
 pub struct LinkId(pub u16);
 
 impl LinkId {
-    /// The node itself, where it stands among what links lead to. No link has this number.
+    /// Stands for this node itself among links. No link has this number.
     pub(crate) const HERE: LinkId = LinkId(u16::MAX);
 
     pub(crate) fn index(self) -> usize {
@@ -48,7 +48,7 @@ impl LinkId {
     }
 }
 
-/// A filter's place in the index; used again once nobody listens.
+/// A filter's place in the index; reused once the filter has no subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FilterId(pub u32);
 
@@ -58,7 +58,7 @@ impl FilterId {
     }
 }
 
-/// Where an event may go from a shard, besides to that shard's own connections.
+/// Destination of an event besides this shard's own connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Target {
     /// A shard of this node.
@@ -68,7 +68,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// A small number of its own.
+    /// A small number, different for each target: shards first, then links.
     pub(crate) fn index(self) -> usize {
         match self {
             Target::Shard(shard) => shard.index(),
@@ -77,19 +77,19 @@ impl Target {
     }
 }
 
-/// The time of an input, read once a turn by who drives the shard.
+/// Time of an input, read once a turn by the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Nanoseconds of a clock that never steps back.
+    /// Nanoseconds of a monotonic clock.
     pub monotonic_ns: u64,
-    /// Milliseconds since 1970, for people to read.
+    /// Wall clock in milliseconds since 1970, for people to read.
     pub wall_ms: u64,
 }
 
-/// The two sets of names that an event can be published under.
+/// Namespaces that events are published in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Space {
-    /// Topics: what every protocol means.
+    /// Topics, the namespace of every protocol.
     Topic,
     /// Redis's shard channels (SPUBLISH): a namespace of their own, without patterns.
     ShardChannel,
@@ -106,12 +106,12 @@ pub enum FilterKind {
     Glob,
     /// A token wildcard over topics.
     Wildcard,
-    /// No topics, but nodes that are called so: nobody's subscription.
+    /// Not topics, but names, tags and groups of nodes; never a client's subscription.
     Node,
 }
 
 impl FilterKind {
-    /// The kind of a name in protocols whose patterns are token wildcards.
+    /// The kind of a filter in protocols whose patterns are token wildcards.
     pub(crate) fn of_tokens(name: &[u8]) -> FilterKind {
         match topic::is_wildcard(name) {
             true => FilterKind::Wildcard,
@@ -127,12 +127,12 @@ pub struct Filter<'a> {
     pub kind: FilterKind,
     /// The topic or pattern, at most `TOPIC_BYTES_MAX` long.
     pub name: &'a [u8],
-    /// The group that the subscriber is a member of; empty for none.
+    /// The subscriber's queue group; empty for none.
     pub group: &'a [u8],
 }
 
 impl<'a> Filter<'a> {
-    /// A filter of a subscriber that gets every event.
+    /// A filter without a queue group: its subscribers get every event.
     pub fn plain(kind: FilterKind, name: &'a [u8]) -> Filter<'a> {
         Filter {
             kind,
@@ -147,24 +147,24 @@ impl<'a> Filter<'a> {
 pub struct Member {
     /// The connection.
     pub conn: ConnId,
-    /// What tells its subscriptions to one filter apart; 0 where the protocol has no such number.
+    /// Tells its subscriptions to one filter apart; 0 where the protocol has no such number.
     pub number: u32,
 }
 
-/// What is published: a native message in its parts, whatever protocol it came by.
+/// A published event: a native message in its parts, whatever protocol it came by.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
-    /// The names that `topic` is one of.
+    /// Namespace of `topic`.
     pub space: Space,
-    /// What it is published to.
+    /// Topic or shard channel that it is published to.
     pub topic: &'a [u8],
     /// The native message's flags; 0 where the protocol has none.
     pub flags: u8,
-    /// Reply topic and headers, as `flags` says, in the form of the native message.
+    /// Reply topic and headers, as `flags` says, encoded as in a native message.
     pub attributes: &'a [u8],
-    /// What it carries.
+    /// Payload bytes.
     pub payload: &'a [u8],
-    /// Larger than that of any event before it on this shard, for forms that show one; 0 until it is delivered.
+    /// Larger than the number of any earlier event on this shard, for forms that show one; 0 until it is delivered.
     pub number: u64,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The form that a connection takes events in: what decides whether two share their bytes.
+/// Encoding in which a connection takes events. Connections with the same form share encoded bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// Redis protocol, version 2.
@@ -194,22 +194,22 @@ pub enum Form {
     Native,
     /// NATS protocol. Each message names the subscription that it is for.
     Nats,
-    /// Payloads alone, a WebSocket message each.
+    /// Payloads only, a WebSocket message for each event.
     Text,
     /// The JSON protocol, a WebSocket message for each frame.
     Json,
-    /// The same, a line for each frame.
+    /// The JSON protocol, a line for each frame.
     JsonLines,
     /// The native protocol in WebSocket messages.
     NativeMessages,
-    /// Server-sent events; and HTTP, which takes none.
+    /// Server-sent events; also HTTP, which takes no events.
     Sse,
 }
 
 impl Form {
-    /// How many forms there are.
+    /// Number of forms.
     pub const COUNT: usize = 9;
-    /// Each of them.
+    /// All forms.
     pub const ALL: [Form; Form::COUNT] = [
         Form::Resp2,
         Form::Resp3,
@@ -226,20 +226,20 @@ impl Form {
         self as usize
     }
 
-    /// The form whose messages name the subscription that they are for, which its client has named.
+    /// The form whose messages name the subscription that they are for, by the name that its client gave it.
     pub(crate) const NAMED: Form = Form::Nats;
 
-    /// Whether a connection gets an event once, however many of its filters match.
+    /// Whether an event is delivered once to a connection, even if several of its filters match.
     pub(crate) fn takes_once(self) -> bool {
         !matches!(self, Form::Resp2 | Form::Resp3 | Form::Nats)
     }
 
-    /// Whether replies keep the order of the requests, so that what is answered late keeps a reply slot.
+    /// Whether replies keep the order of pipelined requests, so that a late reply needs a reply slot.
     pub(crate) fn answers_in_order(self) -> bool {
         matches!(self, Form::Resp2 | Form::Resp3 | Form::Sse)
     }
 
-    /// Whether events are written as JSON: topics must be UTF-8, and payloads do not stand there as they are.
+    /// Whether events are written as JSON: topics must be UTF-8, and payloads are encoded rather than copied.
     pub(crate) fn is_json(self) -> bool {
         matches!(self, Form::Json | Form::JsonLines | Form::Sse)
     }
@@ -250,22 +250,22 @@ impl Form {
 pub enum Refusal {
     /// The name cannot be a topic or pattern.
     Name(sapwood_wire::topic::TopicError),
-    /// It starts with `$`, and is the broker's to publish or says wrongly whom it is for.
+    /// It starts with `$`, and is reserved for the broker or has an invalid scope.
     Scope(ScopeError),
-    /// The payload is longer than any may be; holds its length in bytes.
+    /// The payload is longer than [`PAYLOAD_BYTES_MAX`]; holds its length in bytes.
     PayloadTooLong(usize),
-    /// A header's name or value holds a byte that it must not hold.
+    /// A header's name or value holds a forbidden byte.
     Headers,
-    /// The connection has as many subscriptions as it may; holds the cap.
+    /// The connection is at its cap of subscriptions; holds the cap.
     TooManySubscriptions(usize),
-    /// The node knows as many filters as it may; holds the cap.
+    /// The node is at its cap of filters; holds the cap.
     TooManyFilters(usize),
-    /// The node knows as many globs as it may; holds the cap.
+    /// The node is at its cap of globs; holds the cap.
     TooManyGlobs(usize),
 }
 
 impl Refusal {
-    /// Its stable code.
+    /// Its stable error code.
     pub fn code(self) -> ErrorCode {
         match self {
             Refusal::Name(_) => ErrorCode::TopicInvalid,
@@ -324,107 +324,107 @@ impl std::error::Error for Refusal {}
 pub enum CloseReason {
     /// The client asked for it.
     Quit,
-    /// What it sent broke the protocol.
+    /// The client broke the protocol.
     Protocol,
     /// It did not authenticate in time.
     AuthTimeout,
-    /// It did not answer when it was asked whether it is there.
+    /// It did not answer pings, was idle or late for too long, or was a lane that fell silent or was replaced.
     Stale,
-    /// It reads too slowly: its output reached the cap.
+    /// Slow consumer: its own output reached the cap.
     OutboxFull,
-    /// It reads too slowly while the shard's output reached the cap.
+    /// Slow consumer while the shard's output reached the cap.
     OutboxesFull,
     /// The shard's unfinished input reached the cap.
     InputsFull,
     /// Another client closed it.
     Killed,
-    /// The node ends.
+    /// The node shuts down.
     Ending,
-    /// The shard has as many connections as it may.
+    /// The shard is at its cap of connections.
     TooManyConnections,
 }
 
-/// A call's number: never used again on its shard, and ascending.
+/// A call's number: ascending, and never reused on its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
-/// What a shard is asked in one round of a call. The work and the length of the answer are bounded: where there is more,
-/// the answer says from where on the next round is to ask.
+/// What a shard is asked in one round of a call. Work and length of the answer are bounded; if there is more, the
+/// answer says where the next round continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// The counters of the shard.
     Counters,
-    /// Which clients a selection means, from this place on.
+    /// The clients that match a selection, from a place on.
     Select {
         /// The condition.
         selection: Arc<Selection>,
-        /// What they are to be ranked by.
+        /// The sort key.
         sort: Sort,
-        /// The first connection that is looked at.
+        /// First connection that is looked at.
         from: ConnId,
     },
-    /// What people are shown of these clients; who has gone meanwhile is left out.
+    /// The records of these clients; clients that have gone are left out.
     Describe {
         /// At most [`crate::limits::CALL_CLIENTS_MAX`].
         clients: Vec<(ConnId, ClientId)>,
-        /// The first names of their subscriptions are wanted too.
+        /// Whether the first names of their subscriptions are included.
         with_names: bool,
     },
-    /// What a client is subscribed to, from this place among its subscriptions on.
+    /// The names that a client is subscribed to, from a place among its subscriptions on.
     NamesOf {
         /// The client's connection.
         conn: ConnId,
         /// The client.
         client: ClientId,
-        /// The first subscription.
+        /// First subscription.
         from: usize,
     },
-    /// The names of one kind that anyone on the node is subscribed to, from this place in the index of filters on.
+    /// The names of one kind with subscribers anywhere on the node, from a place in the index of filters on.
     ActiveNames {
         /// The kind.
         kind: FilterKind,
-        /// Only those that this Redis glob matches.
+        /// Only names that this Redis glob matches.
         pattern: Option<Arc<[u8]>>,
-        /// The first filter that is looked at.
+        /// First filter that is looked at.
         from: usize,
     },
-    /// Close the clients that a selection means, from this place on.
+    /// Close the clients that match a selection, from a place on.
     Kill {
         /// The condition.
         selection: Arc<Selection>,
-        /// The first connection that is looked at.
+        /// First connection that is looked at.
         from: ConnId,
     },
 }
 
-/// What clients are ranked by: all but `Id` largest first, equal ones by their numbers.
+/// Sort keys for clients. All but `Id` sort the largest first; ties by client number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
-    /// Their numbers, which is the order in which they connected.
+    /// Client number, which is the order in which they connected.
     #[default]
     Id,
-    /// Subscriptions.
+    /// Number of subscriptions.
     Subscriptions,
-    /// Bytes that wait to be sent.
+    /// Bytes waiting to be sent.
     Pending,
-    /// Events that they were sent.
+    /// Events sent to the client.
     EventsOut,
-    /// Events that they published.
+    /// Events that the client published.
     EventsIn,
-    /// Bytes that they were sent.
+    /// Bytes sent to the client.
     BytesOut,
-    /// Bytes that they sent.
+    /// Bytes that the client sent.
     BytesIn,
-    /// How long they have sent nothing.
+    /// Time since the client last sent something.
     Idle,
-    /// How long they have been connected.
+    /// Time since the client connected.
     Age,
 }
 
-/// A client that a selection means.
+/// A client that matches a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// What it is ranked by, the largest first.
+    /// Its sort key; the largest comes first.
     pub rank: u64,
     /// Its number.
     pub client: ClientId,
@@ -434,7 +434,7 @@ pub struct Selected {
     pub conn: ConnId,
 }
 
-/// Which clients are meant: all that every given condition holds for.
+/// Conditions that select clients; a client must meet all that are given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// These numbers only, ascending; empty for any.
@@ -445,36 +445,36 @@ pub struct Selection {
     pub local: Option<SocketAddr>,
     /// Whether it is subscribed to something.
     pub subscribed: Option<bool>,
-    /// Connected for at least so many seconds.
+    /// Connected for at least this many seconds.
     pub age_s_min: Option<u64>,
-    /// All but this one.
+    /// Excludes this client.
     pub but: Option<ClientId>,
-    /// Nobody at all: a condition was given that no client can meet.
+    /// Selects nobody: a condition was given that no client can meet.
     pub nobody: bool,
 }
 
 impl Selection {
-    /// Brings the numbers into the order that looking one up needs.
+    /// Sorts the ids for binary search, and removes duplicates.
     pub(crate) fn sort_ids(&mut self) {
         self.ids.sort_unstable();
         self.ids.dedup();
     }
 }
 
-/// What a connection has brought and taken since it was opened.
+/// Traffic of a connection since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Events that it published.
+    /// Events that the client published.
     pub events_in: u64,
-    /// Events that were put into its output.
+    /// Events put into its output.
     pub events_out: u64,
-    /// Bytes that it sent.
+    /// Bytes that the client sent.
     pub bytes_in: u64,
-    /// Bytes that were written to it.
+    /// Bytes written to the client.
     pub bytes_out: u64,
 }
 
-/// One connected client, as it is shown to people.
+/// One connected client, as shown to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRecord {
     /// Its number.
@@ -497,74 +497,74 @@ pub struct ClientRecord {
     pub subscriptions: [usize; 3],
     /// Commands queued in a transaction, if one is open.
     pub queued: Option<usize>,
-    /// Bytes that wait to be sent, and the pieces they stand in.
+    /// Bytes waiting to be sent, and the number of pieces that hold them.
     pub output: (usize, usize),
-    /// Events that a policy dropped.
+    /// Events dropped by its slow consumer policy.
     pub lost: u64,
-    /// What it has sent and was sent.
+    /// Events and bytes in both directions.
     pub traffic: Traffic,
-    /// What it subscribed to, if that was asked for: the first names.
+    /// The first names of its subscriptions, if asked for.
     pub names: Vec<Box<[u8]>>,
-    /// Where the rest of them begins, if there is more.
+    /// Place of the next name, if there are more.
     pub names_next: Option<usize>,
     /// The database it selected.
     pub database: u8,
     /// The version of the Redis protocol; 0 for another protocol.
     pub version: u8,
-    /// The last command.
+    /// Name of the last command.
     pub command: &'static str,
-    /// Whether it is exempt from eviction by its own wish.
+    /// Whether the client asked for exemption from eviction (CLIENT NO-EVICT).
     pub no_evict: bool,
 }
 
-/// What one shard says to a [`Query`].
+/// One shard's answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To `Counters`.
+    /// Answers `Counters`.
     Counters(Box<Counters>),
-    /// To `Select`.
+    /// Answers `Select`.
     Selected {
-        /// Those that are meant.
+        /// The clients that match.
         found: Vec<Selected>,
-        /// Where the rest begins.
+        /// Where the next round continues, if there is more.
         next: Option<ConnId>,
     },
-    /// To `Describe`.
+    /// Answers `Describe`.
     Described(Vec<ClientRecord>),
-    /// To `NamesOf` and `ActiveNames`.
+    /// Answers `NamesOf` and `ActiveNames`.
     Names {
         /// The names.
         names: Vec<Box<[u8]>>,
-        /// Where the rest begins.
+        /// Where the next round continues, if there is more.
         next: Option<usize>,
     },
-    /// To `Kill`.
+    /// Answers `Kill`.
     Killed {
-        /// How many were closed.
+        /// Number of clients closed.
         count: u64,
-        /// Where the rest begins.
+        /// Where the next round continues, if there is more.
         next: Option<ConnId>,
     },
 }
 
-/// How the answer of a call is written.
+/// When the answer of a call is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
-    /// Once it is whole: short enough to need no room beyond what a call reserves.
+    /// When it is whole. It is so short that it needs no room beyond what a call reserves.
     Short,
-    /// Once it is whole: it gathers as output, and so waits while that is at its cap.
+    /// When it is whole. Until then it is spooled as output, and waits while the shard's output is at its cap.
     Spooled,
-    /// As it comes: it waits while the client does not take what is there.
+    /// Part by part. It waits while the client does not read.
     Streamed,
 }
 
-/// What is asked in one round of a call: each shard at most one thing.
+/// One round of a call: at most one query for each shard.
 pub(crate) type Round = Vec<(ShardId, Query)>;
 
-/// The answers of all shards that were asked in a round, in the order of their numbers.
+/// Answers to one round by all shards that were asked, in the order of shard numbers.
 pub(crate) type Answers = Vec<(ShardId, Answer)>;
 
-/// The counters of each shard that was asked for them.
+/// The counters of each shard that was asked.
 pub(crate) fn counters_of(answers: Answers) -> Vec<(ShardId, Counters)> {
     let each = answers.into_iter().map(|(shard, answer)| match answer {
         Answer::Counters(counters) => (shard, *counters),
@@ -576,7 +576,7 @@ pub(crate) fn counters_of(answers: Answers) -> Vec<(ShardId, Counters)> {
 /// Why a call ends without its answer. Nothing that it asked for was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallError {
-    /// The shard's output has been at its cap for too long, so that there is no room for an answer.
+    /// No room for the answer: the shard's output was at its cap for `CALL_MS_MAX` milliseconds.
     NoRoom,
 }
 

@@ -1,6 +1,6 @@
 //! The connections of a shard, each at the place that its driver gave it.
 //!
-//! Owns what a shard remembers of a connection beside its output ([`Outboxes`](crate::outbox::Outboxes)) and its
+//! Owns what a shard keeps for a connection besides its output ([`Outboxes`](crate::outbox::Outboxes)) and its
 //! subscriptions ([`Broker`](crate::routing::broker::Broker)). Start at [`Connections::get_mut`].
 
 use crate::command::{ClientId, ConnId};
@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::settings::Identity;
 use core::net::SocketAddr;
 
-/// One connection, but for its output and subscriptions.
+/// State of one connection, except its output and subscriptions.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub client: ClientId,
@@ -23,15 +23,15 @@ pub(crate) struct Connection {
     pub events_in: u64,
     /// Calls that are not answered.
     pub calls_waiting: u32,
-    /// Bytes of unfinished input that are kept for it.
+    /// Bytes of unfinished input that count for it against the shard's cap.
     pub kept_bytes: usize,
-    /// When it must have authenticated, if it has not.
+    /// Deadline for authentication, by the monotonic clock; meaningless once authenticated.
     pub auth_deadline_ns: u64,
-    /// Stands among the guests, perhaps no longer being one.
+    /// It is listed among the authentication deadlines, perhaps authenticated since.
     pub in_auth_deadlines: bool,
-    /// Named in `closing`: nothing of it is handled any more.
+    /// It was named in `Outputs::closing`: its input is not handled any more.
     pub closing: bool,
-    /// It killed itself: closed once that is answered.
+    /// It killed itself (CLIENT KILL): it is closed once that call is answered.
     pub kills_itself: bool,
 }
 
@@ -45,7 +45,7 @@ impl Connection {
     }
 }
 
-/// All of them.
+/// All connections of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: Vec<Option<Box<Connection>>>,
@@ -86,12 +86,12 @@ impl Connections {
         *slot = Some(connection);
     }
 
-    /// Places up to the last that was ever taken; some are free.
+    /// All places up to the last that was ever taken; some may be free.
     pub(crate) fn places(&self) -> impl Iterator<Item = ConnId> + use<> {
         (0..self.slots.len() as u32).map(ConnId)
     }
 
-    /// So many places from one on, and where the rest begins.
+    /// The next `count` places from `from` on, and where the rest begins.
     pub(crate) fn places_from(
         &self,
         from: ConnId,
@@ -102,7 +102,7 @@ impl Connections {
         ((from.slot()..end).map(|slot| ConnId(slot as u32)), next)
     }
 
-    /// Those that are open, with their places.
+    /// The open connections, with their places.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
         let places = self.slots.iter().enumerate();
         places.filter_map(|(slot, there)| Some((ConnId(slot as u32), there.as_deref()?)))

@@ -1,8 +1,9 @@
-//! What sessions do with the broker, as verbs.
+//! What sessions may do with the broker, as verbs.
 //!
-//! Owns the order around them, which no session can get wrong: what gathers is delivered before who listens changes and
-//! before a listener is answered; whoever's subscriptions changed waits at the barrier; whoever waits there publishes
-//! nothing. Must not know protocols. Start at [`Context::publish`] and [`Context::subscribe`].
+//! Owns the order around the verbs, so that no session can get it wrong: pending events are delivered before
+//! subscriptions change and before a subscriber gets a reply; a connection whose subscriptions changed waits at the
+//! barrier; a connection at the barrier publishes nothing. Must not know protocols. Start at [`Context::publish`] and
+//! [`Context::subscribe`].
 
 use crate::calls::Calls;
 use crate::command::{
@@ -26,16 +27,16 @@ use sapwood_wire::run::Head;
 use sapwood_wire::scope::{Audience, Scope, ScopeError};
 use sapwood_wire::topic;
 
-/// Why a connection is not read on.
+/// Reasons why a connection is not read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Blocked {
-    /// Its changes of interest are not known to all shards yet: the number of the last.
+    /// The barrier: number of its last change of interest that not all shards know yet.
     pub barrier: Option<u64>,
-    /// This shard is behind with what the connection published.
+    /// Back-pressure: this shard is behind with events that the connection published.
     pub room: Option<ShardId>,
-    /// It waits for its calls: it goes on once so many or fewer are not answered.
+    /// It waits for its calls, until at most this many are unanswered.
     pub calls: Option<u32>,
-    /// It does not take its replies.
+    /// Its client does not take its replies.
     pub output: bool,
     /// A lane waits for news about its link.
     pub link: bool,
@@ -47,42 +48,42 @@ impl Blocked {
     }
 }
 
-/// What is to happen after a session handled input.
+/// Next step for a connection after its session handled input.
 #[derive(Debug)]
 pub(crate) enum Then {
-    /// Read on; of use once so many bytes stand behind what was consumed.
+    /// Read on; offer the input again once `needed` unconsumed bytes are there.
     Read { needed: usize },
-    /// Do not read on before the connection is named again.
+    /// Stop reading until the connection is named in `Outputs::resumed`.
     Hold,
-    /// Write what gathered, then offer the rest again.
+    /// Write the pending output, then offer the rest of the input again.
     Flush,
-    /// Offer the rest again when others have had their turn, whether or not changes of interest are known by then.
+    /// Offer the rest of the input in the next turn, after other connections, even if the barrier is not over.
     Yield,
-    /// The connection is another shard's: nothing was consumed.
+    /// Move the connection to another shard; nothing was consumed.
     Move(ShardId),
-    /// Write what stands in the outbox, then close.
+    /// Write the output, then close.
     Close(CloseReason),
 }
 
-/// How much of the input a session consumed, and what follows.
+/// Bytes of input that a session consumed, and the next step.
 #[derive(Debug)]
 pub(crate) struct SessionStep {
     pub consumed: usize,
     pub then: Then,
 }
 
-/// Memory that sessions use within one call and leave empty, so that they need none of their own.
+/// Scratch buffers shared by all sessions of a shard, empty between calls of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// For a request of Redis that stands whole in the input.
+    /// Parser for a Redis request that is whole in the input.
     pub resp: Parser,
-    /// For a message of a WebSocket.
+    /// Buffer for an unmasked WebSocket message.
     pub message: Vec<u8>,
-    /// For reply topic and headers of an event that came in another form than the native one.
+    /// Buffer for an event's reply topic and headers, converted from another protocol to native attributes.
     pub attributes: Vec<u8>,
 }
 
-/// The disjoint parts of a shard that handling one connection's input works on.
+/// Disjoint parts of a shard, borrowed to handle one connection's input.
 pub(crate) struct Parts<'a> {
     pub conn: ConnId,
     pub identity: Identity,
@@ -106,7 +107,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// What a publish goes through, and the delivery itself.
+    /// The delivery, and the parts of the shard that it writes to.
     pub(crate) fn delivery(&mut self) -> (&mut Delivery, Egress<'_>) {
         let egress = Egress {
             broker: self.broker,
@@ -117,16 +118,16 @@ impl Parts<'_> {
         (self.delivery, egress)
     }
 
-    /// Delivers what gathers. To be called before anything changes who listens.
+    /// Delivers pending events. Must be called before anything changes who listens.
     pub(crate) fn settle(&mut self) {
         self.delivery.settle(self.broker, self.outboxes);
     }
 }
 
-/// What a session works with while it handles input of its connection.
+/// A session's access to the broker while it handles input.
 pub(crate) struct Context<'a> {
     parts: Parts<'a>,
-    /// Subscriptions that came or went in this call of the session.
+    /// Subscriptions added or removed in this call of the session.
     changes: usize,
 }
 
@@ -135,18 +136,18 @@ impl<'a> Context<'a> {
         Context { parts, changes: 0 }
     }
 
-    /// What the broker is and allows.
+    /// Settings and limits of the broker.
     pub(crate) fn settings(&self) -> &'a Settings {
         self.parts.settings
     }
 
-    /// What the link layer works on, which is no client of the broker but a part of it.
+    /// Access for the session between nodes, which is part of the broker rather than a client.
     pub(crate) fn for_links(&mut self) -> &mut Parts<'a> {
         &mut self.parts
     }
 }
 
-/// Who the client is, what the broker is, and memory to work in.
+/// The client's identity, the broker's settings, and scratch buffers.
 impl Context<'_> {
     pub(crate) fn client(&self) -> ClientId {
         self.parts.identity.client
@@ -168,12 +169,12 @@ impl Context<'_> {
         self.parts.scratch
     }
 
-    /// The form that this connection takes events in.
+    /// Form in which this connection takes events.
     pub(crate) fn form(&self) -> Form {
         self.parts.outboxes.outbox(self.parts.conn).form
     }
 
-    /// What shows in the counters of the shard.
+    /// Counters of the shard.
     pub(crate) fn counters(&mut self) -> &mut Counters {
         self.parts.counters
     }
@@ -194,13 +195,13 @@ impl Context<'_> {
         }
     }
 
-    /// Publishes an event; gives the matching subscriptions on this node, or `None` if nothing was done and the
-    /// same is to be done again once the connection may go on.
+    /// Publishes an event, and gives the number of matching subscriptions on this node. `None` if nothing was done:
+    /// publish again when the connection is resumed.
     pub(crate) fn publish(&mut self, event: Event<'_>) -> Option<u64> {
         self.publish_except(None, event)
     }
 
-    /// The same for a publisher that must not hear itself.
+    /// Like [`publish`](Context::publish), but this connection does not get the event.
     pub(crate) fn publish_to_others(&mut self, event: Event<'_>) -> Option<u64> {
         let conn = self.parts.conn;
         self.publish_except(Some(conn).filter(|_| self.listens()), event)
@@ -208,7 +209,8 @@ impl Context<'_> {
 
     fn publish_except(&mut self, except: Option<ConnId>, event: Event<'_>) -> Option<u64> {
         if self.waits_for_barrier() {
-            // Who hears this event may answer at once: what this client asked for stands first.
+            // A receiver may reply at once (request/reply), so this client's subscriptions must be known to all shards
+            // first.
             return None;
         }
         let (delivery, mut egress) = self.parts.delivery();
@@ -226,13 +228,13 @@ impl Context<'_> {
         }
     }
 
-    /// Whether the event that was just published may be heard on another node.
+    /// Whether the event published last may have subscribers on another node.
     pub(crate) fn is_heard_remotely(&self) -> bool {
         self.parts.delivery.is_heard_remotely()
     }
 
-    /// Publishes the run with this head at the start of the input. `None`, and nothing is done, if
-    /// what stands there must be checked or delivered one by one.
+    /// Publishes the run at the start of the input, whose first frame has this head. `None` if nothing was done,
+    /// because the messages must be checked or delivered one by one.
     pub(crate) fn publish_run(
         &mut self,
         head: &Head<'_>,
@@ -250,8 +252,8 @@ impl Context<'_> {
         Some(published)
     }
 
-    /// Publishes run after run from the start of the input, as `publish` finds them; gives their bytes, and
-    /// whether [`must_pause`](Context::must_pause) is to be asked before anything else is carried out.
+    /// Publishes consecutive runs from the start of the input by `publish`. Gives the bytes consumed, and whether
+    /// [`must_pause`](Context::must_pause) must be asked before anything else is carried out.
     pub(crate) fn publish_runs(
         &mut self,
         input: &[u8],
@@ -267,37 +269,38 @@ impl Context<'_> {
         (consumed, false)
     }
 
-    /// Whether [`must_pause`](Context::must_pause) is to be asked again behind this run, if so many bytes
-    /// were consumed since: not for each message to one receiver, which can add no more than it brought.
+    /// Whether [`must_pause`](Context::must_pause) must be asked after this run, `consumed` bytes after it was last
+    /// asked. Not after each message to a single receiver, which adds no more output than it was input.
     pub(crate) fn is_check_due(run: &PublishedRun, consumed: usize) -> bool {
         run.receivers > 1 || consumed >= RUN_CHECK_BYTES
     }
 }
 
-/// Subscriptions of this connection. Whoever changed them waits at the barrier: what it is answered is neither written
-/// nor followed by anything until all shards know.
+/// Subscriptions of this connection. After a change the connection waits at the barrier: until all shards know the
+/// change, its output is not written and it is not read.
 impl Context<'_> {
     /// Whether the connection has any subscription.
     pub(crate) fn listens(&self) -> bool {
         self.parts.broker.listens(self.parts.conn)
     }
 
-    /// How many subscriptions of this kind it has.
+    /// Number of its subscriptions of this kind.
     pub(crate) fn count(&self, kind: FilterKind) -> usize {
         self.parts.broker.count(self.parts.conn, kind)
     }
 
-    /// How many of any kind it has.
+    /// Number of its subscriptions of all kinds.
     pub(crate) fn count_all(&self) -> usize {
         self.parts.broker.count_all(self.parts.conn)
     }
 
-    /// The names of those of this kind.
+    /// Names of its subscriptions of this kind.
     pub(crate) fn names(&self, kind: FilterKind) -> Vec<Box<[u8]>> {
         self.parts.broker.names(self.parts.conn, kind)
     }
 
-    /// Adds a subscription under the client's own number for it; `Ok(false)` if it had that already.
+    /// Adds a subscription under the client's own number for it. `Ok(false)` if it exists already. After an error
+    /// nothing has changed.
     pub(crate) fn subscribe(&mut self, number: u32, filter: Filter<'_>) -> Result<bool, Refusal> {
         self.parts.settle();
         let (member, form) = (self.member(number), self.form());
@@ -308,7 +311,7 @@ impl Context<'_> {
         Ok(is_new)
     }
 
-    /// Takes a subscription away; false if there was none.
+    /// Removes a subscription; false if there was none.
     pub(crate) fn unsubscribe(&mut self, number: u32, filter: Filter<'_>) -> bool {
         self.parts.settle();
         let (member, form) = (self.member(number), self.form());
@@ -319,7 +322,7 @@ impl Context<'_> {
         was_there
     }
 
-    /// Takes all subscriptions away.
+    /// Removes all subscriptions.
     pub(crate) fn unsubscribe_all(&mut self) {
         if self.listens() {
             self.parts.settle();
@@ -328,8 +331,8 @@ impl Context<'_> {
         }
     }
 
-    /// Begins to take all subscriptions away; gives how many there are. What is on its way to them still comes until
-    /// [`end_drain`](Context::end_drain), which is due when the barrier is over.
+    /// Begins to remove all subscriptions; gives their number. Those in queue groups end at once; events on their way
+    /// to the others are still delivered until [`end_drain`](Context::end_drain), which is called after the barrier.
     pub(crate) fn begin_drain(&mut self) -> usize {
         self.parts.settle();
         let count = self.count_all();
@@ -348,22 +351,22 @@ impl Context<'_> {
         self.parts.broker.leave(self.parts.conn, self.form());
     }
 
-    /// Whether changes of its subscriptions are not known to all shards yet.
+    /// Whether it waits at the barrier: not all shards know its changes of subscriptions.
     pub(crate) fn waits_for_barrier(&self) -> bool {
         self.parts.blocked.barrier.is_some()
     }
 
-    /// From now on it gets what is published to all.
+    /// From now on the connection gets events published to `$all`.
     pub(crate) fn hear_all(&mut self) {
         self.parts.outboxes.hear_all(self.parts.conn);
     }
 
-    /// Chooses what happens when it reads too slowly.
+    /// Sets the slow consumer policy.
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.parts.outboxes.set_policy(self.parts.conn, policy);
     }
 
-    /// It takes events in another form from now on; those that were kept aside while it is being answered, too.
+    /// Changes the form in which it takes events, including events deferred during a reply.
     pub(crate) fn change_form(&mut self, form: Form) {
         let (conn, before) = (self.parts.conn, self.form());
         if before == form {
@@ -397,15 +400,15 @@ impl Context<'_> {
     }
 }
 
-/// Subscriptions that the client names, each of which its messages name in turn.
+/// Subscriptions that the client names (sids of NATS). Each message carries the name of its subscription.
 impl Context<'_> {
-    /// Whether there is one of this name.
+    /// Whether a subscription of this name exists.
     pub(crate) fn has_named(&self, name: &[u8]) -> bool {
         let sids = &self.parts.delivery.named.sids;
         sids.find(self.parts.conn, name).is_some()
     }
 
-    /// Adds a subscription under a name that is new; whether its client takes headers.
+    /// Adds a subscription under a name that must be new. `takes_headers`: whether its client takes headers.
     pub(crate) fn subscribe_named(
         &mut self,
         name: &[u8],
@@ -421,7 +424,8 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Ends the subscription of this name after so many messages, counted from its first, or now. Unknown ones are none.
+    /// Ends a subscription after `after` messages, counted from its first, or now if it has had them or `after` is 0.
+    /// Does nothing if the name is unknown.
     pub(crate) fn unsubscribe_named(&mut self, name: &[u8], after: u64) {
         self.parts.settle();
         let Parts {
@@ -440,7 +444,7 @@ impl Context<'_> {
         }
     }
 
-    /// The name of one of its subscriptions that matches a topic, if any does.
+    /// The name of one of this connection's subscriptions that matches a topic.
     pub(crate) fn name_for(&self, topic: &[u8]) -> Option<Box<[u8]>> {
         let Parts {
             broker, delivery, ..
@@ -455,39 +459,40 @@ impl Context<'_> {
     }
 }
 
-/// What can be known of all subscriptions of the node.
+/// Counts over all subscriptions of the node.
 impl Context<'_> {
-    /// Subscribers of exactly this name, on all shards.
+    /// Number of subscribers of exactly this filter, on all shards.
     pub(crate) fn listeners(&self, filter: Filter<'_>) -> u64 {
         self.parts.broker.listeners(filter)
     }
 
-    /// Different globs that anyone listens to.
+    /// Number of different globs with subscribers.
     pub(crate) fn active_globs(&self) -> usize {
         self.parts.broker.active_globs()
     }
 
-    /// Different filters of this kind.
+    /// Number of different filters of this kind.
     pub(crate) fn filters(&self, kind: FilterKind) -> usize {
         self.parts.broker.filters().count(kind)
     }
 }
 
-/// Calls: what shards are asked, whose answers go to [`Session::answered`](crate::session::Session::answered). In a
-/// protocol that answers in the order of its requests, what is replied meanwhile stands behind them; a session that
-/// carries out what others can see waits for them first.
+/// Calls to shards; their answers go to [`Session::answered`](crate::session::Session::answered). In a protocol that
+/// answers in order, later replies wait behind the reply slots of calls; a session waits for its calls before it
+/// carries out what others can see.
 impl Context<'_> {
-    /// Whether any is not answered.
+    /// Whether any call is not answered.
     pub(crate) fn has_calls(&self) -> bool {
         *self.parts.calls_waiting > 0
     }
 
-    /// The connection is not read on until all are answered.
+    /// Stops reading the connection until all its calls are answered.
     pub(crate) fn wait_for_calls(&mut self) {
         self.parts.blocked.calls = Some(0);
     }
 
-    /// Asks shards; `None` if nothing was asked and the same is to be done again once the connection may go on.
+    /// Begins a call. `None` at a cap on calls: nothing was asked, and the session asks again when the connection is
+    /// resumed.
     pub(crate) fn ask(&mut self, round: Round, written: Written) -> Option<CallId> {
         let asker = (self.parts.conn, self.client());
         if *self.parts.calls_waiting >= CALLS_MAX {
@@ -506,76 +511,78 @@ impl Context<'_> {
         Some(call)
     }
 
-    /// Asks all shards the same.
+    /// Asks all shards the same query in one call.
     pub(crate) fn ask_all(&mut self, query: &Query, written: Written) -> Option<CallId> {
         let shards = (0..self.settings().shards).map(ShardId);
         let round = shards.map(|shard| (shard, query.clone())).collect();
         self.ask(round, written)
     }
 
-    /// Asks on in a call that is being answered.
+    /// Sets the next round of a call that is being answered.
     pub(crate) fn ask_on(&mut self, call: CallId, round: Round) {
         self.parts.calls.ask_on((self.parts.conn, call), round);
     }
 
-    /// What a call keeps of answers until they are written counts as output.
+    /// Sets how many bytes of output a call counts for until its reply is written, for what the session keeps of the
+    /// answers.
     pub(crate) fn reserve(&mut self, call: CallId, bytes: usize) {
         self.parts
             .outboxes
             .set_reserved(self.parts.conn, call, bytes);
     }
 
-    /// Appends to a reply that is written once it is whole; gives its length so far.
+    /// Appends to a reply that is written when it is whole; gives its length so far, in bytes.
     pub(crate) fn spool(&mut self, call: CallId, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
         self.parts.outboxes.spool(self.parts.conn, call, encode)
     }
 
-    /// Drops what was spooled: the reply becomes another.
+    /// Drops the spooled part of a reply, to write another reply instead.
     pub(crate) fn drop_spooled(&mut self, call: CallId) {
         self.parts.outboxes.drop_spooled(self.parts.conn, call);
     }
 
-    /// Writes the next part of a reply that is streamed.
+    /// Writes the next part of a streamed reply.
     pub(crate) fn stream(&mut self, call: CallId, encode: impl FnOnce(&mut Vec<u8>)) {
         self.settle_for_listener();
         self.parts.outboxes.stream(self.parts.conn, call, encode);
     }
 
-    /// A reply is whole: what was spooled, behind this head.
+    /// Ends a reply: writes `head`, then what was spooled.
     pub(crate) fn end_call(&mut self, call: CallId, head: &[u8]) {
         self.settle_for_listener();
         self.parts.outboxes.end_slot(self.parts.conn, call, head);
     }
 }
 
-/// Answers. Events that the client heard before stand before them.
+/// Replies. If the client has subscriptions, pending events are delivered first.
 impl Context<'_> {
-    /// Appends a reply, in the form of what is spoken.
+    /// Appends a reply, framed as the connection's form needs it.
     pub(crate) fn reply(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         self.settle_for_listener();
         self.parts.outboxes.reply(self.parts.conn, encode);
     }
 
-    /// Appends the same reply so many times.
+    /// Appends the same reply `times` times.
     pub(crate) fn reply_repeated(&mut self, times: usize, encode: impl FnOnce(&mut Vec<u8>)) {
         self.settle_for_listener();
         let conn = self.parts.conn;
         self.parts.outboxes.reply_repeated(conn, times, encode);
     }
 
-    /// Appends what belongs to the connection itself and not to what is spoken on it, such as a pong of WebSocket.
+    /// Appends bytes without framing, such as a WebSocket pong or an HTTP response.
     pub(crate) fn reply_bare(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         self.settle_for_listener();
         self.parts.outboxes.reply_bare(self.parts.conn, encode);
     }
 
-    /// A reply of several parts is whole: what other clients' events were kept aside for it follows.
+    /// Ends a reply of several parts: appends the events of other clients that were deferred meanwhile.
     pub(crate) fn end_reply(&mut self) {
         self.parts.outboxes.append_deferred(self.parts.conn);
     }
 
-    /// What must happen before another request is carried out, if anything: output is to be
-    /// written, others have their turn, or the client does not take its replies, of which one that has yet to authenticate may leave fewer.
+    /// What must happen before the next request is carried out, if anything: the output is flushed, other connections
+    /// have their turn, or the connection is held because its client does not take its replies (back-pressure).
+    /// `guest_cap`: a smaller cap on waiting output in bytes, for clients that have yet to authenticate.
     pub(crate) fn must_pause(&mut self, guest_cap: Option<usize>) -> Option<Then> {
         let Parts {
             outboxes,
@@ -599,7 +606,7 @@ impl Context<'_> {
         None
     }
 
-    /// Delivers what gathers: the input is dealt with.
+    /// Delivers pending events, when the input has been handled.
     pub(crate) fn settle(&mut self) {
         self.parts.settle();
     }

@@ -1,7 +1,6 @@
-//! What a shard counts. Plain numbers: read by asking the shard, summed by who asks.
+//! Counters of a shard. Plain numbers: a shard is asked for its own, and the asker sums them.
 
-/// Declares the counters once: their names are their fields, what INFO prints, and what
-/// `sapwood info` shows.
+/// Declares each counter once: its name is the field, the key in INFO, and what `sapwood info` shows.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters and gauges of one shard since it started.
@@ -16,7 +15,7 @@ macro_rules! counters {
                 vec![$((stringify!($name), self.$name),)*]
             }
 
-            /// Adds another shard's.
+            /// Adds the counters of another shard.
             pub fn add(&mut self, other: &Counters) {
                 $(self.$name += other.$name;)*
             }
@@ -27,7 +26,7 @@ macro_rules! counters {
 counters! {
     /// Connections open now.
     connections,
-    /// Connections accepted.
+    /// Connections accepted, those refused at the cap included.
     connections_accepted,
     /// Connections refused at the cap.
     connections_refused,
@@ -43,55 +42,55 @@ counters! {
     events_published,
     /// Events put into outboxes, once for each receiving subscription.
     events_delivered,
-    /// Events put into hand-overs for other shards.
+    /// Events put into batches for other shards, once for each shard.
     events_handed_over,
-    /// Events that came in hand-overs.
+    /// Events that came in batches from other shards.
     events_received,
-    /// Events that clients lost by the policy `drop-oldest`.
+    /// Events that slow consumers lost by the policy `drop-oldest`.
     events_lost_drop_oldest,
-    /// Events that clients lost by the policy `latest`.
+    /// Events that slow consumers lost by the policy `latest`.
     events_lost_latest,
-    /// Events that a protocol has no form for, once for each of its subscriptions that they were for.
+    /// Events that the receiver's protocol cannot carry, once for each subscription that they were for.
     events_not_carried,
-    /// Turns of groups given to another shard because the first had no member left.
+    /// Turns of queue groups given to another shard because the first had no member left.
     turns_retried,
-    /// Turns of groups that nobody could take, because the last member had just left.
+    /// Turns of queue groups that nobody could take because the last member had just left.
     turns_unheard,
-    /// Events sent to a place in the tree where nobody stands.
+    /// Events sent to an address of the tree where no node is.
     places_unheard,
-    /// Questions to the node itself that were not answered, because there were too many.
+    /// Questions to the node itself (`$info`, `$trace:`) that were not answered because there were too many.
     questions_unanswered,
     /// Subscriptions held now.
     subscriptions,
-    /// Filters known now, those of other shards included.
+    /// Filters known now, those of other shards included: the same number on every shard.
     filters,
     /// Changes of interest told to the other shards.
     interest_changes,
-    /// Times that a confirmation waited for the other shards.
+    /// Times that a confirmation waited at the barrier for the other shards.
     barriers,
-    /// Times that a publisher was not read on because another shard was behind.
+    /// Times that a publisher was not read because another shard was behind (back-pressure).
     stalled_publishers,
-    /// Times that a client was not read on because it did not take its replies.
+    /// Times that a client was not read because it did not take its replies (back-pressure).
     stalled_readers,
-    /// Calls of this shard's clients that are not answered now, such as INFO and CLIENT LIST.
+    /// Unanswered calls of this shard's clients now, such as INFO and CLIENT LIST.
     calls_waiting,
     /// Calls refused because the output was at its cap for too long.
     calls_refused,
-    /// Bytes that wait to be sent now.
+    /// Bytes of output waiting to be sent now, shared payloads not included.
     outbox_bytes,
-    /// Bytes of shared payloads that are kept now, on the whole node.
+    /// Bytes of shared payloads in memory now, on the whole node.
     shared_body_bytes,
-    /// Bytes that unfinished requests take now, with what is read next of them.
+    /// Bytes of unfinished requests now, including what may be read of them next.
     input_bytes,
-    /// Hand-overs sent.
+    /// Batches sent to other shards.
     handovers,
-    /// Bytes that wait for other shards now.
+    /// Bytes of events waiting for other shards now.
     handover_backlog_bytes,
     /// Events of other nodes dropped because the shard that they were for was too far behind.
     handover_events_lost,
-    /// Connections closed because their output reached the cap.
+    /// Slow consumers closed because their own output reached the cap.
     closed_outbox_full,
-    /// Connections closed because the shard's output reached the cap.
+    /// Slow consumers closed because the shard's output reached the cap.
     closed_outboxes_full,
     /// Connections closed because the shard's unfinished input reached the cap.
     closed_inputs_full,
@@ -99,26 +98,26 @@ counters! {
     closed_protocol,
     /// Connections closed because they did not authenticate in time.
     closed_guest_timeout,
-    /// Connections closed because they did not answer when asked whether they are there.
+    /// Connections closed because they did not answer pings or were silent or late for too long.
     closed_stale,
     /// Connections closed by another client.
     closed_killed,
-    /// Wrong passwords.
+    /// Attempts to authenticate with a wrong password.
     wrong_passwords,
     /// Links to other nodes that are branches of the tree now, once for each shard.
     links,
     /// Events sent to other nodes, once for each link.
     link_events_out,
-    /// Events of other nodes that were new here.
+    /// Events of other nodes that were not duplicates.
     link_events_in,
-    /// Events that had come before, by another way, and were dropped.
+    /// Duplicate events, which had come by another way, dropped.
     link_events_twice,
     /// Events dropped because a link was full.
     link_events_lost,
     /// Events that other nodes dropped on their way here.
     link_events_lost_before,
-    /// Bytes that are kept until other nodes have them.
+    /// Bytes kept in lanes until the other node acknowledges them.
     link_bytes_kept,
-    /// Shards of other nodes whose last event is remembered.
+    /// Shards of other nodes whose last event number is remembered to find duplicates.
     link_origins,
 }

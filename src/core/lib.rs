@@ -1,17 +1,17 @@
-//! The broker: a deterministic machine that bytes, batches of other shards and time go into, and bytes and batches come
-//! out of.
+//! The broker: a deterministic state machine. Bytes, batches of other shards and time go in; bytes and batches come
+//! out.
 //!
-//! [`Shard`] is the only door. It performs no I/O, reads no clock and starts no thread: who drives
-//! it (the server, the simulator, a WASI host) brings the input and takes the output. So whole
-//! nodes run in one thread under a seed, and a history that found a bug can be played again.
+//! [`Shard`] is the only entry point. It performs no I/O, reads no clock and starts no thread: the driver (the server,
+//! the simulator, a WASI host) brings the input and takes the output. So whole nodes run in one thread under a seed,
+//! and a history that found a bug can be replayed.
 //!
 //! Invariants: the same inputs give the same outputs; everything has a cap, in [`limits`]; a
 //! connection's replies keep the order of its requests; a publisher's events of a topic keep
 //! theirs; no event precedes the confirmation of the subscription that asked for it.
 //!
-//! The life of an event: [`Shard::handle`] -> `session` (bytes to a command) -> `context` (the verbs that sessions have) ->
-//! `delivery` -> `routing` (whom does it reach) -> `outbox` and `mailbox` -> the driver writes
-//! [`Shard::output`]. Start reading at [`Shard::handle`].
+//! The life of an event: [`Shard::handle`] -> `session` (bytes to a command) -> `context` (the verbs of sessions) ->
+//! `delivery` -> `routing` (which receivers) -> `outbox` and `mailbox` -> the driver writes [`Shard::output`]. Start at
+//! [`Shard::handle`].
 #![forbid(unsafe_code)]
 
 mod calls;

@@ -1,8 +1,8 @@
-//! Connections that are looked after by the clock: those that have yet to authenticate, those that a protocol asks
-//! whether they are there, and those of the web.
+//! Timers of connections: authentication deadlines, pings of NATS clients, and heartbeats and timeouts of web
+//! connections.
 //!
-//! Owns when each is due. Must not know what closing a connection takes: it says which are to be closed, and why.
-//! Start at [`Liveness::poll_overdue`].
+//! Owns when each is due. Must not know how a connection is closed: it says which are to be closed, and why. Start at
+//! [`Liveness::poll_overdue`].
 
 mod deadlines;
 
@@ -14,25 +14,25 @@ use crate::session::Session;
 use crate::settings::Settings;
 use deadlines::Deadlines;
 
-/// When connections are due.
+/// Due times of connections.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
-    /// When each must have authenticated, or is to be looked at again.
+    /// When each connection must have authenticated, or is looked at again.
     auth_deadlines: Deadlines,
-    /// When each client of NATS is asked next whether it is there.
+    /// When each NATS client is pinged next, if it is silent.
     pings: Deadlines,
-    /// When each connection of the web is looked at next.
+    /// When each web connection is looked at next.
     web_timers: Deadlines,
 }
 
 impl Liveness {
-    /// When the next is due, by the monotonic clock.
+    /// The first due time, by the monotonic clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let lists = [&self.auth_deadlines, &self.pings, &self.web_timers];
         lists.into_iter().filter_map(Deadlines::first).min()
     }
 
-    /// Looks after a connection from now on.
+    /// Starts the timers of a new connection.
     pub(crate) fn opened(
         &mut self,
         connection: &mut Connection,
@@ -53,7 +53,7 @@ impl Liveness {
         }
     }
 
-    /// Takes note that a connection is gone.
+    /// Notes that a connection is gone.
     pub(crate) fn closed(&mut self, connection: &Connection, connections: &Connections) {
         if connection.in_auth_deadlines {
             self.auth_deadlines.note_gone(connections);
@@ -65,7 +65,7 @@ impl Liveness {
         }
     }
 
-    /// Gives a connection that has to authenticate anew, as after RESET, its time for it.
+    /// Sets a new authentication deadline for a connection that must authenticate again, as after RESET.
     pub(crate) fn renew_auth_deadline(
         &mut self,
         connection: &mut Connection,
@@ -91,13 +91,13 @@ impl Liveness {
         };
         let due_ns = now.monotonic_ns + most_ms * 1_000_000;
         connection.auth_deadline_ns = due_ns;
-        // At most once in the list, so that nobody makes it grow by coming and going.
+        // At most one entry for each connection, so that a client cannot make the list grow by RESET.
         if !std::mem::replace(&mut connection.in_auth_deadlines, true) {
             self.auth_deadlines.add(due_ns, conn, connection.client);
         }
     }
 
-    /// Many at once, so that a shard with thousands of them is seldom woken.
+    /// Rounds up to a step, so that many are due at once and a shard with thousands of them is seldom woken.
     fn set_web_timer(&mut self, conn: ConnId, client: ClientId, now: Now) {
         let step_ns = WEB_LOOK_STEP_MS * 1_000_000;
         let due_ns = now.monotonic_ns + WEB_LOOK_MS * 1_000_000;
@@ -105,7 +105,8 @@ impl Liveness {
         self.web_timers.add(due_ns, conn, client);
     }
 
-    /// Looks after those that are due, until one is to be closed: it has been told why. To be called until it gives none.
+    /// Handles the timers that are due, until a connection is to be closed; its client has been told why. Call it until
+    /// it gives none.
     pub(crate) fn poll_overdue(
         &mut self,
         now: Now,
@@ -134,7 +135,7 @@ impl Liveness {
                 continue;
             };
             connection.in_auth_deadlines = false;
-            // Who is being closed was told why, and reads nothing more behind that.
+            // A closing connection was told why, and nothing may follow that.
             if !connection.session.awaits_auth() || connection.closing {
                 continue;
             }
@@ -142,14 +143,14 @@ impl Liveness {
             if due_ns <= now.monotonic_ns {
                 return Some((conn, CloseReason::AuthTimeout));
             }
-            // It was let in and has to authenticate again, by RESET.
+            // It was let in, and must authenticate again after RESET.
             connection.in_auth_deadlines = true;
             self.auth_deadlines.add(due_ns, conn, client);
         }
         None
     }
 
-    /// Asks those who have been silent whether they are there.
+    /// Pings silent NATS clients, and finds those that left too many pings unanswered.
     fn poll_pings(
         &mut self,
         now: Now,
@@ -159,7 +160,7 @@ impl Liveness {
     ) -> Option<(ConnId, CloseReason)> {
         let every_ns = settings.limits.ping_ms * 1_000_000;
         while let Some((conn, client)) = self.pings.take_due(now.monotonic_ns, connections) {
-            // It stays in the list, closing or not, until it is gone.
+            // It stays in the list until the connection is gone, closing or not.
             self.pings.add(now.monotonic_ns + every_ns, conn, client);
             let Some(connection) = connections.get_mut(conn) else {
                 continue;
@@ -175,7 +176,7 @@ impl Liveness {
         None
     }
 
-    /// Sends heartbeats and pings to connections of the web, and finds those that are too slow.
+    /// Sends heartbeats and pings to web connections, and finds those that are late or do not answer.
     fn poll_web_timers(
         &mut self,
         now: Now,

@@ -1,14 +1,12 @@
-//! What shards hand to each other, and how much of it may be on the way.
+//! Batches that shards hand to each other, and the credit that bounds them.
 //!
-//! Owns, for each other shard, the batch that gathers for it and the credit that is left. One
-//! batch a destination and turn; a batch comes back to its sender when it has been dealt with,
-//! which returns the credit and the memory in one step. Must not know what events mean.
-//! Invariants: data on the way to a shard stays within the window (one larger event is let
-//! through when nothing else is on the way); dealing with a batch never needs room for another,
-//! so full queues cannot deadlock. An event whose group has just lost its last member at the
-//! receiver comes back with its batch, to be handed to another shard, at most
-//! [`TURN_TRIES_MAX`] times in all. Start at
-//! [`Mailboxes::push`] and [`Records::next`].
+//! Owns, for each other shard, the batch that gathers for it and the credit that is left. One batch for each
+//! destination and turn; a batch comes back to its sender when it has been handled, which returns credit and memory in
+//! one step. Must not know what events mean. Invariants: data on the way to a shard stays within the window (one larger
+//! event is let through when nothing else is on the way); handling a batch never needs room for another, so full queues
+//! cannot deadlock. An event whose queue group has just lost its last member at the receiver comes back with its batch,
+//! to be handed to another shard, at most [`TURN_TRIES_MAX`] times in all. Start at [`Mailboxes::push`] and
+//! [`Records::next`].
 
 use crate::command::{Answer, CallId, ConnId, Event, Query, ShardId, Space};
 use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
@@ -18,7 +16,7 @@ use bytes::Bytes;
 use sapwood_wire::run::{Source, Span};
 use std::sync::Arc;
 
-/// A message of the shards about themselves. Never waits for credit of data.
+/// A control message between shards. Never waits for credit of data.
 #[derive(Clone, Debug)]
 pub enum Control {
     /// The sender's subscribers changed.
@@ -28,57 +26,57 @@ pub enum Control {
         /// What changed.
         changes: Arc<[Change]>,
     },
-    /// A round of a call, which comes back with the answer.
+    /// One query of a round of a call; the answer comes back.
     Ask {
-        /// The connection on the sender's shard whose call it is, and the call.
+        /// The connection on the sender's shard, and its call.
         call: (ConnId, CallId),
         /// What is asked.
         query: Query,
     },
-    /// What the sender answers in a round of a call.
+    /// The answer to an `Ask`.
     Answer {
-        /// As it came.
+        /// The call of that `Ask`.
         call: (ConnId, CallId),
         /// The answer.
         answer: Answer,
     },
-    /// What shard 0 tells about links.
+    /// News from shard 0 about links and the node's position.
     Tree(TreeNews),
 }
 
-/// One hand-over from one shard to another.
+/// A hand-over from one shard to another: control messages and events.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// To be dealt with before the events.
+    /// Control messages, handled before the events.
     pub(crate) control: Vec<Control>,
-    /// The sender knows of the receiver's changes up to this number, and has sent all events from
-    /// before: to be dealt with behind those of this batch. 0 says nothing.
+    /// The sender knows the receiver's changes of interest up to this number, and has sent all events from before.
+    /// Handled after the events of this batch. 0 for none.
     pub(crate) known: u64,
-    /// Events and runs, each behind a head of `RECORD_HEAD_BYTES`.
+    /// Records of events and runs, each with a head of `RECORD_HEAD_BYTES`.
     records: Vec<u8>,
-    /// Payloads that are shared rather than copied, in the order of their records.
+    /// Shared payloads, in the order of their records.
     bodies: Vec<Bytes>,
     /// Bytes of `bodies`.
     body_bytes: usize,
-    /// Bytes of all of this that other nodes have sent.
+    /// Bytes of all of this that came from other nodes.
     link_bytes: usize,
-    /// Where the payloads of runs stand in their frames, in the order of their records.
+    /// Spans of the payloads of runs within their frames, in the order of their records.
     spans: Vec<Span>,
     /// Events in `records`.
     pub(crate) events: u64,
-    /// Turns that no member could take, noted by the receiver for the sender.
+    /// Turns of queue groups that no member could take, noted by the receiver for the sender.
     pub(crate) unheard: Vec<Unheard>,
-    /// What it counts against the sender's credit.
+    /// Credit that it takes from the sender, in bytes.
     cost: usize,
 }
 
 impl Batch {
-    /// How many events it carries.
+    /// Number of events in the batch.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Bytes of the events it carries, shared payloads included.
+    /// Bytes of the events in the batch, shared payloads included.
     pub fn data_bytes(&self) -> usize {
         self.records.len() + self.body_bytes + size_of_val(&self.spans[..])
     }
@@ -87,12 +85,12 @@ impl Batch {
         self.control.is_empty() && self.records.is_empty() && self.known == 0
     }
 
-    /// Bytes of memory that it keeps for the sender's next batch.
+    /// Bytes of buffers that it keeps for the sender's next batch.
     fn memory(&self) -> usize {
         self.records.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 
-    /// Drops the contents, keeps the memory for the sender's next batch.
+    /// Drops the contents, and keeps the buffers for the sender's next batch.
     fn clear(&mut self) {
         self.control.clear();
         self.known = 0;
@@ -105,7 +103,7 @@ impl Batch {
         self.unheard.clear();
     }
 
-    /// The event that a turn was about, and the group whose turn it was.
+    /// The event of a turn that no member could take, and the queue group whose turn it was.
     pub(crate) fn event_of(&self, unheard: &Unheard) -> Option<(HandedEvent<'_>, &[u8])> {
         let Record::Event(handed) = Records::new(self, unheard.cursor).next()? else {
             return None;
@@ -115,49 +113,49 @@ impl Batch {
     }
 }
 
-/// A turn that no member could take.
+/// A turn of a queue group that no member could take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unheard {
     /// Where its record begins.
     pub cursor: BatchCursor,
-    /// Which of the record's groups it is.
+    /// Index of the group among the record's groups.
     pub group: usize,
 }
 
-/// A record's head: payload length (4 bytes), topic length (2), space (1), form (1). Behind it
-/// stand, as the form says: the topic; flags (1), length (4) and bytes of the attributes; the
-/// length of the groups' names (4), and for each its length (1) and the name; the payload.
+/// Length of a record's head: payload length (4 bytes), topic length (2), space (1), form (1). After it come, as the
+/// form says: the topic; flags (1), length (4) and bytes of the attributes; the length of the group names together (4),
+/// and for each its length (1) and the name; the payload.
 ///
-/// Of a run, what stands for the payload is all its frames, the source stands instead of the space, and behind the topic
-/// stands the number of its events (4).
+/// In a record of a run, all its frames take the place of the payload, the source takes the place of the space, and the
+/// number of events (4 bytes) comes after the topic.
 const RECORD_HEAD_BYTES: usize = 8;
-/// The topic is that of the record before.
+/// Form bit: the topic is that of the record before.
 const SAME_TOPIC: u8 = 1;
-/// The payload is the next of the shared ones.
+/// Form bit: the payload is the next of the shared ones.
 const SHARED_BODY: u8 = 2;
-/// The event has flags and attributes.
+/// Form bit: the event has flags and attributes.
 const ATTRIBUTES: u8 = 4;
-/// It is the turn of groups.
+/// Form bit: it is the turn of queue groups.
 const GROUPS: u8 = 8;
-/// It is for groups only.
+/// Form bit: it is for queue groups only.
 const NO_PLAIN: u8 = 16;
-/// How many shards had no member left before: two bits, from this one on.
+/// Form bits: how many shards had no member left before, in two bits from this one on.
 const TRIES: u8 = 32;
-/// It is a run.
+/// Form bit: it is a run.
 const RUN: u8 = 128;
-/// The sources of runs, by the number that stands in their records.
+/// Sources of runs, by the number in their records.
 const SOURCES: [Source; 4] = [Source::Resp, Source::Native, Source::Nats, Source::Node];
 
-/// To how many shards a turn is handed before it is given up. The second may have lost its last
-/// member as well, without having been able to say so; four in a row are not met with.
+/// Most shards that a turn is handed to before it is given up. The second may have lost its last member as well,
+/// without having been able to say so; four in a row do not occur in practice.
 pub(crate) const TURN_TRIES_MAX: u8 = 4;
 
-/// For whom on the receiving shard an event is.
+/// Receivers of an event on the receiving shard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addressees<G> {
-    /// Whether it is for everyone who gets every event.
+    /// Whether subscribers without a queue group get it.
     pub plain: bool,
-    /// The names of the groups whose turn is the shard's, each at most 255 bytes long.
+    /// Names of the queue groups whose turn is the shard's, each at most 255 bytes long.
     pub groups: G,
     /// How many shards had no member left before, below `TURN_TRIES_MAX`.
     pub tries: u8,
@@ -165,7 +163,7 @@ pub(crate) struct Addressees<G> {
 
 #[cfg(test)]
 impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
-    /// Everyone who gets every event, and no group.
+    /// Subscribers without a queue group, and no group.
     pub(crate) fn all() -> Addressees<std::iter::Empty<&'a [u8]>> {
         Addressees {
             plain: true,
@@ -175,38 +173,38 @@ impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
     }
 }
 
-/// What stands in a batch.
+/// A record of a batch.
 #[derive(Clone, Debug)]
 pub(crate) enum Record<'a> {
     Event(HandedEvent<'a>),
     Run(HandedRun<'a>),
 }
 
-/// Plain events of one topic, for everyone who gets every event.
+/// A run: plain events of one topic, for subscribers without a queue group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandedRun<'a> {
     pub source: Source,
     pub topic: &'a [u8],
-    /// As they came from the publisher, or the frame of a node.
+    /// Frames as they came from the publisher, or the frame of a node.
     pub frames: &'a [u8],
-    /// Where the payloads stand in `frames`.
+    /// Spans of the payloads in `frames`.
     pub payloads: &'a [Span],
 }
 
-/// One event.
+/// One event, as read from a record.
 #[derive(Clone, Debug)]
 pub(crate) struct HandedEvent<'a> {
     pub event: Event<'a>,
     pub body: Option<&'a Bytes>,
-    /// Whether it is for everyone who gets every event.
+    /// Whether subscribers without a queue group get it.
     pub plain: bool,
-    /// The groups whose turn it is here.
+    /// Queue groups whose turn it is here.
     pub groups: GroupNames<'a>,
     /// How many shards had no member left for these before.
     pub tries: u8,
 }
 
-/// Names of groups in a record.
+/// Iterator over the names of groups in a record.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames<'a>(&'a [u8]);
 
@@ -221,18 +219,18 @@ impl<'a> Iterator for GroupNames<'a> {
     }
 }
 
-/// Where the reading of a batch stands; lives beside the batch while its output is flushed.
+/// Read position in a batch; kept beside the batch while output is flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchCursor {
     record: usize,
     body: usize,
     span: usize,
     topic: (usize, usize),
-    /// Control is dealt with once.
+    /// The control messages have been handled.
     pub(crate) control_done: bool,
 }
 
-/// Reads a batch's records from a place on.
+/// Reader of a batch's records, from a cursor on.
 pub(crate) struct Records<'a> {
     batch: &'a Batch,
     pub cursor: BatchCursor,
@@ -317,7 +315,7 @@ impl<'a> Records<'a> {
 #[derive(Debug, Default)]
 struct Mailbox {
     pending: Batch,
-    /// Where the last topic stands in `pending`, and its space.
+    /// Start and end of the last topic in `pending`, and its space.
     last_topic: Option<(usize, usize, Space)>,
     in_flight_cost: usize,
     in_flight_items: usize,
@@ -325,7 +323,7 @@ struct Mailbox {
 }
 
 impl Mailbox {
-    /// Begins a record with this head, the topic's length and whether it must be written not yet looked at.
+    /// Begins a record: writes its head, and the topic unless it is that of the record before.
     fn begin_record(&mut self, topic: (Space, &[u8]), payload: usize, place: u8, form: u8) {
         let (space, topic) = topic;
         let records = &mut self.pending.records;
@@ -347,7 +345,7 @@ impl Mailbox {
     }
 }
 
-/// What a shard has for the others.
+/// The mailboxes of a shard for all others.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
     me: ShardId,
@@ -355,9 +353,9 @@ pub(crate) struct Mailboxes {
     window_bytes: usize,
     backlog_bytes: usize,
     links_bytes: usize,
-    /// Events of other nodes that found no room.
+    /// Events of other nodes dropped for lack of room.
     pub lost: u64,
-    /// Bytes of all records that spares have room for.
+    /// Bytes of buffers in all spare batches.
     spare_bytes: usize,
     pub sent: u64,
     pub events: u64,
@@ -386,14 +384,14 @@ impl Mailboxes {
             .filter(move |&shard| shard != me)
     }
 
-    /// Whether publishers for this shard may go on.
+    /// Whether publishers for this shard may go on: its backlog is below the cap.
     pub(crate) fn has_room(&self, to: ShardId) -> bool {
         let pending = &self.boxes[to.index()].pending;
         pending.data_bytes() - pending.link_bytes < self.backlog_bytes
     }
 
-    /// Adds what another node has sent, unless too much of that waits: then so many events are lost. Publishers of this
-    /// shard have room of their own.
+    /// Adds events of another node by `push`, unless the cap on those is reached: then `events` are dropped and
+    /// counted. Events of local publishers have a cap of their own.
     pub(crate) fn push_arrived(
         &mut self,
         to: ShardId,
@@ -411,7 +409,7 @@ impl Mailboxes {
         pending.link_bytes += pending.data_bytes() - before;
     }
 
-    /// Bytes that wait for all other shards.
+    /// Bytes of events waiting for all other shards.
     pub(crate) fn backlog_bytes(&self) -> usize {
         self.boxes
             .iter()
@@ -501,13 +499,13 @@ impl Mailboxes {
         self.boxes[to.index()].pending.control.push(control);
     }
 
-    /// Tells a shard that its changes are known up to this number, behind all events so far.
+    /// Acknowledges a shard's changes of interest up to `number`, after all events so far.
     pub(crate) fn acknowledge(&mut self, to: ShardId, number: u64) {
-        // Acknowledgements are cumulative: the newest says it all.
+        // Acknowledgements are cumulative: the newest one is enough.
         self.boxes[to.index()].pending.known = number;
     }
 
-    /// The next batch for a shard, if there is something and credit allows it.
+    /// Takes the next batch for a shard, if something waits and credit allows it.
     pub(crate) fn take(&mut self, to: ShardId) -> Option<Batch> {
         let peer = &mut self.boxes[to.index()];
         if peer.pending.is_empty() || peer.in_flight_items >= HANDOVER_ITEMS_MAX {
@@ -539,7 +537,7 @@ impl Mailboxes {
         Some(batch)
     }
 
-    /// Takes back a batch that `by` has dealt with.
+    /// Takes back a batch that `by` has handled: its credit returns, and its buffers may be kept.
     pub(crate) fn returned(&mut self, by: ShardId, mut batch: Batch) {
         let peer = &mut self.boxes[by.index()];
         assert!(
@@ -565,12 +563,12 @@ impl Mailboxes {
         }
     }
 
-    /// Bytes of buffers that are kept for the next batches.
+    /// Bytes of spare buffers for the next batches.
     pub(crate) fn spare_bytes(&self) -> usize {
         self.spare_bytes
     }
 
-    /// Frees them.
+    /// Frees the spare buffers.
     pub(crate) fn release_spares(&mut self) {
         for peer in &mut self.boxes {
             peer.spare = Vec::new();
@@ -583,7 +581,7 @@ impl Mailboxes {
         self.boxes.iter().any(|peer| !peer.pending.is_empty())
     }
 
-    /// Whether nothing waits and nothing is on the way.
+    /// Whether nothing waits and no batch is on the way.
     pub(crate) fn is_idle(&self) -> bool {
         self.boxes
             .iter()
@@ -604,13 +602,13 @@ mod tests {
         Mailboxes::new(ShardId(0), 2, &limits)
     }
 
-    /// An event for everyone.
+    /// Pushes an event for subscribers without a queue group.
     fn push(mailboxes: &mut Mailboxes, topic: &[u8], payload: &[u8]) {
         let event = Event::plain(Space::Topic, topic, payload);
         mailboxes.push(ShardId(1), Addressees::all(), event, None);
     }
 
-    /// What is pushed: space, topic, flags, attributes, payload, plain, groups.
+    /// A pushed event: space, topic, flags, attributes, payload, plain, groups.
     type Pushed<'a> = (
         Space,
         &'a [u8],
@@ -621,10 +619,10 @@ mod tests {
         &'a [&'a [u8]],
     );
 
-    /// What is read of one record: space, topic, flags, attributes, payload, plain, groups, tries.
+    /// An event as read: space, topic, flags, attributes, payload, plain, groups, tries.
     type Read = (Space, Vec<u8>, u8, Vec<u8>, Vec<u8>, bool, Vec<Vec<u8>>, u8);
 
-    /// What is read of what was pushed.
+    /// The expected reading of a pushed event.
     fn expected_of((pushed, tries): (&Pushed<'_>, u8)) -> Read {
         let &(space, topic, flags, attributes, payload, plain, groups) = pushed;
         (

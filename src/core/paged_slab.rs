@@ -1,30 +1,30 @@
-//! A slab in pages: values at stable keys, whose memory goes when they do.
+//! A slab in pages: values at stable keys, whose memory is freed when they are removed.
 //!
-//! A slab that is one vector copies everything when it grows, and never shrinks below the last value. Here a page is
-//! freed as soon as it is empty, but for one, so that both growing and emptying are never more work at a time than a
-//! page. Must not know what it holds. Invariants: a page is listed in `open` exactly if it has room and a value, or was
-//! found empty since and is not the last there; an empty page stands in `empty`, and only the last of these holds
-//! memory; which key comes next depends on the history alone. Start at [`PagedSlab::insert`].
+//! A slab in one vector copies everything when it grows, and never shrinks below its last value. Here a page is freed
+//! as soon as it is empty, except for one, so that growing and emptying never cost more than one page at a time. Must
+//! not know what it holds. Invariants: a page is listed in `open` exactly if it has room and a value, or was found
+//! empty since and is not the last there; an empty page is listed in `empty`, and only the last of these holds memory;
+//! which key comes next depends on the history alone. Start at [`PagedSlab::insert`].
 
 use core::ops::{Index, IndexMut};
 
-/// Values in a page: as many filters take about 256 KiB, which allocators give back to the system at once.
+/// Values in a page: a page of filters takes about 256 KiB, which allocators give back to the system at once.
 const PAGE_VALUES: usize = 1024;
 
-/// Marks the end of a page's list of free places.
+/// End of a page's list of free places.
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
 enum PageCell<T> {
     Taken(T),
-    /// The next free one of the page.
+    /// Free; holds the next free place of the page.
     Free(u32),
 }
 
 #[derive(Debug)]
 struct Page<T> {
     places: Vec<PageCell<T>>,
-    /// The first free place; behind the last of these come places that were never taken.
+    /// First of the free places that were taken before; [`NONE`] if there is none.
     free: u32,
     taken: usize,
     is_open: bool,
@@ -62,12 +62,12 @@ impl<T> Default for PagedSlab<T> {
 }
 
 impl<T> PagedSlab<T> {
-    /// How many values there are.
+    /// Number of values.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The key of the value that is inserted next.
+    /// Key of the value that is inserted next.
     pub(crate) fn vacant_key(&self) -> usize {
         let next = self.open.last().or(self.empty.last());
         let page = next.copied().unwrap_or(self.pages.len());
@@ -75,7 +75,7 @@ impl<T> PagedSlab<T> {
         page * PAGE_VALUES + place
     }
 
-    /// Takes a value in, at [`vacant_key`](PagedSlab::vacant_key).
+    /// Inserts a value at [`vacant_key`](PagedSlab::vacant_key), and gives that key.
     pub(crate) fn insert(&mut self, value: T) -> usize {
         let key = self.vacant_key();
         let number = key / PAGE_VALUES;
@@ -117,7 +117,7 @@ impl<T> PagedSlab<T> {
         key
     }
 
-    /// Takes a value out; its key may be another's next. Panics if there is none.
+    /// Removes a value; its key may be reused. Panics if there is none.
     pub(crate) fn remove(&mut self, key: usize) -> T {
         let number = key / PAGE_VALUES;
         let page = &mut self.pages[number];
@@ -138,7 +138,7 @@ impl<T> PagedSlab<T> {
         value
     }
 
-    /// Frees a page's memory, unless no other empty page has any: whoever comes next finds that.
+    /// Lists an empty page. Frees its memory, unless no other empty page has any: then it is reused next.
     fn empty_page(&mut self, number: usize) {
         let last = self.empty.last();
         let has_spare = last.is_some_and(|&last| self.pages[last].places.capacity() > 0);
@@ -153,7 +153,7 @@ impl<T> PagedSlab<T> {
         }
     }
 
-    /// Unlists pages that were found empty, until the last one that is listed is not.
+    /// Removes empty pages from the end of `open`.
     fn drop_stale(&mut self) {
         while let Some(&last) = self.open.last()
             && self.pages[last].taken == 0
@@ -185,12 +185,12 @@ impl<T> PagedSlab<T> {
         }
     }
 
-    /// All values in the order of their keys, with them.
+    /// All values with their keys, in the order of keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.iter_from(0)
     }
 
-    /// The values from a key on, in the order of their keys, with them.
+    /// The values from a key on, with their keys, in the order of keys.
     pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &T)> {
         let pages = self.pages.iter().enumerate().skip(from / PAGE_VALUES);
         pages.flat_map(move |(number, page)| {
@@ -222,20 +222,20 @@ impl<T> IndexMut<usize> for PagedSlab<T> {
     }
 }
 
-/// Whether a table has become so empty that it should shrink to twice what it holds: little enough is left that moving
-/// that is paid for by what went. Of hash tables the capacity says too little, because what was removed counts in it
-/// until the table is made anew: see [`is_table_sparse`].
+/// Whether a table is so empty that it should shrink to twice what it holds: moving what is left is paid for by the
+/// removals. For hash tables the capacity is an underestimate, because removed entries reduce it until the table is
+/// rebuilt: see [`is_table_sparse`].
 pub(crate) fn is_sparse(len: usize, capacity: usize) -> bool {
     capacity > PAGE_VALUES && capacity / SPARSE_PART > len
 }
 
-/// The same of a hash table, by the bytes that it takes and the size of what it holds.
+/// The same for a hash table, by its allocated bytes and the size of a value.
 pub(crate) fn is_table_sparse(len: usize, allocated: usize, value_bytes: usize) -> bool {
     is_sparse(len, allocated / (value_bytes + 1))
 }
 
-/// A table is sparse when it holds less than this part of what it could: moving the rest of one that held a million
-/// takes some milliseconds.
+/// A table is sparse when it holds less than one value for this many places. Moving the rest of a table that held a
+/// million takes some milliseconds.
 const SPARSE_PART: usize = 16;
 
 #[cfg(test)]
@@ -245,7 +245,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     impl<T> PagedSlab<T> {
-        /// Values that there is memory for.
+        /// Number of values that memory is allocated for.
         fn capacity(&self) -> usize {
             let pages = self.pages.iter();
             pages.map(|page| page.places.capacity()).sum()
@@ -295,7 +295,7 @@ mod tests {
         }
         assert!(slab.capacity() <= 2 * PAGE_VALUES, "the last one stays");
         assert_eq!(slab[keys[keys.len() - 1]], 100 * PAGE_VALUES - 1);
-        // What comes next fills the page that is there.
+        // The next value goes to the page that is there.
         assert_eq!(slab.insert(7) / PAGE_VALUES, 99);
     }
 

@@ -1,4 +1,4 @@
-//! What a shard is and allows, the same for all its connections.
+//! Settings of a shard, the same for all its connections.
 //!
 //! Start at [`Settings::is_let_in`].
 
@@ -8,27 +8,28 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// What the node's process takes, as its driver has last measured it; 0 if it has not.
+/// Memory and CPU use of the node's process, as its driver last measured them; 0 before that.
 #[derive(Debug, Default)]
 pub struct Vitals {
     /// Resident memory, in bytes.
     pub memory_bytes: AtomicU64,
-    /// CPU time, in thousandths of one CPU, since it was measured before.
+    /// CPU use since the measurement before, in thousandths of one CPU.
     pub cpu_permille: AtomicU64,
 }
 
-/// What an operator may say about the web.
+/// Settings of HTTP and WebSocket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebSettings {
-    /// Origins whose scripts may use the broker besides its own page's, such as `https://example.org`; `*` is any.
+    /// Origins whose scripts may use the broker, besides that of its own page, such as `https://example.org`; `*` is
+    /// any.
     pub origins: Vec<String>,
-    /// Whether `/echo` is there.
+    /// Whether `/echo` is served.
     pub echo: bool,
-    /// The files of the page that is shown at `/`.
+    /// Files of the page at `/`.
     pub page: &'static [Asset],
 }
 
-/// A file that is served over HTTP as it stands.
+/// A static file that is served over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asset {
     /// The path it is served at, from `/` on.
@@ -39,7 +40,7 @@ pub struct Asset {
     pub bytes: &'static [u8],
 }
 
-/// What the shard is and allows, the same for all its connections.
+/// Settings of a shard, the same for all its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub shard: ShardId,
@@ -50,7 +51,7 @@ pub(crate) struct Settings {
     pub web: WebSettings,
     pub may_broadcast: bool,
     pub vitals: Arc<Vitals>,
-    /// The node has said that it will end.
+    /// The node has announced its shutdown.
     pub is_ending: bool,
     pub run_id: String,
     pub process_id: u32,
@@ -58,7 +59,7 @@ pub(crate) struct Settings {
     pub limits: Limits,
 }
 
-/// The user that there is if no other is configured.
+/// Name of the only user if none is configured.
 const USER: &[u8] = b"default";
 
 impl Settings {
@@ -71,7 +72,7 @@ impl Settings {
         name == self.user()
     }
 
-    /// Whether a client that says this is let in.
+    /// Whether a client with this user and password is let in. Without a user, the password alone decides.
     pub(crate) fn is_let_in(&self, user: Option<&[u8]>, given: Option<&[u8]>) -> bool {
         let Some(password) = &self.password else {
             return true;
@@ -81,7 +82,7 @@ impl Settings {
     }
 }
 
-/// Who a connection is, as far as its protocol does not say it.
+/// Identity of a connection, as far as it does not come from its protocol.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
     pub client: ClientId,
@@ -89,7 +90,7 @@ pub(crate) struct Identity {
     pub local: SocketAddr,
 }
 
-/// Compares without telling by its time where two passwords differ; only their lengths show.
+/// Compares passwords so that the time shows their lengths, but not where they differ.
 pub(crate) fn is_equal(given: &[u8], wanted: &[u8]) -> bool {
     let pairs = given.iter().zip(wanted);
     let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));

@@ -1,5 +1,4 @@
-//! The forms of JSON: in messages of a WebSocket, in lines, and as server-sent events. The only ones that do not hold the
-//! payload as it is.
+//! JSON forms: in WebSocket messages, in lines, and as server-sent events. No other form encodes the payload.
 
 use crate::command::{Event, Form};
 use sapwood_wire::{json, websocket};
@@ -11,13 +10,13 @@ pub(super) fn encode_head(form: Form, topic: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A topic that only forms which need text are asked to write if it is text.
+/// The topic as text; only a topic that is UTF-8 comes here.
 fn text_of(topic: &[u8]) -> &str {
-    // invariant: `Delivery's route` has looked.
+    // invariant: `CachedRoute::carries` has checked that it is UTF-8.
     std::str::from_utf8(topic).expect("a topic that JSON can carry")
 }
 
-/// Writes an event's whole frame in one of the forms of JSON.
+/// Writes the whole frame of an event in a JSON form.
 pub(super) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut Vec<u8>) {
     let object = |out: &mut Vec<u8>| {
         out.extend_from_slice(head);
@@ -42,10 +41,10 @@ pub(super) fn encode_event(form: Form, head: &[u8], event: &Event<'_>, out: &mut
     }
 }
 
-/// What a plain event of JSON has beside its head and payload: `,"data":""}`.
+/// Bytes of a plain JSON event besides its head and payload: `,"data":""}`.
 const JSON_REST_BYTES: usize = 11;
 
-/// Writes the whole frame of a member's turn in a form of JSON.
+/// Writes the whole frame of a queue group member's turn in a JSON form.
 pub(crate) fn encode_turn(form: Form, number: u32, event: &Event<'_>, out: &mut Vec<u8>) {
     let mut head = Vec::new();
     json::write_turn_head(&mut head, number, text_of(event.topic));

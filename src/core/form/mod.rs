@@ -1,8 +1,7 @@
-//! How an event is written in each form that connections take events in.
+//! Encoding of events in each form that connections take them in.
 //!
-//! A frame is a head, which is the same for all events of one topic that reach a connection by one
-//! filter, and what differs from event to event. Here it is said which form is written by which protocol's file. Start at
-//! [`encode_event`].
+//! A frame is a head, which is the same for all events of one topic that reach a connection by one filter, and a rest
+//! that differs from event to event. This file says which protocol's file writes which form. Start at [`encode_event`].
 
 mod json;
 mod native;
@@ -24,10 +23,10 @@ use sapwood_wire::run::{Source, Span};
 use sapwood_wire::{json as wire_json, websocket};
 use sids::Sid;
 
-/// Numbers of events of one shard are so far apart that no two shards have the same.
+/// Step between the event numbers of a shard, so that no two shards use the same.
 pub(crate) const EVENT_NUMBER_STEP: u64 = crate::limits::SHARDS_MAX as u64;
 
-/// Writes what the frames of one topic begin with, to be given to [`encode_event`] with each.
+/// Writes the head that the frames of one topic share, to be given to [`encode_event`] with each event.
 pub(crate) fn encode_event_head(
     form: Form,
     kind: FilterKind,
@@ -45,7 +44,7 @@ pub(crate) fn encode_event_head(
     }
 }
 
-/// Writes an event's whole frame; to a form whose clients name their subscriptions, for `sid`.
+/// Writes an event's whole frame. `sid`: the subscription, in a form whose messages name it.
 pub(crate) fn encode_event(
     form: Form,
     head: &[u8],
@@ -61,29 +60,29 @@ pub(crate) fn encode_event(
     out.extend_from_slice(event_end(form));
 }
 
-/// What ends a payload of Redis and of NATS.
+/// Bytes after a payload of Redis and of NATS.
 const LINE_END_BYTES: usize = 2;
 
-/// Adjacent publishes of one topic, for the members of one filter.
+/// A run: adjacent publishes of one topic, for the members of one filter.
 pub(crate) struct Run<'a> {
     pub source: Source,
-    /// The filter's.
+    /// Kind of the filter.
     pub kind: FilterKind,
     pub topic: &'a [u8],
-    /// What the frames begin with in the form that is wanted.
+    /// Head of the frames in the form that is wanted.
     pub head: &'a [u8],
-    /// The frames as they came.
+    /// Frames as they came from the publisher.
     pub frames: &'a [u8],
-    /// Where the payloads stand in what `frames` is the start of.
+    /// Spans of the payloads, counted from the start of `frames`.
     pub payloads: &'a [Span],
-    /// The first event's.
+    /// Number of the first event.
     pub number: u64,
 }
 
 impl Run<'_> {
-    /// Writes the frames in this form; gives where in `out` the last begins.
+    /// Writes the frames in this form; gives the offset in `out` of the last one.
     ///
-    /// Cost: a copy of all at once where the forms allow it, else an encoding for each.
+    /// Cost: one copy of all frames where the forms allow it, else an encoding for each event.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) -> usize {
         let start = out.len();
         let is_topic = self.kind == FilterKind::Topic;
@@ -115,8 +114,7 @@ impl Run<'_> {
     }
 }
 
-/// Writes an event's frame up to its payload, which is kept elsewhere; behind that comes
-/// [`event_end`].
+/// Writes an event's frame up to its payload, which is kept elsewhere. [`event_end`] comes after the payload.
 pub(crate) fn encode_event_before_payload(
     form: Form,
     head: &[u8],
@@ -126,7 +124,7 @@ pub(crate) fn encode_event_before_payload(
 ) {
     match form {
         Form::Nats => {
-            // invariant: whoever takes this form has named its subscription.
+            // invariant: a connection that takes this form has named its subscription.
             let sid = sid.expect("a message of NATS without a subscription");
             nats::encode_before_payload(head, sid, event, out);
         }
@@ -145,7 +143,7 @@ pub(crate) fn encode_event_before_payload(
     }
 }
 
-/// What stands behind an event's payload.
+/// Bytes after an event's payload.
 pub(crate) fn event_end(form: Form) -> &'static [u8] {
     match form {
         Form::Resp2 | Form::Resp3 => sapwood_wire::resp::END,
@@ -154,25 +152,24 @@ pub(crate) fn event_end(form: Form) -> &'static [u8] {
     }
 }
 
-/// Most bytes of an event's frame but for its head and payload.
+/// Most bytes of an event's frame besides its head and payload.
 pub(crate) fn event_room(form: Form, event: &Event<'_>) -> usize {
     const NUMBERS_AND_ENDS: usize = 64;
     if form.is_json() {
         return NUMBERS_AND_ENDS + wire_json::event_room(event.attributes, event.payload);
     }
-    // A header of NATS has one byte more than a native one.
+    // A NATS header has one byte more than a native one.
     NUMBERS_AND_ENDS + 2 * event.attributes.len()
 }
 
-/// Writes what is the same for all turns of a member on one topic, and differs from the heads of
-/// frames of every other kind.
+/// Writes the key of a member's turns on one topic, which differs from the heads of all other frames.
 pub(crate) fn encode_turn_key(number: u32, topic: &[u8], out: &mut Vec<u8>) {
     out.push(kind::TURN);
     out.extend_from_slice(&number.to_le_bytes());
     out.extend_from_slice(topic);
 }
 
-/// Writes that events were lost, in a form that has a frame for it.
+/// Writes the gap notice of lost events, in forms that have one.
 pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     match form {
         Form::Resp2 | Form::Resp3 | Form::Nats | Form::Text => {}
@@ -187,7 +184,7 @@ pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a reply, as connections of this form take it.
+/// Writes a reply with the framing of the form.
 pub(crate) fn encode_reply(form: Form, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
     match form {
         Form::Text | Form::Json => websocket::write_frame(out, websocket::TEXT, 0, encode),

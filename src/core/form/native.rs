@@ -1,4 +1,4 @@
-//! The native form, by itself and in messages of a WebSocket.
+//! The native form, by itself and in WebSocket messages.
 
 use super::Run;
 use crate::command::{Event, Form};
@@ -22,7 +22,7 @@ pub(super) fn encode_before_payload(form: Form, head: &[u8], event: &Event<'_>, 
     out.extend_from_slice(event.attributes);
 }
 
-/// Writes a run, of which only the payloads differ; gives where in `out` the last frame begins.
+/// Writes a run, whose frames differ in the payloads only; gives the offset in `out` of the last frame.
 pub(super) fn encode_run(run: &Run<'_>, out: &mut Vec<u8>) -> usize {
     let payloads = run.payloads.iter().map(|&(from, to)| (to - from) as usize);
     let each = native::LENGTH_BYTES + run.head.len();
@@ -38,7 +38,7 @@ pub(super) fn encode_run(run: &Run<'_>, out: &mut Vec<u8>) -> usize {
     last
 }
 
-/// Writes the frame of a member's turn up to the payload, in a form of the native protocol.
+/// Writes the frame of a queue group member's turn up to the payload, in a native form.
 pub(crate) fn encode_turn_before_payload(
     form: Form,
     number: u32,

@@ -1,4 +1,4 @@
-//! The form of NATS, whose messages name the subscription that they are for.
+//! The NATS form: each message names its subscription.
 
 use super::Run;
 use super::sids::Sid;
@@ -38,8 +38,8 @@ pub(super) fn encode_before_payload(head: &[u8], sid: &Sid, event: &Event<'_>, o
 }
 
 impl Run<'_> {
-    /// Writes the frames as messages of NATS for this subscription, and notes where each begins and where
-    /// its name stands.
+    /// Writes the frames as NATS messages for this subscription, and notes the offsets of each frame and of the name in
+    /// it.
     pub(crate) fn encode_named(&self, sid: &[u8], out: &mut Vec<u8>, marks: &mut Vec<NameMark>) {
         for &(from, to) in self.payloads {
             let (from, to) = (from as usize, to as usize);
@@ -49,7 +49,7 @@ impl Run<'_> {
             out.extend_from_slice(sid);
             out.push(b' ');
             match self.source {
-                // The length, the payload and what ends them are the same bytes in both.
+                // Length, payload and payload end are the same bytes in Redis and NATS.
                 Source::Resp | Source::Nats => {
                     let digits = self.frames[..from - nats::END.len()].iter().rev();
                     let digits = digits.take_while(|byte| byte.is_ascii_digit()).count();
@@ -67,15 +67,14 @@ impl Run<'_> {
     }
 }
 
-/// Where a frame that names a subscription begins, and where the name does.
+/// Offset of a frame that names a subscription, and of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NameMark {
     pub frame_at: usize,
     pub name_at: usize,
 }
 
-/// Writes frames for another subscription than the one of a name of `length` bytes that they were
-/// written for.
+/// Writes frames for another subscription, in place of the one of a name of `length` bytes that they were written for.
 pub(crate) fn encode_renamed(
     frames: &[u8],
     marks: &[NameMark],

@@ -1,5 +1,4 @@
-//! The forms of the Redis protocol: pushes of its version 3, and arrays of its version 2 that differ from them in the first
-//! byte.
+//! Redis forms: pushes of version 3, and arrays of version 2, which differ from pushes in the first byte only.
 
 use super::Run;
 use crate::command::{Event, FilterKind, Form};
@@ -30,18 +29,17 @@ pub(super) fn encode_before_payload(head: &[u8], event: &Event<'_>, out: &mut Ve
     resp::bulk_header(out, event.payload.len());
 }
 
-/// Writes publishes of Redis as what subscribers of exactly their topic get.
+/// Writes PUBLISH frames of Redis as messages for subscribers of exactly their topic.
 pub(super) fn encode_run(run: &Run<'_>, mark: u8, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(run.frames);
     turn_into_pushes(mark, &mut out[start..], run.payloads);
 }
 
-/// Turns whole frames of events, written in another form, into this form. Of a frame around a
-/// shared payload, what stands before the payload is enough.
+/// Translates whole frames of events, in place, from another Redis form into this one. Of a frame around a shared
+/// payload, the part before the payload is enough.
 ///
-/// The forms of Redis differ in the first byte only, so that nothing moves. Cost: a step for each
-/// string of a frame.
+/// The Redis forms differ in the first byte only, so nothing moves. Cost: a step for each string of a frame.
 pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
     let mark = match to {
         Form::Resp2 => b'*',
@@ -63,7 +61,7 @@ pub(crate) fn translate_events(to: Form, frames: &mut [u8]) {
     }
 }
 
-/// The number of a frame's head or of a string's, and where what follows it begins.
+/// The number of a frame's head or of a string, and the offset after it.
 fn number_at(frames: &[u8], from: usize) -> (usize, usize) {
     let digits = frames[from..]
         .iter()

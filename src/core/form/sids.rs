@@ -1,9 +1,9 @@
-//! Subscriptions that their clients name, and that may end after some messages: those of NATS.
+//! Subscriptions that their clients name and that may end after some messages: sids of NATS.
 //!
-//! Owns each one's name and how many messages it has been given; its number is what the broker's
-//! [`Member`](crate::command::Member) carries. Must not know protocols. Invariant: a number is that of one
-//! subscription until [`Sids::forget`]; one that has ended is given nothing more, and is forgotten
-//! before the next event is routed. Start at [`Sids::take`].
+//! Owns each subscription's name and how many messages it has been given; its number is what the broker's
+//! [`Member`](crate::command::Member) carries. Must not know protocols. Invariant: a number is that of one subscription
+//! until [`Sids::forget`]; a subscription that has ended is given nothing more, and is forgotten before the next event
+//! is routed. Start at [`Sids::take`].
 
 use crate::command::ConnId;
 use crate::command::FilterId;
@@ -11,24 +11,24 @@ use crate::paged_slab::{PagedSlab, is_table_sparse};
 use core::hash::BuildHasher;
 use hashbrown::HashTable;
 
-/// One subscription.
+/// One named subscription.
 #[derive(Debug)]
 pub(crate) struct Sid {
     pub conn: ConnId,
     /// The client's name for it.
     pub name: Box<[u8]>,
-    /// What it listens to.
+    /// Its filter.
     pub filter: FilterId,
     /// Whether its client takes headers.
     pub takes_headers: bool,
-    /// Messages that it has been given.
+    /// Number of messages it has been given.
     delivered: u64,
-    /// It ends with this message; 0 if it does not.
+    /// Number of messages after which it ends; 0 if it does not.
     after: u64,
 }
 
 impl Sid {
-    /// One that nothing was given to yet.
+    /// A subscription that has been given no message yet.
     pub(crate) fn new(conn: ConnId, name: &[u8], filter: FilterId, takes_headers: bool) -> Sid {
         Sid {
             conn,
@@ -41,18 +41,18 @@ impl Sid {
     }
 }
 
-/// Those of all connections of a shard.
+/// The named subscriptions of all connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Sids {
     sids: PagedSlab<Sid>,
     numbers: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
-    /// Those that have just been given their last message.
+    /// Subscriptions that have just been given their last message.
     ended: Vec<u32>,
 }
 
 impl Sids {
-    /// None yet; the seed keeps outsiders from choosing names that collide.
+    /// An empty table; the seed keeps outsiders from choosing names that collide.
     pub(crate) fn new(seed: u64) -> Sids {
         Sids {
             sids: PagedSlab::default(),
@@ -76,12 +76,12 @@ impl Sids {
         self.numbers.find(hash, is_it).copied()
     }
 
-    /// The number that the next subscription gets.
+    /// Number of the next subscription.
     pub(crate) fn next_number(&self) -> u32 {
         self.sids.vacant_key() as u32
     }
 
-    /// Takes a subscription in that has just been made, under [`next_number`](Sids::next_number).
+    /// Inserts a new subscription under [`next_number`](Sids::next_number).
     pub(crate) fn insert(&mut self, sid: Sid) {
         let Sids {
             sids,
@@ -101,15 +101,14 @@ impl Sids {
         &self.sids[number as usize]
     }
 
-    /// Lets a subscription end with that message, counted from its first; false if it has had as many
-    /// already.
+    /// Ends a subscription after `messages` messages, counted from its first; false if it has had as many already.
     pub(crate) fn end_after(&mut self, number: u32, messages: u64) -> bool {
         let sid = &mut self.sids[number as usize];
         sid.after = messages;
         sid.delivered < messages
     }
 
-    /// Takes note that a subscription is given messages; gives how many of them it may have.
+    /// Counts messages given to a subscription; gives how many of them it may have.
     pub(crate) fn take(&mut self, number: u32, messages: u64) -> u64 {
         let sid = &mut self.sids[number as usize];
         let left = match sid.after {
@@ -124,12 +123,12 @@ impl Sids {
         taken
     }
 
-    /// Those that were given their last message since this was last asked.
+    /// Takes the subscriptions that were given their last message since the last call.
     pub(crate) fn take_ended(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.ended)
     }
 
-    /// Forgets a subscription that has ended; its number may be another's next.
+    /// Forgets a subscription that has ended; its number may be reused.
     pub(crate) fn forget(&mut self, number: u32) {
         let sid = self.sids.remove(number as usize);
         let hash = Sids::hash(&self.hasher, sid.conn, &sid.name);
@@ -150,7 +149,7 @@ impl Sids {
         }
     }
 
-    /// How many there are.
+    /// Number of subscriptions.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.sids.len()

@@ -1,28 +1,28 @@
-//! Connections in the order of a time that each has.
+//! Connections in the order of their due times.
 //!
-//! Invariant: the list never holds more than twice the connections that stand in it and are open,
-//! however many come and go; who puts one in does so once. Start at [`Deadlines::take_due`].
+//! Invariant: the list never holds more than twice as many entries as there are open connections in it, however many
+//! come and go; each connection is entered once. Start at [`Deadlines::take_due`].
 
 use crate::command::{ClientId, ConnId};
 use crate::connection::Connections;
 use crate::paged_slab::is_sparse;
 use std::collections::VecDeque;
 
-/// When each is due, by the monotonic clock; the first is next.
+/// Due times by the monotonic clock, the first due at the front.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     list: VecDeque<(u64, ConnId, ClientId)>,
-    /// How many of them have left.
+    /// Entries whose connection is gone.
     pub gone: usize,
 }
 
 impl Deadlines {
-    /// When the next is due.
+    /// The first due time.
     pub(crate) fn first(&self) -> Option<u64> {
         self.list.front().map(|&(due_ns, ..)| due_ns)
     }
 
-    /// Adds one. Cost: none to speak of if it is due last.
+    /// Adds a connection. Cost: constant if it is due last, else an insertion in the middle.
     pub(crate) fn add(&mut self, due_ns: u64, conn: ConnId, client: ClientId) {
         let place = match self.list.back() {
             Some(&(last, ..)) if last > due_ns => {
@@ -33,7 +33,7 @@ impl Deadlines {
         self.list.insert(place, (due_ns, conn, client));
     }
 
-    /// Takes the next one that is due and still there.
+    /// Takes the first connection that is due and still open.
     pub(crate) fn take_due(
         &mut self,
         now_ns: u64,
@@ -50,8 +50,8 @@ impl Deadlines {
         None
     }
 
-    /// Takes note that one of them is gone. Cost: the list, once half of it has gone; so little for
-    /// each that goes.
+    /// Notes that a connection of the list is gone. Cost: a pass over the list once half of it has gone, so constant on
+    /// average.
     pub(crate) fn note_gone(&mut self, connections: &Connections) {
         self.gone += 1;
         if self.gone * 2 > self.list.len() {
@@ -64,7 +64,7 @@ impl Deadlines {
         }
     }
 
-    /// How many stand in the list, gone or not.
+    /// Entries in the list, those of closed connections included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.list.len()

@@ -1,11 +1,11 @@
-//! The policies that drop events of a client that reads too slowly, and the gap notice.
+//! Slow consumer policies that drop events, and the gap notice.
 //!
-//! `drop-oldest` drops from the front of what waits; `latest` keeps, from half the cap on, the
-//! newest event of each topic aside. Owns the units that a lossy connection's stream consists of,
-//! and what it lost. Must not know protocols: what is the same for the frames of a topic is given as
-//! a key, how a gap is written by the form. Invariants: the units' lengths add up to the stream;
-//! a reply is never dropped, nor a frame of which a byte may have been sent; what was lost is said
-//! where it stood, or before the next thing that is written. Start at [`Outboxes::admit_lossy`].
+//! `drop-oldest` drops from the front of the output; `latest` conflates: from half the cap on, it keeps the newest
+//! event of each topic aside. Owns the units that the output stream of a lossy connection consists of, and what it
+//! lost. Must not know protocols: what the frames of a topic have in common is given as a key, and a gap is written by
+//! the form. Invariants: the lengths of the units add up to the stream; a reply is never dropped, nor a frame of which
+//! a byte may have been sent; a loss is reported where it happened, or before the next thing that is written. Start at
+//! [`Outboxes::admit_lossy`].
 
 use super::{Admission, Offer, Outboxes, Segment, uncount};
 use crate::command::{ConnId, Form};
@@ -15,41 +15,41 @@ use indexmap::IndexMap;
 use sapwood_wire::native::Policy;
 use std::collections::VecDeque;
 
-/// Events that stand next to each other become one unit up to this size: dropping is that much
-/// coarser, and a backlog of small events costs little beside its bytes.
+/// Most bytes of adjacent events in one unit: dropping is that much coarser, and a backlog of small events costs little
+/// beside its bytes.
 const UNIT_BYTES: usize = 4 * 1024;
 
-/// What an event that waits aside costs beside its bytes: its place in the map, the slack of two
-/// allocations and their heads. Measured: 466,000 of 36 bytes took 98 MB.
+/// Memory of a conflated event beside its bytes: its place in the map, the slack of two allocations and their heads.
+/// Measured: 466,000 of 36 bytes took 98 MB.
 const LATEST_ENTRY_BYTES: usize = 176;
 
-/// What a unit of a stream is.
+/// Contents of a unit of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Reply,
-    /// So many events.
+    /// This many events.
     Events(u64),
-    /// The notice of so many.
+    /// The gap notice of this many events.
     Gap(u64),
 }
 
-/// Whole frames that stand next to each other.
+/// Adjacent whole frames of the stream.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
     bytes: usize,
     what: What,
 }
 
-/// One event that waits aside, to be replaced by the next of its topic.
+/// A conflated event, to be replaced by the next of its topic.
 #[derive(Debug, Default)]
 struct Latest {
     frame: Vec<u8>,
-    /// A shared payload that belongs behind `frame`, and what ends it.
+    /// A shared payload that follows `frame`, and the bytes after it.
     body: Option<(Bytes, &'static [u8])>,
 }
 
 impl Latest {
-    /// Memory of its own, its key's included.
+    /// Bytes of its own memory, its key included, a shared payload not.
     fn owned(&self, key: &[u8]) -> usize {
         LATEST_ENTRY_BYTES + key.len() + self.frame.len()
     }
@@ -60,16 +60,16 @@ impl Latest {
     }
 }
 
-/// What a connection that may lose events needs beside its stream.
+/// State of a connection with a lossy policy.
 #[derive(Debug)]
 pub(super) struct Lossy {
     policy: Policy,
     units: VecDeque<Unit>,
-    /// Bytes of the first unit that are sent.
+    /// Bytes of the first unit that are already sent.
     front_sent: usize,
-    /// Events that were lost and are not said in the stream yet.
+    /// Lost events that are not reported in the stream yet.
     unsaid: u64,
-    /// All events that were lost.
+    /// All events lost so far.
     pub lost: u64,
     latest: IndexMap<Box<[u8]>, Latest, foldhash::fast::FixedState>,
     latest_owned: usize,
@@ -77,12 +77,12 @@ pub(super) struct Lossy {
 }
 
 impl Lossy {
-    /// Memory of the events that wait aside.
+    /// Bytes of the conflated events.
     pub(super) fn latest_bytes(&self) -> usize {
         self.latest_owned + self.latest_shared
     }
 
-    /// Those of them that are not shared.
+    /// Bytes of them that are not shared.
     pub(super) fn latest_owned(&self) -> usize {
         self.latest_owned
     }
@@ -97,7 +97,7 @@ impl Lossy {
         }
     }
 
-    /// The units that begin in the first bytes of the stream, and how many bytes of them wait.
+    /// How many units begin in the first `bytes` unsent bytes of the stream, and how many of their bytes are unsent.
     fn begun(&self, bytes: usize) -> (usize, usize) {
         let (mut units, mut end) = (0, 0);
         while end < bytes
@@ -109,7 +109,7 @@ impl Lossy {
         (units, end)
     }
 
-    /// Puts the notice of so many lost events behind what is kept of a stream.
+    /// Adds the gap notice of `events` lost events after what is kept of a stream.
     fn insert_gap(&mut self, events: u64, form: Form, pieces: &mut Pieces) {
         if events == 0 {
             return;
@@ -143,12 +143,12 @@ impl Lossy {
 }
 
 impl Outboxes {
-    /// Says what happens to a connection's events when it reads too slowly.
+    /// Sets the slow consumer policy of a connection.
     pub(crate) fn set_policy(&mut self, conn: ConnId, policy: Policy) {
         let seed = self.hash_seed;
         let outbox = &mut self.boxes[conn.slot()];
         if policy == Policy::Close {
-            // What it lost by another policy so far stays lost, and is said before it goes.
+            // Losses of the policy before stay, and are reported before it ends.
             if outbox.lossy.is_some() {
                 self.append_latest(conn);
                 self.append_gap(conn);
@@ -176,8 +176,7 @@ impl Outboxes {
         outbox.lossy = Some(Box::new(lossy));
     }
 
-    /// Decides what becomes of `length` bytes that are `events` events for a connection that may
-    /// lose some.
+    /// Decides about `events` events of `length` bytes together, for a connection with a lossy policy.
     pub(super) fn admit_lossy(&mut self, conn: ConnId, length: usize, events: u64) -> Admission {
         let outbox = &self.boxes[conn.slot()];
         let Some(lossy) = &outbox.lossy else {
@@ -196,7 +195,7 @@ impl Outboxes {
         };
         let cap = self.outbox_bytes_max;
         match lossy.policy {
-            // Beside a reply that is being answered in parts, nothing is moved.
+            // While a reply is written in parts, the stream is left alone.
             _ if outbox.deferring => {
                 if is_over(self, cap) == 0 {
                     return Admission::Append;
@@ -214,10 +213,10 @@ impl Outboxes {
                     return Admission::Append;
                 }
                 if length > cap {
-                    // It waits only where nothing else does: dropping what does would not help.
+                    // An event longer than the cap waits only if nothing else does, so dropping others would not help.
                     return self.refuse(conn, events);
                 }
-                // More than what is needed, so that the next events find room.
+                // More than needed, so that the next events find room.
                 self.drop_oldest(conn, excess + cap / 8);
                 if is_over(self, cap) == 0 {
                     return Admission::Append;
@@ -227,7 +226,7 @@ impl Outboxes {
         self.refuse(conn, events)
     }
 
-    /// The events that are offered are lost.
+    /// Counts the offered events as lost.
     fn refuse(&mut self, conn: ConnId, events: u64) -> Admission {
         self.note_lost(conn, events);
         if let Some(lossy) = &mut self.boxes[conn.slot()].lossy {
@@ -236,7 +235,7 @@ impl Outboxes {
         Admission::Refuse
     }
 
-    /// Keeps the last of these events aside, in the place of the one of its topic that waits.
+    /// Keeps the last of the offered events aside, in place of the waiting one of its topic.
     pub(super) fn conflate(
         &mut self,
         conn: ConnId,
@@ -266,14 +265,14 @@ impl Outboxes {
         uncount(&mut self.bytes, owned_before);
         self.bytes += lossy.latest_owned;
         let half = self.outbox_bytes_max / 2;
-        // Ends because each round takes one event at least; one may stay, however large.
+        // Ends because each round removes at least one event; one may stay, however large.
         loop {
             let is_full = self.bytes + self.gauge.bytes() > self.outboxes_bytes_max;
             let kept = lossy.latest.len();
             if kept == 0 || !(is_full || kept > 1 && lossy.latest_bytes() > half) {
                 break;
             }
-            // A quarter at once, because taking from the front moves all that stays.
+            // A quarter at once, because removing from the front moves all the rest.
             for (key, latest) in lossy.latest.drain(..kept.div_ceil(4)) {
                 lossy.latest_owned -= latest.owned(&key);
                 lossy.latest_shared -= latest.shared();
@@ -296,7 +295,7 @@ impl Outboxes {
         }
     }
 
-    /// Appends the events that wait aside.
+    /// Appends the conflated events.
     pub(super) fn append_latest(&mut self, conn: ConnId) {
         let Some(lossy) = &mut self.boxes[conn.slot()].lossy else {
             return;
@@ -307,7 +306,7 @@ impl Outboxes {
         uncount(&mut self.bytes, lossy.latest_owned);
         (lossy.latest_owned, lossy.latest_shared) = (0, 0);
         let latest = std::mem::take(&mut lossy.latest);
-        // The empty one that stays has no seed of its own.
+        // The empty map left by `take` has a hasher without a seed.
         lossy.latest = IndexMap::with_hasher(latest.hasher().clone());
         for (_, latest) in latest {
             match latest.body {
@@ -319,7 +318,7 @@ impl Outboxes {
         }
     }
 
-    /// Appends the notice of what was lost at this point of the stream.
+    /// Appends the gap notice of the events lost at this point of the stream.
     pub(super) fn append_gap(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         let Some(lossy) = &mut outbox.lossy else {
@@ -334,7 +333,7 @@ impl Outboxes {
         self.note_unit(conn, added, What::Gap(lost));
     }
 
-    /// Takes note of what was appended to a stream.
+    /// Records a unit that was appended to the stream.
     pub(super) fn note_unit(&mut self, conn: ConnId, bytes: usize, what: What) {
         let Some(lossy) = &mut self.boxes[conn.slot()].lossy else {
             return;
@@ -342,11 +341,11 @@ impl Outboxes {
         lossy.push(bytes, what);
     }
 
-    /// Drops the oldest events that wait, until so many bytes are free or no event is left. What
-    /// stands in the first piece is left alone, because some of it may be sent.
+    /// Drops the oldest waiting events until `wanted` bytes are free or no event is left. The first piece is left
+    /// alone, because some of it may be sent.
     ///
-    /// Cost: a step for each piece and each unit that is looked at, and a copy of one piece and of
-    /// the replies among what is dropped.
+    /// Cost: a step for each piece and each unit that is looked at, and a copy of one piece and of the replies among
+    /// the dropped events.
     fn drop_oldest(&mut self, conn: ConnId, wanted: usize) {
         self.seal_tail(conn);
         let outbox = &mut self.boxes[conn.slot()];
@@ -392,16 +391,16 @@ impl Outboxes {
     }
 }
 
-/// A stream's pieces, taken from the front one after the other and put together again.
+/// Pieces of a stream, taken from the front one by one and put together again.
 #[derive(Debug)]
 struct Pieces {
-    /// What was not looked at yet; of the first, `taken` bytes were.
+    /// Pieces not looked at yet; `taken` bytes of the first one were.
     rest: VecDeque<Segment>,
     taken: usize,
     kept: VecDeque<Segment>,
-    /// The last of `kept`, which gathers.
+    /// The piece after `kept`, which is being filled.
     gathered: Vec<u8>,
-    /// Bytes that were inserted.
+    /// Bytes inserted.
     inserted: usize,
 }
 
@@ -420,7 +419,7 @@ impl Pieces {
         self.rest.front().map_or(0, |front| front.as_slice().len())
     }
 
-    /// Bytes that are not shared.
+    /// Bytes of pieces that are not shared.
     fn owned(&self) -> usize {
         let pieces = self.rest.iter().chain(&self.kept);
         let owned = pieces.map(|piece| match piece {
@@ -442,7 +441,7 @@ impl Pieces {
         }
     }
 
-    /// Keeps the next bytes: whole pieces as they are, parts of shared ones as such, others copied.
+    /// Keeps the next `count` bytes: whole pieces as they are, parts of shared pieces as slices, other parts as copies.
     fn keep(&mut self, count: usize) {
         let mut left = count;
         while left > 0 {
@@ -470,7 +469,7 @@ impl Pieces {
         }
     }
 
-    /// Leaves the next bytes out.
+    /// Drops the next `count` bytes.
     fn skip(&mut self, count: usize) {
         let mut left = count;
         while left > 0 {
@@ -488,7 +487,7 @@ impl Pieces {
         }
     }
 
-    /// The stream as it is now, and its bytes that are not shared.
+    /// The resulting pieces, and their bytes that are not shared.
     fn finish(mut self) -> (VecDeque<Segment>, usize) {
         self.close_gathered();
         match self.rest.front_mut() {

@@ -13,12 +13,12 @@ const CONN: ConnId = ConnId(3);
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many events of this topic at once, each with so much beside its number.
+    /// This many events of this topic at once, each with this many bytes beside its number.
     Run(u8, usize, usize),
     /// One event with a shared payload.
     Shared(u8, usize),
     Reply,
-    /// This share of what waits is sent, in 256ths.
+    /// This share of the waiting bytes is sent, in 256ths.
     Sent(usize),
     Hold,
     Release,
@@ -35,7 +35,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A connection, what it was offered, and what it read.
+/// A connection, what it was offered, and what it has read.
 struct History {
     outboxes: Outboxes,
     offered: u64,
@@ -128,7 +128,7 @@ impl History {
         self.outboxes.sent(CONN, taken, blocked);
     }
 
-    /// What is counted is what is there.
+    /// Checks that the counted bytes are those that are held.
     fn check_books(&self) {
         let outbox = self.outboxes.outbox(CONN);
         let lossy = outbox.lossy.as_ref().unwrap();
@@ -148,10 +148,10 @@ impl History {
         assert_eq!(lossy.latest_bytes(), aside.sum::<usize>(), "bytes aside");
     }
 
-    /// Reads everything that is left, and gives the frames; everything must be gone then.
+    /// Reads everything that is left, and gives the frames; the outbox must be empty then.
     fn finish(mut self) -> (Vec<Read>, History) {
         self.outboxes.release(CONN);
-        // What waits aside comes when the rest is sent.
+        // Conflated events come when the rest is sent.
         while self.outboxes.has_output(CONN) {
             self.send(usize::MAX, false);
         }
@@ -191,7 +191,7 @@ enum Read {
     Gap(u64),
 }
 
-/// Checks what holds by either policy: all replies in order, and gaps that add up.
+/// Checks what holds for both policies: all replies in order, and gaps that add up.
 fn check_common(frames: &[Read], history: &History) {
     let replies = frames.iter().filter_map(|frame| match frame {
         Read::Reply(number) => Some(*number),

@@ -1,12 +1,11 @@
-//! A connection's bounded output and the policy when it is full.
+//! A connection's bounded output, and its slow consumer policy at the cap.
 //!
-//! Owns every byte that waits to be sent. Replies are never dropped and never refused; events are
-//! subject to the caps, and at a cap to the connection's policy: it is closed, or it loses events
-//! (`lossy`). Replies that come later than their requests have `slots`. While a reply is answered in
-//! parts, events that come between them are kept aside, so that the reply stays one value. Must not know what the bytes mean. Invariants: an
-//! empty outbox holds no memory; `bytes` is the sum of what stands in all outboxes of the shard, in
-//! reply slots and aside of them; a dead outbox holds nothing and takes nothing; no frame is ever cut. Start at
-//! [`Outboxes::offer`].
+//! Owns every byte that waits to be sent. Replies are never dropped and never refused; events are subject to the caps,
+//! and at a cap to the connection's slow consumer policy: it is closed, or it loses events (`lossy`). Replies that come
+//! later than their requests have reply slots (`slots`). While a reply is written in parts, events are deferred, so
+//! that the reply stays one value. Must not know what the bytes mean. Invariants: an empty outbox holds no memory;
+//! `bytes` is the sum of the owned bytes of all outboxes of the shard, their reply slots, deferred and conflated events
+//! included; a dead outbox holds nothing and takes nothing; no frame is ever cut. Start at [`Outboxes::offer`].
 
 mod lossy;
 mod slots;
@@ -25,8 +24,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all shards of a node count together: bytes of shared payloads that are alive, and connections that
-/// get what is published to all.
+/// Gauges shared by all shards of a node: bytes of shared payloads in memory, and connections that get events published
+/// to `$all`.
 #[derive(Clone, Debug, Default)]
 pub struct BodyGauge(Arc<Gauges>);
 
@@ -37,22 +36,22 @@ struct Gauges {
 }
 
 impl BodyGauge {
-    /// Bytes alive now.
+    /// Bytes of shared payloads in memory now.
     pub fn bytes(&self) -> usize {
         self.0.body_bytes.load(Ordering::Relaxed)
     }
 
-    /// Connections that get what is published to all.
+    /// Number of connections that get events published to `$all`.
     pub(crate) fn hearing(&self) -> u64 {
         self.0.hearing_all.load(Ordering::Relaxed) as u64
     }
 
-    /// Copies a payload once, to be shared by all its receivers.
+    /// Copies a payload once, to be shared by all its receivers, and counts the copy.
     pub(crate) fn share(&self, payload: &[u8]) -> Bytes {
         self.adopt(payload.to_vec())
     }
 
-    /// Counts a buffer, for all who will share it.
+    /// Counts a buffer until the last of those who share it drops it.
     pub(crate) fn adopt(&self, bytes: Vec<u8>) -> Bytes {
         let body_bytes = &self.0.body_bytes;
         body_bytes.fetch_add(bytes.capacity(), Ordering::Relaxed);
@@ -96,7 +95,7 @@ impl Segment {
     }
 }
 
-/// Events that wait for the end of a reply, in the order they came.
+/// Frames of deferred events.
 #[derive(Debug)]
 enum Frames {
     /// One or more whole frames.
@@ -109,54 +108,54 @@ enum Frames {
     },
 }
 
-/// Events that are kept aside.
+/// Events deferred during a reply, in the order they came.
 #[derive(Debug, Default)]
 struct Aside {
     frames: Vec<Frames>,
     /// Bytes of all frames, shared payloads included.
     length: usize,
-    /// Bytes that count in the shard's total.
+    /// Bytes that count in the shard's total: all but shared payloads.
     owned: usize,
 }
 
 /// The output of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// Full pieces, in order; the first `head` bytes of the front one are sent.
+    /// Full pieces, in order; the first `head` bytes of the front one are already sent.
     segments: VecDeque<Segment>,
-    /// The last piece, which grows. If there are no segments, its first `head` bytes are sent.
+    /// The last piece, which grows. If there are no segments, its first `head` bytes are already sent.
     tail: Vec<u8>,
     head: usize,
-    /// Bytes that wait.
+    /// Unsent bytes in `segments` and `tail`.
     length: usize,
-    /// What it has taken since it was opened: events that were admitted, and bytes that were written.
+    /// Events admitted and bytes written since it was opened.
     pub taken: (u64, u64),
-    /// Events that came while `deferring`; none for nearly every connection.
+    /// Events deferred while `deferring`; none for nearly every connection.
     aside: Option<Box<Aside>>,
-    /// Replies that are not whole, if any.
+    /// Reply slots of unfinished replies, if any.
     slots: Option<Box<Slots>>,
-    /// What the policy needs to know, unless that is to close the connection.
+    /// State of a lossy policy; none for `close`.
     lossy: Option<Box<Lossy>>,
-    /// The number of the last event that several of its filters matched.
+    /// Number of the last event that several of its filters matched, to deliver that once.
     last_event: u64,
-    /// How the connection takes events.
+    /// Form in which the connection takes events.
     pub form: Form,
-    /// A reply stands here in part: events are kept aside until it is whole.
+    /// A reply is written in part: events are deferred until it is whole.
     deferring: bool,
     /// The last send would have blocked.
     blocked: bool,
-    /// A confirmation in it waits for the other shards: nothing may be sent.
+    /// It waits at the barrier: nothing may be sent.
     held: bool,
-    /// Stands in the list of connections to be flushed.
+    /// Listed among the connections to be flushed.
     dirty: bool,
-    /// Takes nothing more: the connection is to be closed, or the place is free.
+    /// Takes nothing more: the connection is being closed, or the place is free.
     dead: bool,
-    /// Gets what is published to all.
+    /// Gets events published to `$all`.
     hears_all: bool,
 }
 
 impl Outbox {
-    /// Bytes that wait, those aside and those of replies that are not whole included.
+    /// Bytes waiting to be sent, including events deferred during a reply, unfinished replies and conflated events.
     pub(crate) fn len(&self) -> usize {
         let aside = self.aside.as_ref().map_or(0, |aside| aside.length);
         let slots = self.slots.as_ref().map_or(0, |slots| slots.bytes);
@@ -164,12 +163,12 @@ impl Outbox {
         self.length + aside + slots + conflated
     }
 
-    /// Events that it was sent, or will be.
+    /// Events sent, or still to be sent.
     pub(crate) fn events_out(&self) -> u64 {
         self.taken.0.saturating_sub(self.lost())
     }
 
-    /// Events that the policy dropped.
+    /// Events dropped by the slow consumer policy.
     pub(crate) fn lost(&self) -> u64 {
         self.lossy.as_ref().map_or(0, |lossy| lossy.lost)
     }
@@ -179,23 +178,23 @@ impl Outbox {
     }
 }
 
-/// Output that stands in no outbox yet.
+/// Output that is not in an outbox yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending {
-    /// Its bytes, for all receivers together.
+    /// Bytes for all receivers together.
     pub bytes: usize,
-    /// How many connections it is for.
+    /// Number of receiving connections.
     pub receivers: usize,
 }
 
-/// What the policy must know of frames that are offered.
+/// What a slow consumer policy must know of offered frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer<'a> {
-    /// How many events they are, all of one topic.
+    /// Number of events, all of one topic.
     pub events: u64,
-    /// Where the last one begins.
+    /// Offset of the last event's frame.
     pub last_at: usize,
-    /// What is the same for all frames of the topic that reach a connection by one filter.
+    /// Key that is the same for all frames of the topic that reach a connection by one filter.
     pub key: &'a [u8],
 }
 
@@ -210,17 +209,17 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// What becomes of frames that are offered.
+/// Decision about offered frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
     Append,
-    /// They replace what waits of their topic.
+    /// They replace the waiting event of their topic.
     Conflate,
-    /// They are lost, or the connection is to be closed.
+    /// They are lost, or the connection is closed.
     Refuse,
 }
 
-/// What the outboxes count.
+/// Counters of the outboxes.
 #[derive(Debug, Default)]
 pub(crate) struct OutboxCounters {
     pub bytes_out: u64,
@@ -230,7 +229,7 @@ pub(crate) struct OutboxCounters {
     pub lost_latest: u64,
 }
 
-/// Takes bytes that are gone from what is counted.
+/// Subtracts freed bytes from a count.
 fn uncount(bytes: &mut usize, freed: usize) {
     assert!(
         freed <= *bytes,
@@ -245,15 +244,15 @@ pub(crate) struct Outboxes {
     boxes: Vec<Outbox>,
     /// Connections with something to send, each once, in the order of their first byte.
     dirty: Vec<ConnId>,
-    /// Connections that a policy closed since this was last taken.
+    /// Connections closed by a slow consumer policy since this list was last taken.
     pub closing: Vec<(ConnId, CloseReason)>,
-    /// Bytes of all owned pieces; shared payloads are in `gauge`.
+    /// Bytes of all owned pieces; shared payloads are counted in `gauge`.
     bytes: usize,
     /// Bytes added since the last flush.
     unflushed: usize,
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
-    /// Empty lists of pieces, for connections that share a run next.
+    /// Spare lists of pieces, for connections that share a run next.
     spare_lists: Vec<VecDeque<Segment>>,
     gauge: BodyGauge,
     hash_seed: u64,
@@ -292,7 +291,7 @@ impl Outboxes {
             self.boxes[conn.slot()].dead,
             "the place of {conn:?} is taken"
         );
-        // A place in the dirty list survives its connection: it must not be listed twice.
+        // An entry in the dirty list outlives its connection: it must not be listed twice.
         let dirty = self.boxes[conn.slot()].dirty;
         self.boxes[conn.slot()] = Outbox {
             form,
@@ -302,7 +301,7 @@ impl Outboxes {
         self.set_policy(conn, policy);
     }
 
-    /// Drops what waits and takes nothing more. Idempotent.
+    /// Drops the output and takes nothing more. Idempotent.
     pub(crate) fn kill(&mut self, conn: ConnId) {
         self.drop_slots(conn);
         let outbox = &mut self.boxes[conn.slot()];
@@ -325,20 +324,20 @@ impl Outboxes {
             dead: true,
             dirty: outbox.dirty,
             form: outbox.form,
-            // Another of its filters may match the event that it died of: counted once.
+            // Another of its filters may match the event that closed it: that event counts once.
             last_event: outbox.last_event,
             ..Outbox::default()
         };
     }
 
-    /// Bytes of buffers that are kept for the next turn.
+    /// Bytes of spare buffers.
     pub(crate) fn spare_bytes(&self) -> usize {
         let list = SPARE_LIST_PIECES_MAX * size_of::<Segment>();
         self.spare_bytes + self.spare_lists.len() * list
     }
 
-    /// Frees what is kept for the next turn, and the places behind the last connection. To be called between turns
-    /// alone: an event under way may still meet a connection that it has closed.
+    /// Frees the spare buffers, and the places after the last connection. Must be called between turns only: an event
+    /// under way may still meet a connection that it has closed.
     pub(crate) fn release_spares(&mut self) {
         self.spare = Vec::new();
         self.spare_bytes = 0;
@@ -351,7 +350,7 @@ impl Outboxes {
         &self.boxes[conn.slot()]
     }
 
-    /// Events come in another form from now on, those that were kept aside included.
+    /// Changes the form of events from now on, including deferred ones.
     pub(crate) fn change_form(&mut self, conn: ConnId, form: Form) {
         self.boxes[conn.slot()].form = form;
         for frames in self.deferred_mut(conn) {
@@ -359,7 +358,7 @@ impl Outboxes {
         }
     }
 
-    /// From now on the connection gets what is published to all.
+    /// From now on the connection gets events published to `$all`.
     pub(crate) fn hear_all(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         if !outbox.dead && !std::mem::replace(&mut outbox.hears_all, true) {
@@ -367,7 +366,7 @@ impl Outboxes {
         }
     }
 
-    /// The connections that get what is published to all.
+    /// The connections that get events published to `$all`.
     pub(crate) fn all_hearing(&self) -> Vec<ConnId> {
         let boxes = self.boxes.iter().enumerate();
         let hearing = boxes.filter(|(_, outbox)| outbox.hears_all);
@@ -382,31 +381,31 @@ impl Outboxes {
         &self.gauge
     }
 
-    /// Whether so much output gathered that it should be written before more is made.
+    /// Whether so much output has gathered that it should be written before more is made.
     pub(crate) fn should_flush(&self, pending: Pending) -> bool {
         self.room_to_flush(pending) == 0
     }
 
-    /// Bytes that may gather before they should be written.
+    /// Bytes that may still gather before the output should be written.
     pub(crate) fn room_to_flush(&self, pending: Pending) -> usize {
-        // Those for whom a run gathers are not dirty yet, and are as many writes.
+        // Receivers of the pending run are not dirty yet, but each will be a write.
         let receivers = self.dirty.len().max(pending.receivers);
         let allowed = UNFLUSHED_BYTES_MAX.max(receivers * UNFLUSHED_BYTES_EACH);
         allowed.saturating_sub(self.unflushed + pending.bytes)
     }
 
-    /// Whether an event that several filters of this connection match is new to it.
+    /// Whether this event, which several filters of the connection match, is new to it.
     pub(crate) fn is_first_offer(&mut self, conn: ConnId, event: u64) -> bool {
         std::mem::replace(&mut self.boxes[conn.slot()].last_event, event) != event
     }
 
-    /// Appends a reply. Never refused: a client that does not take its replies is not read on.
+    /// Appends a reply. Never refused: a client that does not take its replies is not read (back-pressure).
     pub(crate) fn reply(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         let form = self.boxes[conn.slot()].form;
         self.reply_bare(conn, |out| encode_reply(form, out, encode));
     }
 
-    /// Appends what belongs to the connection itself and not to what is spoken on it, such as a close of WebSocket.
+    /// Appends bytes without the framing of the form, such as a WebSocket close.
     pub(crate) fn reply_bare(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.boxes[conn.slot()].dead {
             return;
@@ -418,7 +417,7 @@ impl Outboxes {
         self.append_with(conn, What::Reply, encode);
     }
 
-    /// Appends the same reply so many times.
+    /// Appends the same reply `times` times.
     pub(crate) fn reply_repeated(
         &mut self,
         conn: ConnId,
@@ -431,7 +430,7 @@ impl Outboxes {
             let length = out.len() - start;
             let end = start + length * times;
             out.reserve(end - out.len());
-            // Each round doubles what stands there.
+            // Each round doubles the copied part.
             while out.len() < end {
                 let more = (out.len() - start).min(end - out.len());
                 out.extend_from_within(start..start + more);
@@ -439,7 +438,7 @@ impl Outboxes {
         });
     }
 
-    /// Appends whole frames of events. If the connection is behind and a cap is reached, its policy
+    /// Appends whole frames of events. If the connection is behind and a cap is reached, its slow consumer policy
     /// decides.
     pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8], offer: Offer<'_>) {
         match self.admit(conn, frames.len(), offer.events) {
@@ -451,22 +450,22 @@ impl Outboxes {
         }
     }
 
-    /// Whether a connection keeps up and loses nothing, so that frames need no decision: they may be
-    /// given to [`add_run`](Outboxes::add_run).
+    /// Whether a connection keeps up and has no lossy policy, so that frames need no decision: they may be given to
+    /// [`add_run`](Outboxes::add_run).
     pub(crate) fn takes_all(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked || outbox.held || outbox.deferring;
         !is_behind && !outbox.dead && outbox.lossy.is_none()
     }
 
-    /// Appends frames for a connection that takes all.
+    /// Appends frames of events; the connection must be one that [`takes_all`](Outboxes::takes_all).
     pub(crate) fn add_run(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(self.takes_all(conn), "a decision was due");
         self.boxes[conn.slot()].taken.0 += events;
         self.append_piece(conn, encode);
     }
 
-    /// Appends what belongs to no client: never refused, as its bytes are bounded elsewhere.
+    /// Appends frames between nodes. Never refused, as their bytes are bounded elsewhere.
     pub(crate) fn carry(&mut self, conn: ConnId, bytes: &Bytes) {
         if self.boxes[conn.slot()].dead {
             return;
@@ -482,14 +481,14 @@ impl Outboxes {
         self.mark_dirty(conn);
     }
 
-    /// Copies a run once, to be given to many by [`add_shared_run`](Outboxes::add_shared_run).
+    /// Copies a run once, to be shared by many receivers through [`add_shared_run`](Outboxes::add_shared_run).
     pub(crate) fn share_run(&mut self, frames: &[u8]) -> Bytes {
-        // However many take it, it is this that fills the cache until it is written.
+        // Counted once, however many share it: this is what fills the cache until it is written.
         self.unflushed += frames.len();
         self.gauge.share(frames)
     }
 
-    /// Appends the frames of a run for a connection that takes all.
+    /// Appends the shared frames of a run; the connection must be one that [`takes_all`](Outboxes::takes_all).
     pub(crate) fn add_shared_run(&mut self, conn: ConnId, events: u64, frames: &Bytes) {
         debug_assert!(self.takes_all(conn), "a decision was due");
         self.boxes[conn.slot()].taken.0 += events;
@@ -556,7 +555,7 @@ impl Outboxes {
             return self.admit_lossy(conn, length, events);
         }
         if !outbox.blocked && !outbox.held && !outbox.deferring {
-            // Not behind: what stands here is flushed before much more is made.
+            // Not behind: its output is flushed before much more is made.
             return Admission::Append;
         }
         let waiting = outbox.len();
@@ -574,18 +573,18 @@ impl Outboxes {
         Admission::Refuse
     }
 
-    /// Keeps events aside from now on.
+    /// Defers events from now on.
     pub(crate) fn defer(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         outbox.deferring = !outbox.dead;
     }
 
-    /// Keeps events aside no longer; those that are stay there.
+    /// Stops deferring; events that are deferred stay so.
     pub(crate) fn end_deferring(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].deferring = false;
     }
 
-    /// Appends the events that were kept aside: the reply is whole.
+    /// The reply is whole: appends the deferred events.
     pub(crate) fn append_deferred(&mut self, conn: ConnId) {
         self.end_deferring(conn);
         let Some(aside) = self.boxes[conn.slot()].aside.take() else {
@@ -602,7 +601,7 @@ impl Outboxes {
         }
     }
 
-    /// Drops the events that were kept aside: the reply will never be whole.
+    /// The reply will never be whole: drops the deferred events.
     pub(crate) fn drop_deferred(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         outbox.deferring = false;
@@ -610,7 +609,7 @@ impl Outboxes {
         uncount(&mut self.bytes, freed);
     }
 
-    /// The events that were kept aside: whole frames, but for a shared payload and what follows.
+    /// The deferred events: whole frames, except for a shared payload and what follows it.
     fn deferred_mut(&mut self, conn: ConnId) -> impl Iterator<Item = &mut [u8]> {
         let aside = self.boxes[conn.slot()].aside.iter_mut();
         let frames = aside.flat_map(|aside| &mut aside.frames);
@@ -671,11 +670,11 @@ impl Outboxes {
         self.note_unit(conn, added, what);
     }
 
-    /// Appends bytes, and gives how many.
+    /// Appends bytes; gives their number.
     fn append_piece(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
         let outbox = &mut self.boxes[conn.slot()];
         let chunk_bytes = match outbox.lossy {
-            // What is dropped is dropped by pieces, so that a small cap needs small ones.
+            // Dropping leaves the first piece alone, so a small cap needs small pieces.
             Some(_) => OUTBOX_CHUNK_BYTES.min(self.outbox_bytes_max / 16),
             None => OUTBOX_CHUNK_BYTES,
         };
@@ -715,7 +714,7 @@ impl Outboxes {
         }
     }
 
-    /// Keeps everything back until [`release`](Outboxes::release).
+    /// Holds the output back until [`release`](Outboxes::release).
     pub(crate) fn hold(&mut self, conn: ConnId) {
         let outbox = &mut self.boxes[conn.slot()];
         outbox.held = !outbox.dead;
@@ -724,36 +723,37 @@ impl Outboxes {
     pub(crate) fn release(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].held = false;
         self.append_latest(conn);
-        // Even if it is empty: a connection that is being closed may have waited for nothing else.
+        // Even if it is empty: a connection that is being closed may have waited for this alone.
         self.mark_dirty(conn);
     }
 
-    /// Whether something waits to be written, or is held back.
+    /// Whether output waits to be written, or is held back.
     pub(crate) fn has_output(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         outbox.held || outbox.length > 0
     }
 
-    /// Whether a client takes its replies too slowly to be read on. Never if it has taken them all,
-    /// so that there is always a write that ends it.
+    /// Whether a client takes its replies too slowly to be read (back-pressure). Never if its output is empty, so that
+    /// there is always a write that ends it.
     pub(crate) fn is_behind(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         let is_its_share_full = outbox.len() >= self.outbox_bytes_max;
         outbox.length > 0 && (is_its_share_full || outbox.blocked && self.is_full())
     }
 
-    /// Whether the next part of a reply that is streamed may be made: the client has taken most of those before.
+    /// Whether the next part of a streamed reply may be made: fewer than [`STREAMED_BYTES_MAX`] bytes wait.
     pub(crate) fn takes_parts(&self, conn: ConnId) -> bool {
         self.boxes[conn.slot()].length < STREAMED_BYTES_MAX
     }
 
-    /// Whether a client that was behind has taken enough to be read on.
+    /// Whether a client that was behind may be read again: its output is empty, or at most half its cap while the
+    /// shard's output is below its own.
     pub(crate) fn has_caught_up(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         outbox.length == 0 || outbox.len() <= self.outbox_bytes_max / 2 && !self.is_full()
     }
 
-    /// Bytes that count against the shard's cap, shared payloads of the whole node included.
+    /// Bytes that count against the shard's cap, including shared payloads of the whole node.
     fn total(&self) -> usize {
         self.bytes + self.gauge.bytes()
     }
@@ -763,7 +763,7 @@ impl Outboxes {
         self.total() >= self.outboxes_bytes_max
     }
 
-    /// Moves the connections to be flushed into `into`; what gathers from now on counts anew.
+    /// Moves the connections to be flushed into `into`; output from now on counts for the next flush.
     pub(crate) fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
         self.unflushed = 0;
         for conn in self.dirty.drain(..) {
@@ -790,7 +790,7 @@ impl Outboxes {
             .filter(|slice| !slice.is_empty())
     }
 
-    /// Takes note that the first `count` bytes were sent, and whether more would have blocked.
+    /// Notes that the first `count` bytes were sent, and whether more would have blocked.
     pub(crate) fn sent(&mut self, conn: ConnId, count: usize, blocked: bool) {
         let outbox = &mut self.boxes[conn.slot()];
         if outbox.dead {
@@ -853,7 +853,7 @@ impl Outboxes {
         }
     }
 
-    /// Puts a piece behind those that are whole.
+    /// Adds a full piece.
     fn push_segment(&mut self, conn: ConnId, segment: Segment) {
         let segments = &mut self.boxes[conn.slot()].segments;
         if segments.capacity() == 0
@@ -888,7 +888,7 @@ mod tests {
             bytes: each * receivers,
             receivers,
         };
-        // Nobody is dirty yet: the receivers of the run are those who will be.
+        // No connection is dirty yet: the receivers of the pending run count instead.
         assert!(!outboxes.should_flush(pending(UNFLUSHED_BYTES_EACH - 1, 10_000)));
         assert!(outboxes.should_flush(pending(UNFLUSHED_BYTES_EACH, 10_000)));
         assert!(!outboxes.should_flush(pending(UNFLUSHED_BYTES_MAX - 1, 1)));

@@ -1,30 +1,31 @@
-//! Reply slots: places in the output of a connection whose protocol answers in the order of its requests, kept for
-//! replies that come later.
+//! Reply slots: places in the output for replies that come later, in protocols that answer in the order of their
+//! requests.
 //!
-//! What is answered at once behind a waiting slot stands in that slot, behind its reply, so that it is written after it. A
-//! slot's reply may be spooled, when its length stands before it, or streamed, when its slot is the first. Events need no
-//! slot: they go out before it. What a dead outbox is given is dropped. Must not know what a call asks. Invariants: slots stand in the order of their calls; the
-//! first is never whole; `bytes` is what all slots hold and have reserved. Start at [`Outboxes::reserve_slot`].
+//! A reply that is given at once while slots wait is kept in the last slot, after that slot's own reply, so that it is
+//! written after it. A slot's reply may be spooled, when its length comes before it, or streamed, when its slot is the
+//! first. Events need no slot: they are written before it. Whatever a dead outbox is given is dropped. Must not know
+//! what a call asks. Invariants: slots are in the order of their calls; the first is never whole; `bytes` is what all
+//! slots hold and have reserved. Start at [`Outboxes::reserve_slot`].
 
 use super::{Outboxes, Segment, What, uncount};
 use crate::command::{CallId, ConnId};
 use crate::limits::{CALL_RESERVED_BYTES, OUTBOX_CHUNK_BYTES, SHARED_RUN_BYTES_MIN};
 use std::collections::VecDeque;
 
-/// One reply that is not whole.
+/// The slot of one unfinished reply.
 #[derive(Debug)]
 struct Slot {
     call: CallId,
-    /// What stands before the spooled reply, once that is whole.
+    /// Bytes before the spooled reply, known when that is whole.
     head: Vec<u8>,
     /// The spooled reply, in pieces.
     pieces: Vec<Vec<u8>>,
     /// Bytes of `pieces`.
     spooled: usize,
     is_whole: bool,
-    /// Replies to what was asked behind it, and answered at once.
+    /// Replies that were given at once to later requests.
     behind: Vec<u8>,
-    /// Bytes that it counts for besides.
+    /// Further bytes that it counts for.
     reserved: usize,
 }
 
@@ -38,7 +39,7 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     list: VecDeque<Slot>,
-    /// What they hold and have reserved.
+    /// Bytes that the slots hold and have reserved.
     pub bytes: usize,
 }
 
@@ -51,7 +52,7 @@ impl Slots {
 }
 
 impl Outboxes {
-    /// Keeps the next place in the output for the reply of a call.
+    /// Reserves the next place in the output for the reply of a call.
     pub(crate) fn reserve_slot(&mut self, conn: ConnId, call: CallId) {
         let outbox = &mut self.boxes[conn.slot()];
         if outbox.dead {
@@ -76,12 +77,12 @@ impl Outboxes {
         self.bytes += CALL_RESERVED_BYTES;
     }
 
-    /// Changes what the slot of a call counts for beside its reply.
+    /// Sets how many bytes the slot of a call counts for besides its reply.
     pub(crate) fn set_reserved(&mut self, conn: ConnId, call: CallId, reserved: usize) {
         self.change_slot(conn, call, |slot| slot.reserved = reserved);
     }
 
-    /// Appends to the spooled reply of a call; gives its length so far, 0 if the outbox takes nothing more.
+    /// Appends to the spooled reply of a call; gives its length so far in bytes, 0 if the outbox is dead.
     pub(crate) fn spool(
         &mut self,
         conn: ConnId,
@@ -108,7 +109,7 @@ impl Outboxes {
         spooled
     }
 
-    /// Drops what was spooled of a reply: it becomes another.
+    /// Drops the spooled part of a reply, to write another reply instead.
     pub(crate) fn drop_spooled(&mut self, conn: ConnId, call: CallId) {
         self.change_slot(conn, call, |slot| {
             slot.pieces = Vec::new();
@@ -116,7 +117,7 @@ impl Outboxes {
         });
     }
 
-    /// Writes the next part of a reply whose slot is the first: what stands behind it waits for its end.
+    /// Writes the next part of a streamed reply, whose slot must be the first; later replies wait for its end.
     pub(crate) fn stream(&mut self, conn: ConnId, call: CallId, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.boxes[conn.slot()].dead {
             return;
@@ -129,7 +130,7 @@ impl Outboxes {
         self.append_with(conn, What::Reply, encode);
     }
 
-    /// A call's reply is whole: the spooled one, behind this head.
+    /// Ends the reply of a call: `head`, then what was spooled.
     pub(crate) fn end_slot(&mut self, conn: ConnId, call: CallId, head: &[u8]) {
         self.change_slot(conn, call, |slot| {
             assert!(!slot.is_whole, "a reply ends once");
@@ -153,7 +154,7 @@ impl Outboxes {
         }
     }
 
-    /// Writes a whole slot into the output.
+    /// Appends a whole slot to the output.
     fn append_slot(&mut self, conn: ConnId, slot: Slot) {
         self.append_latest(conn);
         self.append_with(conn, What::Reply, |tail| {
@@ -178,7 +179,7 @@ impl Outboxes {
         });
     }
 
-    /// Appends a reply behind the last slot; gives `encode` back if there is none.
+    /// Appends a reply to the last slot; gives `encode` back if there is no slot.
     pub(super) fn reply_behind_slots<F: FnOnce(&mut Vec<u8>)>(
         &mut self,
         conn: ConnId,
@@ -195,7 +196,7 @@ impl Outboxes {
         None
     }
 
-    /// Whether a call's reply is not whole; `None` if the outbox takes nothing more.
+    /// Whether a call has a slot whose reply is not whole; `None` if the outbox is dead.
     pub(crate) fn has_slot(&self, conn: ConnId, call: CallId) -> Option<bool> {
         let outbox = &self.boxes[conn.slot()];
         let list = outbox.slots.as_ref().map(|slots| &slots.list);
@@ -206,7 +207,7 @@ impl Outboxes {
         (!outbox.dead).then_some(has)
     }
 
-    /// Drops all slots: the connection is to be closed, and none of their replies will be whole.
+    /// Drops all slots: the connection is being closed, and their replies will never be whole.
     pub(crate) fn drop_slots(&mut self, conn: ConnId) {
         let slots = self.boxes[conn.slot()].slots.take();
         uncount(&mut self.bytes, slots.map_or(0, |slots| slots.bytes));
@@ -253,9 +254,9 @@ mod tests {
     enum Step {
         /// A call is made.
         Call,
-        /// Something is answered at once.
+        /// A request is answered at once.
         Reply,
-        /// One of the waiting calls, counted round, gets so many bytes more, and is whole then or not.
+        /// One of the waiting calls, by its index modulo their number, gets this many bytes more, and then ends or not.
         Answer(usize, usize, bool),
         /// An event comes.
         Event,
@@ -274,15 +275,15 @@ mod tests {
     }
 
     proptest! {
-        /// Replies stand in the order of their requests, whatever order they are answered in, and what is counted is what
-        /// waits.
+        /// Replies are in the order of their requests, in whatever order they are answered, and the counted bytes are
+        /// those that wait.
         #[test]
         fn replies_keep_the_order_of_their_requests(
             steps in prop::collection::vec(any_step(), 0..60),
         ) {
             let mut outboxes = Outboxes::new(&Limits::default(), BodyGauge::default(), 1);
             outboxes.open(CONN, Form::Resp3, Policy::Close);
-            // What each reply will be, in the order of the requests, and whether it is whole.
+            // The expected replies in the order of the requests, each with its call if it has one.
             let mut expected: Vec<(Option<CallId>, Vec<u8>)> = Vec::new();
             let mut open: Vec<CallId> = Vec::new();
             let (mut read, mut last) = (Vec::new(), 0);

@@ -1,7 +1,8 @@
-//! A list of clients that all shards are asked for: first which are meant, then, a part at a time, what is shown of each.
+//! A list of clients from all shards: first the clients that match a selection, then, a part at a time, the record of
+//! each.
 //!
-//! Owns what one such call has gathered: a few words for each client that will be shown, and no more of any than stand in
-//! one part. Must not know how they are written. Start at [`Listing::new`].
+//! Owns what one such call has gathered: a few words for each client that will be shown, and the records of one part at
+//! most. Must not know how they are written. Start at [`Listing::new`].
 
 use crate::command::{
     Answer, Answers, ClientId, ClientRecord, ConnId, Query, Round, Selected, Selection, ShardId,
@@ -13,40 +14,40 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Clients that are kept beyond those that will be shown, before the others are dropped.
+/// Clients kept beyond those that will be shown, before the rest is dropped.
 const KEPT_BEYOND: usize = CALL_CLIENTS_MAX;
 
-/// A list under way.
+/// A list in progress.
 #[derive(Debug)]
 pub(crate) struct Listing {
     selection: Arc<Selection>,
     sort: Sort,
-    /// Which of them are shown, counted in their order.
+    /// Which of the matching clients are shown, as a range of their order.
     range: Range<usize>,
     with_names: bool,
-    /// All shards have said whom they mean.
+    /// All shards have named their matching clients.
     is_selected: bool,
-    /// Those who are meant: all so far, then those that are shown.
+    /// The matching clients: all so far, later only those that are shown.
     found: Vec<Selected>,
-    /// How many are meant.
+    /// Number of matching clients.
     total: usize,
-    /// Where the present part begins and ends in `found`.
+    /// The current part, as a range of `found`.
     part: Range<usize>,
 }
 
-/// What a round brought to be shown.
+/// What a round brought.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Listed {
-    /// Nothing yet.
+    /// Nothing to show.
     Nothing,
-    /// All these clients; if the last has more names than it shows, they come next.
+    /// These clients; if the last has more names than its record shows, they come next.
     Clients(Vec<ClientRecord>),
-    /// More names of the last client; whether more still come.
+    /// More names of the last client, and whether still more come.
     Names(Vec<Box<[u8]>>, bool),
 }
 
 impl Listing {
-    /// A list of those that a selection means, and what to ask first.
+    /// A list of the clients that match a selection, and the first query for all shards.
     pub(crate) fn new(
         selection: Selection,
         sort: Sort,
@@ -72,23 +73,23 @@ impl Listing {
         (listing, first)
     }
 
-    /// A list of one client alone, and the round that asks for it.
+    /// A list of a single client, and the round that asks for it.
     pub(crate) fn of_one(client: Selected) -> (Listing, Round) {
         let (mut listing, _) = Listing::new(Selection::default(), Sort::Id, 0..1, false);
         listing.is_selected = true;
         listing.found.push(client);
         listing.total = 1;
-        // invariant: there is one.
+        // invariant: there is one client.
         let round = listing.describe_next().expect("a client to be described");
         (listing, round)
     }
 
-    /// How many clients are meant, shown or not; known once all have said.
+    /// Number of matching clients, shown or not; known once all shards have answered.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// Whether it is known which clients are shown.
+    /// Whether the clients that are shown are known.
     pub(crate) fn is_selected(&self) -> bool {
         self.is_selected
     }
@@ -98,7 +99,7 @@ impl Listing {
         self.found.capacity() * size_of::<Selected>()
     }
 
-    /// Takes what a round brought: what is to be shown, and what to ask next unless this was the last.
+    /// Takes the answers of a round. Gives what is shown, and the next round unless this was the last.
     pub(crate) fn answered(&mut self, answers: Answers) -> (Listed, Option<Round>) {
         if !self.is_selected {
             return (Listed::Nothing, self.select(answers));
@@ -130,7 +131,7 @@ impl Listing {
         (Listed::Clients(records), round)
     }
 
-    /// Takes in who is meant.
+    /// Takes the matching clients of a round; gives the next round, if any.
     fn select(&mut self, answers: Answers) -> Option<Round> {
         let mut round = Round::new();
         for (shard, answer) in answers {
@@ -169,7 +170,7 @@ impl Listing {
 
     /// The round for the next part, if there is one.
     fn describe_next(&mut self) -> Option<Round> {
-        // The names of one may be many, and come behind it.
+        // One client at a time, as it may have many names, which come after its record.
         let most = if self.with_names { 1 } else { CALL_CLIENTS_MAX };
         let start = self.part.end;
         self.part = start..(start + most).min(self.found.len());
@@ -191,7 +192,7 @@ impl Listing {
     }
 
     fn ask_names(&self, from: usize) -> Round {
-        // With names, a part is one client.
+        // With names, a part is a single client.
         let Selected {
             client,
             shard,
@@ -242,8 +243,8 @@ mod tests {
         }
     }
 
-    /// Answers rounds until the list ends, as shards with these clients would; gives who was shown, and the most clients
-    /// of one round.
+    /// Answers rounds until the list ends, as shards with these clients would; gives the clients shown, and the most
+    /// clients of one round.
     fn run(listing: &mut Listing, first: Query, each: &[Vec<Selected>]) -> (Vec<u64>, usize) {
         let shards = (0..each.len() as u16).map(ShardId);
         let mut round: Option<Round> = Some(shards.map(|shard| (shard, first.clone())).collect());
@@ -253,7 +254,7 @@ mod tests {
                 let own = &each[usize::from(shard.0)];
                 let answer = match query {
                     Query::Select { from, .. } => {
-                        // Three places at a time.
+                        // Three clients at a time.
                         let (start, end) = (from.slot(), own.len().min(from.slot() + 3));
                         Answer::Selected {
                             found: own[start..end].to_vec(),
@@ -262,7 +263,7 @@ mod tests {
                     }
                     Query::Describe { clients, .. } => {
                         most = most.max(clients.len());
-                        // The first of each shard has gone.
+                        // The first client of each shard has gone.
                         let there = clients.iter().filter(|(_, client)| client.0 >= 2);
                         Answer::Described(there.map(|&(_, id)| record(id.0, None)).collect())
                     }

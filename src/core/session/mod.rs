@@ -1,7 +1,7 @@
-//! One file a protocol: what a client sends becomes calls of the broker, what it is owed becomes bytes.
+//! One file for each protocol: turns the client's input into calls of the broker, and the results into bytes.
 //!
-//! A session owns what its protocol must remember of a connection. It must not know sockets,
-//! shards or other connections. Start at [`Session::handle`].
+//! A session owns the state that its protocol keeps for a connection. It must not know sockets, shards or other
+//! connections. Start at [`Session::handle`].
 
 mod listing;
 pub(crate) mod native;
@@ -19,10 +19,10 @@ use nats::NatsSession;
 use redis::RedisSession;
 use web::WebSession;
 
-/// What the broker calls itself where a protocol asks.
+/// Name and version of the broker, where a protocol asks.
 pub(crate) const BROKER: &str = concat!("sapwood/", env!("CARGO_PKG_VERSION"));
 
-/// Why a connection is refused that is one too many.
+/// Text of the refusal of a connection at the cap.
 const TOO_MANY_CONNECTIONS: &str = "this shard of the broker has as many connections as it may";
 
 /// The protocol of a listener.
@@ -30,29 +30,29 @@ const TOO_MANY_CONNECTIONS: &str = "this shard of the broker has as many connect
 pub enum Protocol {
     /// RESP2 and RESP3.
     Redis,
-    /// Sapwood's own.
+    /// Sapwood's native protocol.
     Native,
     /// The client protocol of NATS.
     Nats,
-    /// HTTP, and what begins as it: WebSocket and server-sent events; and the JSON protocol by itself.
+    /// HTTP, with WebSocket and server-sent events; also the JSON protocol in lines.
     Web,
-    /// What nodes speak to each other, on a connection that was accepted.
+    /// The protocol between nodes, on an accepted connection.
     Node,
-    /// The same on a connection that core asked for.
+    /// The protocol between nodes, on a connection that core asked to be dialed.
     NodeDialed {
-        /// The number that core gave it.
+        /// The dial's number, given by core.
         dial: u64,
     },
-    /// A WebSocket whose opening is over: for a host that has its own HTTP.
+    /// A WebSocket whose opening handshake is over: for a host with its own HTTP.
     WebSocket {
-        /// What is spoken on it.
+        /// The protocol of its messages.
         spoken: Spoken,
-        /// The host has proved who the client is.
+        /// Whether the host has authenticated the client.
         is_known: bool,
     },
 }
 
-/// What is spoken in WebSocket messages.
+/// Protocols of WebSocket messages, by sub-protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
     /// Text commands: `sapwood.text`.
@@ -61,12 +61,12 @@ pub enum Spoken {
     Json,
     /// The native protocol: `sapwood.native`.
     Native,
-    /// Every message is sent back.
+    /// No protocol: every message is sent back.
     Echo,
 }
 
 impl Spoken {
-    /// The form in which its events come.
+    /// Form in which its connections take events.
     pub(crate) fn form(self) -> Form {
         match self {
             Spoken::Text | Spoken::Echo => Form::Text,
@@ -77,11 +77,11 @@ impl Spoken {
 }
 
 impl Protocol {
-    /// The form that its connections take events in at first.
+    /// Form in which its connections take events at first.
     pub(crate) fn form(self) -> Form {
         match self {
             Protocol::Redis => Form::Resp2,
-            // Nodes take no events in the form of clients.
+            // Nodes take no events in a client's form.
             Protocol::Native | Protocol::Node | Protocol::NodeDialed { .. } => Form::Native,
             Protocol::Nats => Form::Nats,
             Protocol::Web => Form::Sse,
@@ -90,7 +90,7 @@ impl Protocol {
     }
 }
 
-/// What a connection must remember, by its protocol.
+/// State of a connection, by its protocol.
 #[derive(Debug)]
 pub(crate) enum Session {
     Redis(RedisSession),
@@ -116,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Carries out what stands in `input`, as far as it may go on.
+    /// Carries out the requests in `input`, as far as the connection may go on.
     pub(crate) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> SessionStep {
         match self {
             Session::Redis(session) => session.handle(input, cx),
@@ -127,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Takes what a round of a call brought. The call is over unless the session [asks on](Context::ask_on).
+    /// Takes the answers of a round of a call. The call is over unless the session [asks on](Context::ask_on).
     pub(crate) fn answered(
         &mut self,
         call: CallId,
@@ -143,7 +143,7 @@ impl Session {
         }
     }
 
-    /// Says why the connection is closed, where the protocol has words for it.
+    /// Writes why the connection is closed, in protocols with a message for it.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         match self {
             Session::Redis(session) => session.say_why(reason, conn, outboxes),
@@ -154,7 +154,7 @@ impl Session {
         }
     }
 
-    /// Says what the server says first, in protocols where that speaks first.
+    /// Writes the server's first message, in protocols where the server speaks first.
     pub(crate) fn greet(
         &self,
         settings: &Settings,
@@ -170,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Says that the node will close all connections within so many milliseconds.
+    /// Writes that the node will close all connections within `milliseconds`, in protocols with a message for it.
     pub(crate) fn announce_end(
         &self,
         milliseconds: u32,
@@ -187,7 +187,7 @@ impl Session {
         }
     }
 
-    /// Fills in what only the protocol knows of the client.
+    /// Fills in the fields that only the protocol knows.
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
         match self {
             Session::Redis(session) => session.describe(record),
@@ -198,7 +198,7 @@ impl Session {
         }
     }
 
-    /// Whether the client still has to authenticate.
+    /// Whether the client has yet to authenticate.
     pub(crate) fn awaits_auth(&self) -> bool {
         match self {
             Session::Redis(session) => session.awaits_auth(),
@@ -209,7 +209,7 @@ impl Session {
         }
     }
 
-    /// Whether the client, let in before, has to authenticate anew since this was last asked.
+    /// Whether the client must authenticate again since this was last asked, although it was let in before.
     pub(crate) fn take_needs_auth(&mut self) -> bool {
         match self {
             Session::Redis(session) => session.take_needs_auth(),
@@ -218,7 +218,7 @@ impl Session {
         }
     }
 
-    /// Whether a reply is written in part: other clients' events must wait for its end.
+    /// Whether a reply is written in part, so that other clients' events are deferred until its end.
     pub(crate) fn is_replying(&self) -> bool {
         match self {
             Session::Redis(session) => session.is_replying(),
@@ -226,7 +226,7 @@ impl Session {
         }
     }
 
-    /// Drops what was begun and will not be finished: the connection is to be closed.
+    /// Drops unfinished requests and replies, because the connection is being closed.
     pub(crate) fn forget_unfinished(&mut self) {
         match self {
             Session::Redis(session) => session.forget_unfinished(),
@@ -236,7 +236,7 @@ impl Session {
         }
     }
 
-    /// Bytes of memory that an unfinished transaction keeps.
+    /// Bytes of memory kept for unfinished input: a transaction, a body, a message, a line or a frame.
     pub(crate) fn kept_bytes(&self) -> usize {
         match self {
             Session::Redis(session) => session.kept_bytes(),

@@ -1,8 +1,7 @@
 //! The native protocol, as `NATIVE.md` beside `wire/native.rs` specifies it.
 //!
-//! Owns what the protocol remembers of a connection: whether it was let in, and how it calls
-//! itself. Every request is answered once, in the order of the requests. Start at
-//! [`NativeSession::handle`].
+//! Owns the protocol's state of a connection: whether it was let in, its name, and a drain in progress. Every request
+//! is answered once, in the order of the requests. Start at [`NativeSession::handle`].
 
 use super::{BROKER, TOO_MANY_CONNECTIONS};
 use crate::command::{
@@ -20,29 +19,29 @@ use sapwood_wire::native::{
 use sapwood_wire::run::Head;
 use sapwood_wire::topic;
 
-/// What the protocol remembers of a connection. Small: most connections are idle subscribers.
+/// State of a native connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
 pub(crate) struct NativeSession {
-    /// It has proved who it is by other means.
+    /// The client has authenticated by other means.
     is_known: bool,
     welcomed: bool,
-    /// A DRAIN under way: its request, and how many subscriptions end.
+    /// A DRAIN in progress: its request, and the number of subscriptions that end.
     draining: Option<(u32, u32)>,
     last_frame: &'static str,
     name: Box<str>,
     library: Box<str>,
 }
 
-/// How a frame was dealt with.
+/// Result of a frame.
 enum NativeStep {
     Done,
-    /// Nothing was done: the same again once the connection may go on.
+    /// Nothing was done: handle the frame again when the connection is resumed.
     Hold,
     Close(CloseReason),
 }
 
 impl NativeSession {
-    /// Before HELLO; `is_known` if it has proved who it is.
+    /// A session before HELLO; `is_known` if the client has authenticated by other means.
     pub(crate) fn new(is_known: bool) -> NativeSession {
         NativeSession {
             is_known,
@@ -58,7 +57,7 @@ impl NativeSession {
         !self.welcomed
     }
 
-    /// Whether its subscriptions are being ended.
+    /// Whether a DRAIN is in progress.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.is_some()
     }
@@ -107,7 +106,7 @@ impl NativeSession {
                     cx.counters().commands += 1;
                     consumed += length;
                     if self.draining.is_some() {
-                        // Its answer stands before those to what follows.
+                        // The reply to DRAIN comes before the replies to later frames.
                         break Then::Hold;
                     }
                 }
@@ -121,10 +120,9 @@ impl NativeSession {
         SessionStep { consumed, then }
     }
 
-    /// Publishes the messages of one topic that stand next to each other; `None` if what stands there is
-    /// to be taken frame by frame.
+    /// Publishes the run at the start of the input; `None` if the next message must be handled by itself.
     fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
-        // Who hears itself gets its events and replies in order.
+        // A publisher that has subscriptions gets its own events and replies in order, so no runs.
         if !self.welcomed || cx.listens() {
             return None;
         }
@@ -134,7 +132,7 @@ impl NativeSession {
         Some(published)
     }
 
-    /// Before HELLO, a frame of another kind is first of all no HELLO.
+    /// Before HELLO, a frame of unknown kind is reported as a missing HELLO.
     fn code_of(&self, error: &native::FrameError) -> ErrorCode {
         match error.code() {
             ErrorCode::UnknownKind if !self.welcomed => ErrorCode::HelloExpected,
@@ -211,7 +209,7 @@ impl NativeSession {
         NativeStep::Done
     }
 
-    /// Ends all subscriptions, once all that was on its way to them is there.
+    /// Begins to end all subscriptions; events on their way to them are delivered first.
     fn drain(&mut self, request: u32, cx: &mut Context<'_>) -> NativeStep {
         let count = cx.begin_drain();
         self.draining = Some((request, count as u32));
@@ -221,7 +219,7 @@ impl NativeSession {
         NativeStep::Done
     }
 
-    /// Answers a DRAIN whose events have all come.
+    /// Ends a DRAIN whose events have all come, and acknowledges it.
     fn end_drain(&mut self, cx: &mut Context<'_>) {
         if let Some((request, count)) = self.draining.take() {
             cx.end_drain();
@@ -229,7 +227,7 @@ impl NativeSession {
         }
     }
 
-    /// Says why the connection will be closed.
+    /// Writes why the connection is closed, if the protocol has a code for it.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
             CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
@@ -239,7 +237,7 @@ impl NativeSession {
         outboxes.reply(conn, |out| native::write_error(out, 0, code, text));
     }
 
-    /// Says that the node will close all connections within so many milliseconds.
+    /// Writes that the node will close all connections within `milliseconds`.
     pub(crate) fn announce_end(&self, milliseconds: u32, conn: ConnId, outboxes: &mut Outboxes) {
         if self.welcomed {
             outboxes.reply(conn, |out| native::write_draining(out, milliseconds));
@@ -247,7 +245,7 @@ impl NativeSession {
     }
 }
 
-/// Publishes a message; `when` is that of a request, and `None` without one.
+/// Publishes a message; `when` says whether a PUBLISH is acknowledged, and is `None` for a MESSAGE.
 fn publish(
     request: u32,
     when: Option<When>,
@@ -285,7 +283,7 @@ fn publish(
     }
 }
 
-/// Checks what the frame's own parser leaves to the broker.
+/// Checks what the parser of frames leaves to the broker.
 fn check(message: &Message<'_>, cx: &Context<'_>) -> Result<(), Refusal> {
     cx.check_topic(Space::Topic, message.topic)?;
     if message.payload.len() > PAYLOAD_BYTES_MAX {

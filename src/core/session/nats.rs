@@ -1,8 +1,8 @@
-//! The NATS protocol: operations of clients to commands of the broker, in nats-server's words.
+//! The NATS protocol: operations of clients to commands of the broker, with the texts of nats-server.
 //!
-//! Owns what the protocol remembers of a connection: what CONNECT said, and how many PINGs are
-//! unanswered. Order of checks and texts of errors are those of nats-server 2.9.10, which the differential
-//! test compares with. Start at [`NatsSession::handle`].
+//! Owns the protocol's state of a connection: what CONNECT said, and how many PINGs are unanswered. Order of checks and
+//! texts of errors are those of nats-server 2.9.10, which the differential test compares with. Start at
+//! [`NatsSession::handle`].
 
 use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space,
@@ -20,18 +20,18 @@ use sapwood_wire::nats::{self, Caps, Connect, Info, Operation, Parsed, Publish};
 use sapwood_wire::run::Head;
 use sapwood_wire::topic;
 
-/// The version of nats-server whose protocol the broker speaks, for clients that choose by it.
+/// Version of nats-server whose protocol the broker speaks, for clients that choose by version.
 const NATS_VERSION: &str = "2.9.10";
 
-/// What INFO calls the broker.
+/// Name of the broker in INFO.
 const BROKER: &str = concat!("sapwood-", env!("CARGO_PKG_VERSION"));
 
-/// Says that nobody heard a request, behind the subscription's name.
+/// The no-responders message of request/reply, from after the subscription's name on.
 const NO_RESPONDERS: &[u8] = b" 16 16\r\nNATS/1.0 503\r\n\r\n\r\n";
 
 const AUTHORIZATION: &str = "Authorization Violation";
 
-/// What the protocol remembers of a connection. Small: most connections are idle subscribers.
+/// State of a NATS connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
 pub(crate) struct NatsSession {
     authenticated: bool,
@@ -40,15 +40,15 @@ pub(crate) struct NatsSession {
     echo: bool,
     headers: bool,
     no_responders: bool,
-    /// It understands INFO at any time.
+    /// The client accepts INFO at any time.
     takes_info: bool,
-    /// PINGs that it has not answered.
+    /// PINGs that the client has not answered.
     pings_out: u8,
     last_operation: &'static str,
     client: Option<Box<Client>>,
 }
 
-/// How a client calls itself.
+/// How the client describes itself in CONNECT.
 #[derive(Debug)]
 struct Client {
     name: String,
@@ -56,10 +56,10 @@ struct Client {
     version: String,
 }
 
-/// How an operation was dealt with.
+/// Result of an operation.
 enum NatsStep {
     Done,
-    /// Nothing was done: the same again once the connection may go on.
+    /// Nothing was done: handle the operation again when the connection is resumed.
     Hold,
     Close(CloseReason),
 }
@@ -68,7 +68,7 @@ impl NatsSession {
     pub(crate) fn new(settings: &Settings) -> NatsSession {
         NatsSession {
             authenticated: settings.password.is_none(),
-            // What nats-server takes for granted of a client that says nothing.
+            // Defaults of nats-server for what CONNECT does not say.
             verbose: true,
             pedantic: true,
             echo: true,
@@ -96,7 +96,7 @@ impl NatsSession {
         record.command = self.last_operation;
     }
 
-    /// Opens the connection: INFO comes first, and nothing else before CONNECT.
+    /// Writes INFO, which opens the connection, before the client sends CONNECT.
     pub(crate) fn greet(
         &self,
         settings: &Settings,
@@ -149,13 +149,12 @@ impl NatsSession {
         SessionStep { consumed, then }
     }
 
-    /// Publishes the messages of one subject that stand next to each other; `None` if what stands there
-    /// is to be taken one by one.
+    /// Publishes the run at the start of the input; `None` if the next message must be handled by itself.
     fn publish_run(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<PublishedRun> {
         if !self.authenticated || self.verbose {
             return None;
         }
-        // What it hears of itself goes before whatever is answered next, see `answer`.
+        // A client without echo must not get its own events, which a run would give to all subscribers.
         if !self.echo && cx.listens() {
             return None;
         }
@@ -198,7 +197,7 @@ impl NatsSession {
         if let Err(violation) = connect.update(json) {
             return close_with(cx, violation.text());
         }
-        // Who is in need not prove it again.
+        // A client that is let in need not authenticate again.
         let is_in = self.client.is_some() && !connect.has_proof();
         if !is_in && !is_let_in(&connect, cx.settings()) {
             cx.counters().wrong_passwords += 1;
@@ -225,7 +224,7 @@ impl NatsSession {
         self.done(cx)
     }
 
-    /// What CONNECT has said so far, without the proof.
+    /// What CONNECT has said so far, without the credentials.
     fn said(&self) -> Connect {
         let client = self.client.as_deref();
         Connect {
@@ -242,7 +241,7 @@ impl NatsSession {
         }
     }
 
-    /// Ends an operation, which is answered if the client wants that.
+    /// Ends an operation, with +OK if the client is verbose.
     fn done(&self, cx: &mut Context<'_>) -> NatsStep {
         if self.verbose {
             cx.reply(|out| out.extend_from_slice(b"+OK\r\n"));
@@ -252,7 +251,8 @@ impl NatsSession {
 
     fn publish(&mut self, publish: &Publish<'_>, cx: &mut Context<'_>) -> NatsStep {
         if cx.waits_for_barrier() {
-            // Who hears this event may answer at once: what this client asked for stands first.
+            // A receiver may reply at once (request/reply), so this client's subscriptions must be known to all shards
+            // first.
             return NatsStep::Hold;
         }
         if !publish.headers.is_empty() && !self.headers {
@@ -271,7 +271,7 @@ impl NatsSession {
         step
     }
 
-    /// Refuses what must not be published; `None` if it may be.
+    /// Refuses a message that must not be published; `None` if it may be published.
     fn check(&self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<NatsStep> {
         let Publish { subject, reply, .. } = *publish;
         let is_name = |name: &[u8]| nats::can_carry(name) && topic::check_name(name).is_ok();
@@ -279,7 +279,7 @@ impl NatsSession {
             return Some(self.refuse(cx, "Invalid Publish Subject"));
         }
         if cx.check_topic(Space::Topic, subject).is_err() {
-            // Libraries ask there for what a server can do besides; nobody answering says that it cannot.
+            // Libraries ask about optional features of the server there; no responders means that it has none.
             if let Some(reply) = reply
                 && self.no_responders
             {
@@ -291,7 +291,7 @@ impl NatsSession {
             return Some(self.refuse(cx, &text));
         }
         if self.pedantic && !nats::is_literal_subject(subject) {
-            // It is published all the same.
+            // It is published nevertheless.
             cx.reply(|out| nats::write_error(out, "Invalid Publish Subject"));
         }
         None
@@ -329,7 +329,7 @@ impl NatsSession {
         self.done(cx)
     }
 
-    /// Tells the client's own subscription for replies that nobody heard the request.
+    /// Sends the no-responders message to the client's own subscription for replies.
     fn say_unheard(&self, reply: &[u8], cx: &mut Context<'_>) {
         let Some(name) = cx.name_for(reply) else {
             return;
@@ -351,7 +351,7 @@ impl NatsSession {
         cx: &mut Context<'_>,
     ) -> NatsStep {
         if cx.has_named(sid) {
-            // As nats-server has it: the first of this name stays.
+            // As in nats-server, the first subscription of this name stays.
             return self.done(cx);
         }
         if !nats::is_subject(subject) {
@@ -387,14 +387,14 @@ impl NatsSession {
         self.done(cx)
     }
 
-    /// Refuses an operation; the connection goes on.
+    /// Refuses an operation with an error; the connection stays open.
     fn refuse(&self, cx: &mut Context<'_>, text: &str) -> NatsStep {
         cx.counters().errors += 1;
         cx.reply(|out| nats::write_error(out, text));
         NatsStep::Done
     }
 
-    /// Asks a silent client whether it is there; false if it has not answered for too long.
+    /// Pings a silent client; false if it has left too many PINGs unanswered.
     pub(crate) fn ping(&mut self, conn: ConnId, outboxes: &mut Outboxes) -> bool {
         if self.pings_out >= NATS_PINGS_OUT_MAX {
             return false;
@@ -404,7 +404,7 @@ impl NatsSession {
         true
     }
 
-    /// Says why the connection will be closed.
+    /// Writes why the connection is closed, as nats-server words it.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let text = match reason {
             CloseReason::TooManyConnections => "maximum connections exceeded",
@@ -415,7 +415,7 @@ impl NatsSession {
         outboxes.reply(conn, |out| nats::write_error(out, text));
     }
 
-    /// Says that the node will close all connections soon: lame duck mode.
+    /// Announces the node's shutdown (lame duck mode).
     pub(crate) fn announce_end(
         &self,
         settings: &Settings,
@@ -461,14 +461,13 @@ fn is_let_in(connect: &Connect, settings: &Settings) -> bool {
     match (&connect.user, &connect.pass, &connect.auth_token) {
         (Some(user), Some(pass), _) => settings.is_user(user.as_bytes()) && is_it(pass),
         (None, None, Some(token)) => is_it(token),
-        // What stands alone before the '@' of a URL is a token to some libraries, and a user to others.
+        // Some libraries send what comes alone before the '@' of a URL as a token, others as a user.
         (Some(token), None, None) => is_it(token),
         _ => false,
     }
 }
 
-/// Writes reply subject and headers as the native protocol has them; gives the flags, or `None` if the
-/// headers are none.
+/// Writes reply subject and headers as native attributes. Gives the flags, or `None` if the headers are malformed.
 fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let mut flags = 0;
     if let Some(reply) = publish.reply {
@@ -486,7 +485,7 @@ fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> Option<u8> {
         let length = (out.len() - at - 2) as u16;
         out[at..at + 2].copy_from_slice(&length.to_le_bytes());
     } else if publish.payload.is_empty() {
-        // An empty body ends several replies here, a flag natively.
+        // In NATS an empty body ends a series of replies; natively a flag does.
         flags |= flag::END;
     }
     Some(flags)

@@ -1,7 +1,7 @@
-//! What a node says about itself and about the way of an event, to whoever asks by publishing to `$info` or `$trace:`.
+//! Answers of a node about itself and about the way of an event, to clients that publish to `$info` or `$trace:`.
 //!
-//! Each shard answers for itself, by an event on the reply topic: so who asks needs no right but to publish, on whichever
-//! node and by whichever protocol. PROTOCOLS.md lists the fields. Start at [`Shard::answer_questions`].
+//! Each shard answers for itself, by an event on the reply topic (request/reply): so a client needs no right but to
+//! publish, on any node and by any protocol. PROTOCOLS.md lists the fields. Start at [`Shard::answer_questions`].
 
 use super::Shard;
 use crate::command::{Event, LinkId, Now, Space, Target};
@@ -16,10 +16,10 @@ use sapwood_wire::scope;
 use serde_json::{Map, Value, json};
 
 impl Shard {
-    /// Answers what was asked in this turn, as far as there is room.
+    /// Answers the questions of this turn, as far as there is room for the answers.
     pub(crate) fn answer_questions(&mut self, now: Now) {
         let mut questions = self.delivery.questions.take(now.monotonic_ns).into_iter();
-        // Ends at the first that finds no room; its own answers ask nothing.
+        // Ends at the first answer that finds no room; an answer asks nothing itself.
         while let Some(question) = questions.next() {
             let is_sent = match &question.subject {
                 Subject::Node => self.publish_json(&question, &self.describe_shard(now)),
@@ -44,7 +44,7 @@ impl Shard {
         self.publish_answer(&question.reply, &parts)
     }
 
-    /// Says that nobody stands where an event was sent, as NATS says that nobody responds.
+    /// Answers that no node is at the address that an event was sent to, as a no-responders message of NATS.
     fn say_lost(&mut self, question: &Question, topic: &[u8]) -> bool {
         let text = format!(
             "nobody stands at that place of the tree: {}",
@@ -61,10 +61,10 @@ impl Shard {
         self.publish_answer(&question.reply, &parts)
     }
 
-    /// Publishes an answer; false if a shard that listens is behind.
+    /// Publishes an answer; false if a shard that listens is behind, and nothing was published.
     fn publish_answer(&mut self, reply: &[u8], parts: &Parts<'_>) -> bool {
         let mut attributes = Vec::new();
-        // invariant: the headers are our own, and short.
+        // invariant: the headers are the broker's own, and short.
         let flags = parts.write_attributes(&mut attributes).expect("headers");
         let event = Event {
             flags,
@@ -82,7 +82,7 @@ impl Shard {
         !matches!(published, Published::NoRoom(_))
     }
 
-    /// Who this node is, for people and programs.
+    /// Identity and address of this node, for people and programs.
     fn describe_node(&self) -> Map<String, Value> {
         let path = self.broker.position().path.as_ref();
         let mut node = Map::new();
@@ -105,7 +105,7 @@ impl Shard {
         node
     }
 
-    /// This shard, its links and its counters; on shard 0 also the node's place.
+    /// This shard, its links and its counters; on shard 0 also the node's place in the tree.
     fn describe_shard(&self, now: Now) -> Value {
         let mut shard = self.describe_node();
         let mut say = |name: &str, value: Value| shard.insert(name.into(), value);
@@ -147,7 +147,7 @@ impl Shard {
         })
     }
 
-    /// What this node did with an event that was traced.
+    /// What this node did with a traced event.
     fn describe_step(&self, topic: &[u8], from: Option<LinkId>, to: &[LinkId]) -> Value {
         let name = topic.strip_prefix(scope::TRACE).unwrap_or(topic);
         let mut route = Route::default();

@@ -1,4 +1,4 @@
-//! Calls on shards driven by hand: their order, their parts, and what happens when nobody reads or somebody leaves.
+//! Calls on shards driven by hand: their order, their parts, clients that do not read, and clients that leave.
 
 use super::*;
 use crate::command::FilterKind;
@@ -7,7 +7,7 @@ use sapwood_wire::resp;
 use serde_json::Value;
 
 impl Node {
-    /// Gives input until all of it is dealt with, and gives what is answered.
+    /// Gives input until all of it is handled, and gives the output.
     fn ask(&mut self, shard: usize, conn: u32, input: &str) -> String {
         let (mut at, mut answer) = (0, String::new());
         for _ in 0..20_000 {
@@ -23,7 +23,7 @@ impl Node {
         panic!("not dealt with: {:?}", &input[at..]);
     }
 
-    /// So many connections on each shard from place 100 on, each subscribed to a name of its own.
+    /// This many connections on each shard, from place 100 on, each subscribed to a name of its own.
     fn with_subscribers(shards: u16, each: u32) -> Node {
         let mut node = Node::new(shards, None, Limits::default());
         for shard in 0..usize::from(shards) {
@@ -59,7 +59,7 @@ fn request(command: &str, arguments: &[String]) -> String {
     String::from_utf8(bytes).expect("text")
 }
 
-/// The body of an answer that comes in chunks.
+/// The body of a chunked response.
 fn unchunked(answer: &str) -> String {
     let (head, mut rest) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("Transfer-Encoding: chunked"), "{head}");
@@ -161,7 +161,7 @@ fn http_streams_its_lists_and_keeps_the_order_of_requests() {
     let places: Vec<usize> = order.map(|part| answer.find(part).expect(part)).into();
     assert!(places.is_sorted(), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 4);
-    // HTTP/1.0 knows no chunks: the body ends with the connection.
+    // HTTP/1.0 has no chunked bodies: the body ends with the connection.
     node.web(0, 1);
     let answer = node.ask(0, 1, "GET /connz HTTP/1.0\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
@@ -184,7 +184,7 @@ fn lists_that_nobody_reads_stay_small_and_stop_nobody() {
     for conn in 0..50 {
         let waiting = shard.outboxes.outbox(ConnId(conn)).len();
         assert!(waiting > STREAMED_BYTES_MAX, "{conn} is not answered");
-        // One part beyond, and what it has gathered.
+        // One part more than the cap, and what the call has gathered.
         assert!(
             waiting < 5 * STREAMED_BYTES_MAX,
             "{waiting} bytes for {conn}"
@@ -193,7 +193,7 @@ fn lists_that_nobody_reads_stay_small_and_stop_nobody() {
     assert!(!shard.is_turn_due(), "nothing to do until they read");
     node.open(0, 60);
     assert!(node.ask_redis_list(60).contains("id=4051 "));
-    // Who reads at last gets it whole.
+    // A client that reads at last gets the whole list.
     let mut answer = String::new();
     for _ in 0..200 {
         answer += &node.read(0, 7);
@@ -204,7 +204,7 @@ fn lists_that_nobody_reads_stay_small_and_stop_nobody() {
 }
 
 impl Node {
-    /// The list of clients, while others' calls wait.
+    /// Asks for the list of clients, while calls of others wait.
     fn ask_redis_list(&mut self, conn: u32) -> String {
         self.give(0, conn, LIST.as_bytes());
         for _ in 0..400 {
@@ -230,7 +230,7 @@ fn a_turn_does_a_bounded_part_of_many_lists() {
         let now = node.shards[0].outboxes.bytes();
         (before, most, turns) = (now, most.max(now.saturating_sub(before)), turns + 1);
     }
-    // Eight rounds of 128 lines, or of the words kept of 3,200 clients.
+    // Eight rounds of 128 lines, or of what is kept of 3,200 clients.
     assert!(most < 8 * 4_096 * 32, "{most} bytes in a turn");
     assert!(turns > 600 * 3_200 / 128 / 8, "{turns} turns");
     let answer = node.read(0, 3_399);
@@ -272,7 +272,7 @@ fn an_answer_without_room_is_refused_and_the_rest_goes_on() {
         "{answer}"
     );
     assert!(answer.ends_with("+PONG\r\n"));
-    // Others read nothing, so that the shard is full.
+    // Other clients read nothing, so that the shard's output is at its cap.
     for conn in 1..4 {
         node.open(0, conn);
         node.give(
@@ -297,7 +297,7 @@ fn an_answer_without_room_is_refused_and_the_rest_goes_on() {
         "{answer}"
     );
     assert_eq!(node.shards[0].counters().calls_refused, 1);
-    // Once they have read, it is answered.
+    // Once they have read, the call is answered.
     (1..4).for_each(|conn| drop(node.take(0, conn)));
     assert!(node.ask(0, 0, "INFO\r\n").contains("# Server"));
 }

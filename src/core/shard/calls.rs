@@ -1,7 +1,8 @@
-//! Calls, as far as a shard is concerned: their rounds go out and are answered.
+//! Calls on the shard's side: rounds that go out, answers that come in, and queries of other shards.
 //!
-//! Who is connected, what is counted, which names are listened to, whom to close: a shard answers from what it has, a bounded
-//! part at a time. Must not know protocols beyond their own description of a connection. Start at [`Shard::run_calls`].
+//! A shard answers from what it has, a bounded part at a time: its clients, its counters, the names with subscribers,
+//! and the clients to be closed. Must not know protocols beyond their own description of a connection. Start at
+//! [`Shard::run_calls`].
 
 use super::{Shard, resume_if_free, split};
 use crate::calls::CallKey;
@@ -17,7 +18,7 @@ use crate::session::Session;
 use sapwood_wire::topic;
 
 impl Shard {
-    /// Lets rounds of calls go out, as many as a turn allows.
+    /// Sends rounds of calls, as many as a turn allows.
     pub(super) fn run_calls(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(key) = self.calls.next_ready(!self.outboxes.is_full()) {
             if self.calls.is_streamed(key) && !self.outboxes.takes_parts(key.0) {
@@ -41,7 +42,7 @@ impl Shard {
         }
     }
 
-    /// Takes a shard's answer to a round; the session has them once they are all there.
+    /// Takes a shard's answer to a round; the session gets the answers when all are there.
     pub(super) fn call_answered(
         &mut self,
         key: CallKey,
@@ -55,7 +56,7 @@ impl Shard {
         }
     }
 
-    /// Refuses calls that have waited too long for room in the output.
+    /// Refuses calls that have waited too long for room in the shard's output.
     pub(super) fn refuse_late_calls(&mut self, now: Now, outputs: &mut Outputs) {
         while let Some(key) = self.calls.take_late(now.monotonic_ns) {
             self.counters.calls_refused += 1;
@@ -63,7 +64,7 @@ impl Shard {
         }
     }
 
-    /// Gives the session what a round brought: it asks on, or the call is over.
+    /// Hands the answers of a round to the session: it asks on, or the call is over.
     fn end_round(
         &mut self,
         key: CallKey,
@@ -72,7 +73,7 @@ impl Shard {
         outputs: &mut Outputs,
     ) {
         let (conn, call) = key;
-        // invariant: the calls of a connection that is gone are forgotten.
+        // invariant: the calls of a connection are removed when it is gone.
         let client = self.calls.client(key).expect("a call that is there");
         // invariant: as above.
         let mut connection = self.connections.take(conn).expect("who asked");
@@ -109,7 +110,7 @@ impl Shard {
         }
     }
 
-    /// What this shard answers in a round; `asker` is the connection if it is one of its own.
+    /// Answers a query; `asker` is the connection that asks, if it is one of this shard.
     pub(super) fn answer(
         &mut self,
         query: &Query,
@@ -171,7 +172,7 @@ impl Shard {
         }
     }
 
-    /// Closes the connections that are meant, of those from a place on.
+    /// Closes the clients that match a selection, from a place on. The asker itself is closed once it is answered.
     fn kill(
         &mut self,
         selection: &Selection,
@@ -200,7 +201,7 @@ impl Shard {
         Answer::Killed { count, next }
     }
 
-    /// The names of one kind that anyone on the node is subscribed to, from a filter on, and where the rest begins.
+    /// The names of one kind with subscribers anywhere on the node, from a filter on, and where the rest begins.
     fn active_names(
         &self,
         kind: FilterKind,
@@ -230,7 +231,7 @@ impl Shard {
         (names, None)
     }
 
-    /// The connection at this place, if it is a client's and a selection means it.
+    /// The connection at this place, if it is a client's and matches the selection.
     fn selected(&self, conn: ConnId, selection: &Selection, now: Now) -> Option<&Connection> {
         let connection = self.connections.get(conn)?;
         let is_meant = is_shown(connection) && self.is_selected(conn, connection, selection, now);
@@ -340,7 +341,8 @@ impl Shard {
     }
 }
 
-/// Whether people are shown it: links are shown with the tree, and nobody's to kill.
+/// Whether a connection is in lists of clients. Links are not: they are shown with the tree, and no client may kill
+/// them.
 fn is_shown(connection: &Connection) -> bool {
     !connection.closing && !matches!(connection.session, Session::Node(_))
 }

@@ -1,6 +1,6 @@
-//! What comes on connections, handed to their sessions.
+//! Hands the input of connections to their sessions.
 //!
-//! Owns the order of what happens around a session's turn, and what is counted of input that is kept. Start at
+//! Owns the order of the steps around a session's turn, and the count of input that is kept. Start at
 //! [`Shard::handle_bytes`].
 
 use super::{Shard, split};
@@ -29,7 +29,7 @@ impl Shard {
             };
         }
         connection.active_ns = now.monotonic_ns;
-        // Its own events stand where it published them, even inside a reply.
+        // Its own events come where it published them, even inside a reply.
         self.outboxes.end_deferring(conn);
         let (session, mut cx) = split(self, &mut connection, conn, now);
         let SessionStep { consumed, then } = session.handle(bytes, &mut cx);
@@ -47,14 +47,14 @@ impl Shard {
             .renew_auth_deadline(&mut connection, conn, now, &self.settings);
         self.connections.put(conn, connection);
         let mut next = match then {
-            // What follows a confirmation is handled at once only if it needs no other shard.
-            // All is written at the end of the turn; who is held adds nothing before.
+            // At the barrier, further input is handled in the same call only if it needs no other shard. Everything is
+            // written at the end of the turn; a held connection adds nothing before that.
             Then::Read { .. } | Then::Flush if is_held => Next::Hold,
             Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
             then => self.follow(conn, then, outputs),
         };
         if has_calls {
-            // Other shards can answer within this turn.
+            // Other shards may answer within this turn.
             self.run_calls(now, outputs);
         }
         if self.is_over_input_cap() {
@@ -65,7 +65,7 @@ impl Shard {
         Handled { consumed, next }
     }
 
-    /// Does what is to follow.
+    /// Carries out the next step of a session.
     fn follow(&mut self, conn: ConnId, then: Then, outputs: &mut Outputs) -> Next {
         match then {
             Then::Read { needed } => Next::Read { needed },
@@ -85,7 +85,7 @@ impl Shard {
         }
     }
 
-    /// Keeps back what must not be written yet: events inside a reply, and what waits for a barrier.
+    /// Keeps back output that must not be written yet: events during a reply, and everything at the barrier.
     fn keep_output_back(&mut self, connection: &Connection, conn: ConnId) {
         match connection.session.is_replying() {
             true => self.outboxes.defer(conn),
@@ -96,7 +96,7 @@ impl Shard {
         }
     }
 
-    /// Counts what is kept of a connection's input, with what may come before it is seen again.
+    /// Counts the input that is kept of a connection, and what may come before it is offered again.
     fn note_kept(&mut self, connection: &mut Connection, expected: usize) {
         let kept = expected + connection.session.kept_bytes();
         self.counters.input_bytes -= connection.kept_bytes as u64;

@@ -1,7 +1,7 @@
-//! What a shard does with its links: it carries out what the place machine wishes, keeps the lanes, and follows shard 0.
+//! Links of a shard: carries out the wishes of the place machine, keeps the lanes, and follows shard 0.
 //!
-//! Must not know what events mean. Invariants: links have the same numbers on all shards, because shard 0 gives them and what
-//! it says arrives in order; what a link was told goes to the other shards before the events that need it. Start at
+//! Must not know what events mean. Invariants: links have the same numbers on all shards, because shard 0 assigns them
+//! and its news arrive in order; what a link was told goes to the other shards before the events that need it. Start at
 //! [`Shard::act_on_tree`] and [`Shard::end_turn_of_links`].
 
 use super::{Shard, resume_if_free};
@@ -25,7 +25,7 @@ use sapwood_wire::node::{VERSIONS, place};
 use std::sync::Arc;
 
 impl Shard {
-    /// The session of a connection that was dialed; `None` if what it was dialed for is over.
+    /// The session of a dialed connection; `None` if what it was dialed for is over.
     pub(crate) fn dialed_session(&mut self, dial: u64) -> Option<NodeSession> {
         let tree = self.tree.as_mut()?;
         let (purpose, _) = tree.dials.remove(&dial)?;
@@ -33,7 +33,7 @@ impl Shard {
         Some(NodeSession::dialed(purpose, is_sealed))
     }
 
-    /// Takes note that a connection did not come about.
+    /// Notes that a dial has failed.
     pub(crate) fn dial_failed(&mut self, dial: u64, now: Now) {
         let Some(tree) = &mut self.tree else { return };
         if let Some((purpose, _)) = tree.dials.remove(&dial) {
@@ -50,7 +50,7 @@ impl Shard {
                 if there.is_none() {
                     return;
                 }
-                // Who cannot be dialed where it was a moment ago is gone; other lanes are tried again.
+                // A node that cannot be dialed at an address where it just was is gone; other lanes are dialed again.
                 if lane == 0 {
                     tree.broken.push(link);
                 } else if let Some(lane) = self.links.lane_mut(link, lane) {
@@ -60,7 +60,7 @@ impl Shard {
         }
     }
 
-    /// Takes note that a connection between nodes is gone.
+    /// Notes that a connection between nodes is gone.
     pub(crate) fn node_gone(
         &mut self,
         session: &NodeSession,
@@ -83,7 +83,7 @@ impl Shard {
         self.dial_lane(link, number, now, outputs);
     }
 
-    /// Dials a lane that has no connection, if that is this side's to do and was not done just now.
+    /// Dials a lane that has no connection, if this side is to dial and did not just do so.
     fn dial_lane(&mut self, link: LinkId, number: u16, now: Now, outputs: &mut Outputs) {
         let (Some(tree), Some(there)) = (&mut self.tree, self.links.get(link)) else {
             return;
@@ -105,9 +105,9 @@ impl Shard {
         outputs.dials.push(tree.plan_dial(purpose, address));
     }
 
-    /// Carries out what the place machine wishes, and what else the present input led to.
+    /// Carries out the wishes of the place machine, and what follows from them.
     pub(crate) fn act_on_tree(&mut self, now: Now, outputs: &mut Outputs) {
-        // Ends because each round takes what the one before added, and a link ends once.
+        // Ends because each round takes what the round before added, and a link ends once.
         while let Some(tree) = &mut self.tree
             && !tree.is_quiet()
         {
@@ -140,7 +140,7 @@ impl Shard {
         }
     }
 
-    /// Finds out where the node stands, and tells the other shards if that is somewhere else than before.
+    /// Finds the node's position in the tree, and tells the other shards if it has changed.
     fn find_standing(&mut self) {
         let Some(place) = self.place() else { return };
         let path = place.path().and_then(|numbers| Path::new(numbers).ok());
@@ -199,14 +199,14 @@ impl Shard {
         }
     }
 
-    /// Writes a frame to the first lane of a link, if that has a connection.
+    /// Writes a frame to the first lane of a link, or keeps it until that lane has a connection.
     fn write_to_lane(&mut self, link: LinkId, encode: impl FnOnce(&mut Vec<u8>)) {
         let lane = self.links.lane_mut(link, 0);
         match lane.and_then(|lane| lane.conn) {
             Some(conn) => self.write_to(conn, encode),
             None => {
                 let there = self.links.get_mut(link);
-                // More than this is nothing but what was said before.
+                // Anything beyond this only repeats what was said before.
                 let there = there.filter(|there| there.places_waiting.len() < PLACES_BYTES_MAX);
                 if let Some(there) = there {
                     encode(&mut there.places_waiting);
@@ -223,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// Writes what was to be said about places while the link's first lane had no connection, once it has one.
+    /// Writes the messages about places that waited for the link's first lane to have a connection.
     fn write_waiting_places(&mut self, link: LinkId, number: u16) {
         let conn = self.links.lane_mut(link, number).and_then(|lane| lane.conn);
         let (Some(conn), Some(there), 0) = (conn, self.links.get_mut(link), number) else {
@@ -235,7 +235,7 @@ impl Shard {
         }
     }
 
-    /// Makes a link a branch of the tree: events and interest go over it from now on.
+    /// Makes a link a branch of the tree: from now on it carries events and interest.
     fn adopt(&mut self, link: LinkId, role: Role, now: Now, outputs: &mut Outputs) {
         let Some(there) = self.links.get_mut(link) else {
             return;
@@ -275,7 +275,7 @@ impl Shard {
         }
     }
 
-    /// A link is no branch any more: forgets what is wanted there, and tells the other shards.
+    /// Takes a link out of the tree: forgets the interest behind it, and tells the other shards.
     fn unadopt(&mut self, link: LinkId) {
         let Some(there) = self.links.get_mut(link).filter(|there| there.is_adopted) else {
             return;
@@ -297,7 +297,7 @@ impl Shard {
         self.broker.forget_told(link);
     }
 
-    /// Ends a link that the place machine thinks there is, and tells it.
+    /// Ends a link, and tells the place machine that it is closed.
     fn end_link(&mut self, link: LinkId, why: &str, now: Now, outputs: &mut Outputs) {
         let Some(there) = self.links.get(link) else {
             return;
@@ -322,7 +322,7 @@ impl Shard {
         }
     }
 
-    /// Takes in what shard 0 tells about links.
+    /// Handles news of shard 0 about links.
     pub(crate) fn handle_tree_news(&mut self, news: TreeNews, now: Now, outputs: &mut Outputs) {
         match news {
             TreeNews::Stands(position) => {
@@ -375,7 +375,7 @@ impl Shard {
         }
     }
 
-    /// Lets connections go on that wait for news about links.
+    /// Resumes the connections that wait for news about links.
     fn resume_waiting(&mut self, outputs: &mut Outputs) {
         let Some(tree) = &mut self.tree else { return };
         for (conn, client) in std::mem::take(&mut tree.waiting) {
@@ -386,7 +386,7 @@ impl Shard {
         }
     }
 
-    /// When the links want to be looked at next, if there are any.
+    /// When links need a tick next, by the monotonic clock; `None` if never.
     pub(crate) fn tree_deadline(&self) -> Option<u64> {
         let tree = self.tree.as_ref()?;
         let place = tree.place.as_ref().and_then(|place| place.next_deadline());
@@ -394,7 +394,7 @@ impl Shard {
         [place, look].into_iter().flatten().min()
     }
 
-    /// Tells the place machine the time, and looks after the lanes.
+    /// Ticks the place machine if it is due, and checks the lanes.
     pub(crate) fn tick_tree(&mut self, now: Now, outputs: &mut Outputs) {
         let now_ns = now.monotonic_ns;
         let Some(tree) = &mut self.tree else { return };
@@ -405,7 +405,7 @@ impl Shard {
         if tree.look_ns > now_ns || self.links.len() == 0 {
             return;
         }
-        // Who slept must not take the others' silence for theirs.
+        // If this shard slept, the others' silence meanwhile does not count.
         let slept_ns = match tree.look_ns {
             0 => 0,
             due_ns => now_ns - due_ns,
@@ -427,7 +427,7 @@ impl Shard {
         let mut numbers = Vec::new();
         for lane in &mut there.lanes {
             lane.heard_ns += slept_ns;
-            // What is held is not read: its silence is this side's own.
+            // A lane that is held is not read: its silence is this side's own doing.
             let connection = lane.conn.and_then(|conn| self.connections.get(conn));
             if connection.is_some_and(|connection| connection.blocked.any()) {
                 lane.heard_ns = now.monotonic_ns;
@@ -480,7 +480,7 @@ impl Shard {
         }
     }
 
-    /// Tells links what changed, and gives the connections what gathered for them.
+    /// Tells links what interest has changed, and gives lane connections the frames that wait for them.
     pub(crate) fn end_turn_of_links(&mut self) {
         if self.links.len() == 0 {
             return;
@@ -509,7 +509,7 @@ impl Shard {
         }
     }
 
-    /// Takes note that a connection was written: if it is a lane that has more, that is given in the next turn.
+    /// Notes that a connection was written: a lane with more frames gets them in the next turn.
     pub(crate) fn note_lane_sent(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get(conn) else {
             return;
@@ -525,7 +525,7 @@ impl Shard {
         }
     }
 
-    /// The node ends soon: its children are to find another parent.
+    /// The node shuts down: its children must find another parent.
     pub(crate) fn drain_tree(&mut self, now: Now) {
         if let Some(tree) = &mut self.tree {
             tree.place(PlaceInput::Drain, now.monotonic_ns);

@@ -1,7 +1,8 @@
-//! A shard: the order of what happens when something comes in.
+//! A shard: the order of the steps that each input takes.
 //!
-//! Owns nothing that its parts do not: connections, routing, outboxes, mailboxes, links, delivery. `input` hands bytes to
-//! sessions, `links` keeps the tree's, `calls` and `answers` say what the shard knows. Start at [`Shard::handle`].
+//! Owns nothing beyond its parts: connections, routing, outboxes, mailboxes, links, delivery. `input` hands bytes to
+//! sessions, `links` keeps the links of the tree, `calls` and `answers` tell what the shard knows. Start at
+//! [`Shard::handle`].
 
 mod answers;
 mod calls;
@@ -47,9 +48,10 @@ pub struct Shard {
     counters: Counters,
     calls: Calls,
     liveness: Liveness,
-    /// Empty between inputs.
+    /// Scratch buffers, empty between inputs.
     scratch: Scratch,
-    /// For each shard, the connections that wait for room there: a publisher waits for the one that was full, not for all.
+    /// For each other shard, the connections that wait for room there: a publisher waits for the shard that was full,
+    /// not for all.
     stalled: Vec<Vec<(ConnId, ClientId)>>,
 }
 
@@ -70,7 +72,7 @@ impl Shard {
             limits,
             ..
         } = config;
-        // Larger than those of the run before, unless that had 16 events in each microsecond.
+        // Larger than all numbers of the run before, unless that had 16 events in each microsecond.
         let first_number = (config.started_wall_ms << 20) + u64::from(shard.0);
         let me = config.tree.as_ref().map(|tree| &tree.place);
         let me = me.map(|place| (place.node, place.incarnation));
@@ -118,9 +120,9 @@ impl Shard {
         }
     }
 
-    /// Handles one input. Never waits, never fails: what is wrong with an input is answered to
-    /// whom it came from. Bounded: about [`limits::UNFLUSHED_BYTES_MAX`] of output, then
-    /// [`Next::Flush`]; the work of one command is bounded by what it names and by the caps.
+    /// Handles one input. Never waits and never fails: errors in an input are answered to its sender. Bounded: after
+    /// about [`limits::UNFLUSHED_BYTES_MAX`] of output it returns [`Next::Flush`]; the work of one command is bounded
+    /// by what it names and by the caps.
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
@@ -187,7 +189,8 @@ impl Shard {
         handled
     }
 
-    /// Makes a buffer of input one that may be lent by [`Input::Lent`].
+    /// Turns an input buffer into one that [`Input::Lent`] may lend. It counts as a shared payload until its last part
+    /// is dropped.
     pub fn lend(&self, input: Vec<u8>) -> Bytes {
         self.outboxes.gauge().adopt(input)
     }
@@ -207,19 +210,18 @@ impl Shard {
         self.outboxes.take_dirty(into);
     }
 
-    /// The bytes to be written to a connection, in order.
+    /// The output of a connection, in order; empty while it waits at the barrier.
     pub fn output(&self, conn: ConnId) -> impl Iterator<Item = &[u8]> {
         self.outboxes.slices(conn)
     }
 
-    /// Whether a connection that is being closed must stay: something waits to be written to it, or
-    /// its end is not known to all shards yet.
+    /// Whether a connection that is being closed must stay open: output waits, or not all shards know yet that its
+    /// subscriptions have ended.
     pub fn has_output(&self, conn: ConnId) -> bool {
         self.outboxes.has_output(conn)
     }
 
-    /// Takes note that the first `count` bytes of the output were written, and whether writing
-    /// more would have blocked.
+    /// Notes that the first `count` bytes of the output were written, and whether writing more would have blocked.
     pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool, outputs: &mut Outputs) {
         self.outboxes.sent(conn, count, blocked);
         if self.links.len() > 0 {
@@ -242,31 +244,31 @@ impl Shard {
         self.mailboxes.others()
     }
 
-    /// The next batch for another shard, if there is one and credit allows it.
+    /// Takes the next batch for another shard, if something waits and credit allows it.
     pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.mailboxes.take(to)
     }
 
-    /// Bytes of buffers that are kept for the next turn.
+    /// Bytes of spare buffers.
     pub fn spare_bytes(&self) -> usize {
         self.outboxes.spare_bytes() + self.mailboxes.spare_bytes()
     }
 
-    /// Frees them, and what else a shard needs only while it is busy. For a driver whose shard has had nothing to do for
-    /// a while; to be called between turns. Nothing else can tell whether it was.
+    /// Frees the spare buffers, and what else a shard needs only while it is busy. For a driver whose shard has been
+    /// idle for a while; must be called between turns. Changes no behaviour.
     pub fn release_spares(&mut self) {
         self.broker.release_spares();
         self.outboxes.release_spares();
         self.mailboxes.release_spares();
     }
 
-    /// Whether nothing is on the way to other shards or waits to be, and nobody waits for them.
+    /// Whether no batch waits or is on the way, and no call is unanswered.
     pub fn is_settled(&self) -> bool {
         self.mailboxes.is_idle() && self.calls.is_empty()
     }
 
-    /// Whether another [`Input::TurnEnd`] would do something: taking a hand-over may have made room
-    /// for those who wait, and writing may have found that a subscriber is gone.
+    /// Whether another [`Input::TurnEnd`] has work to do: a batch that was taken may have made room for stalled
+    /// publishers, and a write may have found that a subscriber is gone.
     pub fn is_turn_due(&self) -> bool {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
         let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
@@ -275,22 +277,22 @@ impl Shard {
         has_news || has_lanes || is_asked || has_calls || self.may_resume_stalled()
     }
 
-    /// Whether hand-overs wait for credit, so that batches that come back are wanted at once.
+    /// Whether batches wait for credit, so that returned batches should be handed in at once.
     pub fn wants_credit(&self) -> bool {
         self.mailboxes.is_waiting()
     }
 
-    /// Where the node stands in the tree; only shard 0 knows.
+    /// The node's place in the tree; known to shard 0 only.
     pub fn place(&self) -> Option<&Place> {
         self.tree.as_ref()?.place.as_ref()
     }
 
-    /// Requests that were carried out so far: what a shard's work is measured in.
+    /// Number of requests carried out so far, as a measure of the shard's work.
     pub fn commands(&self) -> u64 {
         self.counters.commands
     }
 
-    /// The counters as they stand.
+    /// Current values of the counters.
     pub fn counters(&self) -> Counters {
         let outboxes = &self.outboxes.counters;
         let (links, link_bytes_kept) = self.links.gauges();
@@ -328,7 +330,8 @@ impl Shard {
         }
     }
 
-    /// Tells all whose protocol has words for it that the node will close them within so many milliseconds.
+    /// Announces the shutdown of the node to all clients whose protocol has a message for it, and closes WebSockets if
+    /// it is near.
     fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) {
         for (conn, connection) in self.connections.iter().filter(|(_, there)| !there.closing) {
             connection.session.announce_end(
@@ -420,9 +423,10 @@ impl Shard {
         }
     }
 
-    /// Closes connections whose time is over.
+    /// Closes connections whose deadline has passed.
     fn close_overdue(&mut self, now: Now, outputs: &mut Outputs) {
-        // Ends because each that is given was taken from its list. Who is being closed is given for no other reason.
+        // Ends because each connection is taken from its list before it is given. One that is already being closed is
+        // not given.
         while let Some((conn, reason)) = self.liveness.poll_overdue(
             now,
             &mut self.connections,
@@ -433,7 +437,7 @@ impl Shard {
         }
     }
 
-    /// Tells the WebSockets that the node ends, in their own words, and closes them.
+    /// Closes the WebSockets by a close frame, because the node shuts down.
     fn close_sockets(&mut self, outputs: &mut Outputs) {
         for conn in self.connections.places() {
             let Some(connection) = self.connections.get(conn) else {
@@ -448,7 +452,7 @@ impl Shard {
         }
     }
 
-    /// Takes all subscriptions of a connection away.
+    /// Removes all subscriptions of a connection.
     fn leave(&mut self, conn: ConnId) {
         let form = self.outboxes.outbox(conn).form;
         if form == Form::NAMED {
@@ -502,7 +506,7 @@ impl Shard {
         Handled { consumed: 0, next }
     }
 
-    /// Gives the turns that found no member where they went to members elsewhere.
+    /// Gives turns of queue groups that no member could take to members elsewhere.
     fn retry_turns(&mut self, by: ShardId, batch: &Batch) {
         let mut egress = Egress {
             broker: &mut self.broker,
@@ -543,7 +547,7 @@ impl Shard {
             let Some(connection) = connections.get_mut(conn) else {
                 return;
             };
-            // Who waits for a later change too is not released by this one.
+            // A connection that waits for a later change too stays at the barrier.
             if connection.client != client || connection.blocked.barrier != Some(number) {
                 return;
             }
@@ -553,7 +557,7 @@ impl Shard {
         });
     }
 
-    /// Names a connection as to be closed; from now on it hears and says nothing.
+    /// Begins to close a connection: names it in `outputs`, ends its subscriptions, and handles no more of its input.
     fn begin_close(&mut self, conn: ConnId, reason: CloseReason, outputs: &mut Outputs) {
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
@@ -561,14 +565,14 @@ impl Shard {
         if connection.closing {
             return;
         }
-        // Its output may have been given up by this very input: then that is why it closes.
+        // If this input made the slow consumer policy close it, that is the reason.
         let mut given_up = self.outboxes.closing.iter();
         let given_up = given_up.find(|&&(other, _)| other == conn);
         let reason = given_up.map_or(reason, |&(_, reason)| reason);
         connection.closing = true;
         let listens = self.broker.listens(conn) && !self.interest.is_alone();
         let client = connection.client;
-        // The driver drops its input now, so it must not fill the cap for others until it is gone.
+        // The driver drops its input now, so it must stop counting against the cap before it is gone.
         let is_replying = connection.session.is_replying();
         connection.session.forget_unfinished();
         self.calls.forget(conn);
@@ -582,7 +586,7 @@ impl Shard {
             CloseReason::Stale => self.counters.closed_stale += 1,
             CloseReason::InputsFull => self.counters.closed_inputs_full += 1,
             CloseReason::Killed => self.counters.closed_killed += 1,
-            // Counted where they are decided, or no fault of anyone's.
+            // Counted where they are decided, or not an error.
             CloseReason::Quit
             | CloseReason::Ending
             | CloseReason::OutboxFull
@@ -595,7 +599,8 @@ impl Shard {
             false => self.outboxes.append_deferred(conn),
         }
         if listens {
-            // Whoever sees the connection end may count on its subscriptions having ended too.
+            // A client that sees the connection end may rely on its subscriptions having ended: the barrier comes
+            // first.
             self.outboxes.hold(conn);
             connection.blocked.barrier = Some(self.interest.wait(conn, client));
         }
@@ -603,14 +608,14 @@ impl Shard {
         outputs.closing.push((conn, reason));
     }
 
-    /// Takes in what the outboxes' policy closed while events were delivered.
+    /// Begins to close the connections that the slow consumer policy closed during delivery.
     fn sweep_closing(&mut self, outputs: &mut Outputs) {
         for (conn, reason) in std::mem::take(&mut self.outboxes.closing) {
             self.begin_close(conn, reason, outputs);
         }
     }
 
-    /// Whether somebody waits for a shard that has room.
+    /// Whether a connection waits for a shard that has room again.
     fn may_resume_stalled(&self) -> bool {
         let mut others = self.mailboxes.others();
         others.any(|to| self.may_resume_for(to))
@@ -649,10 +654,10 @@ impl Shard {
         }
     }
 
-    /// Lets those go on who wait for room at a shard, and for no other.
+    /// Resumes the connections that wait for room at this shard.
     fn resume_stalled(&mut self, shard: ShardId, outputs: &mut Outputs) {
         for (conn, client) in std::mem::take(&mut self.stalled[shard.index()]) {
-            // Who stalled may have left, and its place may be another's, who waits for more.
+            // The connection may be gone, and its place may be another client's, which waits for something else.
             if let Some(connection) = self.connections.of_client(conn, client)
                 && connection.blocked.room == Some(shard)
             {
@@ -663,7 +668,7 @@ impl Shard {
     }
 }
 
-/// A session, and what it works with: disjoint parts of the shard.
+/// A connection's session, and its context of disjoint parts of the shard.
 fn split<'a>(
     shard: &'a mut Shard,
     connection: &'a mut Connection,

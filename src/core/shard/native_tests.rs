@@ -1,4 +1,4 @@
-//! Native connections on shards driven by hand: groups, and what a barrier and a drain promise.
+//! Native connections on shards driven by hand: queue groups, the barrier and drains.
 
 use super::*;
 use sapwood_wire::native::{
@@ -6,7 +6,7 @@ use sapwood_wire::native::{
 };
 
 impl Node {
-    /// A native connection that was let in.
+    /// Opens a native connection that is let in.
     fn open_native(&mut self, shard: usize, conn: u32) {
         self.open_by(Protocol::Native, shard, conn);
         self.hello(shard, conn, &Hello::default());
@@ -24,7 +24,7 @@ impl Node {
         self.give(shard, conn, &bytes);
     }
 
-    /// What stands for a native connection, which takes it all.
+    /// The frames that wait for a native connection, which takes them all.
     fn frames(&mut self, shard: usize, conn: u32) -> Vec<String> {
         let pieces: Vec<&[u8]> = self.shards[shard].output(ConnId(conn)).collect();
         let bytes = pieces.concat();
@@ -63,7 +63,7 @@ fn subscription(kind: u8, member: u32, group: &str, filter: &str) -> Vec<u8> {
     bytes
 }
 
-/// A PUBLISH that is answered, of a payload that begins with this text.
+/// A PUBLISH with a request, of a payload of this length that begins with this text.
 fn publish(topic: &str, text: &str, length: usize) -> Vec<u8> {
     let mut payload = text.as_bytes().to_vec();
     payload.resize(length.max(text.len()), b' ');
@@ -138,7 +138,7 @@ fn a_drain_is_answered_behind_events_that_waited_for_credit() {
     node.settle();
     assert_eq!(node.frames(0, 0), ["ack 1 1"]);
     node.outputs[0].resumed.clear();
-    // The first goes at once, the others wait until it comes back.
+    // The first batch goes at once, the others wait until it comes back.
     for text in ["a", "b", "c"] {
         node.give(1, 0, &publish("t", text, 5_000));
         let batch = node.shards[1].take_batch(ShardId(0));
@@ -173,7 +173,7 @@ fn a_confirmation_waits_for_its_own_change_beside_an_earlier_one() {
     node.open_native(0, 0);
     node.subscribe(0, 0, 0, "", "a");
     node.end_turn(0);
-    // Output was written in the middle of the input, which goes on in the next turn.
+    // Output was written in the middle of the input, whose rest is handled in the next turn.
     node.subscribe(0, 0, 0, "", "b");
     node.carry(0, 1);
     node.end_turn(0);
@@ -198,7 +198,7 @@ fn a_turn_that_finds_no_member_goes_to_another_shard_once() {
         node.frames(1, 0);
         node.give(0, 0, &publish("t", "x", 1));
         assert_eq!(node.frames(0, 0), ["ack 9 1"]);
-        // It is on its way to shard 1 when that loses its member, and shard 2 gets one, or none.
+        // The turn is on its way to shard 1 when that loses its member; shard 2 gets a member, or none.
         let batch = node.shards[0].take_batch(ShardId(1)).expect("a batch");
         node.give(1, 0, &subscription(kind::UNSUBSCRIBE, 7, "g", "t"));
         if others == 1 {
@@ -228,7 +228,7 @@ fn a_guest_that_is_being_closed_is_told_one_reason() {
     let mut node = Node::new(1, None, Limits::default());
     node.open_by(Protocol::Native, 0, 0);
     node.give(0, 0, &request(kind::PING));
-    // It reads slowly, and the time for its HELLO ends meanwhile.
+    // It reads slowly, and its time for HELLO ends meanwhile.
     node.now.monotonic_ns = node.shards[0].next_deadline().expect("a guest");
     node.handle(0, Input::Tick);
     let frames = node.frames(0, 0);
@@ -251,8 +251,8 @@ fn a_wrong_password_is_counted_and_a_missing_one_is_not() {
     assert_eq!(node.shards[0].counters().wrong_passwords, 1);
 }
 
-/// A native client at place 1 that reads nothing from now on, but for one event that waits already,
-/// and a publisher at place 0.
+/// A slow consumer at place 1: a native client that reads nothing from now on, but for one event that already waits.
+/// The publisher is at place 0.
 fn stalled(policy: Policy, subscriptions: &[(u32, &str)]) -> Node {
     let limits = Limits {
         outbox_bytes_max: 4_000,
@@ -277,7 +277,7 @@ fn stalled(policy: Policy, subscriptions: &[(u32, &str)]) -> Node {
 
 #[test]
 fn a_turn_never_takes_the_place_of_an_event_for_all() {
-    // This member's number looks like what a message on `t` begins with.
+    // The bytes of this member's number are those that a message on `t` begins with.
     let member = u32::from_le_bytes([kind::MESSAGE, 0, 1, 0]);
     let mut node = stalled(Policy::Latest, &[(0, ""), (member, "g")]);
     // Half the cap holds the newest of both.

@@ -1,4 +1,4 @@
-//! Shards driven by hand, where the order of what comes in matters and a seed would need luck.
+//! Shards driven by hand, for cases that depend on the order of inputs and that a seed would hardly find.
 
 #[path = "call_tests.rs"]
 mod call_shards;
@@ -10,13 +10,13 @@ use crate::limits::Limits;
 use crate::{BodyGauge, PAYLOAD_BYTES_MAX, Policy};
 use sapwood_wire::native;
 
-/// Shards of one node, and what each of them named.
+/// Shards of one node, and the outputs of each.
 struct Node {
     shards: Vec<Shard>,
     outputs: Vec<Outputs>,
     clients: u64,
     now: Now,
-    /// Batches that a test carries later.
+    /// Batches that a test delivers later.
     late: Vec<Batch>,
 }
 
@@ -88,14 +88,14 @@ impl Node {
         self.handle(shard, Input::TurnEnd);
     }
 
-    /// Carries the batch that stands ready, if there is one, and gives it back.
+    /// Delivers the batch that is ready, if there is one, and gives it back.
     fn carry(&mut self, from: usize, to: usize) {
         if let Some(batch) = self.shards[from].take_batch(ShardId(to as u16)) {
             self.deal_with(from, to, batch);
         }
     }
 
-    /// Gives a batch to the shard that it is for, and back.
+    /// Delivers a batch to its shard, and gives it back.
     fn deal_with(&mut self, from: usize, to: usize, batch: Batch) {
         let mut batch = batch;
         let input = Input::Batch {
@@ -108,7 +108,7 @@ impl Node {
         self.handle(from, Input::Returned { by, batch });
     }
 
-    /// Ends turns and carries batches until nothing is left to say.
+    /// Ends turns and delivers batches until nothing is left.
     fn settle(&mut self) {
         let count = self.shards.len();
         for _ in 0..4 {
@@ -121,7 +121,7 @@ impl Node {
         }
     }
 
-    /// What stands for a connection, which takes it all.
+    /// Takes all output of a connection.
     fn take(&mut self, shard: usize, conn: u32) -> Vec<u8> {
         let conn = ConnId(conn);
         let pieces: Vec<&[u8]> = self.shards[shard].output(conn).collect();
@@ -165,7 +165,7 @@ impl Node {
         self.give(shard, 0, &bytes);
     }
 
-    /// Reads what stands for a shard's native client; counts the turns in it.
+    /// Takes the output of a shard's native client; counts the turns in it.
     fn take_turns(&mut self, shard: usize) -> usize {
         let bytes = self.take(shard, 0);
         let (mut at, mut turns) = (0, 0);
@@ -206,7 +206,7 @@ fn a_publisher_waits_for_room_at_the_shard_that_was_full_alone() {
         node.give(shard, 0, format!("SUBSCRIBE {topic}\r\n").as_bytes());
     }
     node.settle();
-    // Each fills another shard's mailbox, and is held.
+    // Each publisher fills another shard's mailbox, and is held.
     for (conn, topic) in [(0, "one"), (1, "two")] {
         node.open(0, conn);
         let publish = format!("PUBLISH {topic} {}\r\n", "x".repeat(2_000));
@@ -224,11 +224,11 @@ fn a_publisher_waits_for_room_at_the_shard_that_was_full_alone() {
     assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
 }
 
-/// Events of others that come while EXEC waits follow its array, in the form of that time.
+/// Events of other clients that come while EXEC waits follow its array, in the form of that time.
 #[test]
 fn events_of_others_follow_the_array_of_exec() {
     let cases = [
-        // Own events stand inside.
+        // The client's own events are inside the array.
         (
             "HELLO 3",
             "",
@@ -252,7 +252,7 @@ fn events_of_others_follow_the_array_of_exec() {
             "modules",
             ">3\r\n$7\r\nmessage",
         ),
-        // Nothing is left but the answer that it waits for.
+        // Only the answer that EXEC waits for is left.
         (
             "HELLO 3",
             "PING end\r\n",
@@ -265,7 +265,7 @@ fn events_of_others_follow_the_array_of_exec() {
         for length in [3, 20_000] {
             let commands = format!("{before}SUBSCRIBE t\r\n{LIST}{after}");
             let mut node = Node::suspended_in_exec(Limits::default(), hello, &commands);
-            // With a second subscriber here a large payload is shared.
+            // With a second subscriber on this shard, a large payload is shared.
             node.open(0, 2);
             node.give(0, 2, b"SUBSCRIBE t\r\n");
             let payload = "f".repeat(length);
@@ -346,13 +346,13 @@ fn clients_that_read_no_replies_are_not_read_on_at_the_cap_of_all() {
             held.push(conn);
         }
     }
-    // The fifth reply reaches the cap; nobody gets another.
+    // The fifth reply reaches the cap; after that no client gets another.
     assert_eq!(held, [4, 5, 0, 1, 2, 3, 4, 5]);
     let counters = node.shards[0].counters();
     assert_eq!(counters.stalled_readers, 8);
     assert!(counters.outbox_bytes < 4_000 + 1_000, "one reply over it");
     assert!(node.outputs[0].closing.is_empty());
-    // Others are over the cap still: who has taken everything is read on all the same.
+    // Others are still over the cap: a client that has taken all its output is read nevertheless.
     node.open(0, 6);
     assert_ne!(node.give(0, 6, echo.as_bytes()).next, Next::Hold);
     node.shards[0].sent(ConnId(0), 10, true, &mut node.outputs[0]);
@@ -376,7 +376,7 @@ fn guests_that_left_do_not_make_the_list_of_guests_grow() {
         node.handle(0, Input::Closed { conn });
         assert!(node.shards[0].liveness.auth_deadlines().len() <= 2 * 10);
     }
-    // Those that stayed are still closed in time, but for the one that was let in.
+    // The connections that stayed are closed at their deadline, except the one that was let in.
     node.now.monotonic_ns = node.shards[0].next_deadline().expect("guests");
     node.handle(0, Input::Tick);
     let closed = std::mem::take(&mut node.outputs[0].closing);
@@ -401,7 +401,7 @@ fn an_end_is_not_released_by_an_earlier_barrier() {
         assert_eq!(node.give(0, 0, b"SUBSCRIBE t\r\n").next, Next::Hold);
         node.end_turn(0);
         others.clone().for_each(|other| node.carry(0, other));
-        // All shards know of the subscription; before they say so, its connection is killed.
+        // All shards know of the subscription; before they acknowledge it, its connection is killed.
         node.give(0, 1, b"CLIENT KILL ID 1\r\n");
         assert_eq!(node.outputs[0].closing, [(ConnId(0), CloseReason::Killed)]);
         for other in others.clone() {
@@ -417,11 +417,11 @@ fn an_end_is_not_released_by_an_earlier_barrier() {
     }
 }
 
-/// A shard gives a batch back at once and tells its changes at the end of its turn, so that who
-/// gives a turn to another shard does not know yet that the members are gone.
+/// A shard gives a batch back at once and tells its changes at the end of its turn, so a shard that hands it a turn
+/// does not know yet that the members are gone.
 #[test]
 fn a_turn_whose_member_has_just_left_goes_to_one_who_is_there() {
-    // Who is in the group, and who of them leaves; shard 0 publishes.
+    // The members of the group, and those that leave; shard 0 publishes.
     let cases: &[(u16, &[usize], &[usize])] = &[
         (2, &[0, 1], &[1]),
         (3, &[1, 2], &[1]),
@@ -450,7 +450,7 @@ fn a_turn_whose_member_has_just_left_goes_to_one_who_is_there() {
         for _ in 0..6 {
             node.end_turn(0);
             (1..usize::from(shards)).for_each(|to| node.carry(0, to));
-            // What they gave back is dealt with by now; only what they say next tells of the change.
+            // The returned batches are handled by now; only the next batches tell of the change.
             for from in 1..usize::from(shards) {
                 node.end_turn(from);
                 node.carry(from, 0);
@@ -476,7 +476,7 @@ fn a_turn_that_nobody_can_take_is_given_up_and_counted() {
     native::write_message(&mut bytes, b"\0\x04\0jobs");
     node.give(0, 0, &bytes);
     node.change_membership(1, native::kind::UNSUBSCRIBE);
-    // As often as it is tried, and once more, when nothing may be left to carry.
+    // As often as a turn is tried, and once more, when nothing may be left to deliver.
     for _ in 0..=crate::mailbox::TURN_TRIES_MAX {
         node.end_turn(0);
         node.carry(0, 1);
@@ -489,7 +489,7 @@ fn a_turn_that_nobody_can_take_is_given_up_and_counted() {
     assert_eq!(node.take_turns(1), 0);
 }
 
-/// What a subscriber on the publisher's shard and one on the other get of the same publishes.
+/// What a subscriber on the publisher's shard and one on the other shard get of the same publishes.
 fn given_on_both_shards(
     protocol: Protocol,
     (opening, subscriptions): (&str, &str),
@@ -557,7 +557,7 @@ fn buffers_that_are_given_back_are_made_again() {
     let publish = format!("PUBLISH topic {payload}\r\n");
     let event = format!("*3\r\n$7\r\nmessage\r\n$5\r\ntopic\r\n$8192\r\n{payload}\r\n");
     for round in 0..3 {
-        // The connections of the round before are gone, and others stand at their places.
+        // The connections of the round before are gone, and others have their places.
         for conn in 1..=EACH as u32 {
             node.open(1, conn);
             node.give(1, conn, b"SUBSCRIBE topic\r\n");

@@ -1,7 +1,7 @@
-//! Commands that shards are asked for, and their replies: INFO, CLIENT LIST, CLIENT KILL, PUBSUB CHANNELS.
+//! Commands that are answered by calls to shards: INFO, CLIENT LIST, CLIENT KILL, PUBSUB CHANNELS.
 //!
-//! A pipeline of them goes out at once; each has its reply slot. As the length of a reply stands before it, it is spooled:
-//! it counts as output while it grows. Start at [`RedisSession::answered`].
+//! Pipelined calls go out at once; each has its reply slot. As the length of a reply comes before it, the reply is
+//! spooled: it counts as output while it grows. Start at [`RedisSession::answered`].
 
 use super::table::Verb;
 use super::{RedisSession, RedisStep};
@@ -14,16 +14,16 @@ use crate::session::listing::{Listed, Listing};
 use sapwood_wire::resp;
 use std::sync::Arc;
 
-/// A call that is not answered.
+/// A call that is not answered yet.
 #[derive(Debug)]
 pub(super) struct PendingCall {
     call: CallId,
-    /// The client wants to read the reply.
+    /// Whether the client wants the reply (CLIENT REPLY).
     is_wanted: bool,
     reply: PendingReply,
 }
 
-/// What a call was made for, and what it has gathered.
+/// What a call is for, and what it has gathered.
 #[derive(Debug)]
 pub(super) enum PendingReply {
     Info(Vec<String>),
@@ -36,19 +36,19 @@ pub(super) enum PendingReply {
     Kill {
         selection: Arc<Selection>,
         count: u64,
-        /// With an address alone, it answers OK or an error, otherwise a number.
+        /// Old form with an address alone: answered with OK or an error rather than a number.
         is_by_address: bool,
     },
 }
 
-/// What follows the answers of a round.
+/// Next step after the answers of a round.
 enum AfterRound {
     Ask(Round),
-    /// The reply is whole: this stands before what was spooled.
+    /// The reply is whole: this head comes before what was spooled.
     End(Vec<u8>),
 }
 
-/// Whether a command may go out while calls before it are not answered: it is one, and changes nothing.
+/// Whether a command may go out before earlier calls are answered: it is a call itself, and changes nothing.
 pub(super) fn is_call(verb: Verb) -> bool {
     matches!(
         verb,
@@ -72,7 +72,7 @@ impl RedisSession {
         self.pend(call, PendingReply::ClientList(listing))
     }
 
-    /// Asks for the record of this client alone.
+    /// Asks for this client's own record (CLIENT INFO).
     pub(super) fn ask_itself(&mut self, cx: &mut Context<'_>) -> RedisStep {
         let (listing, round) = Listing::of_one(Selected {
             rank: 0,
@@ -101,7 +101,7 @@ impl RedisSession {
         self.pend(call, reply)
     }
 
-    /// Closes clients; what follows waits for it.
+    /// Closes clients; later commands wait until that is done.
     pub(super) fn ask_kill(
         &mut self,
         selection: Selection,
@@ -140,7 +140,7 @@ impl RedisSession {
         RedisStep::Done
     }
 
-    /// Takes what a round brought: spools it, and asks on or ends the reply.
+    /// Takes the answers of a round: spools them, and asks on or ends the reply.
     pub(crate) fn answered(
         &mut self,
         call: CallId,
@@ -148,7 +148,7 @@ impl RedisSession {
         cx: &mut Context<'_>,
     ) {
         let place = self.pending.binary_search_by_key(&call, |one| one.call);
-        // invariant: a call is answered until it is over.
+        // invariant: a call is pending until it is over.
         let place = place.expect("an answer to what was asked");
         let mut one = self.pending.remove(place);
         let next = match answers {
@@ -177,7 +177,7 @@ impl RedisSession {
         cx.end_call(call, &head);
     }
 
-    /// Takes answers; gives what follows, or why there is none.
+    /// Takes the answers of a round; gives the next step, or the error to reply.
     fn take_answers(
         &mut self,
         one: &mut PendingCall,
@@ -268,7 +268,7 @@ fn count_killed(selection: &Arc<Selection>, count: &mut u64, answers: Answers) -
     round
 }
 
-/// The round for the next names: every shard knows those of all.
+/// The round for the next names; it asks this shard only, as every shard knows the names of all.
 fn names_round(
     kind: FilterKind,
     pattern: &Option<Arc<[u8]>>,
@@ -283,7 +283,7 @@ fn names_round(
     vec![(cx.settings().shard, query)]
 }
 
-/// Spools a part of a reply, if it is wanted; refuses one that is too long to wait for its end.
+/// Spools a part of a reply, if the client wants it; refuses a reply longer than the cap on one outbox.
 fn spool(
     call: CallId,
     is_wanted: bool,

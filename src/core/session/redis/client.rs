@@ -32,7 +32,7 @@ impl RedisSession {
             Verb::ClientSetinfo => self.set_info(word(2), word(3), cx),
             Verb::ClientNoEvict | Verb::ClientNoTouch => self.set_switch(verb, word(2), cx),
             Verb::ClientReply => self.set_reply_mode(word(2), cx),
-            // The same record as in CLIENT LIST, so the shard makes it.
+            // The same record as in CLIENT LIST, so it takes a call.
             Verb::ClientInfo => return self.ask_itself(cx),
             Verb::ClientList => match list_selection(arguments) {
                 Ok(selection) => return self.ask_clients(selection, cx),
@@ -56,7 +56,7 @@ impl RedisSession {
         RedisStep::Done
     }
 
-    /// Names the connection, or clears its name if `name` is empty.
+    /// Sets the connection's name, or clears it if `name` is empty.
     pub(super) fn set_name(&mut self, name: &[u8]) -> Result<(), ErrorText> {
         if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
             let text = "ERR Client names cannot contain spaces, newlines or special characters.";
@@ -114,7 +114,7 @@ impl RedisSession {
         }
     }
 
-    /// This connection as people are shown it; what the session does not know is filled in by the shard.
+    /// Fills in the fields of the client's record that the session knows; the shard fills in the others.
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
         record.name = self.name.to_vec();
         record.library = self.library.as_deref().cloned().unwrap_or_default();
@@ -132,7 +132,7 @@ impl RedisSession {
     }
 }
 
-/// Appends the line of CLIENT LIST for a client.
+/// Appends a client's line of CLIENT LIST.
 pub(super) fn write_record(record: &ClientRecord, user: &[u8], out: &mut Vec<u8>) {
     let mut line = String::new();
     let [topics, globs, shard_channels] = record.subscriptions;
@@ -181,8 +181,8 @@ pub(super) fn write_record(record: &ClientRecord, user: &[u8], out: &mut Vec<u8>
     out.extend_from_slice(line.as_bytes());
 }
 
-/// What a client calls itself as one word of the list: clients of other protocols may use spaces and
-/// line ends, by which they could pass for other clients.
+/// Text of a client as one word: clients of other protocols may use spaces and line ends, with which they could forge
+/// other clients' fields and lines.
 fn one_word(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.replace(|c: char| c.is_whitespace() || c.is_control(), "_")

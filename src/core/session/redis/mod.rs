@@ -1,8 +1,8 @@
-//! The Redis protocol: requests to commands of the broker, and replies as redis-server words them.
+//! The Redis protocol: requests to commands of the broker, and replies with the texts of redis-server.
 //!
-//! Owns what Redis remembers of a connection: its protocol version, name, transaction, whether
-//! replies are wanted. Order of checks and texts of errors are those of redis-server 7.0.15, which
-//! the differential test compares with. Start at [`RedisSession::handle`].
+//! Owns the protocol's state of a connection: its protocol version, name, transaction, pending calls, and whether
+//! replies are wanted. Order of checks and texts of errors are those of redis-server 7.0.15, which the differential
+//! test compares with. Start at [`RedisSession::handle`].
 
 mod calls;
 mod client;
@@ -23,33 +23,33 @@ use sapwood_wire::run::Head;
 use table::{Spec, Verb};
 use transaction::Transaction;
 
-/// The version of Redis whose commands the broker speaks, for clients that choose by it.
+/// Version of Redis whose commands the broker speaks, for clients that choose by version.
 pub(crate) const REDIS_VERSION: &str = "7.2.0";
 
-/// Whether replies are written.
+/// Whether replies are written (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ReplyMode {
     #[default]
     On,
     Off,
-    /// Those to the next command are not.
+    /// Not for the next command.
     SkipNext,
-    /// Those to this command are not.
+    /// Not for this command.
     SkipThis,
 }
 
-/// How the execution of one command ended.
+/// Result of a command.
 #[derive(Debug)]
 enum RedisStep {
     Done,
-    /// Nothing was done: the same again once the connection may go on.
+    /// Nothing was done: handle the command again when the connection is resumed.
     Hold,
-    /// It was carried out; what follows waits until it is answered.
+    /// It was carried out; later commands wait until it is answered.
     Wait,
     Close(CloseReason),
 }
 
-/// What Redis remembers of a connection. Small: most connections are idle subscribers.
+/// State of a Redis connection. Small: most connections are idle subscribers.
 #[derive(Debug)]
 pub(crate) struct RedisSession {
     version: Version,
@@ -61,10 +61,10 @@ pub(crate) struct RedisSession {
     last_command: &'static str,
     name: Box<[u8]>,
     library: Option<Box<(Vec<u8>, Vec<u8>)>>,
-    /// The unfinished request's parser.
+    /// Parser of an unfinished request.
     unfinished: Option<Box<Parser>>,
     transaction: Option<Box<Transaction>>,
-    /// Calls that are not answered, in their order.
+    /// Unanswered calls, in their order.
     pending: Vec<PendingCall>,
 }
 
@@ -100,7 +100,7 @@ impl RedisSession {
         self.pending = Vec::new();
     }
 
-    /// Says why the connection is closed, where redis-server does.
+    /// Writes why the connection is closed, where redis-server does.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         if reason == CloseReason::TooManyConnections {
             outboxes.reply(conn, |out| {
@@ -159,18 +159,18 @@ impl RedisSession {
         }
     }
 
-    /// Publishes the PUBLISHes at the start of the input, run by run, and answers them; gives their bytes.
-    /// What is to be taken request by request, it leaves.
+    /// Publishes the runs of PUBLISH at the start of the input and answers them; gives their bytes, 0 if the next
+    /// request must be handled by itself.
     fn publish_runs(&mut self, input: &[u8], cx: &mut Context<'_>) -> usize {
         let is_plain = self.authenticated
             && self.unfinished.is_none()
             && self.transaction.is_none()
             && self.reply_mode == ReplyMode::On
-            // Who hears itself gets its events and replies in order.
+            // A publisher that has subscriptions gets its own events and replies in order, so no runs.
             && !cx.listens()
             && !cx.has_calls();
         let mut consumed = 0;
-        // Equal answers that are not written yet: nothing else is written between them.
+        // Equal replies that are not written yet; nothing else is written between them.
         let (mut answer, mut times) = (0, 0);
         while is_plain
             && let Some(head) = Head::of_resp(&input[consumed..])
@@ -201,7 +201,7 @@ impl RedisSession {
         }
     }
 
-    /// Parses one request and carries it out; gives what it consumed.
+    /// Parses one request and carries it out; gives the bytes it consumed and its result.
     fn next_request(
         &mut self,
         input: &[u8],
@@ -235,7 +235,7 @@ impl RedisSession {
                 return Err(Then::Read { needed });
             }
             Err(_) if cx.has_calls() => {
-                // Found again once those before it are answered.
+                // The error is found again once the earlier calls are answered.
                 cx.wait_for_calls();
                 Err(Then::Hold)
             }
@@ -262,12 +262,12 @@ impl RedisSession {
                 RedisStep::Hold
             }
             Some(name) if is_of_http(name) => {
-                // A page in a browser can send these lines, and commands behind them.
+                // A web page can make a browser send these lines, with commands after them.
                 return RedisStep::Close(CloseReason::Protocol);
             }
             Some(name) => match self.admit(name, arguments, cx) {
                 Ok(spec) if !calls::is_call(spec.verb) && cx.has_calls() => {
-                    // What others can see happens in the order of the requests.
+                    // Effects that others can see keep the order of the requests.
                     cx.wait_for_calls();
                     RedisStep::Hold
                 }
@@ -280,7 +280,7 @@ impl RedisSession {
             },
         };
         match (&step, self.reply_mode) {
-            // The command is tried again: it is still being skipped.
+            // The command is tried again, and must still be skipped then.
             (RedisStep::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
             (_, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::On,
             _ => {}
@@ -288,7 +288,7 @@ impl RedisSession {
         step
     }
 
-    /// Finds the command and refuses what may not be carried out now.
+    /// Finds the command, and refuses one that may not be carried out now.
     fn admit(
         &mut self,
         name: &[u8],
@@ -337,7 +337,7 @@ impl RedisSession {
         Ok(spec)
     }
 
-    /// Answers an error for a command that was not carried out; a transaction remembers it.
+    /// Replies an error for a command that was not carried out; an open transaction is marked as failed.
     fn reject(&mut self, verb: Option<Verb>, text: Vec<u8>, cx: &mut Context<'_>) {
         if verb == Some(Verb::Exec) {
             self.transaction = None;
@@ -423,7 +423,7 @@ impl RedisSession {
         cx.change_form(self.form());
     }
 
-    /// Appends a reply, unless the client does not want it.
+    /// Appends a reply, if the client wants it.
     fn write(&self, cx: &mut Context<'_>, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.is_reply_wanted() {
             cx.reply(encode);
@@ -448,7 +448,7 @@ impl RedisSession {
     }
 }
 
-/// Whether a request is a line of HTTP, which only a mistake or an attack sends here.
+/// Whether a request is a line of HTTP, which comes here only by mistake or as an attack.
 fn is_of_http(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
@@ -468,7 +468,7 @@ fn allowed_to_subscriber(verb: Verb) -> bool {
     )
 }
 
-/// Bytes as redis-server puts them into an error: up to the first NUL and at most so many.
+/// Bytes as redis-server puts them into an error: up to the first NUL, and at most `most`.
 fn shown(bytes: &[u8], most: usize) -> &[u8] {
     let end = bytes
         .iter()

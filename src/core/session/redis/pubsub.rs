@@ -1,4 +1,4 @@
-//! SUBSCRIBE, PUBLISH, PUBSUB and their relation.
+//! Commands of publish/subscribe: SUBSCRIBE, UNSUBSCRIBE and their variants, PUBLISH, PUBSUB.
 
 use super::table::Verb;
 use super::{RedisSession, RedisStep};
@@ -7,7 +7,7 @@ use crate::context::Context;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
 
-/// The kind of filter that a command is about, and the word that its confirmation begins with.
+/// The kind of filter of a command, and the first word of its confirmation.
 fn subject(verb: Verb) -> (FilterKind, &'static [u8]) {
     match verb {
         Verb::Psubscribe => (FilterKind::Glob, b"psubscribe"),
@@ -19,7 +19,7 @@ fn subject(verb: Verb) -> (FilterKind, &'static [u8]) {
     }
 }
 
-/// What a confirmation counts: shard channels are counted by themselves.
+/// The count in a confirmation: shard channels are counted apart from channels and patterns.
 fn confirmed_count(cx: &Context<'_>, kind: FilterKind) -> i64 {
     let count = |kind| cx.count(kind) as i64;
     match kind {
@@ -28,7 +28,7 @@ fn confirmed_count(cx: &Context<'_>, kind: FilterKind) -> i64 {
     }
 }
 
-/// What tells a connection's subscriptions to one filter apart: it has one.
+/// Number of a subscription among those to one filter: there is at most one.
 const NUMBER: u32 = 0;
 
 impl RedisSession {
@@ -90,7 +90,7 @@ impl RedisSession {
         self.confirm(word, Some(name), kind, cx);
     }
 
-    /// Writes a confirmation: a push, which is written whether or not replies are wanted.
+    /// Writes a confirmation. It is a push, so it is written even if replies are not wanted.
     fn confirm(&self, word: &[u8], name: Option<&[u8]>, kind: FilterKind, cx: &mut Context<'_>) {
         let count = confirmed_count(cx, kind);
         let version = self.version;
@@ -161,7 +161,7 @@ impl RedisSession {
         }
         let pattern = arguments.get(2);
         if let Some(Err(error)) = pattern.map(topic::check_name) {
-            // Matching costs the product of both lengths, for every name.
+            // Bounds the cost of matching, which is the product of both lengths for every name.
             self.refuse(Refusal::Name(error), cx);
             return RedisStep::Done;
         }
@@ -172,7 +172,7 @@ impl RedisSession {
         self.ask_names(kind, pattern, cx)
     }
 
-    /// Whether PING answers in the form of subscribers.
+    /// Whether PING is answered in the form for subscribers.
     pub(super) fn pings_as_subscriber(&self, cx: &Context<'_>) -> bool {
         self.version == Version::Two && cx.listens()
     }

@@ -10,7 +10,7 @@ use sapwood_wire::topic;
 use std::fmt::Write;
 
 const DATABASES: i64 = 16;
-/// Most words of COMMAND INFO and DOCS: each name is answered with up to a kilobyte.
+/// Most names in COMMAND INFO and DOCS: each is answered with up to a kilobyte.
 const COMMAND_NAMES_MAX: usize = 2 * COMMANDS.len();
 const TOO_MANY_NAMES: &[u8] = b"ERR more names than there are commands, ask without names for all";
 const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
@@ -123,7 +123,7 @@ impl RedisSession {
         let word = |index: usize| arguments.get(index).unwrap_or_default();
         let (user, password) = match arguments.len() {
             2 if cx.settings().password.is_none() => return self.error(cx, NO_PASSWORD),
-            // As in Redis before it had users: there is only one.
+            // As in Redis before it had users: the password is that of the only user.
             2 => (cx.settings().user(), word(1)),
             3 => (word(1), word(2)),
             _ => return self.error(cx, b"ERR syntax error"),
@@ -135,7 +135,7 @@ impl RedisSession {
     }
 
     fn check_password(&mut self, user: &[u8], password: &[u8], cx: &mut Context<'_>) -> bool {
-        // The name is looked at even where no password is wanted, as redis-server does.
+        // The name is checked even if no password is wanted, as in redis-server.
         let settings = cx.settings();
         let is_right = settings.is_user(user) && settings.is_let_in(Some(user), Some(password));
         if is_right {
@@ -190,7 +190,7 @@ impl RedisSession {
         self.write(cx, |out| write_greeting(out, version, client));
     }
 
-    /// The text of INFO from the counters of all shards.
+    /// The text of INFO, from the counters of all shards.
     pub(super) fn info(
         &self,
         sections: &[String],
@@ -287,7 +287,7 @@ impl RedisSession {
                 if !is_exact && !topic::glob_matches_text(&lower, name.as_bytes()) {
                     continue;
                 }
-                // The key is answered as it was asked for.
+                // The reply repeats the key as it was asked for.
                 let key = if is_exact { pattern } else { name.as_bytes() };
                 if !found
                     .iter()
@@ -405,7 +405,7 @@ fn write_greeting(out: &mut Vec<u8>, version: Version, client: i64) {
 fn write_counters(text: &mut String, total: &Counters, shards: &[(ShardId, Counters)]) {
     let _ = write!(text, "# Sapwood\r\nshards:{}\r\n", shards.len());
     for (name, value) in total.entries() {
-        // Filters and shared payloads are known to every shard alike: a sum would be wrong.
+        // Every shard reports filters and shared payloads of the whole node, so a sum would be wrong.
         let value = match name {
             "filters" | "shared_body_bytes" => {
                 let each = shards.iter().map(|(_, counters)| {
@@ -452,7 +452,7 @@ fn find_by_full_name(name: &[u8]) -> Option<&'static Spec> {
     }
 }
 
-/// One entry of COMMAND: ten fields, the last the subcommands' entries.
+/// Writes one entry of COMMAND: ten fields, of which the last is the entries of its subcommands.
 fn write_spec(out: &mut Vec<u8>, version: Version, spec: &Spec) {
     resp::array(out, 10);
     resp::bulk(out, spec.name.as_bytes());
@@ -460,7 +460,7 @@ fn write_spec(out: &mut Vec<u8>, version: Version, spec: &Spec) {
     let flags: Vec<&str> = spec.flags.split_whitespace().collect();
     resp::set(out, version, flags.len());
     flags.iter().for_each(|flag| resp::simple(out, flag));
-    // No command of the broker has keys: first, last and step.
+    // First key, last key and step: no command of the broker has keys.
     (0..3).for_each(|_| resp::integer(out, 0));
     resp::set(out, version, 1);
     resp::simple(out, &format!("@{}", spec.group));
@@ -468,7 +468,7 @@ fn write_spec(out: &mut Vec<u8>, version: Version, spec: &Spec) {
     resp::set(out, version, 0);
     resp::set(out, version, 0);
     resp::array(out, subcommands(spec).count());
-    // A subcommand has no subcommands: the depth is two.
+    // Recursion ends at depth two: a subcommand has no subcommands.
     subcommands(spec).for_each(|subcommand| write_spec(out, version, subcommand));
 }
 

@@ -1,6 +1,6 @@
 //! The commands of the Redis protocol that the broker knows: one line each.
 
-/// What a command does; subcommands are commands of their own.
+/// Commands and subcommands, each by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Auth,
@@ -57,10 +57,10 @@ pub(super) enum Verb {
 /// One command.
 #[derive(Debug)]
 pub(super) struct Spec {
-    /// Its name in lower case; a subcommand's behind its group's and a `|`.
+    /// Name in lower case; a subcommand's name is that of its group, a `|` and its own.
     pub name: &'static str,
     pub verb: Verb,
-    /// How many arguments, its own words included; negative for at least so many.
+    /// Number of arguments, its own words included; negative for at least as many.
     pub arity: i32,
     /// Redis's flags, separated by spaces.
     pub flags: &'static str,
@@ -78,7 +78,7 @@ impl Spec {
         }
     }
 
-    /// Whether the name stands in its own right rather than in a group.
+    /// Whether it is a command of its own rather than a subcommand.
     pub(super) fn is_top(&self) -> bool {
         !self.name.contains('|')
     }
@@ -514,7 +514,7 @@ pub(super) static COMMANDS: [Spec; 51] = [
     ),
 ];
 
-/// The longest name in the table with room to spare; a longer word is no command.
+/// Longest name in the table, with room to spare; a longer word is no command.
 const NAME_BYTES_MAX: usize = 24;
 
 /// Finds a command by its name in any case.
@@ -522,7 +522,7 @@ pub(super) fn find(name: &[u8]) -> Option<&'static Spec> {
     find_joined(name, None)
 }
 
-/// Finds a group's subcommand.
+/// Finds a subcommand of a group.
 pub(super) fn find_subcommand(group: &Spec, name: &[u8]) -> Option<&'static Spec> {
     find_joined(group.name.as_bytes(), Some(name))
 }

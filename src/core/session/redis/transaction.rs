@@ -1,8 +1,8 @@
-//! MULTI, EXEC and DISCARD: commands are kept, then carried out one after the other.
+//! MULTI, EXEC and DISCARD: commands are queued, then carried out one after the other.
 //!
-//! Between two of them EXEC may have to wait. What other clients publish meanwhile follows its
-//! array, which clients read as one value, even if the connection ended that subscription inside
-//! it; what it publishes to itself stands inside, as in redis-server 7.0.
+//! EXEC may have to wait between two commands. Events of other clients that come meanwhile follow its array, which
+//! clients read as one value, even if the connection ended that subscription inside it; events that it publishes to
+//! itself are inside, as in redis-server 7.0.
 
 use super::calls::is_call;
 use super::table::{Spec, Verb};
@@ -11,7 +11,7 @@ use crate::context::Context;
 use sapwood_wire::resp::{self, Arguments};
 use std::collections::VecDeque;
 
-/// A command that waits for EXEC.
+/// A command queued for EXEC.
 #[derive(Debug)]
 struct Queued {
     spec: &'static Spec,
@@ -19,14 +19,14 @@ struct Queued {
     bytes: Vec<u8>,
 }
 
-/// The commands between MULTI and EXEC, and those that EXEC has still to carry out.
+/// The commands between MULTI and EXEC, and those that EXEC has yet to carry out.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     queue: VecDeque<Queued>,
-    /// Commands that were queued, those that EXEC has carried out included.
+    /// Number of commands queued, including those that EXEC has carried out.
     commands: usize,
     bytes: usize,
-    /// A command was refused: EXEC will carry nothing out.
+    /// A command was refused: EXEC will carry out none.
     failed: bool,
     executing: bool,
 }
@@ -54,7 +54,7 @@ impl Transaction {
 }
 
 impl RedisSession {
-    /// Whether this command is kept for EXEC rather than carried out.
+    /// Whether this command is queued for EXEC rather than carried out.
     pub(super) fn is_queued(&self, verb: Verb) -> bool {
         let at_once = matches!(
             verb,
@@ -73,7 +73,7 @@ impl RedisSession {
             return;
         };
         if transaction.failed {
-            // It will never be carried out; redis-server says the same and keeps nothing.
+            // EXEC will carry out none, so nothing is kept; redis-server replies the same.
             return self.simple(cx, "QUEUED");
         }
         let size = arguments.iter().map(<[u8]>::len).sum::<usize>() + 8 * arguments.len() + 64;
@@ -125,7 +125,7 @@ impl RedisSession {
         self.simple(cx, "OK");
     }
 
-    /// Answers EXEC's head; the commands follow by [`continue_exec`](Self::continue_exec).
+    /// Writes the head of EXEC's array; [`continue_exec`](Self::continue_exec) carries out the commands.
     pub(super) fn begin_exec(&mut self, cx: &mut Context<'_>) {
         let Some(mut transaction) = self.transaction.take() else {
             self.error(cx, b"ERR EXEC without MULTI");
@@ -143,9 +143,9 @@ impl RedisSession {
         self.transaction = Some(transaction);
     }
 
-    /// Carries out the next command of a transaction under way.
+    /// Carries out the next command of a transaction in progress.
     ///
-    /// The transaction stays until the last one is answered: that is what CLIENT LIST shows.
+    /// The transaction is kept until its last command is answered, for CLIENT LIST.
     pub(super) fn continue_exec(&mut self, cx: &mut Context<'_>) -> RedisStep {
         let next = self
             .transaction

@@ -1,6 +1,6 @@
-//! Requests of HTTP one behind the other: each is read whole, carried out, and answered.
+//! HTTP requests, one after the other: each is read whole, carried out, and answered.
 //!
-//! Owns what stands of a request whose body comes in chunks, and the request that waits for other shards. Start at
+//! Owns a request whose chunked body is not complete, and the requests that wait for calls to shards. Start at
 //! [`Http::handle`].
 
 use super::monitor::{self, Asked, ConnzList};
@@ -21,26 +21,26 @@ use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::native::Parts;
 use sapwood_wire::{json, topic};
 
-/// What HTTP remembers of a connection. Small: most wait for a request.
+/// State of an HTTP connection. Small: most wait for a request.
 #[derive(Debug, Default)]
 pub(super) struct Http {
-    /// Bytes have come.
+    /// Whether any byte has come.
     is_used: bool,
-    /// When the request line and headers began to come that are not whole; 0 for none.
+    /// When an incomplete request line with headers began to come, by the monotonic clock; 0 for none.
     begun_ns: u64,
-    /// A body has begun whose end has not come.
+    /// A body has begun and is not complete.
     has_body_begun: bool,
-    /// The client was told to go on with this request's body.
+    /// 100 Continue was sent for this request's body.
     has_continued: bool,
-    /// A publish whose body comes in chunks.
+    /// A publish with a chunked body.
     chunked: Option<Box<Chunked>>,
-    /// Requests that shards are being asked for, in their order.
+    /// Requests that wait for calls to shards, in their order.
     pending: Vec<PendingRequest>,
     /// The last request has been answered: the connection is to be closed.
     is_over: bool,
 }
 
-/// A request that has been read but for its body.
+/// A publish whose chunked body is not complete.
 #[derive(Debug)]
 struct Chunked {
     publish: Publish,
@@ -49,7 +49,7 @@ struct Chunked {
     body: Vec<u8>,
 }
 
-/// A request that is not answered.
+/// A request that waits for a call to shards.
 #[derive(Debug)]
 struct PendingRequest {
     call: CallId,
@@ -57,14 +57,14 @@ struct PendingRequest {
     manner: Manner,
 }
 
-/// What shards are being asked for.
+/// What the call is for.
 #[derive(Debug)]
 enum PendingAnswer {
     Counters(Asked),
     Connz(Box<ConnzList>),
 }
 
-/// Where a body goes.
+/// Destination of a body.
 #[derive(Debug)]
 struct Publish {
     topic: Vec<u8>,
@@ -72,19 +72,19 @@ struct Publish {
     attributes: Vec<u8>,
 }
 
-/// How a request is to be answered, whatever the answer.
+/// How a request is answered, whatever the response.
 #[derive(Debug)]
 struct Manner {
     keep_alive: bool,
-    /// The body may come in chunks.
+    /// The response body may be chunked.
     takes_chunks: bool,
-    /// The headers alone are wanted.
+    /// Only the headers are wanted (HEAD).
     is_head: bool,
-    /// The origin whose scripts may read the answer.
+    /// Origin whose scripts may read the response (CORS).
     origin: Option<Box<str>>,
 }
 
-/// An answer.
+/// A response.
 struct Reply<'a> {
     status: u16,
     media_type: &'a str,
@@ -104,7 +104,7 @@ impl Manner {
         }
     }
 
-    /// The headers that every answer has behind its own.
+    /// The headers that follow the own headers of every response.
     fn headers<'a>(&'a self, date: &'a str) -> Vec<(&'a str, &'a str)> {
         let mut headers = vec![("Date", date), ("X-Content-Type-Options", "nosniff")];
         if let Some(origin) = &self.origin {
@@ -114,7 +114,7 @@ impl Manner {
         headers
     }
 
-    /// Says whether the connection goes on behind the answer.
+    /// The Connection header: whether the connection stays open after the response.
     fn connection(&self) -> (&'static str, &'static str) {
         let word = if self.keep_alive {
             "keep-alive"
@@ -126,7 +126,7 @@ impl Manner {
 }
 
 impl Http {
-    /// Whether nothing has come yet.
+    /// Whether no byte has come yet.
     pub(super) fn is_fresh(&self) -> bool {
         !self.is_used
     }
@@ -139,7 +139,7 @@ impl Http {
         self.has_body_begun
     }
 
-    /// Whether the client waits, and not the broker.
+    /// Whether the client waits for the broker, rather than the broker for the client.
     pub(super) fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -155,11 +155,12 @@ impl Http {
         self.pending = Vec::new();
     }
 
-    /// Carries out the requests in `input`, as far as the connection may go on; gives how many bytes they were.
+    /// Carries out the requests in `input`, as far as the connection may go on; gives the bytes consumed, and the next
+    /// step.
     pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Done) {
         let mut consumed = 0;
         loop {
-            // Whoever asks for much and reads nothing need not have proved who he is.
+            // The small cap holds for every client, because many requests need no password.
             if let Some(then) = cx.must_pause(Some(HTTP_OUTBOX_BYTES_MAX)) {
                 return (consumed, Done::Then(then));
             }
@@ -179,7 +180,7 @@ impl Http {
                 Ok((taken, Some(done))) => return (consumed + taken, done),
                 Err(_) if cx.has_calls() => return (consumed, wait_for_calls(cx)),
                 Err(error) => {
-                    // What follows cannot be told apart any more.
+                    // After a malformed request, the start of the next one is unknown.
                     let manner = Manner {
                         keep_alive: false,
                         takes_chunks: false,
@@ -192,14 +193,14 @@ impl Http {
         }
     }
 
-    /// Takes the request at the start of the input; gives its bytes, and what follows unless the next request does.
+    /// Takes the request at the start of the input; gives its bytes, and the next step unless that is the next request.
     fn take_request(
         &mut self,
         input: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(usize, Option<Done>), HttpError> {
         if input.starts_with(http::END) {
-            // Old clients end a body with a line end too many.
+            // Old clients send one line end too many after a body.
             return Ok((http::END.len(), None));
         }
         let read_on = |needed| Ok((0, Some(Done::Then(Then::Read { needed }))));
@@ -214,7 +215,7 @@ impl Http {
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
             Ok(route) if cx.has_calls() && !route.is_call() => {
-                // What others can see happens in the order of the requests.
+                // Effects that others can see keep the order of the requests.
                 return Ok((0, Some(wait_for_calls(cx))));
             }
             Ok(route) => route,
@@ -300,7 +301,7 @@ impl Http {
         Ok((taken, done))
     }
 
-    /// Publishes a body and answers; gives what follows if that cannot be done now.
+    /// Publishes a body and responds; gives the next step if that cannot be done now.
     fn publish(
         &mut self,
         publish: &Publish,
@@ -326,7 +327,7 @@ impl Http {
         None
     }
 
-    /// Carries out a request without a body; gives what follows unless the next request does.
+    /// Carries out a request without a body; gives the next step unless that is the next request.
     fn carry_out(
         &mut self,
         route: HttpRoute,
@@ -399,7 +400,7 @@ impl Http {
         None
     }
 
-    /// Takes what a round brought: writes what it is good for, and asks on or ends the answer.
+    /// Takes the answers of a round: writes what is complete, and asks on or ends the response.
     pub(super) fn answered(
         &mut self,
         call: CallId,
@@ -407,7 +408,7 @@ impl Http {
         cx: &mut Context<'_>,
     ) {
         let place = self.pending.binary_search_by_key(&call, |one| one.call);
-        // invariant: a call is answered until it is over.
+        // invariant: a call is pending until it is over.
         let place = place.expect("an answer to what was asked");
         let PendingRequest { reply, manner, .. } = &mut self.pending[place];
         let now = Moment::of(cx.now().wall_ms);
@@ -469,7 +470,7 @@ impl Http {
         self.answer(&reply, &manner, cx);
     }
 
-    /// Subscribes to all topics, or to none, and begins the stream.
+    /// Subscribes to all topics, or to none after a refusal, and begins the stream.
     fn begin_events(
         &mut self,
         topics: &[Vec<u8>],
@@ -490,7 +491,7 @@ impl Http {
             ("Content-Type", "text/event-stream"),
             ("Cache-Control", "no-store"),
             ("Connection", "close"),
-            // What stands between must not collect events.
+            // Proxies must not buffer events.
             ("X-Accel-Buffering", "no"),
         ];
         headers.extend(manner.headers(&date));
@@ -505,7 +506,7 @@ impl Http {
         Some(Done::Becomes(Mode::Events))
     }
 
-    /// Answers that a request is refused. Of a body only what is there already is read: then the connection goes on.
+    /// Refuses a request. Its body is skipped if all of it is there; otherwise the connection is closed.
     fn refuse_unread(
         &mut self,
         no_route: &NoRoute,
@@ -517,7 +518,7 @@ impl Http {
             Body::Length(length) if length <= input.len() - head.length => Some(length),
             Body::Length(_) | Body::Chunked => None,
         };
-        // Behind a body that should not be there, nothing is sure to be a request.
+        // After a body that should not be there, the next bytes may be no request.
         let is_sound = head.body == Body::Length(0) || no_route.error.status != 400;
         manner.keep_alive &= length.is_some() && is_sound;
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
@@ -533,7 +534,7 @@ impl Http {
         let mut headers = Vec::new();
         match error.status {
             401 => {
-                // A line each: browsers read one challenge a line.
+                // One line for each challenge: browsers read only one in a line.
                 let basic = "Basic realm=\"Sapwood\", charset=\"UTF-8\"";
                 headers.push(("WWW-Authenticate", basic));
                 headers.push(("WWW-Authenticate", "Bearer realm=\"Sapwood\""));
@@ -565,7 +566,7 @@ impl Http {
         self.is_over = !manner.keep_alive;
     }
 
-    /// Says why the connection is closed, if a request has begun.
+    /// Writes why the connection is closed, if it is one too many or a request has begun and is late.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let is_late = reason == CloseReason::Stale && (self.begun_ns > 0 || self.has_body_begun);
         let (status, code, text) = match reason {
@@ -621,7 +622,7 @@ fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, manner: &Manner, now: Momen
     }
 }
 
-/// Writes the head of JSON whose length is not known: it comes in chunks, or ends with the connection.
+/// Writes the head of a JSON response of unknown length: its body is chunked, or ends with the connection.
 fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
     let date = now.http();
     let mut headers = vec![("Content-Type", JSON), ("Cache-Control", "no-store")];
@@ -633,7 +634,7 @@ fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
     write_head(out, 200, &headers);
 }
 
-/// Writes a part of such a body.
+/// Writes a part of the body of a streamed response.
 fn write_part(out: &mut Vec<u8>, part: &str, manner: &Manner) {
     match manner.takes_chunks {
         true => http::write_chunk(out, part.as_bytes()),
@@ -660,7 +661,7 @@ fn no_route_of(refusal: Refusal) -> NoRoute {
     HttpError::new(status, refusal.code().name(), &refusal.to_string()).into()
 }
 
-/// What is published to a topic by a request with these headers.
+/// The publish that a request with these headers makes to a topic.
 fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publish, Refusal> {
     cx.check_topic(Space::Topic, &topic)?;
     let reply = head.only("sapwood-reply");
@@ -693,7 +694,7 @@ fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publi
     })
 }
 
-/// Answers that the connection is a WebSocket from here on.
+/// Responds 101: from here on the connection is a WebSocket.
 fn open_socket(opening: &Opening, manner: &Manner, cx: &mut Context<'_>) -> Done {
     let date = Moment::of(cx.now().wall_ms).http();
     let mut headers = vec![

@@ -1,4 +1,4 @@
-//! The JSON protocol, as `JSON.md` beside `wire/json.rs` specifies it: what the native protocol does, as text.
+//! The JSON protocol, as `JSON.md` beside `wire/json.rs` specifies it: the native protocol as text.
 //!
 //! Start at [`JsonSession::message`].
 
@@ -14,24 +14,24 @@ use sapwood_wire::limits::{GUEST_MESSAGE_BYTES_MAX, JSON_FRAME_BYTES_MAX, PAYLOA
 use sapwood_wire::native::{PartsError, VERSION, Welcome, When};
 use sapwood_wire::topic;
 
-/// What the JSON protocol remembers of a connection.
+/// State of a JSON connection.
 #[derive(Debug)]
 pub(super) struct JsonSession {
     authenticated: bool,
     has_said_anything: bool,
-    /// A `drain` under way: its id, and how many subscriptions end.
+    /// A `drain` in progress: its id, and the number of subscriptions that end.
     draining: Option<(Option<u64>, u64)>,
     last_op: &'static str,
     name: Box<str>,
     library: Box<str>,
-    /// What has come of a line, where frames are lines.
+    /// The part of a line that has come, where frames are lines.
     line: Vec<u8>,
-    /// It is whole, and comes before what is read next.
+    /// `line` is whole, and is handled before further input.
     is_line_whole: bool,
 }
 
 impl JsonSession {
-    /// `is_known` if the client has proved who it is, or need not.
+    /// `is_known` if the client has authenticated, or need not.
     pub(super) fn new(is_known: bool) -> JsonSession {
         JsonSession {
             authenticated: is_known,
@@ -56,7 +56,7 @@ impl JsonSession {
         record.command = self.last_op;
     }
 
-    /// The longest frame that it may send.
+    /// Longest frame that the client may send, in bytes.
     pub(super) fn frame_bytes_max(&self) -> usize {
         match self.awaits_auth() {
             true => GUEST_MESSAGE_BYTES_MAX,
@@ -64,8 +64,8 @@ impl JsonSession {
         }
     }
 
-    /// Carries out the lines in `input`, as far as the connection may go on. Of a line that has not come whole, what has is kept
-    /// here, so that nothing is looked through twice.
+    /// Carries out the lines in `input`, as far as the connection may go on. The part of an incomplete line is kept
+    /// here, so that nothing is searched twice.
     pub(super) fn handle_lines(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
         let mut consumed = 0;
         loop {
@@ -84,7 +84,7 @@ impl JsonSession {
             let rest = &input[consumed..];
             let cap = self.frame_bytes_max();
             let end = memchr::memchr(b'\n', rest);
-            // A CR may stand behind the frame.
+            // One byte more, for a CR after the frame.
             if self.line.len() + end.unwrap_or(rest.len()) > cap + 1 {
                 let text = format!("a line has at most {cap} bytes");
                 let then = fail(cx, None, ErrorCode::FrameTooLong, &text);
@@ -110,7 +110,7 @@ impl JsonSession {
         }
     }
 
-    /// Deals with the line that is kept, and forgets it unless it has to wait.
+    /// Handles the kept line, and drops it unless it has to wait.
     fn deal_with_line(&mut self, cx: &mut Context<'_>) -> Option<Then> {
         let line = std::mem::take(&mut self.line);
         let then = self.deal_with(&line, cx);
@@ -129,7 +129,7 @@ impl JsonSession {
         }
     }
 
-    /// Drops what has come of a line: the connection is to be closed.
+    /// Drops a kept line, because the connection is being closed.
     pub(super) fn forget_unfinished(&mut self) {
         self.line = Vec::new();
         self.is_line_whole = false;
@@ -139,7 +139,7 @@ impl JsonSession {
         self.line.capacity()
     }
 
-    /// Carries out a frame; `None` once it is dealt with, and [`Then::Hold`] if it is to be given again.
+    /// Carries out a frame. `None` when it is handled, and [`Then::Hold`] if it must be given again.
     pub(super) fn message(&mut self, frame: &[u8], cx: &mut Context<'_>) -> Option<Then> {
         if let Some(then) = self.end_drain(cx) {
             return Some(then);
@@ -184,7 +184,7 @@ impl JsonSession {
         }
         let user = hello.user.as_deref().map(str::as_bytes);
         let password = hello.password.as_deref().map(str::as_bytes);
-        // Who has proved it by the request that opened the WebSocket need not do so again.
+        // A client that authenticated by the request that opened the WebSocket need not do so again.
         let must_prove = self.awaits_auth() || password.is_some();
         if must_prove && !cx.settings().is_let_in(user, password) {
             cx.counters().wrong_passwords += u64::from(password.is_some());
@@ -212,7 +212,7 @@ impl JsonSession {
         None
     }
 
-    /// Ends all subscriptions, once all that was on its way to them is there.
+    /// Begins to end all subscriptions; events on their way to them are delivered first.
     fn drain(&mut self, id: Option<u64>, cx: &mut Context<'_>) -> Option<Then> {
         let count = cx.begin_drain() as u64;
         self.draining = Some((id, count));
@@ -220,7 +220,7 @@ impl JsonSession {
         None
     }
 
-    /// Answers a `drain` whose events have all come; [`Then::Hold`] while they have not.
+    /// Ends a `drain` whose events have all come, and answers it; [`Then::Hold`] while they have not.
     pub(super) fn end_drain(&mut self, cx: &mut Context<'_>) -> Option<Then> {
         let (id, count) = self.draining?;
         if cx.waits_for_barrier() {
@@ -231,7 +231,7 @@ impl JsonSession {
         ok(cx, id, count)
     }
 
-    /// Says why the connection will be closed.
+    /// Writes why the connection is closed, if the protocol has a code for it.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
             CloseReason::TooManyConnections => (ErrorCode::ConnectionsFull, TOO_MANY_CONNECTIONS),
@@ -326,7 +326,7 @@ fn filter_of<'a>(subscription: &'a Subscription<'_>) -> Filter<'a> {
     }
 }
 
-/// Answers a request that wants it.
+/// Answers a request with its count, if it has an id.
 fn ok(cx: &mut Context<'_>, id: Option<u64>, count: u64) -> Option<Then> {
     if let Some(id) = id {
         cx.reply(|out| json::write_ok(out, id, count));

@@ -1,5 +1,5 @@
-//! What begins as HTTP: requests, server-sent events, WebSocket with what is spoken in it; and the JSON protocol by
-//! itself, which the first byte tells from HTTP.
+//! Connections of the web: HTTP requests, server-sent events, WebSocket with its sub-protocols, and the JSON protocol
+//! in lines, which the first byte tells from HTTP.
 //!
 //! Owns which of these a connection is. `WEB.md` and `JSON.md` specify them. Start at [`WebSession::handle`].
 
@@ -20,34 +20,34 @@ use http::Http;
 use json::JsonSession;
 use socket::Socket;
 
-/// What the web's protocols remember of a connection.
+/// State of a web connection.
 #[derive(Debug)]
 pub(crate) struct WebSession {
     mode: Mode,
-    /// It must prove who it is from now on, since this was last asked.
+    /// It has become a connection that must authenticate, since this was last asked.
     needs_auth: bool,
-    /// When it was last sent a heartbeat, or asked whether it is there, by the monotonic clock.
+    /// When the last heartbeat or ping was sent, by the monotonic clock.
     asked_ns: u64,
-    /// Times that it was asked and has not answered.
+    /// Pings that the client has not answered.
     pings_out: u8,
 }
 
-/// What a connection is.
+/// Kinds of web connections.
 #[derive(Debug)]
 enum Mode {
     Http(Http),
-    /// Server-sent events: whatever comes means nothing any more.
+    /// Server-sent events; input is ignored.
     Events,
     Socket(Box<Socket>),
-    /// The JSON protocol by itself, a frame a line.
+    /// The JSON protocol without WebSocket, a frame in each line.
     Lines(Box<JsonSession>),
 }
 
-/// What a part of the web did with input.
+/// Result of handling input.
 enum Done {
-    /// It ends here, for now.
+    /// Stop here, with this next step.
     Then(Then),
-    /// The connection is something else from here on.
+    /// The connection changes its kind from here on.
     Becomes(Mode),
 }
 
@@ -61,7 +61,7 @@ impl WebSession {
         }
     }
 
-    /// A WebSocket whose opening is over.
+    /// A WebSocket whose opening handshake is over.
     pub(crate) fn opened(spoken: Spoken, is_known: bool) -> WebSession {
         let socket = Socket::new(spoken, is_known);
         WebSession {
@@ -113,7 +113,7 @@ impl WebSession {
         }
     }
 
-    /// Whether it gets what is published to all from the start.
+    /// Whether it gets events published to `$all` from the start.
     fn hears_all(&self) -> bool {
         match &self.mode {
             Mode::Socket(socket) => socket.hears_all(),
@@ -122,7 +122,7 @@ impl WebSession {
         }
     }
 
-    /// Begins a connection that is a WebSocket from the start.
+    /// Starts a connection that is a WebSocket from the start.
     pub(crate) fn greet(&self, conn: ConnId, outboxes: &mut Outboxes) {
         if self.hears_all() {
             outboxes.hear_all(conn);
@@ -141,7 +141,7 @@ impl WebSession {
         }
     }
 
-    /// Says why the connection is closed.
+    /// Writes why the connection is closed.
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         match &self.mode {
             Mode::Http(http) => http.say_why(reason, conn, outboxes),
@@ -159,7 +159,7 @@ impl WebSession {
         }
     }
 
-    /// Whether it is to be told that the node ends, and closed, before the node closes it.
+    /// Whether it is closed before the node ends, to say so: a WebSocket has a close frame.
     pub(crate) fn is_closed_early(&self) -> bool {
         matches!(self.mode, Mode::Socket(_))
     }
@@ -175,7 +175,7 @@ impl WebSession {
 
     pub(crate) fn awaits_auth(&self) -> bool {
         match &self.mode {
-            // Each request brings its own proof.
+            // Each request carries its own credentials.
             Mode::Http(_) | Mode::Events => false,
             Mode::Socket(socket) => socket.awaits_auth(),
             Mode::Lines(json) => json.awaits_auth(),
@@ -204,7 +204,7 @@ impl WebSession {
         }
     }
 
-    /// Looks after the time: sends heartbeats, asks the silent. Gives why the connection is to be closed, if it is.
+    /// Handles a timer: sends heartbeats and pings. Gives a reason if the connection is to be closed.
     pub(crate) fn run_timer(
         &mut self,
         active_ns: u64,
@@ -229,7 +229,7 @@ impl WebSession {
                 is_late.then_some(CloseReason::Stale)
             }
             Mode::Events => {
-                // A reader that has not taken what is there needs no more.
+                // No heartbeat while output waits, which serves the same purpose.
                 let is_due = since(self.asked_ns) >= SSE_HEARTBEAT_MS;
                 if is_due && outboxes.outbox(conn).len() == 0 {
                     self.asked_ns = now.monotonic_ns;

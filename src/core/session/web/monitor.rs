@@ -1,6 +1,6 @@
-//! What the node says about itself over HTTP: `/info` in its own words, the rest in the shape of nats-server's monitoring.
+//! Monitoring over HTTP: `/info` in a form of its own, `/varz`, `/connz` and `/subsz` in that of nats-server.
 //!
-//! All counts are sums over the shards, asked at that moment. Start at [`show`] and [`ConnzList`].
+//! All counts are sums over the shards, asked for at each request. Start at [`show`] and [`ConnzList`].
 
 use super::routes::Connz;
 use crate::command::{
@@ -14,7 +14,7 @@ use sapwood_wire::http::Moment;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
 
-/// What was asked for that the counters of all shards answer.
+/// Requests that the counters of all shards answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asked {
     Info,
@@ -22,12 +22,12 @@ pub(super) enum Asked {
     Subsz,
 }
 
-/// The answer's text.
+/// The text of the response.
 pub(super) fn show(asked: Asked, answers: Answers, cx: &Context<'_>) -> String {
     let each = counters_of(answers);
     let mut sum = Counters::default();
     each.iter().for_each(|(_, counters)| sum.add(counters));
-    // All shards say the same number of these, for the node.
+    // Every shard reports these for the whole node, so they are not summed.
     if let Some((_, first)) = each.first() {
         sum.shared_body_bytes = first.shared_body_bytes;
         sum.filters = first.filters;
@@ -113,7 +113,7 @@ fn show_subsz(sum: &Counters) -> Value {
     })
 }
 
-/// As nats-server writes how long something took: the two largest units that matter, and the smaller ones.
+/// A duration as nats-server writes it, from the largest unit that is not 0 down to seconds.
 fn duration(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
     let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
@@ -125,18 +125,18 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// `/connz` under way: its text comes in parts.
+/// The response to `/connz` in progress, written in parts.
 #[derive(Debug)]
 pub(super) struct ConnzList {
     connz: Connz,
     listing: Listing,
-    /// Clients that stand in the text.
+    /// Number of clients written so far.
     shown: usize,
     is_begun: bool,
 }
 
 impl ConnzList {
-    /// A list, and what to ask all shards first.
+    /// A list, and the first query for all shards.
     pub(super) fn new(connz: Connz) -> (ConnzList, Query) {
         let selection = Selection {
             ids: connz.cid.map(ClientId).into_iter().collect(),
@@ -153,7 +153,7 @@ impl ConnzList {
         (list, first)
     }
 
-    /// Whether some of the text has been given.
+    /// Whether the first part has been given.
     pub(super) fn is_begun(&self) -> bool {
         self.is_begun
     }
@@ -163,7 +163,7 @@ impl ConnzList {
         self.listing.kept_bytes()
     }
 
-    /// The next part of the text, and what to ask next unless this was the last.
+    /// Takes the answers of a round. Gives the next part of the text, and the next round unless this was the last.
     pub(super) fn answered(
         &mut self,
         answers: Answers,
@@ -215,7 +215,7 @@ impl ConnzList {
     }
 }
 
-/// An object whose last member is a list that follows.
+/// The text of an object, left open in a last member that is a list.
 fn open(object: &Value, list: &str) -> String {
     let mut text = object.to_string();
     assert_eq!(text.pop(), Some('}'), "an object ends with a brace");

@@ -1,6 +1,6 @@
-//! Which request means what, and who may make it.
+//! Routes of HTTP requests, and who may make them.
 //!
-//! Owns paths, methods, and the rules about passwords, hosts and origins. Start at [`find`].
+//! Owns paths and methods, and the rules about passwords, hosts and origins. Start at [`find`].
 
 use crate::command::Sort;
 use crate::session::Spoken;
@@ -13,7 +13,7 @@ use sapwood_wire::websocket::accept_key;
 /// Most topics of one request for server-sent events.
 const TOPICS_MAX: usize = 1_000;
 
-/// The sub-protocols that are known.
+/// Known WebSocket sub-protocols.
 const SUB_PROTOCOLS: [(&str, Spoken); 3] = [
     ("sapwood.text", Spoken::Text),
     ("sapwood.json", Spoken::Json),
@@ -29,17 +29,17 @@ pub(super) enum HttpRoute {
     Varz,
     Connz(Connz),
     Subsz,
-    /// To this topic.
+    /// Publish to this topic.
     Publish(Vec<u8>),
-    /// Of these topics and wildcards.
+    /// Server-sent events of these topics and wildcards.
     Events(Vec<Vec<u8>>),
     WebSocket(Opening),
-    /// What a script of another origin may do.
+    /// CORS preflight: what a script of another origin may do.
     Preflight,
 }
 
 impl HttpRoute {
-    /// Whether it is answered by shards, and changes nothing.
+    /// Whether it is answered by a call to shards, and changes nothing.
     pub(super) fn is_call(&self) -> bool {
         matches!(
             self,
@@ -48,18 +48,18 @@ impl HttpRoute {
     }
 }
 
-/// How a WebSocket is opened.
+/// The opening handshake of a WebSocket.
 #[derive(Debug)]
 pub(super) struct Opening {
     pub spoken: Spoken,
     /// The sub-protocol, if one was asked for.
     pub name: Option<&'static str>,
     pub accept: String,
-    /// The request has proved who the client is, or that is not wanted.
+    /// The request has authenticated the client, or no password is wanted.
     pub is_known: bool,
 }
 
-/// Which connections are shown.
+/// Parameters of `/connz`: which connections are shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Connz {
     pub offset: usize,
@@ -69,7 +69,7 @@ pub(super) struct Connz {
     pub cid: Option<u64>,
 }
 
-/// What a request's path stands for, before it is known whether it may be made.
+/// The endpoint of a request's path, before its rights are checked.
 enum Endpoint {
     Page(&'static Asset),
     Health,
@@ -98,7 +98,7 @@ impl Endpoint {
         })
     }
 
-    /// The methods that it takes, for people and programs.
+    /// The methods that it takes, as text for the Allow header and for people.
     fn allows(&self) -> &'static str {
         match self {
             Endpoint::Topics => "GET, POST, OPTIONS",
@@ -117,7 +117,7 @@ impl Endpoint {
     }
 }
 
-/// Why there is no route, and the methods that there are, if that is why.
+/// Why a request has no route, and the allowed methods if the method was wrong.
 #[derive(Debug)]
 pub(super) struct NoRoute {
     pub error: HttpError,
@@ -134,7 +134,7 @@ fn refuse(status: u16, code: &'static str, text: &str) -> NoRoute {
     HttpError::new(status, code, text).into()
 }
 
-/// Finds out what a request asks for, and whether it may.
+/// Finds the route of a request, and checks that the client may make it.
 pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, NoRoute> {
     check_host(head, settings)?;
     let place = Endpoint::of(head.path, settings).ok_or_else(|| {
@@ -155,7 +155,7 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
         return Ok(HttpRoute::Preflight);
     }
     let opens = matches!(place, Endpoint::WebSocket | Endpoint::Echo);
-    // Events would stream on for a script that cannot read them.
+    // The stream of events would go on for a script that may not read it.
     let is_guarded = opens || matches!(place, Endpoint::Topics);
     if is_guarded && !is_origin_welcome(head, settings) {
         let text = "scripts of this origin may not use this broker, unless --http-origin names it";
@@ -185,12 +185,12 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
     })
 }
 
-/// Whether something is shown without a password.
+/// Whether an endpoint needs no password.
 fn is_open(place: &Endpoint) -> bool {
     matches!(place, Endpoint::Health)
 }
 
-/// What a request says about who makes it.
+/// Result of checking a request's credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     Right,
@@ -228,7 +228,7 @@ fn proof(head: &Head<'_>, settings: &Settings) -> Proof {
     }
 }
 
-/// A host without its port.
+/// A host name or address without its port.
 fn host_name(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -236,8 +236,8 @@ fn host_name(host: &str) -> &str {
     }
 }
 
-/// Without a password, only names that nobody else can make point here: else a page could have its own name point to this machine
-/// and would then be of the same origin.
+/// Without a password, refuses host names that others could point to this machine (DNS rebinding): a page with such a
+/// name would be of the same origin.
 fn check_host(head: &Head<'_>, settings: &Settings) -> Result<(), NoRoute> {
     let Some(host) = head.only("host") else {
         return Ok(());
@@ -258,7 +258,7 @@ fn check_host(head: &Head<'_>, settings: &Settings) -> Result<(), NoRoute> {
     Err(refuse(403, "host", text))
 }
 
-/// The origin that a request's script is of, if it may read the answer.
+/// The request's origin, if its scripts may read the response.
 pub(super) fn readable_by<'a>(head: &Head<'a>, settings: &Settings) -> Option<&'a str> {
     let origin = std::str::from_utf8(head.only("origin")?).ok()?;
     let origins = &settings.web.origins;
@@ -266,10 +266,10 @@ pub(super) fn readable_by<'a>(head: &Head<'a>, settings: &Settings) -> Option<&'
     origins.iter().any(is_given).then_some(origin)
 }
 
-/// Whether a script of this origin may change something: it is this broker's own page, or was given.
+/// Whether scripts of this origin may change something: it is the origin of the broker's own page, or is configured.
 fn is_origin_welcome(head: &Head<'_>, settings: &Settings) -> bool {
     if head.values("origin").next().is_none() {
-        // No browser, which always says it.
+        // Not a browser: browsers always send Origin with such requests.
         return true;
     }
     let origin = head
@@ -289,7 +289,7 @@ fn invalid(text: &str) -> NoRoute {
     refuse(400, "request_invalid", text)
 }
 
-/// The topics of a path and a query.
+/// The topics of a path and its query.
 fn topics(head: &Head<'_>) -> Result<HttpRoute, NoRoute> {
     let wrong = || invalid("a `%` is followed by two hexadecimal digits");
     let mut topics = Vec::new();
@@ -338,7 +338,7 @@ fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
             b"limit" => connz.limit = number(&value)? as usize,
             b"cid" => connz.cid = Some(number(&value)?),
             b"subs" => connz.with_subscriptions = matches!(&value[..], b"1" | b"true" | b"detail"),
-            // The largest first, as nats-server sorts all but these.
+            // The largest first, except by id, as in nats-server.
             b"sort" => {
                 connz.sort = match value.as_slice() {
                     b"subs" => Sort::Subscriptions,
@@ -352,14 +352,14 @@ fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
                     _ => Sort::Id,
                 }
             }
-            // Tools ask for more than there is here.
+            // Other parameters are ignored: tools ask for more than there is here.
             _ => {}
         }
     }
     Ok(connz)
 }
 
-/// What a request to open a WebSocket wants.
+/// Checks a request to open a WebSocket, and chooses the sub-protocol.
 fn opening(head: &Head<'_>) -> Result<Opening, NoRoute> {
     let is_upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
     if !is_upgrade || !head.is_current {

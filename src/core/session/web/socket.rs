@@ -1,8 +1,8 @@
-//! WebSocket under a session: frames of the client become messages, and what is spoken in them is a session's own.
+//! WebSocket below a session: the client's frames become messages, which a session of its own handles.
 //!
-//! Owns the message that is being received, and the rules of RFC 6455 that span frames. What the session writes is put
-//! into frames by the form of the connection. A message that stands whole in the input is unmasked into a buffer that all connections
-//! share; only one that comes in parts is kept. Start at [`Socket::handle`].
+//! Owns the message that is being received, and the rules of RFC 6455 that span frames. Output of the session is framed
+//! by the form of the connection. A message that is whole in the input is unmasked into a scratch buffer shared by all
+//! connections; only a message that comes in parts is kept. Start at [`Socket::handle`].
 
 use super::json::JsonSession;
 use super::text::TextSession;
@@ -21,7 +21,7 @@ use sapwood_wire::websocket::{
     Utf8Check,
 };
 
-/// What is spoken in the messages.
+/// Session that handles the messages.
 #[derive(Debug)]
 enum Inner {
     Text(TextSession),
@@ -30,7 +30,7 @@ enum Inner {
     Echo,
 }
 
-/// A frame of which not everything has come.
+/// A frame whose payload is not complete.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     frame: Frame,
@@ -38,24 +38,24 @@ struct Part {
     came: u64,
 }
 
-/// What a WebSocket remembers.
+/// State of a WebSocket.
 #[derive(Debug)]
 pub(super) struct Socket {
     inner: Inner,
-    /// The kind of the message that comes in several frames, or in one that has not come whole.
+    /// Opcode of a message in several frames, or in one that is not complete.
     begun: Option<OpCode>,
     part: Option<Part>,
-    /// What has come of that message; or what is left of a whole one that could not be dealt with at once.
+    /// The part of that message that has come, or the rest of a whole message that could not be handled at once.
     message: Vec<u8>,
-    /// `message` is whole: it comes before what is read next.
+    /// `message` is whole, and is handled before further input.
     is_whole: bool,
     check: Utf8Check,
-    /// A close has been written: nothing may follow.
+    /// A close frame has been written: nothing may follow.
     is_closed: bool,
 }
 
 impl Socket {
-    /// `is_known` if the client has proved who it is, or need not.
+    /// `is_known` if the client has authenticated, or need not.
     pub(super) fn new(spoken: Spoken, is_known: bool) -> Socket {
         Socket {
             inner: match spoken {
@@ -91,7 +91,7 @@ impl Socket {
         }
     }
 
-    /// Whether it gets what is published to all, as it stands.
+    /// Whether it gets events published to `$all` in its current state.
     pub(super) fn hears_all(&self) -> bool {
         matches!(self.inner, Inner::Text(_) | Inner::Json(_)) && !self.awaits_auth()
     }
@@ -114,7 +114,7 @@ impl Socket {
         self.message.capacity()
     }
 
-    /// The longest message that may come.
+    /// Longest message that may come, in bytes.
     fn message_bytes_max(&self) -> usize {
         match &self.inner {
             Inner::Text(text) if text.awaits_auth() => GUEST_MESSAGE_BYTES_MAX,
@@ -125,8 +125,8 @@ impl Socket {
         }
     }
 
-    /// Takes the frames at the start of the input, as far as the connection may go on; gives how many bytes
-    /// those were.
+    /// Handles the frames at the start of the input, as far as the connection may go on; gives their bytes, and the
+    /// next step.
     pub(super) fn handle(&mut self, input: &[u8], cx: &mut Context<'_>) -> (usize, Then) {
         let mut consumed = 0;
         let then = loop {
@@ -160,7 +160,7 @@ impl Socket {
         (consumed, then)
     }
 
-    /// Lets the session end what it had begun; gives what follows unless that is the next message.
+    /// Lets the session end a drain in progress; gives the next step unless that is the next message.
     fn go_on(&mut self, cx: &mut Context<'_>) -> Option<Then> {
         match &mut self.inner {
             Inner::Native(native) if native.is_draining() => match native.handle(&[], cx).then {
@@ -172,7 +172,7 @@ impl Socket {
         }
     }
 
-    /// Closes because of what the client sent.
+    /// Closes the connection because of an error in what the client sent.
     fn close(&mut self, closing: Closing, cx: &mut Context<'_>) -> Then {
         cx.counters().errors += 1;
         cx.reply_bare(|out| {
@@ -182,7 +182,7 @@ impl Socket {
         Then::Close(CloseReason::Protocol)
     }
 
-    /// What the end of a session means for its WebSocket.
+    /// Writes a close frame if the session ends with a protocol error.
     fn ended(&mut self, then: Then, cx: &mut Context<'_>) -> Then {
         if let Then::Close(CloseReason::Protocol) = then
             && !self.is_closed
@@ -199,8 +199,8 @@ impl Socket {
         then
     }
 
-    /// Takes a frame's header, and its payload if that is there; gives how many bytes that was, and what
-    /// follows unless the next frame does.
+    /// Takes a frame's header, and its payload if that is complete; gives their bytes, and the next step unless that is
+    /// the next frame.
     fn take_frame(
         &mut self,
         input: &[u8],
@@ -284,7 +284,7 @@ impl Socket {
         Ok((taken, None))
     }
 
-    /// Deals with a message that stands whole in the input; keeps what cannot be dealt with now.
+    /// Handles a message that is whole in the input; keeps what cannot be handled now.
     fn take_message(
         &mut self,
         frame: &Frame,
@@ -309,7 +309,7 @@ impl Socket {
         then.ok_or(Closing::NOT_UTF8)
     }
 
-    /// Deals with the message that is kept.
+    /// Handles the kept message.
     fn deal_with_kept(&mut self, cx: &mut Context<'_>) -> Option<Then> {
         let mut message = std::mem::take(&mut self.message);
         let opcode = self.begun.unwrap_or(BINARY);
@@ -324,8 +324,8 @@ impl Socket {
         then
     }
 
-    /// Hands a message to the session; gives how much of it is dealt with, and what follows unless the next
-    /// message does.
+    /// Hands a message to the session; gives how many of its bytes are handled, and the next step unless that is the
+    /// next message.
     fn deal_with(
         &mut self,
         opcode: OpCode,
@@ -364,7 +364,7 @@ impl Socket {
         }
     }
 
-    /// Says why the connection is closed.
+    /// Writes why the connection is closed, in the session's protocol and by a close frame.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let (code, text) = match reason {
             CloseReason::AuthTimeout => (1008, "not let in in time"),
@@ -390,7 +390,7 @@ impl Socket {
         }
     }
 
-    /// Asks whether the client is there.
+    /// Sends a ping.
     pub(super) fn ping(&self, conn: ConnId, outboxes: &mut Outboxes) {
         outboxes.reply_bare(conn, |out| websocket::write_header(out, PING, 0));
     }
@@ -400,7 +400,7 @@ fn unsupported(text: &'static str) -> Closing {
     Closing { code: 1003, text }
 }
 
-/// Deals with a ping, pong or close.
+/// Handles a ping, pong or close frame.
 fn control(frame: &Frame, payload: &[u8], cx: &mut Context<'_>) -> Result<Option<Then>, Closing> {
     let mut buffer = [0; CONTROL_BYTES_MAX];
     let unmasked = &mut buffer[..payload.len()];

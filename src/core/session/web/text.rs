@@ -1,4 +1,4 @@
-//! Text commands over WebSocket: the payload alone is delivered, and only PING is answered.
+//! Text commands over WebSocket: events are delivered as payloads only, and PING is the only command with a reply.
 //!
 //! Start at [`TextSession::message`].
 
@@ -9,10 +9,10 @@ use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::text::{self, Command, Names};
 use sapwood_wire::websocket;
 
-/// What tells a connection's subscriptions to one filter apart: it has one.
+/// Number of a subscription among those to one filter: there is at most one.
 const NUMBER: u32 = 0;
 
-/// What the text commands remember of a connection.
+/// State of a connection with text commands.
 #[derive(Debug)]
 pub(super) struct TextSession {
     authenticated: bool,
@@ -20,7 +20,7 @@ pub(super) struct TextSession {
 }
 
 impl TextSession {
-    /// `is_known` if the client has proved who it is, or need not.
+    /// `is_known` if the client has authenticated, or need not.
     pub(super) fn new(is_known: bool) -> TextSession {
         TextSession {
             authenticated: is_known,
@@ -36,7 +36,7 @@ impl TextSession {
         self.last_command
     }
 
-    /// Carries out a command; `None` once it is dealt with.
+    /// Carries out a command; `None` when it is handled.
     pub(super) fn message(&mut self, message: &[u8], cx: &mut Context<'_>) -> Option<Then> {
         let command = match text::parse(message) {
             Ok(command) => command,
@@ -133,7 +133,7 @@ fn pong(text: &[u8], cx: &mut Context<'_>) -> Option<Then> {
     None
 }
 
-/// Says what was wrong; the command is dealt with.
+/// Replies an error; the command is handled.
 fn refuse(cx: &mut Context<'_>, what: &dyn std::fmt::Display) -> Option<Then> {
     cx.counters().errors += 1;
     let text = format!("ERR {what}");
