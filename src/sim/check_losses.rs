@@ -7,9 +7,7 @@ use crate::world::World;
 use crate::{Failure, fail};
 use sapwood_core::Policy;
 use sapwood_core::command::ConnId;
-use sapwood_core::limits::{
-    CALL_RESERVED_BYTES, CALLS_BEGUN_MAX, OUTBOX_CHUNK_BYTES, RUN_BYTES_MAX,
-};
+use sapwood_core::limits::{CALLS_BEGUN_MAX, OUTBOX_CHUNK_BYTES, RUN_BYTES_MAX};
 
 /// Most bytes of an answer to a client beside what it says of each client.
 const REPLY_BYTES_MAX: usize = 2_000;
@@ -75,7 +73,6 @@ impl World {
         let counters = node.core().counters();
         let calls = counters.calls_waiting as usize;
         // Of those that have begun, a reply may wait for its end.
-        bound += calls * CALL_RESERVED_BYTES;
         bound += calls.min(CALLS_BEGUN_MAX) * self.output_bound(Policy::Close);
         let bytes = counters.outbox_bytes as usize;
         if bytes > bound {

@@ -163,6 +163,11 @@ impl Outbox {
         self.length + aside + slots + conflated
     }
 
+    /// Bytes that wait to be sent, without what is only reserved.
+    pub(crate) fn waiting(&self) -> usize {
+        self.len() - self.slots.as_ref().map_or(0, |slots| slots.reserved)
+    }
+
     /// Events sent, or still to be sent.
     pub(crate) fn events_out(&self) -> u64 {
         self.taken.0.saturating_sub(self.lost())
@@ -248,6 +253,8 @@ pub(crate) struct Outboxes {
     pub closing: Vec<(ConnId, CloseReason)>,
     /// Bytes of all owned pieces; shared payloads are counted in `gauge`.
     bytes: usize,
+    /// Part of `bytes` that is reserved for replies of calls and holds nothing yet.
+    reserved: usize,
     /// Bytes added since the last flush.
     unflushed: usize,
     spare: Vec<Vec<u8>>,
@@ -268,6 +275,7 @@ impl Outboxes {
             dirty: Vec::new(),
             closing: Vec::new(),
             bytes: 0,
+            reserved: 0,
             unflushed: 0,
             spare: Vec::new(),
             spare_bytes: 0,
@@ -373,8 +381,15 @@ impl Outboxes {
         hearing.map(|(slot, _)| ConnId(slot as u32)).collect()
     }
 
+    /// Bytes that count against the shard's cap, without shared payloads.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that wait to be sent, without what is only reserved.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bytes - self.reserved
     }
 
     pub(crate) fn gauge(&self) -> &BodyGauge {

@@ -41,6 +41,8 @@ pub(super) struct Slots {
     list: VecDeque<Slot>,
     /// Bytes that the slots hold and have reserved.
     pub bytes: usize,
+    /// Bytes of `bytes` that are only reserved.
+    pub reserved: usize,
 }
 
 impl Slots {
@@ -74,7 +76,9 @@ impl Outboxes {
             reserved: CALL_RESERVED_BYTES,
         });
         slots.bytes += CALL_RESERVED_BYTES;
+        slots.reserved += CALL_RESERVED_BYTES;
         self.bytes += CALL_RESERVED_BYTES;
+        self.reserved += CALL_RESERVED_BYTES;
     }
 
     /// Sets how many bytes the slot of a call counts for besides its reply.
@@ -210,7 +214,9 @@ impl Outboxes {
     /// Drops all slots: the connection is being closed, and their replies will never be whole.
     pub(crate) fn drop_slots(&mut self, conn: ConnId) {
         let slots = self.boxes[conn.slot()].slots.take();
-        uncount(&mut self.bytes, slots.map_or(0, |slots| slots.bytes));
+        let (bytes, reserved) = slots.map_or((0, 0), |slots| (slots.bytes, slots.reserved));
+        uncount(&mut self.bytes, bytes);
+        uncount(&mut self.reserved, reserved);
     }
 
     /// Bytes that the slots of a connection hold and have reserved.
@@ -229,10 +235,12 @@ impl Outboxes {
         let slots = slots.expect("a connection with reply slots");
         let place = slots.place(call);
         let slot = &mut slots.list[place];
-        let before = slot.bytes();
+        let (before, reserved) = (slot.bytes(), slot.reserved);
         change(slot);
         let after = slot.bytes();
         slots.bytes = slots.bytes + after - before;
+        slots.reserved = slots.reserved + slot.reserved - reserved;
+        self.reserved = self.reserved + slot.reserved - reserved;
         uncount(&mut self.bytes, before);
         self.bytes += after;
     }

@@ -243,7 +243,7 @@ impl Shard {
         match sort {
             Sort::Id => 0,
             Sort::Subscriptions => self.broker.count_all(conn) as u64,
-            Sort::Pending => outbox.len() as u64,
+            Sort::Pending => outbox.waiting() as u64,
             Sort::EventsOut => outbox.events_out(),
             Sort::EventsIn => connection.events_in,
             Sort::BytesOut => outbox.taken.1,
@@ -321,7 +321,7 @@ impl Shard {
                 count(FilterKind::ShardChannel),
             ],
             queued: None,
-            output: (outbox.len(), outbox.pieces()),
+            output: (outbox.waiting(), outbox.pieces()),
             lost: outbox.lost(),
             traffic: Traffic {
                 events_in: connection.events_in,

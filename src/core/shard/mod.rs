@@ -317,7 +317,7 @@ impl Shard {
             places_unheard: self.delivery.lost_places,
             questions_unanswered: self.delivery.questions.unanswered,
             calls_waiting: self.calls.len() as u64,
-            outbox_bytes: self.outboxes.bytes() as u64,
+            outbox_bytes: self.outboxes.waiting_bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
             events_delivered: self.delivery.delivered + self.delivery.named.delivered,
             events_handed_over: self.mailboxes.events,
