@@ -209,6 +209,24 @@ fn messages(input: &mut Vec<u8>, spoken: Spoken, kind: u8, how: u8, fields: &[u8
     frame(input, 0x80, second);
 }
 
+/// A body that comes in chunks, and how many bytes it takes; `None` while it is not whole.
+fn unchunked(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let all = bytes.len();
+    let mut whole = Vec::new();
+    loop {
+        let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[..line]).expect("a chunk's size is text");
+        let size = usize::from_str_radix(size, 16).expect("a chunk's size is hexadecimal");
+        let chunk = bytes.get(line + 2..line + 4 + size)?;
+        assert_eq!(&chunk[size..], b"\r\n", "the end of a chunk");
+        whole.extend_from_slice(&chunk[..size]);
+        bytes = &bytes[line + 4 + size..];
+        if size == 0 {
+            return Some((whole, all - bytes.len()));
+        }
+    }
+}
+
 /// What a client has understood of what it read.
 enum Mode {
     /// Nothing has come, or answers of HTTP.
@@ -286,8 +304,14 @@ impl Reader {
         let body = &bytes[end..];
         // A HEAD is answered by headers alone; no body here begins so.
         let is_bare = body.len() >= START.len() && body.starts_with(START);
-        if length > 0 && is_bare {
+        let is_chunked = header("Transfer-Encoding") == Some("chunked");
+        if (length > 0 || is_chunked) && is_bare {
             return Some(end);
+        }
+        if is_chunked {
+            let (whole, length) = unchunked(body)?;
+            let _: Value = serde_json::from_slice(&whole).expect("a body of JSON in chunks");
+            return Some(end + length);
         }
         let body = body.get(..length)?;
         if header("Content-Type") == Some("application/json") {
