@@ -344,8 +344,10 @@ impl Host<'_> {
         let model = &mut self.world.model;
         let consumed = model.handled(key, handled.consumed as u64, commands);
         let conn = model.conn(key);
-        // What a barrier or an unfinished EXEC holds back is behind.
-        conn.stream.was_behind |= handled.next == Next::Hold || !conn.executing.is_empty();
+        // What a barrier or an unfinished EXEC holds back is behind. Core may go on with the input before a barrier is over.
+        let goes_on_held = handled.next == Next::Flush && conn.barrier;
+        let is_held = handled.next == Next::Hold || goes_on_held;
+        conn.stream.was_behind |= is_held || !conn.executing.is_empty();
         if handled.next == Next::Hold && !conn.executing.is_empty() {
             self.world.coverage.hit("exec suspended");
         }
