@@ -155,7 +155,7 @@ impl Calls {
 
     /// Begins queued calls up to [`CALLS_BEGUN_MAX`], and gives the next call whose round may go out. Begun calls take
     /// turns. `None` after [`CALL_ROUNDS_A_TURN`] rounds in a turn.
-    pub(crate) fn next_ready(&mut self, may_spool: bool) -> Option<CallKey> {
+    pub(crate) fn next_ready(&mut self, may_spool: bool, now_ns: u64) -> Option<CallKey> {
         if self.sent >= CALL_ROUNDS_A_TURN {
             return None;
         }
@@ -168,6 +168,8 @@ impl Calls {
             };
             assert!(call.stage == CallStage::Queued, "queued twice: {call:?}");
             call.stage = CallStage::Ready;
+            // Its time in the queue is no waiting for room.
+            call.moved_ns = now_ns;
             self.begun.push_back(key);
         }
         let place = self.first_ready(may_spool)?;
@@ -296,9 +298,14 @@ impl Calls {
         }
     }
 
+    /// Whether [`take_waiting`](Calls::take_waiting) names anyone.
+    pub(crate) fn may_resume_waiting(&self) -> bool {
+        !self.waiting.is_empty() && self.calls.len() <= CALLS_SHARD_MAX / 2
+    }
+
     /// Takes the connections that wait for a call, once at most half of [`CALLS_SHARD_MAX`] calls are left.
     pub(crate) fn take_waiting(&mut self) -> Vec<(ConnId, ClientId)> {
-        match self.calls.len() <= CALLS_SHARD_MAX / 2 {
+        match self.may_resume_waiting() {
             true => std::mem::take(&mut self.waiting),
             false => Vec::new(),
         }
@@ -330,7 +337,7 @@ mod tests {
     /// Lets one round go out and be answered by all shards; gives its key.
     fn answer_next(calls: &mut Calls) -> Option<CallKey> {
         calls.end_turn();
-        let key = calls.next_ready(true)?;
+        let key = calls.next_ready(true, 0)?;
         assert_eq!(calls.take_round(key).len(), 2);
         assert_eq!(calls.answered(key, ShardId(1), killed(1), 0), None);
         let both = calls.answered(key, ShardId(0), killed(2), 0);
@@ -385,7 +392,7 @@ mod tests {
             .collect();
         let late = ask(&mut calls, 99, Written::Streamed);
         for &key in &keys {
-            assert_eq!(calls.next_ready(true), Some(key));
+            assert_eq!(calls.next_ready(true, 0), Some(key));
             calls.park(key);
         }
         assert_eq!(answer_next(&mut calls), Some(late));
@@ -401,7 +408,7 @@ mod tests {
         let gone = ask(&mut calls, 1, Written::Streamed);
         let behind = ask(&mut calls, 1, Written::Streamed);
         let other = ask(&mut calls, 2, Written::Short);
-        assert_eq!(calls.next_ready(true), Some(gone));
+        assert_eq!(calls.next_ready(true, 0), Some(gone));
         calls.take_round(gone);
         calls.forget(gone.0);
         assert_eq!(calls.answered(gone, ShardId(0), killed(1), 0), None);
@@ -416,7 +423,7 @@ mod tests {
         for _ in 0..CALLS_BEGUN_MAX {
             ask(&mut calls, 0, Written::Short);
         }
-        while let Some(key) = calls.next_ready(true) {
+        while let Some(key) = calls.next_ready(true, 0) {
             calls.take_round(key);
             calls.end_turn();
         }

@@ -373,3 +373,47 @@ fn names_come_in_parts_whatever_else_is_subscribed() {
         20_000
     );
 }
+
+#[test]
+fn who_waited_long_for_their_turn_are_answered_where_there_is_room() {
+    let mut node = Node::new(2, None, Limits::default());
+    for conn in 0..100 {
+        node.open(0, conn);
+        node.give(0, conn, b"INFO server\r\n");
+    }
+    // Others were in front for longer than anyone waits for room.
+    node.now.monotonic_ns += 2 * CALL_MS_MAX * 1_000_000;
+    node.handle(0, Input::Tick);
+    for _ in 0..20 {
+        node.settle();
+        node.handle(0, Input::Tick);
+    }
+    for conn in 0..100 {
+        let answer = node.read(0, conn);
+        assert!(answer.contains("# Server"), "{conn} is answered {answer}");
+    }
+    assert_eq!(node.shards[0].counters().calls_refused, 0);
+}
+
+#[test]
+fn who_waits_for_fewer_calls_goes_on_when_the_others_leave() {
+    let mut node = Node::new(2, None, Limits::default());
+    let info = b"INFO server\r\n";
+    for conn in 0..66 {
+        node.open(0, conn);
+        node.give(0, conn, &info.repeat(CALLS_MAX as usize));
+    }
+    node.open(0, 70);
+    assert_eq!(
+        node.give(0, 70, info).next,
+        Next::Hold,
+        "the shard has as many as it may"
+    );
+    for conn in 0..66 {
+        node.handle(0, Input::Closed { conn: ConnId(conn) });
+    }
+    assert!(node.shards[0].is_turn_due());
+    node.end_turn(0);
+    assert_eq!(node.outputs[0].resumed, [ConnId(70)]);
+    assert!(node.ask(0, 70, "INFO server\r\n").contains("# Server"));
+}

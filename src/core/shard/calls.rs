@@ -20,7 +20,10 @@ use sapwood_wire::topic;
 impl Shard {
     /// Sends rounds of calls, as many as a turn allows.
     pub(super) fn run_calls(&mut self, now: Now, outputs: &mut Outputs) {
-        while let Some(key) = self.calls.next_ready(!self.outboxes.is_full()) {
+        while let Some(key) = self
+            .calls
+            .next_ready(!self.outboxes.is_full(), now.monotonic_ns)
+        {
             if self.calls.is_streamed(key) && !self.outboxes.takes_parts(key.0) {
                 self.calls.park(key);
                 continue;
@@ -58,7 +61,9 @@ impl Shard {
 
     /// Refuses calls that have waited too long for room in the shard's output.
     pub(super) fn refuse_late_calls(&mut self, now: Now, outputs: &mut Outputs) {
-        while let Some(key) = self.calls.take_late(now.monotonic_ns) {
+        while self.outboxes.is_full()
+            && let Some(key) = self.calls.take_late(now.monotonic_ns)
+        {
             self.counters.calls_refused += 1;
             self.end_round(key, Err(CallError::NoRoom), now, outputs);
         }
@@ -101,6 +106,10 @@ impl Shard {
         if kills_itself {
             self.begin_close(conn, CloseReason::Killed, outputs);
         }
+    }
+
+    /// Resumes the connections that waited until the shard had fewer calls, whether those were answered or forgotten.
+    pub(super) fn resume_callers(&mut self, outputs: &mut Outputs) {
         for (conn, client) in self.calls.take_waiting() {
             if let Some(connection) = self.connections.of_client(conn, client)
                 && connection.blocked.calls.take().is_some()

@@ -197,9 +197,11 @@ impl Shard {
 
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
+        let is_full = self.outboxes.is_full();
+        let calls_ns = self.calls.next_deadline().filter(|_| is_full);
         let deadlines = [
             self.liveness.next_deadline(),
-            self.calls.next_deadline(),
+            calls_ns,
             self.tree_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -273,7 +275,8 @@ impl Shard {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
         let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
-        let has_calls = self.calls.is_ready(!self.outboxes.is_full());
+        let has_calls =
+            self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
         has_news || has_lanes || is_asked || has_calls || self.may_resume_stalled()
     }
 
@@ -633,6 +636,7 @@ impl Shard {
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
         self.calls.end_turn();
         self.run_calls(now, outputs);
+        self.resume_callers(outputs);
         self.answer_questions(now);
         self.end_turn_of_links();
         let changes = self.broker.take_changes();
