@@ -29,14 +29,14 @@ const PAYLOAD_BYTES: usize = 128;
 /// Names that the other client subscribes to and unsubscribes from in turn.
 const NAMES: usize = 64;
 
-/// What the other client does.
+/// Behaviour of the client that changes its subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Churn {
     /// Nothing: the rate that the others are compared with.
     None,
     /// A subscription, then its end, each once the one before is confirmed.
     Waiting,
-    /// The same without waiting: as much as the broker reads.
+    /// Subscribes and unsubscribes without waiting for confirmations: pipelined.
     Pipelined,
 }
 

@@ -99,7 +99,7 @@ fn longest_wait<T>(broker: &Broker, work: impl FnOnce() -> T) -> (T, Duration) {
             longest
         });
         let done = work();
-        // What clients leave behind is dealt with after they are gone.
+        // The broker ends the subscriptions of closed connections after the close; a second covers that.
         sleep(Duration::from_secs(1));
         ended.store(true, std::sync::atomic::Ordering::Release);
         (done, waiter.join().expect("the waiter does not panic"))

@@ -75,7 +75,7 @@ impl Broker {
         100.0 * (self.cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64()
     }
 
-    /// Resident memory.
+    /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("the broker runs");
@@ -84,7 +84,7 @@ impl Broker {
         kib.expect("VmRSS in KiB")
     }
 
-    /// The same in MiB.
+    /// Resident memory in MiB.
     pub fn resident_mib(&self) -> f64 {
         self.resident_kib() as f64 / 1024.0
     }

@@ -491,6 +491,15 @@ impl Context<'_> {
         self.parts.blocked.calls = Some(0);
     }
 
+    /// Whether calls before a request must be answered first: then the connection is not read until they are.
+    pub(crate) fn must_wait_for_calls(&mut self) -> bool {
+        let must_wait = self.has_calls();
+        if must_wait {
+            self.wait_for_calls();
+        }
+        must_wait
+    }
+
     /// Begins a call. `None` at a cap on calls: nothing was asked, and the session asks again when the connection is
     /// resumed.
     pub(crate) fn ask(&mut self, round: Round, written: Written) -> Option<CallId> {

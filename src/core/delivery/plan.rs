@@ -8,7 +8,7 @@
 use super::{Delivery, Egress};
 use crate::command::{ConnId, Event, LinkId, Member, ShardId, Target};
 use crate::limits::SHARED_BODY_BYTES_MIN;
-use crate::mailbox::{Addressees, HandedRun};
+use crate::mailbox::{Addressees, HandedRun, Mailboxes};
 use bytes::Bytes;
 use sapwood_wire::node::events::EventsHead;
 
@@ -23,6 +23,23 @@ pub(super) enum Reach<'a> {
     Tree,
     /// All shards, and all links except the one it came by: the event was published on another node (split horizon).
     Onward(LinkId, &'a EventsHead<'a>),
+}
+
+impl Reach<'_> {
+    /// Hands so many events to another shard of the node, if they reach it. Events of other nodes have room of their own
+    /// there; for those that are published here the caller has asked for room.
+    fn hand_over(
+        self,
+        mailboxes: &mut Mailboxes,
+        (shard, events): (ShardId, u64),
+        push: impl FnOnce(&mut Mailboxes),
+    ) {
+        match self {
+            Reach::Shard => {}
+            Reach::Tree => push(mailboxes),
+            Reach::Node | Reach::Onward(..) => mailboxes.push_arrived(shard, events, push),
+        }
+    }
 }
 
 /// What is decided about an event, apart from its route and the group turns.
@@ -93,16 +110,10 @@ impl Delivery {
         reach: Reach<'_>,
     ) {
         for &shard in &self.route().shards {
-            match reach {
-                Reach::Shard => {}
-                Reach::Tree => egress.mailboxes.push_run(shard, *run),
-                Reach::Node | Reach::Onward(..) => {
-                    let events = run.payloads.len() as u64;
-                    egress
-                        .mailboxes
-                        .push_arrived(shard, events, |mailboxes| mailboxes.push_run(shard, *run));
-                }
-            }
+            let events = run.payloads.len() as u64;
+            reach.hand_over(egress.mailboxes, (shard, events), |mailboxes| {
+                mailboxes.push_run(shard, *run);
+            });
         }
         if matches!(reach, Reach::Tree) && !self.route().links.is_empty() {
             let links = self.route().links.iter().copied();
@@ -162,14 +173,10 @@ impl Delivery {
                 groups: groups.map(|(group, _)| egress.broker.group_name(group)),
                 tries: plan.tries,
             };
-            match plan.reach {
-                Reach::Node | Reach::Onward(..) => {
-                    egress.mailboxes.push_arrived(shard, 1, |mailboxes| {
-                        mailboxes.push(shard, addressees, *event, plan.body);
-                    });
-                }
-                _ => egress.mailboxes.push(shard, addressees, *event, plan.body),
-            }
+            plan.reach
+                .hand_over(egress.mailboxes, (shard, 1), |mailboxes| {
+                    mailboxes.push(shard, addressees, *event, plan.body);
+                });
         }
     }
 

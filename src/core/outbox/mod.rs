@@ -165,7 +165,7 @@ impl Outbox {
 
     /// Bytes that wait to be sent, without what is only reserved.
     pub(crate) fn waiting(&self) -> usize {
-        self.len() - self.slots.as_ref().map_or(0, |slots| slots.reserved)
+        self.len() - self.slots.as_ref().map_or(0, |slots| slots.reserved())
     }
 
     /// Events sent, or still to be sent.

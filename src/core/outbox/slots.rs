@@ -41,11 +41,14 @@ pub(super) struct Slots {
     list: VecDeque<Slot>,
     /// Bytes that the slots hold and have reserved.
     pub bytes: usize,
-    /// Bytes of `bytes` that are only reserved.
-    pub reserved: usize,
 }
 
 impl Slots {
+    /// Bytes of `bytes` that are only reserved. Cost: a step for each slot.
+    pub(super) fn reserved(&self) -> usize {
+        self.list.iter().map(|slot| slot.reserved).sum()
+    }
+
     fn place(&self, call: CallId) -> usize {
         let place = self.list.binary_search_by_key(&call, |slot| slot.call);
         // invariant: a slot stays until its call is answered, or the connection is closed.
@@ -73,12 +76,9 @@ impl Outboxes {
             spooled: 0,
             is_whole: false,
             behind: Vec::new(),
-            reserved: CALL_RESERVED_BYTES,
+            reserved: 0,
         });
-        slots.bytes += CALL_RESERVED_BYTES;
-        slots.reserved += CALL_RESERVED_BYTES;
-        self.bytes += CALL_RESERVED_BYTES;
-        self.reserved += CALL_RESERVED_BYTES;
+        self.set_reserved(conn, call, CALL_RESERVED_BYTES);
     }
 
     /// Sets how many bytes the slot of a call counts for besides its reply.
@@ -214,7 +214,7 @@ impl Outboxes {
     /// Drops all slots: the connection is being closed, and their replies will never be whole.
     pub(crate) fn drop_slots(&mut self, conn: ConnId) {
         let slots = self.boxes[conn.slot()].slots.take();
-        let (bytes, reserved) = slots.map_or((0, 0), |slots| (slots.bytes, slots.reserved));
+        let (bytes, reserved) = slots.map_or((0, 0), |slots| (slots.bytes, slots.reserved()));
         uncount(&mut self.bytes, bytes);
         uncount(&mut self.reserved, reserved);
     }
@@ -239,7 +239,6 @@ impl Outboxes {
         change(slot);
         let after = slot.bytes();
         slots.bytes = slots.bytes + after - before;
-        slots.reserved = slots.reserved + slot.reserved - reserved;
         self.reserved = self.reserved + slot.reserved - reserved;
         uncount(&mut self.bytes, before);
         self.bytes += after;

@@ -6,6 +6,7 @@
 mod listing;
 pub(crate) mod native;
 pub(crate) mod nats;
+mod pending;
 pub(crate) mod redis;
 pub(crate) mod web;
 

@@ -17,7 +17,6 @@ use std::sync::Arc;
 /// A call that is not answered yet.
 #[derive(Debug)]
 pub(super) struct PendingCall {
-    call: CallId,
     /// Whether the client wants the reply (CLIENT REPLY).
     is_wanted: bool,
     reply: PendingReply,
@@ -132,11 +131,8 @@ impl RedisSession {
         let Some(call) = call else {
             return RedisStep::Hold;
         };
-        self.pending.push(PendingCall {
-            call,
-            is_wanted: self.is_reply_wanted(),
-            reply,
-        });
+        let is_wanted = self.is_reply_wanted();
+        self.pending.put(call, PendingCall { is_wanted, reply });
         RedisStep::Done
     }
 
@@ -147,19 +143,15 @@ impl RedisSession {
         answers: Result<Answers, CallError>,
         cx: &mut Context<'_>,
     ) {
-        let place = self.pending.binary_search_by_key(&call, |one| one.call);
-        // invariant: a call is pending until it is over.
-        let place = place.expect("an answer to what was asked");
-        let mut one = self.pending.remove(place);
+        let mut one = self.pending.take(call);
         let next = match answers {
-            Ok(answers) => self.take_answers(&mut one, answers, cx),
+            Ok(answers) => self.take_answers((call, &mut one), answers, cx),
             Err(error) => Err(format!("ERR {error}")),
         };
         let mut head = match next {
             Ok(AfterRound::Ask(round)) => {
                 cx.ask_on(call, round);
-                self.pending.insert(place, one);
-                return;
+                return self.pending.put(call, one);
             }
             Ok(AfterRound::End(head)) => head,
             Err(text) => {
@@ -180,11 +172,11 @@ impl RedisSession {
     /// Takes the answers of a round; gives the next step, or the error to reply.
     fn take_answers(
         &mut self,
-        one: &mut PendingCall,
+        (call, one): (CallId, &mut PendingCall),
         answers: Answers,
         cx: &mut Context<'_>,
     ) -> Result<AfterRound, String> {
-        let (call, is_wanted, version) = (one.call, one.is_wanted, self.version);
+        let (is_wanted, version) = (one.is_wanted, self.version);
         let mut head = Vec::new();
         match &mut one.reply {
             PendingReply::Info(sections) => {

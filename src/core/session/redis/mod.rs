@@ -15,6 +15,7 @@ use crate::command::{CloseReason, ConnId, Form};
 use crate::context::{Context, SessionStep, Then};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
+use crate::session::pending::PendingCalls;
 use crate::settings::Settings;
 use calls::PendingCall;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -65,7 +66,7 @@ pub(crate) struct RedisSession {
     unfinished: Option<Box<Parser>>,
     transaction: Option<Box<Transaction>>,
     /// Unanswered calls, in their order.
-    pending: Vec<PendingCall>,
+    pending: PendingCalls<PendingCall>,
 }
 
 impl RedisSession {
@@ -82,7 +83,7 @@ impl RedisSession {
             library: None,
             unfinished: None,
             transaction: None,
-            pending: Vec::new(),
+            pending: PendingCalls::default(),
         }
     }
 
@@ -97,7 +98,7 @@ impl RedisSession {
     pub(crate) fn forget_unfinished(&mut self) {
         self.unfinished = None;
         self.transaction = None;
-        self.pending = Vec::new();
+        self.pending = PendingCalls::default();
     }
 
     /// Writes why the connection is closed, where redis-server does.
@@ -234,11 +235,8 @@ impl RedisSession {
                 self.unfinished = Some(Box::new(parser));
                 return Err(Then::Read { needed });
             }
-            Err(_) if cx.has_calls() => {
-                // The error is found again once the earlier calls are answered.
-                cx.wait_for_calls();
-                Err(Then::Hold)
-            }
+            // The error is found again once the earlier calls are answered.
+            Err(_) if cx.must_wait_for_calls() => Err(Then::Hold),
             Err(error) => {
                 cx.counters().errors += 1;
                 self.write(cx, |out| resp::error(out, &error.reply()));
@@ -257,18 +255,14 @@ impl RedisSession {
         }
         let step = match arguments.get(0) {
             None => RedisStep::Done,
-            Some(name) if is_of_http(name) && cx.has_calls() => {
-                cx.wait_for_calls();
-                RedisStep::Hold
-            }
+            Some(name) if is_of_http(name) && cx.must_wait_for_calls() => RedisStep::Hold,
             Some(name) if is_of_http(name) => {
                 // A web page can make a browser send these lines, with commands after them.
                 return RedisStep::Close(CloseReason::Protocol);
             }
             Some(name) => match self.admit(name, arguments, cx) {
-                Ok(spec) if !calls::is_call(spec.verb) && cx.has_calls() => {
-                    // Effects that others can see keep the order of the requests.
-                    cx.wait_for_calls();
+                // Effects that others can see keep the order of the requests.
+                Ok(spec) if !calls::is_call(spec.verb) && cx.must_wait_for_calls() => {
                     RedisStep::Hold
                 }
                 Ok(spec) if self.is_queued(spec.verb) => {

@@ -152,8 +152,7 @@ impl RedisSession {
             .as_mut()
             .and_then(|transaction| transaction.queue.pop_front());
         let Some(queued) = next else {
-            if cx.has_calls() {
-                cx.wait_for_calls();
+            if cx.must_wait_for_calls() {
                 return RedisStep::Wait;
             }
             self.transaction = None;
@@ -168,12 +167,9 @@ impl RedisSession {
             );
             return RedisStep::Done;
         }
-        let step = match is_call(queued.spec.verb) || !cx.has_calls() {
-            true => self.execute(queued.spec, arguments, cx),
-            false => {
-                cx.wait_for_calls();
-                RedisStep::Hold
-            }
+        let step = match !is_call(queued.spec.verb) && cx.must_wait_for_calls() {
+            true => RedisStep::Hold,
+            false => self.execute(queued.spec, arguments, cx),
         };
         if let (RedisStep::Hold, Some(transaction)) = (&step, &mut self.transaction) {
             transaction.queue.push_front(queued);

@@ -15,6 +15,7 @@ use crate::context::{Context, Then};
 use crate::limits::HTTP_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
 use crate::session::TOO_MANY_CONNECTIONS;
+use crate::session::pending::PendingCalls;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -35,7 +36,7 @@ pub(super) struct Http {
     /// A publish with a chunked body.
     chunked: Option<Box<Chunked>>,
     /// Requests that wait for calls to shards, in their order.
-    pending: Vec<PendingRequest>,
+    pending: PendingCalls<PendingRequest>,
     /// The last request has been answered: the connection is to be closed.
     is_over: bool,
 }
@@ -52,7 +53,6 @@ struct Chunked {
 /// A request that waits for a call to shards.
 #[derive(Debug)]
 struct PendingRequest {
-    call: CallId,
     reply: PendingAnswer,
     manner: Manner,
 }
@@ -152,7 +152,7 @@ impl Http {
 
     pub(super) fn forget_unfinished(&mut self) {
         self.chunked = None;
-        self.pending = Vec::new();
+        self.pending = PendingCalls::default();
     }
 
     /// Carries out the requests in `input`, as far as the connection may go on; gives the bytes consumed, and the next
@@ -164,11 +164,12 @@ impl Http {
             if let Some(then) = cx.must_pause(Some(HTTP_OUTBOX_BYTES_MAX)) {
                 return (consumed, Done::Then(then));
             }
-            if self.is_over && cx.has_calls() {
-                return (consumed, wait_for_calls(cx));
-            }
             if self.is_over {
-                return (consumed, Done::Then(Then::Close(CloseReason::Quit)));
+                let then = match cx.must_wait_for_calls() {
+                    true => Then::Hold,
+                    false => Then::Close(CloseReason::Quit),
+                };
+                return (consumed, Done::Then(then));
             }
             let rest = &input[consumed..];
             let step = match self.chunked.take() {
@@ -178,7 +179,7 @@ impl Http {
             match step {
                 Ok((taken, None)) => consumed += taken,
                 Ok((taken, Some(done))) => return (consumed + taken, done),
-                Err(_) if cx.has_calls() => return (consumed, wait_for_calls(cx)),
+                Err(_) if cx.must_wait_for_calls() => return (consumed, Done::Then(Then::Hold)),
                 Err(error) => {
                     // After a malformed request, the start of the next one is unknown.
                     let manner = Manner {
@@ -214,9 +215,9 @@ impl Http {
         self.begun_ns = 0;
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
-            Ok(route) if cx.has_calls() && !route.is_call() => {
+            Ok(route) if !route.is_call() && cx.must_wait_for_calls() => {
                 // Effects that others can see keep the order of the requests.
-                return Ok((0, Some(wait_for_calls(cx))));
+                return Ok((0, Some(Done::Then(Then::Hold))));
             }
             Ok(route) => route,
             Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
@@ -392,11 +393,7 @@ impl Http {
             return Some(Done::Then(Then::Hold));
         };
         self.is_over = !manner.keep_alive;
-        self.pending.push(PendingRequest {
-            call,
-            reply,
-            manner,
-        });
+        self.pending.put(call, PendingRequest { reply, manner });
         None
     }
 
@@ -407,10 +404,8 @@ impl Http {
         answers: Result<Answers, CallError>,
         cx: &mut Context<'_>,
     ) {
-        let place = self.pending.binary_search_by_key(&call, |one| one.call);
-        // invariant: a call is pending until it is over.
-        let place = place.expect("an answer to what was asked");
-        let PendingRequest { reply, manner, .. } = &mut self.pending[place];
+        let mut one = self.pending.take(call);
+        let PendingRequest { reply, manner } = &mut one;
         let now = Moment::of(cx.now().wall_ms);
         let mut whole = Vec::new();
         match (reply, answers) {
@@ -431,7 +426,8 @@ impl Http {
                     });
                 }
                 if let Some(round) = next {
-                    return cx.ask_on(call, round);
+                    cx.ask_on(call, round);
+                    return self.pending.put(call, one);
                 }
                 if manner.takes_chunks {
                     whole.extend_from_slice(http::LAST_CHUNK);
@@ -444,7 +440,6 @@ impl Http {
             }
         }
         cx.end_call(call, &whole);
-        self.pending.remove(place);
     }
 
     fn preflight(&mut self, manner: Manner, head: &Head<'_>, cx: &mut Context<'_>) {
@@ -588,11 +583,6 @@ impl Http {
             out.extend_from_slice(&body);
         });
     }
-}
-
-fn wait_for_calls(cx: &mut Context<'_>) -> Done {
-    cx.wait_for_calls();
-    Done::Then(Then::Hold)
 }
 
 fn json_reply(status: u16, body: &[u8]) -> Reply<'_> {

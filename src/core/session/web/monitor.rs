@@ -132,7 +132,6 @@ pub(super) struct ConnzList {
     listing: Listing,
     /// Number of clients written so far.
     shown: usize,
-    is_begun: bool,
 }
 
 impl ConnzList {
@@ -148,14 +147,13 @@ impl ConnzList {
             connz,
             listing,
             shown: 0,
-            is_begun: false,
         };
         (list, first)
     }
 
     /// Whether the first part has been given.
     pub(super) fn is_begun(&self) -> bool {
-        self.is_begun
+        self.listing.is_selected()
     }
 
     /// Bytes of memory that it takes.
@@ -169,9 +167,10 @@ impl ConnzList {
         answers: Answers,
         cx: &Context<'_>,
     ) -> (String, Option<Round>) {
+        let was_begun = self.is_begun();
         let (listed, next) = self.listing.answered(answers);
         let mut text = String::new();
-        if self.listing.is_selected() && !std::mem::replace(&mut self.is_begun, true) {
+        if self.is_begun() && !was_begun {
             let head = json!({
                 "server_id": cx.settings().run_id.to_uppercase(),
                 "now": Moment::of(cx.now().wall_ms).rfc3339(),
