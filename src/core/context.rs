@@ -11,7 +11,7 @@ use crate::command::{
     Refusal, Round, ShardId, Space, Written,
 };
 use crate::counters::Counters;
-use crate::delivery::{Delivery, Egress, Published, PublishedRun};
+use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
 use crate::form::sids::Sid;
 use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
@@ -40,6 +40,8 @@ pub(crate) struct Blocked {
     pub output: bool,
     /// A lane waits for news about its link.
     pub link: bool,
+    /// Deliveries of an event that it published are put off.
+    pub deliveries: bool,
 }
 
 impl Blocked {
@@ -601,6 +603,10 @@ impl Context<'_> {
         } = &self.parts;
         if self.changes >= CHANGES_AT_ONCE {
             return Some(Then::Yield);
+        }
+        if delivery.put_off.waits(Source::Conn(*conn)) {
+            // The end of the input marks it as blocked.
+            return Some(Then::Hold);
         }
         if outboxes.should_flush(delivery.pending()) {
             return Some(Then::Flush);

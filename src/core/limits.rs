@@ -71,6 +71,10 @@ pub const SHARED_RUN_BYTES_MIN: usize = 4 * 1024;
 /// Fewest receivers for which sharing a run is worth it.
 pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 
+/// Deliveries that were put off and are made in one turn: 2 ms. A connection puts off those of an event that find
+/// [`UNFLUSHED_BYTES_MAX`] of its output unwritten.
+pub const DELIVERIES_AT_ONCE: usize = 16 * 1024;
+
 /// Routes in the cache, each at the place that its topic hashes to: enough that publishers on some hundred topics in
 /// turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and filters of the greatest length, 40
 /// MiB a shard.

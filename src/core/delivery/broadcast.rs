@@ -22,8 +22,8 @@ impl Delivery {
         let hearing: Vec<ConnId> = egress.outboxes.all_hearing();
         for form in Form::ALL {
             let is_of_form = |conn: &&ConnId| egress.outboxes.outbox(**conn).form == form;
-            let members: Vec<ConnId> = hearing.iter().filter(is_of_form).copied().collect();
-            if members.is_empty() {
+            let conns: Vec<ConnId> = hearing.iter().filter(is_of_form).copied().collect();
+            if conns.is_empty() {
                 continue;
             }
             let mut head = Vec::new();
@@ -35,7 +35,9 @@ impl Delivery {
                 event,
                 body,
             };
-            self.delivered += frame.offer_to(members.into_iter(), Some(once), egress.outboxes);
+            // Each once, whatever it is subscribed to: nothing to put off.
+            let conns = conns.into_iter().map(|conn| (conn, None));
+            self.delivered += frame.offer_to(conns, Some(once), egress.outboxes, &mut Vec::new());
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`Delivery::publish`], then read [`Delivery::execute`], which delivers every event whatever its source, and
 //! [`Delivery::publish_run`], the path of nearly all events under load.
 
-use crate::command::{ConnId, Event, FilterKind, Form, Member, ShardId, Space, Target};
+use crate::command::{ConnId, Event, FilterId, Form, Member, ShardId, Space, Target};
 use crate::form;
 use crate::limits::{
     ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
@@ -26,11 +26,14 @@ use sapwood_wire::{nats, topic};
 mod broadcast;
 mod named;
 mod plan;
+mod put_off;
 mod remote;
 mod scoped;
 
 use named::Named;
 use plan::{Plan, Reach};
+pub(crate) use put_off::Source;
+use put_off::{Owed, PutOff};
 pub(crate) use remote::{Arrival, Received};
 use scoped::Questions;
 pub(crate) use scoped::{Question, Subject};
@@ -151,6 +154,8 @@ pub(crate) struct Delivery {
     pub questions: Questions,
     /// Events sent to a tree address where no node stands.
     pub lost_places: u64,
+    /// Deliveries that wait for a later turn.
+    pub put_off: PutOff,
 }
 
 impl Delivery {
@@ -177,6 +182,7 @@ impl Delivery {
             turns_unheard: 0,
             questions: Questions::default(),
             lost_places: 0,
+            put_off: PutOff::default(),
         }
     }
 
@@ -207,7 +213,9 @@ impl Delivery {
             return None;
         }
         let shares = route.receivers + route.shards.len();
-        let payload_max = if shares > 1 || self.lent.is_some() {
+        let payload_max = if self.named_receivers(egress) >= SHARED_RUN_RECEIVERS_MIN {
+            payload_max.min(SHARED_RUN_BYTES_MIN - 1)
+        } else if shares > 1 || self.lent.is_some() {
             payload_max.min(SHARED_BODY_BYTES_MIN - 1)
         } else {
             payload_max
@@ -488,7 +496,7 @@ impl Delivery {
         event: &Event<'_>,
         body: Option<&Bytes>,
     ) -> bool {
-        let Some(member) = self.member_in_turn(egress, place, except) else {
+        let Some((filter, member)) = self.member_in_turn(egress, place, except) else {
             return false;
         };
         let event = &self.as_shown(event);
@@ -497,39 +505,15 @@ impl Delivery {
             self.named.uncarried += 1;
             return true;
         }
-        if form == Form::NAMED {
-            self.turn.clear();
-            let kind = FilterKind::Topic;
-            form::encode_event_head(Form::NAMED, kind, b"", event.topic, &mut self.turn);
-            self.named
-                .offer(member, &self.turn, event, body, egress.outboxes);
+        if egress.outboxes.wants_flush(member.conn) {
+            self.put_off.owed.push(Owed {
+                filter,
+                member,
+                is_turn: true,
+            });
             return true;
         }
-        self.delivered += 1;
-        let Member { conn, number } = member;
-        self.turn.clear();
-        self.turn_key.clear();
-        form::encode_turn_key(number, event.topic, &mut self.turn_key);
-        let key = &self.turn_key;
-        if form.is_json() {
-            form::encode_json_turn(form, number, event, &mut self.turn);
-            egress.outboxes.offer(conn, &self.turn, Offer::one(key));
-            return true;
-        }
-        form::encode_turn_before_payload(form, number, event, &mut self.turn);
-        match body {
-            Some(body) => egress
-                .outboxes
-                .offer_shared(conn, &self.turn, body, b"", key),
-            None => {
-                let length = self.turn.len() + event.payload.len();
-                egress.outboxes.offer_with(conn, length, key, |out| {
-                    out.reserve(length);
-                    out.extend_from_slice(&self.turn);
-                    out.extend_from_slice(event.payload);
-                });
-            }
-        }
+        self.offer_turn(egress.outboxes, member, event, body);
         true
     }
 
@@ -539,7 +523,7 @@ impl Delivery {
         egress: &mut Egress<'_>,
         place: usize,
         except: Option<ConnId>,
-    ) -> Option<Member> {
+    ) -> Option<(FilterId, Member)> {
         let group = &self.cached[self.present].route.groups[place];
         let Some(publisher) = except else {
             return egress.broker.take_member_turn(group);
@@ -548,7 +532,7 @@ impl Delivery {
         let members = entries.map(|&id| egress.broker.filters().entry(id).members.len());
         let members: usize = members.sum();
         let mut turns = (0..members).map_while(|_| egress.broker.take_member_turn(group));
-        let found = turns.find(|member| member.conn != publisher);
+        let found = turns.find(|(_, member)| member.conn != publisher);
         // The publisher's filters may be owed more turns in a row than there are members.
         found.or_else(|| egress.broker.member_besides(group, publisher))
     }
@@ -623,6 +607,14 @@ impl Delivery {
         }
     }
 
+    /// Number of named subscriptions of the route's only filter; 0 if it has several.
+    fn named_receivers(&self, egress: &Egress<'_>) -> u32 {
+        match &self.route().filters[..] {
+            &[filter] => egress.broker.filters().entry(filter).forms[Form::NAMED.index()],
+            _ => 0,
+        }
+    }
+
     fn deliver(
         &mut self,
         egress: &mut Egress<'_>,
@@ -639,6 +631,11 @@ impl Delivery {
             number: self.number,
             ..self.as_shown(event)
         };
+        // Each named subscription gets a frame of its own, so a shorter payload is worth sharing.
+        let is_long = body.is_none() && event.payload.len() >= SHARED_RUN_BYTES_MIN;
+        let is_shared = is_long && self.named_receivers(egress) >= SHARED_RUN_RECEIVERS_MIN;
+        let shared_by_named = is_shared.then(|| egress.outboxes.gauge().share(event.payload));
+        let body = body.or(shared_by_named.as_ref());
         let may_gather = except.is_none()
             && body.is_none()
             && !is_for_all
@@ -661,7 +658,8 @@ impl Delivery {
         }
         let way = &mut self.cached[self.present];
         for place in 0..way.route.filters.len() {
-            let entry = egress.broker.filters().entry(way.route.filters[place]);
+            let filter = way.route.filters[place];
+            let entry = egress.broker.filters().entry(filter);
             for form in Form::ALL {
                 let members = entry.forms[form.index()];
                 if members == 0 {
@@ -672,26 +670,35 @@ impl Delivery {
                     continue;
                 }
                 let head = way.head(place, form, entry, event.topic);
+                let owed = &mut self.put_off.owed;
                 if form == Form::NAMED {
                     for &member in &entry.members {
                         let is_his = egress.outboxes.outbox(member.conn).form == form;
-                        if is_his && Some(member.conn) != except {
+                        if !is_his || Some(member.conn) == except {
+                            continue;
+                        }
+                        if egress.outboxes.wants_flush(member.conn) {
+                            owed.push(Owed::plain(filter, member));
+                        } else {
                             self.named.offer(member, head, event, body, egress.outboxes);
                         }
                     }
                     continue;
                 }
                 let once = once.filter(|_| form.takes_once());
-                let members = entry.members.iter().map(|member| member.conn);
+                let members = entry.members.iter();
+                let members =
+                    members.map(|&member| (member.conn, Some(Owed::plain(filter, member))));
                 let frame = Frame {
                     form,
                     head,
                     event,
                     body,
                 };
-                self.delivered += frame.offer_to(members, once, egress.outboxes);
+                self.delivered += frame.offer_to(members, once, egress.outboxes, owed);
             }
         }
+        self.put_off_rest(egress.broker, egress.outboxes, event, body);
     }
 
     /// Adds an event to the gathered run for the members of the route's only filter.
@@ -747,6 +754,11 @@ impl Delivery {
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
             if form == Form::NAMED.index() {
+                if outboxes.wants_flush(member.conn) {
+                    let owed = Owed::plain(self.cached[self.present].route.filters[0], *member);
+                    self.put_off.owed.push(owed);
+                    continue;
+                }
                 let members = entry.forms[form];
                 self.named
                     .give(*member, &heads[form], members, &mut shared[form], outboxes);
@@ -766,8 +778,9 @@ impl Delivery {
             outboxes.offer(member.conn, &self.run[form], offer);
         }
         self.run.iter_mut().for_each(Vec::clear);
-        self.named.end_run();
         self.run_events = 0;
+        self.put_off_run(broker, outboxes);
+        self.named.end_run();
         self.named.end_sids(broker);
     }
 }
@@ -787,12 +800,14 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     /// Offers the frame to the members that take this form, and returns how many they were. With `once`, the event's
-    /// number, a connection gets it once even if several of its filters match.
+    /// number, a connection gets it once even if several of its filters match. Those that must be written first are
+    /// put off, if they come with what they are owed.
     fn offer_to(
         &self,
-        members: impl Iterator<Item = ConnId>,
+        members: impl Iterator<Item = (ConnId, Option<Owed>)>,
         once: Option<u64>,
         outboxes: &mut Outboxes,
+        put_off: &mut Vec<Owed>,
     ) -> u64 {
         let Frame {
             form,
@@ -801,7 +816,8 @@ impl Frame<'_> {
             body,
         } = *self;
         if form.is_json() {
-            return self.offer_written_to(members, once, outboxes);
+            let conns = members.map(|(conn, _)| conn);
+            return self.offer_written_to(conns, once, outboxes);
         }
         let mut before_payload = Vec::new();
         if body.is_some() {
@@ -809,8 +825,12 @@ impl Frame<'_> {
         }
         let length = head.len() + event.payload.len() + form::event_room(form, event);
         let mut offered = 0;
-        for conn in members {
+        for (conn, owed) in members {
             if !self.is_for(conn, once, outboxes) {
+                continue;
+            }
+            if let Some(owed) = owed.filter(|_| outboxes.wants_flush(conn)) {
+                put_off.push(owed);
                 continue;
             }
             offered += 1;

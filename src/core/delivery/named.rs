@@ -15,14 +15,24 @@ use bytes::Bytes;
 use sapwood_wire::native::flag;
 use sapwood_wire::nats;
 
+/// Frames of one topic, encoded with the id of one subscription.
+#[derive(Debug, Default)]
+pub(super) struct NamedRun {
+    frames: Vec<u8>,
+    /// Position of each frame, and of the subscription id in it.
+    marks: Vec<NameMark>,
+    /// The subscription whose id is written in them, and that id.
+    first: u32,
+    written: Vec<u8>,
+    /// Head of the frames, when they are kept.
+    head: Box<[u8]>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Named {
     pub sids: Sids,
-    /// Gathered frames, encoded with the id of the subscription `first`.
-    run: Vec<u8>,
-    first: u32,
-    /// Position of each gathered frame, and of the subscription id in it.
-    marks: Vec<NameMark>,
+    /// The gathered run.
+    run: NamedRun,
     /// Scratch buffer for the conflation key of the slow consumer policy: topic and subscription id.
     key: Vec<u8>,
     /// Messages delivered, counted once for each subscription.
@@ -36,9 +46,7 @@ impl Named {
     pub(crate) fn new(seed: u64) -> Named {
         Named {
             sids: Sids::new(seed),
-            run: Vec::new(),
-            first: 0,
-            marks: Vec::new(),
+            run: NamedRun::default(),
             key: Vec::new(),
             delivered: 0,
             uncarried: 0,
@@ -47,7 +55,7 @@ impl Named {
 
     /// Bytes of the gathered run.
     pub(crate) fn pending(&self) -> usize {
-        self.run.len()
+        self.run.frames.len()
     }
 
     /// Encodes a run straight into the outbox of a filter's only member.
@@ -61,16 +69,16 @@ impl Named {
         self.delivered += taken;
         let payloads = &how.payloads[..taken as usize];
         let how = form::Run { payloads, ..how };
-        let (name, marks) = (&self.sids.get(number).name, &mut self.marks);
+        let (name, marks) = (&self.sids.get(number).name, &mut self.run.marks);
         outboxes.add_run(conn, taken, |out| how.encode_named(name, out, marks));
-        self.marks.clear();
+        self.run.marks.clear();
     }
 
     /// Adds a run to the gathered run for the members of a filter that take NATS frames.
     pub(crate) fn gather_run(&mut self, how: &form::Run<'_>, entry: &Entry, outboxes: &Outboxes) {
         self.begin_run(entry, outboxes);
-        let name = &self.sids.get(self.first).name;
-        how.encode_named(name, &mut self.run, &mut self.marks);
+        let run = &mut self.run;
+        how.encode_named(&run.written, &mut run.frames, &mut run.marks);
     }
 
     /// Adds one event to the gathered run.
@@ -82,50 +90,82 @@ impl Named {
         outboxes: &Outboxes,
     ) {
         self.begin_run(entry, outboxes);
-        let frame_at = self.run.len();
-        self.marks.push(NameMark {
+        let run = &mut self.run;
+        let frame_at = run.frames.len();
+        run.marks.push(NameMark {
             frame_at,
             name_at: frame_at + head.len(),
         });
-        let sid = self.sids.get(self.first);
-        form::encode_event(Form::NAMED, head, Some(sid), event, &mut self.run);
+        let sid = self.sids.get(run.first);
+        form::encode_event(Form::NAMED, head, Some(sid), event, &mut run.frames);
     }
 
     fn begin_run(&mut self, entry: &Entry, outboxes: &Outboxes) {
-        if self.run.is_empty() {
+        if self.run.frames.is_empty() {
             let mut members = entry.members.iter();
             let first = members.find(|member| outboxes.outbox(member.conn).form == Form::NAMED);
             // invariant: the filter counts members of this form.
-            self.first = first.expect("a filter has a member of this form").number;
+            let first = first.expect("a filter has a member of this form").number;
+            self.run.first = first;
+            self.run.written.clear();
+            let name = &self.sids.get(first).name;
+            self.run.written.extend_from_slice(name);
         }
     }
 
-    /// Delivers the gathered run to one member, with its own subscription id and no more messages than it may still
-    /// get. `shared` is the run as stored once for all members with the same id.
+    /// Takes the gathered run out, to be given later by [`give_kept`](Named::give_kept).
+    pub(super) fn keep_run(&mut self, head: &[u8]) -> NamedRun {
+        let run = std::mem::take(&mut self.run);
+        NamedRun {
+            head: head.into(),
+            ..run
+        }
+    }
+
+    /// Delivers a run that was taken out to one member.
+    pub(super) fn give_kept(&mut self, run: &NamedRun, member: Member, outboxes: &mut Outboxes) {
+        self.give_frames(run, member, &run.head, (0, &mut None), outboxes);
+    }
+
+    /// Delivers the gathered run to one member. `shared` is the run as stored once for all members with the same id.
     pub(crate) fn give(
         &mut self,
-        Member { conn, number }: Member,
+        member: Member,
         head: &[u8],
         members: u32,
         shared: &mut Option<Bytes>,
         outboxes: &mut Outboxes,
     ) {
-        let taken = self.sids.take(number, self.marks.len() as u64) as usize;
+        let run = std::mem::take(&mut self.run);
+        self.give_frames(&run, member, head, (members, shared), outboxes);
+        self.run = run;
+    }
+
+    /// Delivers a run to one member, with its own subscription id and no more messages than it may still get.
+    fn give_frames(
+        &mut self,
+        run: &NamedRun,
+        Member { conn, number }: Member,
+        head: &[u8],
+        (members, shared): (u32, &mut Option<Bytes>),
+        outboxes: &mut Outboxes,
+    ) {
+        let taken = self.sids.take(number, run.marks.len() as u64) as usize;
         self.delivered += taken as u64;
         if taken == 0 {
             return;
         }
-        let (name, written) = (&self.sids.get(number).name, &self.sids.get(self.first).name);
-        let end = self.marks.get(taken).map(|next| next.frame_at);
-        let frames = &self.run[..end.unwrap_or(self.run.len())];
-        let is_alike = name == written;
+        let (name, written) = (&self.sids.get(number).name, &run.written);
+        let end = run.marks.get(taken).map(|next| next.frame_at);
+        let frames = &run.frames[..end.unwrap_or(run.frames.len())];
+        let is_alike = **name == **written;
         let takes_all = outboxes.takes_all(conn);
-        let is_another = number != self.first && end.is_none();
+        let is_another = number != run.first && end.is_none();
         if is_alike && is_another && takes_all && is_run_shared(frames.len(), members) {
             let body = shared.get_or_insert_with(|| outboxes.share_run(frames));
             return outboxes.add_shared_run(conn, taken as u64, body);
         }
-        let marks = &self.marks[..taken];
+        let marks = &run.marks[..taken];
         let encode = |out: &mut Vec<u8>| match is_alike {
             true => out.extend_from_slice(frames),
             false => form::encode_renamed(frames, marks, written.len(), name, out),
@@ -150,8 +190,8 @@ impl Named {
 
     /// Clears the gathered run, after all members have it.
     pub(crate) fn end_run(&mut self) {
-        self.run.clear();
-        self.marks.clear();
+        self.run.frames.clear();
+        self.run.marks.clear();
     }
 
     /// Offers an event to a subscription, unless its message limit is reached. `head` is the frame's encoded head.

@@ -96,6 +96,9 @@ impl Delivery {
         if plan.plain {
             self.deliver(egress, plan.except, event, plan.body);
         }
+        // Group turns, where no plain subscription has put off the event already.
+        let shown = self.as_shown(event);
+        self.put_off_rest(egress.broker, egress.outboxes, &shown, plan.body);
         self.named.end_sids(egress.broker);
     }
 

@@ -143,7 +143,7 @@ impl Delivery {
             false => Vec::new(),
         };
         for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
-            if egress.outboxes.should_flush(self.pending()) {
+            if self.must_pause(egress.outboxes) {
                 return Received::Part;
             }
             egress.links.note(head, place as u64);
@@ -177,7 +177,7 @@ impl Delivery {
             return Received::All;
         }
         for (place, placed) in arrival.events.iter().enumerate().skip(known as usize) {
-            if egress.outboxes.should_flush(self.pending()) {
+            if self.must_pause(egress.outboxes) {
                 return Received::Part;
             }
             egress.links.note(head, place as u64);

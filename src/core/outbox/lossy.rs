@@ -182,7 +182,7 @@ impl Outboxes {
         let Some(lossy) = &outbox.lossy else {
             return Admission::Append;
         };
-        let is_behind = outbox.blocked || outbox.held || outbox.deferring;
+        let is_behind = outbox.blocked || outbox.held || outbox.deferring || self.is_strict;
         if !is_behind && lossy.latest.is_empty() {
             return Admission::Append;
         }

@@ -263,6 +263,8 @@ pub(crate) struct Outboxes {
     spare_lists: Vec<VecDeque<Segment>>,
     gauge: BodyGauge,
     hash_seed: u64,
+    /// The caps hold for all connections.
+    is_strict: bool,
     outbox_bytes_max: usize,
     outboxes_bytes_max: usize,
     pub counters: OutboxCounters,
@@ -282,6 +284,7 @@ impl Outboxes {
             spare_lists: Vec::new(),
             gauge,
             hash_seed,
+            is_strict: false,
             outbox_bytes_max: limits.outbox_bytes_max,
             outboxes_bytes_max: limits.outboxes_bytes_max,
             counters: OutboxCounters::default(),
@@ -409,6 +412,24 @@ impl Outboxes {
         allowed.saturating_sub(self.unflushed + pending.bytes)
     }
 
+    /// Whether a connection has so much output of this turn that it must be written before it is given more. Never if
+    /// it is behind: then the caps and its slow consumer policy decide.
+    pub(crate) fn wants_flush(&self, conn: ConnId) -> bool {
+        let outbox = &self.boxes[conn.slot()];
+        let is_behind = outbox.blocked || outbox.held || outbox.deferring;
+        outbox.length >= UNFLUSHED_BYTES_MAX && !is_behind && !self.is_strict
+    }
+
+    pub(crate) fn is_dead(&self, conn: ConnId) -> bool {
+        self.boxes[conn.slot()].dead
+    }
+
+    /// From now on the caps hold also for connections that are not behind, because nothing can be written before more
+    /// is given to them.
+    pub(crate) fn set_strict(&mut self, is_strict: bool) {
+        self.is_strict = is_strict;
+    }
+
     /// Whether this event, which several filters of the connection match, is new to it.
     pub(crate) fn is_first_offer(&mut self, conn: ConnId, event: u64) -> bool {
         std::mem::replace(&mut self.boxes[conn.slot()].last_event, event) != event
@@ -470,7 +491,7 @@ impl Outboxes {
     pub(crate) fn takes_all(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked || outbox.held || outbox.deferring;
-        !is_behind && !outbox.dead && outbox.lossy.is_none()
+        !is_behind && !self.is_strict && !outbox.dead && outbox.lossy.is_none()
     }
 
     /// Appends frames of events; the connection must be one that [`takes_all`](Outboxes::takes_all).
@@ -569,7 +590,7 @@ impl Outboxes {
         if outbox.lossy.is_some() {
             return self.admit_lossy(conn, length, events);
         }
-        if !outbox.blocked && !outbox.held && !outbox.deferring {
+        if !outbox.blocked && !outbox.held && !outbox.deferring && !self.is_strict {
             // Not behind: its output is flushed before much more is made.
             return Admission::Append;
         }

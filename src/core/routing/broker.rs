@@ -353,6 +353,12 @@ impl Broker {
         self.remove_member(member, form, id)
     }
 
+    /// Whether this member is among those of a filter.
+    pub(crate) fn is_member(&self, filter: FilterId, Member { conn, number }: Member) -> bool {
+        let membership = self.memberships.get(conn.slot());
+        membership.is_some_and(|there| there.places.contains_key(&(filter, number)))
+    }
+
     /// The filters that a connection is subscribed to from an index on, each with its index.
     pub(crate) fn subscribed_from(
         &self,
@@ -671,7 +677,7 @@ impl Broker {
     }
 
     /// Takes a group's turn among this shard's members. `None` if there are none.
-    pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<Member> {
+    pub(crate) fn take_member_turn(&mut self, route: &GroupRoute) -> Option<(FilterId, Member)> {
         match &route.entries[..] {
             [] => None,
             entries => Some(self.filters.take_turn(entries)),
@@ -684,10 +690,17 @@ impl Broker {
     }
 
     /// A group member on this shard that belongs to another connection.
-    pub(crate) fn member_besides(&self, route: &GroupRoute, conn: ConnId) -> Option<Member> {
-        let entries = route.entries.iter().map(|&id| self.filters.entry(id));
-        let mut members = entries.flat_map(|entry| &entry.members);
-        members.find(|member| member.conn != conn).copied()
+    pub(crate) fn member_besides(
+        &self,
+        route: &GroupRoute,
+        conn: ConnId,
+    ) -> Option<(FilterId, Member)> {
+        let members = route.entries.iter().flat_map(|&id| {
+            let members = self.filters.entry(id).members.iter();
+            members.map(move |&member| (id, member))
+        });
+        let mut others = members.filter(|(_, member)| member.conn != conn);
+        others.next()
     }
 
     pub(crate) fn group_name(&self, route: &GroupRoute) -> &[u8] {
@@ -767,7 +780,8 @@ mod tests {
         );
         let mut route = Route::default();
         broker.route(Space::Topic, b"jobs", &mut route);
-        let mut turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        let turns = [(); 4].map(|()| broker.take_member_turn(&route.groups[0]));
+        let mut turns = turns.map(|turn| turn.map(|(_, member)| member));
         turns.sort_unstable_by_key(|member| member.map(|member| member.number));
         let expected = [1, 1, 2, 2].map(|number| Some(member(1, number)));
         assert_eq!(turns, expected);

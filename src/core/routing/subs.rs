@@ -8,7 +8,7 @@
 //! to it; the order of members and filters depends on the history alone, never on the hash seed. Start at
 //! [`Filters::matching`].
 
-use crate::command::{Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
+use crate::command::{Event, Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
 use crate::paged_slab::{PagedSlab, is_sparse, is_table_sparse};
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
@@ -104,6 +104,8 @@ pub(crate) struct Filters {
     node_names: usize,
     wildcards: Trie<FilterId>,
     pub groups: Groups,
+    /// Number of entries removed since the start.
+    removed: u64,
 }
 
 impl Filters {
@@ -118,6 +120,7 @@ impl Filters {
             node_names: 0,
             wildcards: Trie::new(seed),
             groups: Groups::new(seed),
+            removed: 0,
         }
     }
 
@@ -129,6 +132,25 @@ impl Filters {
     /// Number of all filters, including names of nodes.
     pub(crate) fn len_with_nodes(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Number of entries removed since the start: as long as it is the same, no id has become another filter's.
+    pub(crate) fn removed(&self) -> u64 {
+        self.removed
+    }
+
+    /// Whether an entry matches an event, by its own name alone.
+    pub(crate) fn matches(&self, id: FilterId, event: &Event<'_>) -> bool {
+        let Entry { kind, name, .. } = self.entry(id);
+        match kind {
+            FilterKind::Topic => event.space == Space::Topic && **name == *event.topic,
+            FilterKind::ShardChannel => {
+                event.space == Space::ShardChannel && **name == *event.topic
+            }
+            FilterKind::Glob => topic::glob_matches(name, event.topic),
+            FilterKind::Wildcard => topic::wildcard_matches(name, event.topic),
+            FilterKind::Node => false,
+        }
     }
 
     pub(crate) fn glob_count(&self) -> usize {
@@ -258,6 +280,7 @@ impl Filters {
             return;
         }
         let entry = self.entries.remove(id.key());
+        self.removed += 1;
         self.node_names -= usize::from(entry.kind == FilterKind::Node);
         let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
         if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
@@ -317,7 +340,7 @@ impl Filters {
     }
 
     /// Takes the turn of one event among these entries of one group, which all have members on this shard.
-    pub(crate) fn take_turn(&mut self, entries: &[FilterId]) -> Member {
+    pub(crate) fn take_turn(&mut self, entries: &[FilterId]) -> (FilterId, Member) {
         let id = match entries {
             [only] => *only,
             _ => {
@@ -334,7 +357,7 @@ impl Filters {
         let entry = &mut self.entries[id.key()];
         let place = entry.next_member % entry.members.len();
         entry.next_member = place + 1;
-        entry.members[place]
+        (id, entry.members[place])
     }
 
     /// Calls `each` with every matching plain filter, the exact one first. Entries of groups are reached through them.

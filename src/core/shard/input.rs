@@ -7,6 +7,7 @@ use super::{Shard, split};
 use crate::command::{CloseReason, ConnId, Now};
 use crate::connection::Connection;
 use crate::context::{SessionStep, Then};
+use crate::delivery::Source;
 use crate::input::{Handled, Next, Outputs};
 use crate::limits;
 
@@ -29,11 +30,14 @@ impl Shard {
             };
         }
         connection.active_ns = now.monotonic_ns;
+        self.delivery.put_off.source = Some(Source::Conn(conn));
         // Its own events come where it published them, even inside a reply.
         self.outboxes.end_deferring(conn);
         let (session, mut cx) = split(self, &mut connection, conn, now);
         let SessionStep { consumed, then } = session.handle(bytes, &mut cx);
         cx.settle();
+        let has_put_off = self.delivery.put_off.waits(Source::Conn(conn));
+        connection.blocked.deliveries = has_put_off;
         let rest = bytes.len() - consumed;
         let expected = match then {
             Then::Read { needed } if rest > 0 => needed.min(2 * rest + limits::INPUT_STEP_BYTES),
@@ -50,6 +54,7 @@ impl Shard {
             // At the barrier, further input is handled in the same call only if it needs no other shard. Everything is
             // written at the end of the turn; a held connection adds nothing before that.
             Then::Read { .. } | Then::Flush if is_held => Next::Hold,
+            Then::Yield if has_put_off => Next::Hold,
             Then::Read { .. } if rest > 0 => Next::Read { needed: expected },
             then => self.follow(conn, then, outputs),
         };

@@ -16,7 +16,7 @@ use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
 use crate::connection::{Connection, Connections};
 use crate::context::{Blocked, Context, Parts, Scratch};
 use crate::counters::Counters;
-use crate::delivery::{Delivery, Egress};
+use crate::delivery::{Delivery, Egress, Source};
 use crate::input::{Config, Handled, Input, Next, Outputs};
 use crate::limits;
 use crate::liveness::Liveness;
@@ -124,6 +124,7 @@ impl Shard {
     /// about [`limits::UNFLUSHED_BYTES_MAX`] of output it returns [`Next::Flush`]; the work of one command is bounded
     /// by what it names and by the caps.
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
+        self.delivery.put_off.source = None;
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
                 self.note_bytes(conn, fresh);
@@ -266,7 +267,7 @@ impl Shard {
 
     /// Whether no batch waits or is on the way, and no call is unanswered.
     pub fn is_settled(&self) -> bool {
-        self.mailboxes.is_idle() && self.calls.is_empty()
+        self.mailboxes.is_idle() && self.calls.is_empty() && self.delivery.put_off.is_empty()
     }
 
     /// Whether another [`Input::TurnEnd`] has work to do: a batch that was taken may have made room for stalled
@@ -277,7 +278,8 @@ impl Shard {
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
-        has_news || has_lanes || is_asked || has_calls || self.may_resume_stalled()
+        let is_owed = !self.delivery.put_off.is_empty();
+        has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
     }
 
     /// Whether batches wait for credit, so that returned batches should be handed in at once.
@@ -481,6 +483,7 @@ impl Shard {
                 self.handle_control(from, control, now, outputs);
             }
         }
+        self.delivery.put_off.source = Some(Source::Batch(from));
         let mut records = Records::new(batch, *cursor);
         let mut next = Next::Done;
         let mut unheard = Vec::new();
@@ -491,7 +494,7 @@ impl Shard {
             links: &mut self.links,
         };
         loop {
-            if egress.outboxes.should_flush(self.delivery.pending()) {
+            if self.delivery.must_pause(egress.outboxes) {
                 next = Next::Flush;
                 break;
             }
@@ -502,6 +505,9 @@ impl Shard {
         }
         *cursor = records.cursor;
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        if self.delivery.put_off.waits(Source::Batch(from)) {
+            next = Next::Flush;
+        }
         batch.unheard.extend(unheard);
         if next == Next::Done && batch.known > 0 {
             self.release_barriers(from, batch.known, outputs);
@@ -634,6 +640,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.give_what_was_put_off(outputs);
         self.calls.end_turn();
         self.run_calls(now, outputs);
         self.resume_callers(outputs);
@@ -654,6 +661,21 @@ impl Shard {
         for shard in self.mailboxes.others() {
             if self.may_resume_for(shard) {
                 self.resume_stalled(shard, outputs);
+            }
+        }
+    }
+
+    /// Makes deliveries that were put off, and resumes those whose events are done with.
+    fn give_what_was_put_off(&mut self, outputs: &mut Outputs) {
+        if self.delivery.put_off.is_empty() {
+            return;
+        }
+        for conn in self.delivery.go_on(&mut self.broker, &mut self.outboxes) {
+            if let Some(connection) = self.connections.get_mut(conn)
+                && connection.blocked.deliveries
+            {
+                connection.blocked.deliveries = false;
+                resume_if_free(connection, conn, outputs);
             }
         }
     }

@@ -4,6 +4,8 @@
 mod call_shards;
 #[path = "native_tests.rs"]
 mod native_shards;
+#[path = "put_off_tests.rs"]
+mod put_off_shards;
 
 use super::*;
 use crate::limits::Limits;

@@ -1,0 +1,318 @@
+//! Deliveries put off to a later turn, because their connection has enough output for this one.
+//!
+//! A connection may be subscribed to one topic many times: named subscriptions of NATS, patterns of Redis, queue
+//! groups. Past [`UNFLUSHED_BYTES_MAX`](crate::limits::UNFLUSHED_BYTES_MAX) of its own output in a turn, the rest of its
+//! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, and a
+//! client that does not read meets its slow consumer policy. Who published waits until they are given, which keeps its
+//! events in order; everybody else goes on. Invariants: each source has at most one event here, except within one
+//! input; what is here goes to those who are still subscribed. Start at [`Delivery::put_off_rest`] and
+//! [`Delivery::go_on`].
+
+use super::named::NamedRun;
+use super::{Delivery, Frame};
+use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
+use crate::form;
+use crate::limits::{DELIVERIES_AT_ONCE, SHARED_RUN_BYTES_MIN};
+use crate::outbox::{Offer, Outboxes};
+use crate::routing::broker::Broker;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Who brought an event to this shard, and waits while deliveries of it are put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The input of a connection: a client's, or a lane's.
+    Conn(ConnId),
+    /// A batch of another shard.
+    Batch(ShardId),
+}
+
+/// A subscription that is still to be given an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    pub filter: FilterId,
+    pub member: Member,
+    /// It takes the turn of its queue group.
+    pub is_turn: bool,
+}
+
+impl Owed {
+    /// A subscription outside groups.
+    pub(super) fn plain(filter: FilterId, member: Member) -> Owed {
+        Owed {
+            filter,
+            member,
+            is_turn: false,
+        }
+    }
+}
+
+/// What is to be given.
+#[derive(Debug)]
+enum What {
+    /// A gathered run, for subscriptions that their clients name.
+    Run(Box<NamedRun>),
+    Event(Box<Kept>),
+}
+
+/// An event, kept.
+#[derive(Debug)]
+struct Kept {
+    space: Space,
+    topic: Box<[u8]>,
+    flags: u8,
+    attributes: Box<[u8]>,
+    payload: Bytes,
+    number: u64,
+}
+
+impl Kept {
+    fn event(&self) -> Event<'_> {
+        Event {
+            space: self.space,
+            topic: &self.topic,
+            flags: self.flags,
+            attributes: &self.attributes,
+            payload: &self.payload,
+            number: self.number,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Rest {
+    source: Option<Source>,
+    what: What,
+    owed: Vec<Owed>,
+    /// Index of the next one.
+    next: usize,
+    /// Number of filters that had been removed when it was put off: as long as there are no more, their ids are those
+    /// of the same filters.
+    removed: u64,
+}
+
+/// All deliveries that are put off.
+#[derive(Debug, Default)]
+pub(crate) struct PutOff {
+    /// Who brought the present input.
+    pub source: Option<Source>,
+    /// Deliveries of the present event.
+    pub(super) owed: Vec<Owed>,
+    rests: VecDeque<Rest>,
+}
+
+impl PutOff {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rests.is_empty()
+    }
+
+    /// Whether deliveries of an event that this source brought are put off.
+    pub(crate) fn waits(&self, source: Source) -> bool {
+        self.rests.iter().any(|rest| rest.source == Some(source))
+    }
+
+    /// Whether deliveries of an event that the present source brought are put off.
+    fn is_source_waiting(&self) -> bool {
+        self.source.is_some_and(|source| self.waits(source))
+    }
+
+    /// Keeps deliveries of the present input. True if they must be made at once, because others of its source wait.
+    fn push(&mut self, what: What, removed: u64) -> bool {
+        let source = self.source;
+        let is_second = source.is_none() || self.is_source_waiting();
+        self.rests.push_back(Rest {
+            source,
+            what,
+            owed: std::mem::take(&mut self.owed),
+            next: 0,
+            removed,
+        });
+        is_second
+    }
+}
+
+impl Delivery {
+    /// Whether the next event of the present input must wait: output is to be written first, or deliveries are put off.
+    pub(crate) fn must_pause(&self, outboxes: &Outboxes) -> bool {
+        self.put_off.is_source_waiting() || outboxes.should_flush(self.pending())
+    }
+
+    /// Keeps the present event for the deliveries that were put off, if any.
+    pub(super) fn put_off_rest(
+        &mut self,
+        broker: &mut Broker,
+        outboxes: &mut Outboxes,
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        if self.put_off.owed.is_empty() {
+            return;
+        }
+        let gauge = outboxes.gauge();
+        let kept = Kept {
+            space: event.space,
+            topic: event.topic.into(),
+            flags: event.flags,
+            attributes: event.attributes.into(),
+            payload: body.map_or_else(|| gauge.share(event.payload), Bytes::clone),
+            number: event.number,
+        };
+        let removed = broker.filters().removed();
+        if self.put_off.push(What::Event(Box::new(kept)), removed) {
+            self.finish(broker, outboxes);
+        }
+    }
+
+    /// Keeps the gathered run for the deliveries that were put off, if any.
+    pub(super) fn put_off_run(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
+        if self.put_off.owed.is_empty() {
+            return;
+        }
+        let heads = &self.cached[self.present].heads[0];
+        let run = self.named.keep_run(&heads[Form::NAMED.index()]);
+        let removed = broker.filters().removed();
+        if self.put_off.push(What::Run(Box::new(run)), removed) {
+            self.finish(broker, outboxes);
+        }
+    }
+
+    /// Makes what is put off of the present source at once. Each connection's cap decides, without a write between.
+    fn finish(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
+        let source = self.put_off.source;
+        outboxes.set_strict(true);
+        for mut rest in std::mem::take(&mut self.put_off.rests) {
+            if rest.source == source {
+                self.give(broker, outboxes, &mut rest, usize::MAX);
+            } else {
+                self.put_off.rests.push_back(rest);
+            }
+        }
+        outboxes.set_strict(false);
+    }
+
+    /// Makes the next deliveries of what is put off; gives the connections whose events are done with.
+    pub(crate) fn go_on(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) -> Vec<ConnId> {
+        let mut done = Vec::new();
+        let each = DELIVERIES_AT_ONCE / self.put_off.rests.len().max(1);
+        for mut rest in std::mem::take(&mut self.put_off.rests) {
+            self.give(broker, outboxes, &mut rest, each.max(1));
+            match rest.source {
+                _ if rest.next < rest.owed.len() => self.put_off.rests.push_back(rest),
+                Some(Source::Conn(conn)) => done.push(conn),
+                Some(Source::Batch(_)) | None => {}
+            }
+        }
+        self.named.end_sids(broker);
+        done
+    }
+
+    /// Makes at most so many deliveries, up to the first whose connection must be written first.
+    fn give(&mut self, broker: &mut Broker, outboxes: &mut Outboxes, rest: &mut Rest, most: usize) {
+        let mut given = 0;
+        let is_same = rest.removed == broker.filters().removed();
+        while given < most
+            && let Some(&owed) = rest.owed.get(rest.next)
+        {
+            let conn = owed.member.conn;
+            if outboxes.wants_flush(conn) {
+                return;
+            }
+            rest.next += 1;
+            if outboxes.is_dead(conn) {
+                continue;
+            }
+            given += 1;
+            match &rest.what {
+                What::Run(run) => {
+                    if broker.is_member(owed.filter, owed.member) {
+                        self.named.give_kept(run, owed.member, outboxes);
+                    }
+                }
+                What::Event(kept) => {
+                    self.give_event(broker, outboxes, owed, &kept.event(), kept, is_same)
+                }
+            }
+        }
+    }
+
+    fn give_event(
+        &mut self,
+        broker: &mut Broker,
+        outboxes: &mut Outboxes,
+        owed: Owed,
+        event: &Event<'_>,
+        kept: &Kept,
+        is_same: bool,
+    ) {
+        let Owed {
+            filter,
+            member,
+            is_turn,
+        } = owed;
+        let is_there = broker.is_member(filter, member)
+            && (is_same || broker.filters().matches(filter, event));
+        if !is_there {
+            self.turns_unheard += u64::from(is_turn);
+            return;
+        }
+        let body = (kept.payload.len() >= SHARED_RUN_BYTES_MIN).then_some(&kept.payload);
+        let form = outboxes.outbox(member.conn).form;
+        if is_turn {
+            return self.offer_turn(outboxes, member, event, body);
+        }
+        let entry = broker.filters().entry(filter);
+        let mut head = Vec::new();
+        form::encode_event_head(form, entry.kind, &entry.name, event.topic, &mut head);
+        if form == Form::NAMED {
+            return self.named.offer(member, &head, event, body, outboxes);
+        }
+        let frame = Frame {
+            form,
+            head: &head,
+            event,
+            body: body.filter(|_| !form.is_json()),
+        };
+        let only = std::iter::once((member.conn, None));
+        self.delivered += frame.offer_to(only, None, outboxes, &mut Vec::new());
+    }
+
+    /// Offers a group's turn to the member that takes it.
+    pub(super) fn offer_turn(
+        &mut self,
+        outboxes: &mut Outboxes,
+        member: Member,
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) {
+        let Member { conn, number } = member;
+        let form = outboxes.outbox(conn).form;
+        self.turn.clear();
+        if form == Form::NAMED {
+            let kind = FilterKind::Topic;
+            form::encode_event_head(Form::NAMED, kind, b"", event.topic, &mut self.turn);
+            self.named.offer(member, &self.turn, event, body, outboxes);
+            return;
+        }
+        self.delivered += 1;
+        self.turn_key.clear();
+        form::encode_turn_key(number, event.topic, &mut self.turn_key);
+        let key = &self.turn_key;
+        if form.is_json() {
+            form::encode_json_turn(form, number, event, &mut self.turn);
+            outboxes.offer(conn, &self.turn, Offer::one(key));
+            return;
+        }
+        form::encode_turn_before_payload(form, number, event, &mut self.turn);
+        match body {
+            Some(body) => outboxes.offer_shared(conn, &self.turn, body, b"", key),
+            None => {
+                let length = self.turn.len() + event.payload.len();
+                outboxes.offer_with(conn, length, key, |out| {
+                    out.reserve(length);
+                    out.extend_from_slice(&self.turn);
+                    out.extend_from_slice(event.payload);
+                });
+            }
+        }
+    }
+}
