@@ -3,7 +3,7 @@
 //! Nothing here knows a protocol or how the broker is built.
 
 use crate::counters::Counters;
-use crate::limits::SHARDS_MAX;
+use crate::limits::{SHARDS_MAX, WILDCARDS_WIDTH_MAX};
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -262,6 +262,10 @@ pub enum Refusal {
     TooManyFilters(usize),
     /// The node is at its cap of globs; holds the cap.
     TooManyGlobs(usize),
+    /// All globs of the node together would cost each event too much.
+    GlobsTooCostly,
+    /// The wildcards of the node part from each other at so many tokens that events of some topic would cost too much.
+    WildcardsTooWide,
 }
 
 impl Refusal {
@@ -273,7 +277,10 @@ impl Refusal {
             Refusal::PayloadTooLong(_) => ErrorCode::PayloadTooLong,
             Refusal::Headers => ErrorCode::HeadersInvalid,
             Refusal::TooManySubscriptions(_) => ErrorCode::SubscriptionsFull,
-            Refusal::TooManyFilters(_) | Refusal::TooManyGlobs(_) => ErrorCode::FiltersFull,
+            Refusal::TooManyFilters(_)
+            | Refusal::TooManyGlobs(_)
+            | Refusal::GlobsTooCostly
+            | Refusal::WildcardsTooWide => ErrorCode::FiltersFull,
         }
     }
 }
@@ -311,6 +318,18 @@ impl std::fmt::Display for Refusal {
                 write!(
                     f,
                     "this node knows {cap} different patterns, the most it may"
+                )
+            }
+            Refusal::GlobsTooCostly => {
+                write!(
+                    f,
+                    "with this pattern, those of the node would take too long to match; use fewer '?' and '[' between '*'"
+                )
+            }
+            Refusal::WildcardsTooWide => {
+                write!(
+                    f,
+                    "with this wildcard, those of the node would lead one topic over more than {WILDCARDS_WIDTH_MAX} ways; use fewer '*' where others have words"
                 )
             }
         }

@@ -13,7 +13,7 @@ use crate::command::{
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
 use crate::form::sids::Sid;
-use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
+use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, LOOK_UPS_AT_ONCE, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
 use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
@@ -264,7 +264,7 @@ impl Context<'_> {
         let mut consumed = 0;
         while let Some(run) = publish(&input[consumed..], self) {
             consumed += run.bytes;
-            if Context::is_check_due(&run, consumed) {
+            if self.is_check_due(&run, consumed) {
                 return (consumed, true);
             }
         }
@@ -273,8 +273,9 @@ impl Context<'_> {
 
     /// Whether [`must_pause`](Context::must_pause) must be asked after this run, `consumed` bytes after it was last
     /// asked. Not after each message to a single receiver, which adds no more output than it was input.
-    pub(crate) fn is_check_due(run: &PublishedRun, consumed: usize) -> bool {
-        run.receivers > 1 || consumed >= RUN_CHECK_BYTES
+    pub(crate) fn is_check_due(&self, run: &PublishedRun, consumed: usize) -> bool {
+        let is_spent = self.parts.delivery.looked_up >= LOOK_UPS_AT_ONCE;
+        run.receivers > 1 || consumed >= RUN_CHECK_BYTES || is_spent
     }
 }
 
@@ -601,7 +602,7 @@ impl Context<'_> {
             conn,
             ..
         } = &self.parts;
-        if self.changes >= CHANGES_AT_ONCE {
+        if self.changes >= CHANGES_AT_ONCE || delivery.looked_up >= LOOK_UPS_AT_ONCE {
             return Some(Then::Yield);
         }
         if delivery.put_off.waits(Source::Conn(*conn)) {

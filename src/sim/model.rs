@@ -24,7 +24,8 @@ use sapwood_core::Protocol;
 use sapwood_core::command::{CloseReason, FilterKind, Space};
 use sapwood_core::limits::Limits;
 use sapwood_wire::error::ErrorCode;
-use sapwood_wire::topic::{glob_matches, wildcard_matches};
+use sapwood_wire::glob;
+use sapwood_wire::topic::wildcard_matches;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -193,7 +194,7 @@ fn matches(filter: Filter, event: &Event) -> bool {
         (FilterKind::Topic, Space::Topic) | (FilterKind::ShardChannel, Space::ShardChannel) => {
             filter.1 == event.topic
         }
-        (FilterKind::Glob, Space::Topic) => glob_matches(filter.1, event.topic),
+        (FilterKind::Glob, Space::Topic) => glob::matches(filter.1, event.topic),
         (FilterKind::Wildcard, Space::Topic) => wildcard_matches(filter.1, event.topic),
         _ => false,
     }
@@ -746,7 +747,7 @@ impl Model {
         let names = active
             .filter(|filter| filter.0 == kind)
             .map(|filter| filter.1);
-        let is_meant = |name: &Name| pattern.is_none_or(|pattern| glob_matches(pattern, name));
+        let is_meant = |name: &Name| pattern.is_none_or(|pattern| glob::matches(pattern, name));
         names.filter(is_meant).collect()
     }
 

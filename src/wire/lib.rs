@@ -11,6 +11,7 @@
 
 pub mod error;
 #[cfg(feature = "web")]
+pub mod glob;
 pub mod http;
 #[cfg(feature = "web")]
 pub mod json;

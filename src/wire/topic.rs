@@ -2,8 +2,8 @@
 //!
 //! A topic is bytes, at most [`TOPIC_BYTES_MAX`](crate::limits::TOPIC_BYTES_MAX) long, in at most
 //! [`TOPIC_TOKENS_MAX`](crate::limits::TOPIC_TOKENS_MAX) tokens separated by `.`. Two kinds of
-//! patterns match topics: globs as Redis has them ([`glob_matches`]) and token wildcards as NATS
-//! has them ([`wildcard_matches`]). The matchers here compare one pattern with one topic; the
+//! patterns match topics: globs as Redis has them ([`Glob`](crate::glob::Glob)) and token wildcards as NATS
+//! has them ([`wildcard_matches`]). The matchers compare one pattern with one topic; the
 //! broker's index in `sapwood-core` must agree with them on every input.
 
 use crate::limits::{TOPIC_BYTES_MAX, TOPIC_TOKENS_MAX};
@@ -109,134 +109,10 @@ pub fn wildcard_matches(wildcard: &[u8], topic: &[u8]) -> bool {
     tokens.next().is_none()
 }
 
-/// Whether a Redis glob matches a topic: `*`, `?`, `[a-c]`, `[^a]` and `\` as an escape.
-///
-/// Agrees with Redis 7 on malformed patterns too (an unclosed class ends with the pattern, a
-/// trailing `\` is a literal). Cost: at most pattern length times topic length; no recursion.
-///
-/// ```
-/// use sapwood_wire::topic::glob_matches;
-/// assert!(glob_matches(b"news.*", b"news.art.paris"));
-/// assert!(glob_matches(b"h[ae]llo", b"hallo"));
-/// assert!(!glob_matches(b"h[^e]llo", b"hello"));
-/// ```
-pub fn glob_matches(pattern: &[u8], topic: &[u8]) -> bool {
-    pattern_may_see(pattern, topic) && glob_matches_text(pattern, topic)
-}
-
-/// Like [`glob_matches`], for any text: listings show names that start with `$` too.
-pub fn glob_matches_text(pattern: &[u8], topic: &[u8]) -> bool {
-    if topic.is_empty() {
-        // As redis-server has it: no `*` matches the empty name.
-        return pattern.is_empty();
-    }
-    let (mut p, mut t) = (0, 0);
-    // Where to go on when a later part fails: behind the last `*`, with one byte more given to it.
-    let mut retry: Option<(usize, usize)> = None;
-    loop {
-        if p < pattern.len() && pattern[p] == b'*' {
-            p += 1;
-            retry = Some((p, t));
-            continue;
-        }
-        if t == topic.len() {
-            return p == pattern.len();
-        }
-        if p < pattern.len() {
-            let (matched, next) = match_one(pattern, p, topic[t]);
-            if matched {
-                p = next;
-                t += 1;
-                continue;
-            }
-        }
-        match retry {
-            Some((after_star, from)) => {
-                p = after_star;
-                t = from + 1;
-                retry = Some((after_star, t));
-            }
-            None => return false,
-        }
-    }
-}
-
-/// Matches one byte against the pattern element at `p`; gives where the next element begins.
-fn match_one(pattern: &[u8], p: usize, byte: u8) -> (bool, usize) {
-    match pattern[p] {
-        b'?' => (true, p + 1),
-        b'[' => match_class(pattern, p + 1, byte),
-        b'\\' if p + 1 < pattern.len() => (pattern[p + 1] == byte, p + 2),
-        literal => (literal == byte, p + 1),
-    }
-}
-
-/// Matches one byte against the class whose first element stands at `p`, behind the `[`.
-fn match_class(pattern: &[u8], mut p: usize, byte: u8) -> (bool, usize) {
-    let negated = pattern.get(p) == Some(&b'^');
-    if negated {
-        p += 1;
-    }
-    let mut matched = false;
-    while p < pattern.len() {
-        if pattern[p] == b'\\' && p + 1 < pattern.len() {
-            matched |= pattern[p + 1] == byte;
-            p += 2;
-        } else if pattern[p] == b']' {
-            p += 1;
-            break;
-        } else if p + 2 < pattern.len() && pattern[p + 1] == b'-' {
-            let (low, high) = (
-                pattern[p].min(pattern[p + 2]),
-                pattern[p].max(pattern[p + 2]),
-            );
-            matched |= (low..=high).contains(&byte);
-            p += 3;
-        } else {
-            matched |= pattern[p] == byte;
-            p += 1;
-        }
-    }
-    (matched != negated, p)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn globs_match_as_redis_documents() {
-        let cases: &[(&str, &str, bool)] = &[
-            ("*", "", false),
-            ("", "", true),
-            ("", "a", false),
-            ("a*", "a", true),
-            ("a**b", "ab", true),
-            ("*a*b*c", "xaybzc", true),
-            ("*a*b*c", "xaybz", false),
-            ("h?llo", "hallo", true),
-            ("h?llo", "hllo", false),
-            ("h[a-e]llo", "hbllo", true),
-            ("h[e-a]llo", "hbllo", true),
-            ("h[^e]llo", "hello", false),
-            ("h\\*llo", "h*llo", true),
-            ("h\\*llo", "hello", false),
-            ("trail\\", "trail\\", true),
-            ("[abc", "b", true),
-            ("[", "[", false),
-            ("[]", "a", false),
-            ("[^]", "a", true),
-            ("[\\]]", "]", true),
-            ("[a-]", "-", false),
-            ("[a-]", "^", true),
-            ("*\\", "x\\", true),
-        ];
-        for &(pattern, topic, expected) in cases {
-            let matched = glob_matches(pattern.as_bytes(), topic.as_bytes());
-            assert_eq!(matched, expected, "{pattern:?} on {topic:?}");
-        }
-    }
 
     #[test]
     fn wildcards_match_whole_tokens() {
@@ -314,19 +190,6 @@ mod tests {
         assert_eq!(check_wildcard(b"a.*.>"), Ok(()));
     }
 
-    /// Matches by trying every way to split the topic: slow, and too plain to be wrong.
-    fn oracle_glob(pattern: &[u8], topic: &[u8]) -> bool {
-        match pattern.first() {
-            None => topic.is_empty(),
-            Some(b'*') => (0..=topic.len()).any(|n| oracle_glob(&pattern[1..], &topic[n..])),
-            Some(_) if topic.is_empty() => false,
-            Some(_) => {
-                let (matched, next) = match_one(pattern, 0, topic[0]);
-                matched && oracle_glob(&pattern[next..], &topic[1..])
-            }
-        }
-    }
-
     /// Matches tokens by recursion from the front.
     fn oracle_wildcard(wildcard: &[&[u8]], topic: &[&[u8]]) -> bool {
         match (wildcard.first(), topic.first()) {
@@ -340,19 +203,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn glob_agrees_with_the_oracle(pattern in "[ab*?\\[\\]^\\\\-]{0,8}", topic in "[ab\\-]{1,8}") {
-            prop_assert_eq!(
-                glob_matches(pattern.as_bytes(), topic.as_bytes()),
-                oracle_glob(pattern.as_bytes(), topic.as_bytes())
-            );
-        }
-
-        #[test]
-        fn glob_never_panics(pattern: Vec<u8>, topic: Vec<u8>) {
-            glob_matches(&pattern, &topic);
-        }
-
         #[test]
         fn only_wildcards_match_more_than_themselves(filter in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}", topic in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}") {
             let (filter, topic) = (filter.as_bytes(), topic.as_bytes());

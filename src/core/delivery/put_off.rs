@@ -12,7 +12,7 @@ use super::named::NamedRun;
 use super::{Delivery, Frame};
 use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
 use crate::form;
-use crate::limits::{DELIVERIES_AT_ONCE, SHARED_RUN_BYTES_MIN};
+use crate::limits::{DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, SHARED_RUN_BYTES_MIN};
 use crate::outbox::{Offer, Outboxes};
 use crate::routing::broker::Broker;
 use bytes::Bytes;
@@ -132,9 +132,11 @@ impl PutOff {
 }
 
 impl Delivery {
-    /// Whether the next event of the present input must wait: output is to be written first, or deliveries are put off.
+    /// Whether the next event of the present input must wait: output is to be written first, deliveries are put off, or
+    /// looking routes up has taken its share of the turn.
     pub(crate) fn must_pause(&self, outboxes: &Outboxes) -> bool {
-        self.put_off.is_source_waiting() || outboxes.should_flush(self.pending())
+        let is_spent = self.looked_up >= LOOK_UPS_AT_ONCE;
+        is_spent || self.put_off.is_source_waiting() || outboxes.should_flush(self.pending())
     }
 
     /// Keeps the present event for the deliveries that were put off, if any.

@@ -3,6 +3,7 @@
 //! Must not know sessions, outboxes or time. Start at [`broker::Broker::route`].
 
 pub(crate) mod broker;
+mod globs;
 pub(crate) mod groups;
 pub mod interest;
 pub(crate) mod subs;

@@ -20,6 +20,10 @@ struct Node<V> {
     tail: Option<V>,
     /// The value of the wildcard that ends here.
     value: Option<V>,
+    /// The most nodes that one topic may lead to from here on, this one included.
+    width: u32,
+    /// The greatest width of a child by literal token, and how many have it.
+    widest: (u32, u32),
 }
 
 /// A set of wildcards with their values.
@@ -29,6 +33,9 @@ pub(crate) struct Trie<V> {
     root: usize,
     seed: u64,
 }
+
+/// Most children of a node whose widths are looked at again when the widest has ended.
+const CHILDREN_LOOKED_AT: usize = 4_096;
 
 fn tokens(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     name.split(|&byte| byte == b'.')
@@ -52,7 +59,58 @@ impl<V: Copy> Trie<V> {
             any: None,
             tail: None,
             value: None,
+            width: 1,
+            widest: (0, 0),
         })
+    }
+
+    /// Number of nodes besides the root.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    /// The most nodes that any topic leads to. At most twice what it is while wide wildcards have ended under a node of
+    /// very many.
+    pub(crate) fn width(&self) -> u32 {
+        self.nodes[self.root].width
+    }
+
+    /// A child's width, by this token, was `before` and is `now` (0: there is none): corrects those of the nodes on the
+    /// way to it, from the last.
+    fn widen(&mut self, way: &[(usize, &[u8])], mut before: u32, mut now: u32) {
+        for &(at, token) in way.iter().rev() {
+            if before == now {
+                return;
+            }
+            if token != b"*" {
+                self.child_widened(at, before, now);
+            }
+            let node = &self.nodes[at];
+            let any = node.any.map_or(0, |any| self.nodes[any].width);
+            let width = node.widest.0.saturating_add(any).saturating_add(1);
+            before = std::mem::replace(&mut self.nodes[at].width, width);
+            now = width;
+        }
+    }
+
+    fn child_widened(&mut self, at: usize, before: u32, now: u32) {
+        let (most, count) = &mut self.nodes[at].widest;
+        if before == *most {
+            *count = count.saturating_sub(1);
+        }
+        if now == *most {
+            *count += 1;
+        } else if now > *most {
+            (*most, *count) = (now, 1);
+        }
+        // Else the old greatest width stays as an upper bound until fewer are left.
+        if *count == 0 && self.nodes[at].children.len() <= CHILDREN_LOOKED_AT {
+            let widths = self.nodes[at].children.values();
+            let widths = widths.map(|&child| self.nodes[child].width);
+            let most = widths.clone().max().unwrap_or(0);
+            let count = widths.filter(|&width| width == most).count() as u32;
+            self.nodes[at].widest = (most, count);
+        }
     }
 
     /// Bytes of the hash tables.
@@ -64,12 +122,14 @@ impl<V: Copy> Trie<V> {
 
     pub(crate) fn insert(&mut self, wildcard: &[u8], value: V) {
         let mut at = self.root;
+        let mut way: Vec<(usize, &[u8])> = Vec::new();
         let mut rest = tokens(wildcard).peekable();
         while let Some(token) = rest.next() {
             if token == b">" && rest.peek().is_none() {
                 self.nodes[at].tail = Some(value);
                 return;
             }
+            way.push((at, token));
             let next = match token {
                 b"*" => self.nodes[at].any,
                 literal => self.nodes[at].children.get(literal).copied(),
@@ -84,6 +144,7 @@ impl<V: Copy> Trie<V> {
                             self.nodes[at].children.insert(literal.into(), new);
                         }
                     }
+                    self.widen(&way, 0, 1);
                     new
                 }
             };
@@ -120,7 +181,7 @@ impl<V: Copy> Trie<V> {
             if leads_on || node.tail.is_some() || node.value.is_some() {
                 return;
             }
-            self.nodes.remove(at);
+            let width = self.nodes.remove(at).width;
             match token {
                 b"*" => self.nodes[parent].any = None,
                 literal => {
@@ -132,23 +193,28 @@ impl<V: Copy> Trie<V> {
                     }
                 }
             }
+            way.push((parent, token));
+            self.widen(&way, width, 0);
+            way.pop();
             at = parent;
         }
     }
 
-    /// Calls `each` with the value of every wildcard that matches `name`.
+    /// Calls `each` with the value of every wildcard that matches `name`. Gives the number of nodes it led to.
     ///
     /// Depth-first, without recursion or allocation: the work is bounded by the matching nodes. Where both a `*` and a
     /// literal token match, the `*` branch is put aside; on one path that happens at most once for each token.
-    pub(crate) fn matching(&self, name: &[u8], each: &mut impl FnMut(V)) {
+    pub(crate) fn matching(&self, name: &[u8], each: &mut impl FnMut(V)) -> u64 {
         if self.nodes.len() == 1 && self.nodes[self.root].tail.is_none() {
-            return;
+            return 0;
         }
+        let mut visited = 0;
         let is_reserved = topic::is_reserved(name);
         let mut aside = [(0, 0); TOPIC_TOKENS_MAX];
         let mut aside_count = 0;
         let mut next = Some((self.root, 0));
         while let Some((at, start)) = next.take() {
+            visited += 1;
             let node = &self.nodes[at];
             if start > name.len() {
                 node.value.into_iter().for_each(&mut *each);
@@ -174,6 +240,7 @@ impl<V: Copy> Trie<V> {
                 next = Some(aside[aside_count]);
             }
         }
+        visited
     }
 }
 
@@ -196,6 +263,37 @@ mod tests {
             trie.remove(name);
         }
         assert_eq!(trie.nodes.len(), 1, "only the root is left");
+    }
+
+    #[test]
+    fn the_width_is_the_most_nodes_that_a_topic_leads_to() {
+        let mut trie = Trie::new(1);
+        for number in 0..10_000 {
+            trie.insert(format!("user.{number}.*.name").as_bytes(), number);
+        }
+        assert_eq!(trie.width(), 5, "many that part once are no wider than one");
+        trie.insert(b"user.*.x.name", 0);
+        assert_eq!(trie.width(), 8);
+        // Each token is a literal or a star: all ways match.
+        let ways = |number: usize| {
+            let tokens = (0..10).map(|bit| if number >> bit & 1 == 0 { "a" } else { "*" });
+            tokens.collect::<Vec<&str>>().join(".")
+        };
+        for number in 0..1_024 {
+            trie.insert(ways(number).as_bytes(), number);
+        }
+        let topic = ["a"; 10].join(".");
+        let visited = trie.matching(topic.as_bytes(), &mut |_| {});
+        assert_eq!((visited, trie.width()), (2_047, 2_047));
+        for number in 0..1_024 {
+            trie.remove(ways(number).as_bytes());
+        }
+        assert_eq!(trie.width(), 8);
+        for number in 0..10_000 {
+            trie.remove(format!("user.{number}.*.name").as_bytes());
+        }
+        trie.remove(b"user.*.x.name");
+        assert_eq!((trie.width(), trie.len()), (1, 0));
     }
 
     #[test]

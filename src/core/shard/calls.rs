@@ -15,7 +15,7 @@ use crate::input::Outputs;
 use crate::limits::{CALL_CLIENTS_MAX, CALL_GLOB_COST_MAX, CALL_LOOKED_AT_MAX, CALL_NAMES_BYTES};
 use crate::mailbox::Control;
 use crate::session::Session;
-use sapwood_wire::topic;
+use sapwood_wire::glob::Glob;
 
 impl Shard {
     /// Sends rounds of calls, as many as a turn allows.
@@ -218,6 +218,7 @@ impl Shard {
         from: usize,
     ) -> (Vec<Box<[u8]>>, Option<usize>) {
         let (mut looked_at, mut cost, mut bytes) = (0, 0, 0);
+        let pattern = pattern.map(Glob::new);
         let mut names = Vec::new();
         for (place, entry) in self.broker.filters().iter_from(from) {
             let is_enough = looked_at >= CALL_LOOKED_AT_MAX || cost >= CALL_GLOB_COST_MAX;
@@ -228,9 +229,9 @@ impl Shard {
             if entry.kind != kind || self.broker.filters().listeners(entry) == 0 {
                 continue;
             }
-            if let Some(pattern) = pattern {
-                cost += pattern.len() * entry.name.len();
-                if !topic::glob_matches_text(pattern, &entry.name) {
+            if let Some(pattern) = &pattern {
+                cost += pattern.cost();
+                if !pattern.matches_text(&entry.name) {
                     continue;
                 }
             }

@@ -640,6 +640,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.delivery.looked_up = 0;
         self.give_what_was_put_off(outputs);
         self.calls.end_turn();
         self.run_calls(now, outputs);

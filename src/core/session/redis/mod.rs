@@ -183,7 +183,7 @@ impl RedisSession {
             }
             times += run.events;
             consumed += run.bytes;
-            if Context::is_check_due(&run, consumed) {
+            if cx.is_check_due(&run, consumed) {
                 break;
             }
         }

@@ -5,6 +5,7 @@ use super::{REDIS_VERSION, RedisSession, RedisStep, ReplyMode};
 use crate::command::{Answers, FilterKind, ShardId, counters_of};
 use crate::context::Context;
 use crate::counters::Counters;
+use sapwood_wire::glob::Glob;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
 use std::fmt::Write;
@@ -282,9 +283,10 @@ impl RedisSession {
             .filter(|name| topic::check_name(name).is_ok())
         {
             let lower = pattern.to_ascii_lowercase();
+            let glob = Glob::new(&lower);
             for (name, value) in &values {
                 let is_exact = lower == name.as_bytes();
-                if !is_exact && !topic::glob_matches_text(&lower, name.as_bytes()) {
+                if !is_exact && !glob.matches_text(name.as_bytes()) {
                     continue;
                 }
                 // The reply repeats the key as it was asked for.
