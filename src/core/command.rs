@@ -262,6 +262,8 @@ pub enum Refusal {
     TooManyFilters(usize),
     /// The node is at its cap of globs; holds the cap.
     TooManyGlobs(usize),
+    /// The filter is at the cap of queue groups; holds the cap.
+    TooManyGroups(usize),
     /// All globs of the node together would cost each event too much.
     GlobsTooCostly,
     /// The wildcards of the node part from each other at so many tokens that events of some topic would cost too much.
@@ -279,6 +281,7 @@ impl Refusal {
             Refusal::TooManySubscriptions(_) => ErrorCode::SubscriptionsFull,
             Refusal::TooManyFilters(_)
             | Refusal::TooManyGlobs(_)
+            | Refusal::TooManyGroups(_)
             | Refusal::GlobsTooCostly
             | Refusal::WildcardsTooWide => ErrorCode::FiltersFull,
         }
@@ -319,6 +322,9 @@ impl std::fmt::Display for Refusal {
                     f,
                     "this node knows {cap} different patterns, the most it may"
                 )
+            }
+            Refusal::TooManyGroups(cap) => {
+                write!(f, "this topic has {cap} queue groups, the most it may")
             }
             Refusal::GlobsTooCostly => {
                 write!(

@@ -302,6 +302,19 @@ impl Context<'_> {
         self.parts.broker.names(self.parts.conn, kind)
     }
 
+    /// Names of this kind among the subscriptions before an index, from the last on: at most so many, among at most four
+    /// times as many that are looked at. Gives the index before which the rest is.
+    pub(crate) fn names_before(
+        &self,
+        from: usize,
+        kind: FilterKind,
+        most: usize,
+    ) -> (Vec<Box<[u8]>>, usize) {
+        self.parts
+            .broker
+            .names_before(self.parts.conn, from, kind, most)
+    }
+
     /// Adds a subscription under the client's own number for it. `Ok(false)` if it exists already. After an error
     /// nothing has changed.
     pub(crate) fn subscribe(&mut self, number: u32, filter: Filter<'_>) -> Result<bool, Refusal> {

@@ -146,6 +146,11 @@ impl Driver {
         self.shard.has_output(conn)
     }
 
+    /// Whether the place of a connection that is gone should be kept: see [`Shard::is_leaving`].
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        self.shard.is_leaving(conn)
+    }
+
     /// Reports a write: see [`Shard::sent`].
     pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool) {
         self.shard.sent(conn, count, blocked, &mut self.outputs);

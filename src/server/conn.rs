@@ -128,6 +128,8 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Connections {
     sockets: Slab<Socket>,
+    /// Connections that are gone, whose places core still needs.
+    leaving: Vec<usize>,
     /// Connections to receive from first in the next turn, without waiting for readability: they found no receive
     /// buffer, came after the turn's byte limit was used up, or were paced.
     to_receive_now: Vec<usize>,
@@ -164,6 +166,7 @@ impl Connections {
     pub(crate) fn new() -> Connections {
         Connections {
             sockets: Slab::new(),
+            leaving: Vec::new(),
             to_receive_now: Vec::new(),
             to_receive: Vec::new(),
             to_await_room: Vec::new(),
@@ -483,20 +486,36 @@ impl Connections {
             socket.input = Vec::new();
             // Ends its requests on the ring, which closing alone would not do.
             let _ = shutdown(&socket.fd, Shutdown::Both);
-            driver.closed(ConnId(place as u32), now);
+            let conn = ConnId(place as u32);
+            driver.closed(conn, now);
+            if driver.is_leaving(conn) {
+                self.leaving.push(place);
+            }
         }
         self.drop_if_ended(place);
     }
 
+    /// Frees the places of connections whose subscriptions have all been removed since they were gone.
+    fn free_left(&mut self, driver: &Driver) {
+        for place in std::mem::take(&mut self.leaving) {
+            match driver.is_leaving(ConnId(place as u32)) {
+                true => self.leaving.push(place),
+                false => self.drop_if_ended(place),
+            }
+        }
+    }
+
     fn drop_if_ended(&mut self, place: usize) {
         let socket = &self.sockets[place];
-        if socket.phase == Phase::Closed && !socket.receiving && !socket.awaiting_room {
+        let has_requests = socket.receiving || socket.awaiting_room;
+        if socket.phase == Phase::Closed && !has_requests && !self.leaving.contains(&place) {
             self.sockets.remove(place);
         }
     }
 
     /// Gives up closing connections whose peers do not read. Returns the next deadline.
     pub(crate) fn end_lingering(&mut self, driver: &mut Driver, now: Now) -> Option<u64> {
+        self.free_left(driver);
         // All linger equally long, so the first in the queue is due first.
         while let Some(&(until, place)) = self.lingering.front() {
             let still_lingers = self

@@ -164,6 +164,11 @@ impl Parser {
         !matches!(self.stage, Stage::Start | Stage::Complete)
     }
 
+    /// Bytes that it keeps beside the input: where the arguments stand.
+    pub fn kept_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<(u32, u32)>() + self.unescaped.capacity()
+    }
+
     /// Forgets an unfinished request.
     pub fn reset(&mut self) {
         self.stage = Stage::Start;

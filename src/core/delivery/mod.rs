@@ -9,8 +9,8 @@
 use crate::command::{ConnId, Event, FilterId, Form, Member, ShardId, Space, Target};
 use crate::form;
 use crate::limits::{
-    ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN, SHARED_RUN_BYTES_MIN,
-    SHARED_RUN_RECEIVERS_MIN,
+    ENDING_MEMBERS_TRIED, ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN,
+    SHARED_RUN_BYTES_MIN, SHARED_RUN_RECEIVERS_MIN,
 };
 use crate::mailbox::{Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX};
 use crate::outbox::{Offer, Outboxes, Pending};
@@ -528,14 +528,18 @@ impl Delivery {
         except: Option<ConnId>,
     ) -> Option<(FilterId, Member)> {
         let group = &self.cached[self.present].route.groups[place];
+        // Connections that end may still be members: they take nothing.
+        let takes = |&(_, member): &(FilterId, Member)| !egress.outboxes.is_dead(member.conn);
         let Some(publisher) = except else {
-            return egress.broker.take_member_turn(group);
+            let mut turns =
+                (0..ENDING_MEMBERS_TRIED).map_while(|_| egress.broker.take_member_turn(group));
+            return turns.find(takes);
         };
         let entries = group.entries.iter();
         let members = entries.map(|&id| egress.broker.filters().entry(id).members.len());
         let members: usize = members.sum();
         let mut turns = (0..members).map_while(|_| egress.broker.take_member_turn(group));
-        let found = turns.find(|(_, member)| member.conn != publisher);
+        let found = turns.find(|turn| turn.1.conn != publisher && takes(turn));
         // The publisher's filters may be owed more turns in a row than there are members.
         found.or_else(|| egress.broker.member_besides(group, publisher))
     }

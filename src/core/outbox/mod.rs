@@ -152,6 +152,8 @@ pub(crate) struct Outbox {
     dead: bool,
     /// Gets events published to `$all`.
     hears_all: bool,
+    /// Gets no more events: its subscriptions are ending.
+    is_ending: bool,
 }
 
 impl Outbox {
@@ -420,8 +422,15 @@ impl Outboxes {
         outbox.length >= UNFLUSHED_BYTES_MAX && !is_behind && !self.is_strict
     }
 
+    /// From now on the connection gets no events.
+    pub(crate) fn end_events(&mut self, conn: ConnId) {
+        self.boxes[conn.slot()].is_ending = true;
+    }
+
+    /// Whether the connection gets no events any more.
     pub(crate) fn is_dead(&self, conn: ConnId) -> bool {
-        self.boxes[conn.slot()].dead
+        let outbox = &self.boxes[conn.slot()];
+        outbox.dead || outbox.is_ending
     }
 
     /// From now on the caps hold also for connections that are not behind, because nothing can be written before more
@@ -491,7 +500,8 @@ impl Outboxes {
     pub(crate) fn takes_all(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked || outbox.held || outbox.deferring;
-        !is_behind && !self.is_strict && !outbox.dead && outbox.lossy.is_none()
+        let is_free = !is_behind && !self.is_strict && outbox.lossy.is_none();
+        is_free && !outbox.dead && !outbox.is_ending
     }
 
     /// Appends frames of events; the connection must be one that [`takes_all`](Outboxes::takes_all).
@@ -582,10 +592,10 @@ impl Outboxes {
     }
 
     fn admit(&mut self, conn: ConnId, length: usize, events: u64) -> Admission {
-        let outbox = &mut self.boxes[conn.slot()];
-        if outbox.dead {
+        if self.is_dead(conn) {
             return Admission::Refuse;
         }
+        let outbox = &mut self.boxes[conn.slot()];
         outbox.taken.0 += events;
         if outbox.lossy.is_some() {
             return self.admit_lossy(conn, length, events);

@@ -14,7 +14,9 @@ use crate::command::FilterId;
 use crate::command::{
     ConnId, Filter, FilterKind, Form, LinkId, Member, Refusal, ShardId, Space, Target,
 };
-use crate::limits::{GLOBS_COST_MAX, Limits, ROUTE_GROUPS_KEPT, WILDCARDS_WIDTH_MAX};
+use crate::limits::{
+    FILTER_GROUPS_MAX, GLOBS_COST_MAX, Limits, ROUTE_GROUPS_KEPT, WILDCARDS_WIDTH_MAX,
+};
 use crate::paged_slab::is_sparse;
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
@@ -25,6 +27,9 @@ use hashbrown::HashMap;
 use indexmap::IndexMap;
 use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
+
+/// Cost of a queue group on a route, in steps of about a nanosecond.
+const COST_GROUP: u64 = 256;
 
 /// Key of a subscription within its connection: the filter, and the client's number for it.
 type Key = (FilterId, u32);
@@ -327,6 +332,9 @@ impl Broker {
             }
             None => {}
         }
+        if !filter.group.is_empty() && self.filters.has_most_groups(filter) {
+            return Err(Refusal::TooManyGroups(FILTER_GROUPS_MAX));
+        }
         if self.memberships[conn.slot()].places.len() >= self.subscriptions_max {
             return Err(Refusal::TooManySubscriptions(self.subscriptions_max));
         }
@@ -409,19 +417,70 @@ impl Broker {
             .collect()
     }
 
+    /// Names of this kind among a connection's subscriptions before an index, from the last on: at most `most`, among
+    /// at most four times as many that are looked at. Gives the index before which the rest is.
+    pub(crate) fn names_before(
+        &self,
+        conn: ConnId,
+        from: usize,
+        kind: FilterKind,
+        most: usize,
+    ) -> (Vec<Box<[u8]>>, usize) {
+        let mut names = Vec::new();
+        let Some(membership) = self.memberships.get(conn.slot()) else {
+            return (names, 0);
+        };
+        let from = from.min(membership.places.len());
+        let end = from.saturating_sub(4 * most);
+        for place in (end..from).rev() {
+            let Some((&(id, _), _)) = membership.places.get_index(place) else {
+                continue;
+            };
+            let entry = self.filters.entry(id);
+            if entry.kind == kind {
+                names.push(entry.name.clone());
+                if names.len() == most {
+                    return (names, place);
+                }
+            }
+        }
+        (names, end)
+    }
+
     /// Removes all subscriptions of a connection.
     pub(crate) fn leave(&mut self, conn: ConnId, form: Form) {
+        self.leave_some(conn, form, usize::MAX, |_| {});
+    }
+
+    /// Removes at most so many subscriptions of a connection; `each` gets their numbers. Gives whether none is left.
+    pub(crate) fn leave_some(
+        &mut self,
+        conn: ConnId,
+        form: Form,
+        most: usize,
+        mut each: impl FnMut(u32),
+    ) -> bool {
         // One at a time, because removing one may move another of the same connection.
-        while let Some(membership) = self.memberships.get_mut(conn.slot())
-            && let Some(((id, number), place)) = membership.places.pop()
-        {
+        for _ in 0..most {
+            let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+                return true;
+            };
+            let Some(((id, number), place)) = membership.places.pop() else {
+                break;
+            };
             let entry = self.filters.entry_mut(id);
             entry.leaving -= u32::from(membership.leaving);
             self.take_from_filter(Member { conn, number }, form, id, place);
+            each(number);
         }
-        if let Some(membership) = self.memberships.get_mut(conn.slot()) {
+        let Some(membership) = self.memberships.get_mut(conn.slot()) else {
+            return true;
+        };
+        let has_left = membership.places.is_empty();
+        if has_left {
             *membership = Membership::default();
         }
+        has_left
     }
 
     /// Frees the table entries behind the last connection that has subscriptions. Not done whenever a connection
@@ -462,13 +521,6 @@ impl Broker {
             entry.forms[from.index()] -= 1;
             entry.forms[to.index()] += 1;
         }
-    }
-
-    /// The numbers of a connection's subscriptions.
-    pub(crate) fn numbers(&self, conn: ConnId) -> Vec<u32> {
-        let membership = self.memberships.get(conn.slot());
-        let keys = membership.into_iter().flat_map(|there| there.places.keys());
-        keys.map(|&(_, number)| number).collect()
     }
 
     /// Removes a member from a filter. False if it was none.
@@ -607,6 +659,7 @@ impl Broker {
             name_at: name.len() - shown.len(),
             ..RouteScope::default()
         };
+        let mut groups = 0;
         let cost = self.filters.matching(space, shown, |id| {
             let entry = self.filters.entry(id);
             route.subscriptions += entry.listeners();
@@ -624,10 +677,12 @@ impl Broker {
                     route.links.push(link);
                 }
             }
+            groups += entry.group_entries.len() as u64;
             for &id in &entry.group_entries {
                 self.route_to_group(id, route);
             }
         });
+        let cost = cost + groups * COST_GROUP;
         // PUBLISH counts subscriptions of this node only, so groups of other nodes are not counted.
         let is_here = |&(target, _): &(Target, u32)| matches!(target, Target::Shard(_));
         let groups_here = route.groups.iter();

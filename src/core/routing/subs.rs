@@ -9,7 +9,8 @@
 //! [`Filters::matching`].
 
 use crate::command::{Event, Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
-use crate::paged_slab::{PagedSlab, is_table_sparse};
+use crate::limits::FILTER_GROUPS_MAX;
+use crate::paged_slab::{PagedSlab, is_sparse, is_table_sparse};
 use crate::routing::globs::Globs;
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
@@ -45,6 +46,8 @@ pub(crate) struct Entry {
     pub changed: bool,
     /// The entry is in the list of changes to announce to links.
     pub changed_for_links: bool,
+    /// Index of a group's entry among those of its filter.
+    group_place: u32,
     /// Credit of a group's entry in the round robin among the group's entries on this shard.
     credit: i64,
     /// Index of the group member that takes the next turn, modulo the number of members.
@@ -234,6 +237,13 @@ impl Filters {
         self.names.find(hash, is_it).copied()
     }
 
+    /// Whether a filter has as many queue groups as it may, and this is not one of them.
+    pub(crate) fn has_most_groups(&self, filter: Filter<'_>) -> bool {
+        let plain = self.find_in(filter.kind, filter.name, None);
+        let groups = plain.map_or(0, |plain| self.entry(plain).group_entries.len());
+        groups >= FILTER_GROUPS_MAX && self.find(filter).is_none()
+    }
+
     /// The entry of a filter, created if it is new.
     pub(crate) fn intern(&mut self, filter: Filter<'_>) -> FilterId {
         if let Some(id) = self.find(filter) {
@@ -245,7 +255,10 @@ impl Filters {
         let plain = self.intern(Filter::plain(filter.kind, filter.name));
         let group = self.groups.enter(filter.group);
         let id = self.insert(filter.kind, filter.name, Some(group));
-        self.entries[plain.key()].group_entries.push(id);
+        let siblings = &mut self.entries[plain.key()].group_entries;
+        siblings.push(id);
+        let place = siblings.len() as u32 - 1;
+        self.entries[id.key()].group_place = place;
         id
     }
 
@@ -265,6 +278,7 @@ impl Filters {
             announced: 0,
             changed: false,
             changed_for_links: false,
+            group_place: 0,
             credit: 0,
             next_member: 0,
         });
@@ -309,9 +323,16 @@ impl Filters {
             // invariant: a group's entry hangs on one without a group.
             let plain = plain.expect("a group's entry hangs on nothing");
             let siblings = &mut self.entries[plain.key()].group_entries;
-            siblings.retain(|&other| other != id);
+            let place = entry.group_place as usize;
+            siblings.swap_remove(place);
+            let moved = siblings.get(place).copied();
             if siblings.is_empty() {
                 *siblings = Vec::new();
+            } else if is_sparse(siblings.len(), siblings.capacity()) {
+                siblings.shrink_to(2 * siblings.len());
+            }
+            if let Some(moved) = moved {
+                self.entries[moved.key()].group_place = place as u32;
             }
             return self.forget_if_needless(plain);
         }

@@ -31,7 +31,16 @@ use crate::tree::place::Place;
 use crate::tree::state::Tree;
 use bytes::Bytes;
 use core::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// A connection that ends, while its subscriptions are removed.
+#[derive(Debug)]
+struct Leaving {
+    conn: ConnId,
+    client: ClientId,
+    form: Form,
+}
 
 /// One shard of a node: the broker of the connections it owns.
 #[derive(Debug)]
@@ -50,6 +59,8 @@ pub struct Shard {
     liveness: Liveness,
     /// Scratch buffers, empty between inputs.
     scratch: Scratch,
+    /// Connections that end, with more subscriptions than one turn removes.
+    leaving: VecDeque<Leaving>,
     /// For each other shard, the connections that wait for room there: a publisher waits for the shard that was full,
     /// not for all.
     stalled: Vec<Vec<(ConnId, ClientId)>>,
@@ -101,6 +112,7 @@ impl Shard {
             calls: Calls::default(),
             liveness: Liveness::default(),
             scratch: Scratch::default(),
+            leaving: VecDeque::new(),
             stalled: vec![Vec::new(); usize::from(shards)],
             settings: Settings {
                 shard,
@@ -157,6 +169,7 @@ impl Shard {
                 peer,
                 local,
             } => {
+                self.finish_leaving(conn, outputs);
                 self.outboxes.open(conn, protocol.form(), policy);
                 self.open(conn, client, protocol, (peer, local), now, outputs);
                 Handled::DONE
@@ -267,7 +280,8 @@ impl Shard {
 
     /// Whether no batch waits or is on the way, and no call is unanswered.
     pub fn is_settled(&self) -> bool {
-        self.mailboxes.is_idle() && self.calls.is_empty() && self.delivery.put_off.is_empty()
+        let is_done = self.delivery.put_off.is_empty() && self.leaving.is_empty();
+        is_done && self.mailboxes.is_idle() && self.calls.is_empty()
     }
 
     /// Whether another [`Input::TurnEnd`] has work to do: a batch that was taken may have made room for stalled
@@ -278,7 +292,7 @@ impl Shard {
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
-        let is_owed = !self.delivery.put_off.is_empty();
+        let is_owed = !self.delivery.put_off.is_empty() || !self.leaving.is_empty();
         has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
     }
 
@@ -419,7 +433,7 @@ impl Shard {
         };
         self.counters.connections -= 1;
         self.counters.input_bytes -= connection.kept_bytes as u64;
-        self.leave(conn);
+        self.leave(conn, connection.client);
         self.calls.forget(conn);
         self.outboxes.kill(conn);
         self.liveness.closed(&connection, &self.connections);
@@ -457,15 +471,73 @@ impl Shard {
         }
     }
 
-    /// Removes all subscriptions of a connection.
-    fn leave(&mut self, conn: ConnId) {
-        let form = self.outboxes.outbox(conn).form;
-        if form == Form::NAMED {
-            for number in self.broker.numbers(conn) {
-                self.delivery.named.sids.forget(number);
-            }
+    /// Removes all subscriptions of a connection that ends, or begins to if they are many. Gives whether none is left.
+    fn leave(&mut self, conn: ConnId, client: ClientId) -> bool {
+        if self.is_leaving(conn) {
+            return false;
         }
-        self.broker.leave(conn, form);
+        let form = self.outboxes.outbox(conn).form;
+        let has_left = self.remove_some(conn, form, limits::ENDED_AT_ONCE);
+        if !has_left {
+            self.outboxes.end_events(conn);
+            self.leaving.push_back(Leaving { conn, client, form });
+        }
+        has_left
+    }
+
+    fn remove_some(&mut self, conn: ConnId, form: Form, most: usize) -> bool {
+        let sids = &mut self.delivery.named.sids;
+        self.broker.leave_some(conn, form, most, |number| {
+            if form == Form::NAMED {
+                sids.forget(number);
+            }
+        })
+    }
+
+    /// Removes more subscriptions of connections that end.
+    fn go_on_leaving(&mut self, outputs: &mut Outputs) {
+        let Some(Leaving { conn, form, .. }) = self.leaving.front() else {
+            return;
+        };
+        let (conn, form) = (*conn, *form);
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        if self.remove_some(conn, form, limits::ENDED_AT_ONCE) {
+            self.has_left(outputs);
+        }
+    }
+
+    /// The first of those that leave has no subscription left: it may be closed, once all shards know.
+    fn has_left(&mut self, outputs: &mut Outputs) {
+        let Some(Leaving { conn, client, .. }) = self.leaving.pop_front() else {
+            return;
+        };
+        let Some(connection) = self.connections.of_client(conn, client) else {
+            return;
+        };
+        if self.interest.is_alone() {
+            self.outboxes.release(conn);
+            resume_if_free(connection, conn, outputs);
+        } else {
+            connection.blocked.barrier = Some(self.interest.wait(conn, client));
+        }
+    }
+
+    /// Removes what is left of a connection's subscriptions at once, because its place is another's now.
+    fn finish_leaving(&mut self, conn: ConnId, outputs: &mut Outputs) {
+        let Some(place) = self.leaving.iter().position(|there| there.conn == conn) else {
+            return;
+        };
+        self.leaving.swap(0, place);
+        let form = self.leaving[0].form;
+        self.delivery.settle(&mut self.broker, &mut self.outboxes);
+        self.remove_some(conn, form, usize::MAX);
+        self.has_left(outputs);
+    }
+
+    /// Whether the subscriptions of a connection that has ended are still being removed. Its place should not be given
+    /// to another until then.
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        self.leaving.iter().any(|there| there.conn == conn)
     }
 
     fn handle_batch(
@@ -607,13 +679,18 @@ impl Shard {
             true => self.outboxes.drop_deferred(conn),
             false => self.outboxes.append_deferred(conn),
         }
-        if listens {
-            // A client that sees the connection end may rely on its subscriptions having ended: the barrier comes
-            // first.
+        // A client that sees the connection end may rely on its subscriptions having ended: they end first, on all
+        // shards.
+        let has_left = self.leave(conn, client);
+        if listens || !has_left {
             self.outboxes.hold(conn);
+        }
+        if let Some(connection) = self.connections.get_mut(conn)
+            && listens
+            && has_left
+        {
             connection.blocked.barrier = Some(self.interest.wait(conn, client));
         }
-        self.leave(conn);
         outputs.closing.push((conn, reason));
     }
 
@@ -641,6 +718,7 @@ impl Shard {
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
         self.delivery.looked_up = 0;
+        self.go_on_leaving(outputs);
         self.give_what_was_put_off(outputs);
         self.calls.end_turn();
         self.run_calls(now, outputs);

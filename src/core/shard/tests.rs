@@ -2,6 +2,8 @@
 
 #[path = "call_tests.rs"]
 mod call_shards;
+#[path = "leaving_tests.rs"]
+mod leaving_shards;
 #[path = "native_tests.rs"]
 mod native_shards;
 #[path = "put_off_tests.rs"]

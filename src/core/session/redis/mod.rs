@@ -47,7 +47,18 @@ enum RedisStep {
     Hold,
     /// It was carried out; later commands wait until it is answered.
     Wait,
+    /// It was carried out in part: handle it again in the next turn, after other connections.
+    Yield,
     Close(CloseReason),
+}
+
+/// How far a request that names very many subscriptions has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    /// Its length in bytes, unless it stands in a transaction.
+    length: u32,
+    /// The next name, or subscription; 0 if none is carried out in part.
+    next: u32,
 }
 
 /// State of a Redis connection. Small: most connections are idle subscribers.
@@ -62,8 +73,10 @@ pub(crate) struct RedisSession {
     last_command: &'static str,
     name: Box<[u8]>,
     library: Option<Box<(Vec<u8>, Vec<u8>)>>,
-    /// Parser of an unfinished request.
+    /// Parser of an unfinished request, or of one that is carried out in part.
     unfinished: Option<Box<Parser>>,
+    /// Of a request that is carried out in part: its length in bytes, and how far it has come.
+    part: Part,
     transaction: Option<Box<Transaction>>,
     /// Unanswered calls, in their order.
     pending: PendingCalls<PendingCall>,
@@ -82,6 +95,7 @@ impl RedisSession {
             name: Box::default(),
             library: None,
             unfinished: None,
+            part: Part::default(),
             transaction: None,
             pending: PendingCalls::default(),
         }
@@ -97,6 +111,7 @@ impl RedisSession {
 
     pub(crate) fn forget_unfinished(&mut self) {
         self.unfinished = None;
+        self.part = Part::default();
         self.transaction = None;
         self.pending = PendingCalls::default();
     }
@@ -118,9 +133,10 @@ impl RedisSession {
     }
 
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.transaction
-            .as_ref()
-            .map_or(0, |transaction| transaction.bytes())
+        let queued = self.transaction.as_ref();
+        let queued = queued.map_or(0, |transaction| transaction.bytes());
+        let unfinished = self.unfinished.as_ref();
+        queued + unfinished.map_or(0, |parser| parser.kept_bytes())
     }
 
     /// Carries out the requests in `input`, as far as the connection may go on.
@@ -154,6 +170,7 @@ impl RedisSession {
             let then = match step {
                 RedisStep::Done => continue,
                 RedisStep::Hold | RedisStep::Wait => Then::Hold,
+                RedisStep::Yield => Then::Yield,
                 RedisStep::Close(reason) => Then::Close(reason),
             };
             return SessionStep { consumed, then };
@@ -220,16 +237,24 @@ impl RedisSession {
             Some(parser) => *parser,
             None => std::mem::take(&mut cx.scratch().resp),
         };
-        let progress = parser.parse(input, &limits);
+        let progress = match self.part.next {
+            0 => parser.parse(input, &limits),
+            _ => Ok(Progress::Request {
+                length: self.part.length as usize,
+            }),
+        };
         let result = match progress {
             Ok(Progress::Request { length }) => {
                 let step = self.request(parser.arguments(input), cx);
-                let length = if matches!(step, RedisStep::Hold) {
-                    0
-                } else {
-                    length
-                };
-                Ok((length, step))
+                match step {
+                    RedisStep::Yield => {
+                        self.part.length = length as u32;
+                        self.unfinished = Some(Box::new(parser));
+                        return Ok((0, step));
+                    }
+                    RedisStep::Hold => Ok((0, step)),
+                    step => Ok((length, step)),
+                }
             }
             Ok(Progress::Incomplete { needed }) => {
                 self.unfinished = Some(Box::new(parser));
@@ -275,7 +300,9 @@ impl RedisSession {
         };
         match (&step, self.reply_mode) {
             // The command is tried again, and must still be skipped then.
-            (RedisStep::Hold, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::SkipNext,
+            (RedisStep::Hold | RedisStep::Yield, ReplyMode::SkipThis) => {
+                self.reply_mode = ReplyMode::SkipNext
+            }
             (_, ReplyMode::SkipThis) => self.reply_mode = ReplyMode::On,
             _ => {}
         }
@@ -354,7 +381,7 @@ impl RedisSession {
     ) -> RedisStep {
         self.last_command = spec.name;
         let step = self.carry_out(spec.verb, arguments, cx);
-        if !matches!(step, RedisStep::Hold) {
+        if !matches!(step, RedisStep::Hold | RedisStep::Yield) {
             cx.counters().commands += 1;
         }
         step
@@ -369,10 +396,10 @@ impl RedisSession {
         match verb {
             Verb::Publish | Verb::Spublish => return self.publish(verb, arguments, cx),
             Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe => {
-                self.subscribe(verb, arguments, cx);
+                return self.subscribe(verb, arguments, cx);
             }
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => {
-                self.unsubscribe(verb, arguments, cx);
+                return self.unsubscribe(verb, arguments, cx);
             }
             Verb::PubsubChannels
             | Verb::PubsubNumpat

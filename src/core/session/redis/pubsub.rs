@@ -1,9 +1,10 @@
 //! Commands of publish/subscribe: SUBSCRIBE, UNSUBSCRIBE and their variants, PUBLISH, PUBSUB.
 
 use super::table::Verb;
-use super::{RedisSession, RedisStep};
+use super::{Part, RedisSession, RedisStep};
 use crate::command::{Event, Filter, FilterKind, Refusal, Space};
 use crate::context::Context;
+use crate::limits::CHANGES_IN_A_REQUEST;
 use sapwood_wire::resp::{self, Arguments, Version};
 use sapwood_wire::topic;
 
@@ -58,31 +59,74 @@ impl RedisSession {
         }
     }
 
-    pub(super) fn subscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
+    pub(super) fn subscribe(
+        &mut self,
+        verb: Verb,
+        names: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
         let (kind, word) = subject(verb);
-        for name in names.iter().skip(1) {
+        self.each_name(names, cx, |this, name, cx| {
             match cx.subscribe(NUMBER, Filter::plain(kind, name)) {
-                Ok(_) => self.confirm(word, Some(name), kind, cx),
-                Err(refusal) => self.refuse(refusal, cx),
+                Ok(_) => this.confirm(word, Some(name), kind, cx),
+                Err(refusal) => this.refuse(refusal, cx),
             }
+        })
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        verb: Verb,
+        names: Arguments<'_>,
+        cx: &mut Context<'_>,
+    ) -> RedisStep {
+        let (kind, word) = subject(verb);
+        if names.len() > 1 {
+            return self.each_name(names, cx, |this, name, cx| {
+                this.unsubscribe_one(word, name, kind, cx);
+            });
+        }
+        // Backwards, because the last subscription takes the place of one that ends.
+        let from = match self.part.next {
+            0 => cx.count_all(),
+            next => next as usize - 1,
+        };
+        if cx.count(kind) == 0 && self.part.next == 0 {
+            self.confirm(word, None, kind, cx);
+            return RedisStep::Done;
+        }
+        let (some, next) = cx.names_before(from, kind, CHANGES_IN_A_REQUEST);
+        for name in some {
+            self.unsubscribe_one(word, &name, kind, cx);
+        }
+        self.part.next = match cx.count(kind) {
+            0 => 0,
+            _ => next as u32 + 1,
+        };
+        match self.part.next {
+            0 => RedisStep::Done,
+            _ => RedisStep::Yield,
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, verb: Verb, names: Arguments<'_>, cx: &mut Context<'_>) {
-        let (kind, word) = subject(verb);
-        if names.len() > 1 {
-            for name in names.iter().skip(1) {
-                self.unsubscribe_one(word, name, kind, cx);
-            }
-            return;
+    /// Carries out the next names of a request.
+    fn each_name(
+        &mut self,
+        names: Arguments<'_>,
+        cx: &mut Context<'_>,
+        each: impl Fn(&mut RedisSession, &[u8], &mut Context<'_>),
+    ) -> RedisStep {
+        let first = (self.part.next as usize).max(1);
+        let end = names.len().min(first + CHANGES_IN_A_REQUEST);
+        for name in (first..end).filter_map(|place| names.get(place)) {
+            each(self, name, cx);
         }
-        let all = cx.names(kind);
-        if all.is_empty() {
-            self.confirm(word, None, kind, cx);
+        if end < names.len() {
+            self.part.next = end as u32;
+            return RedisStep::Yield;
         }
-        for name in all {
-            self.unsubscribe_one(word, &name, kind, cx);
-        }
+        self.part = Part::default();
+        RedisStep::Done
     }
 
     fn unsubscribe_one(&self, word: &[u8], name: &[u8], kind: FilterKind, cx: &mut Context<'_>) {

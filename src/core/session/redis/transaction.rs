@@ -171,7 +171,9 @@ impl RedisSession {
             true => RedisStep::Hold,
             false => self.execute(queued.spec, arguments, cx),
         };
-        if let (RedisStep::Hold, Some(transaction)) = (&step, &mut self.transaction) {
+        if let (RedisStep::Hold | RedisStep::Yield, Some(transaction)) =
+            (&step, &mut self.transaction)
+        {
             transaction.queue.push_front(queued);
         }
         step
