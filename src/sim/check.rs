@@ -565,22 +565,10 @@ impl World {
                     ),
                 );
             }
-            // Who is killed by another is not told what it was waiting for.
             let was_killed =
                 conn.reason == Some(CloseReason::Killed) && self.model.hunted.contains(&key);
-            let is_unanswered = |owed: &Owed| owed.floats && was_killed;
-            // Nor of what was to follow the array that the answer belongs to. What a policy may
-            // drop and who else may have had a turn is seen to elsewhere.
-            let may_lose = conn.stream.policy != Policy::Close;
-            let is_certain = |owed: &&Owed| {
-                let is_lost = owed.is_event() && may_lose;
-                !is_lost && owed.left(&self.model.turns).0 > 0
-            };
-            let mut owed = conn.stream.owed.iter().filter(is_certain);
-            let mut owed = owed
-                .by_ref()
-                .take_while(|owed| !(is_unanswered(owed) && owed.inside));
-            if !owed.all(is_unanswered) && !self.cut[key] {
+            let is_read = conn.stream.is_read(was_killed, &self.model.turns);
+            if !is_read && !self.cut[key] {
                 let owed = shown(&format!("{:?}", conn.stream.owed[0]));
                 let text = format!(
                     "client {key} of shard {}, {:?}, never read {} things, first {owed}",

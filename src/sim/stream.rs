@@ -329,4 +329,60 @@ impl Stream {
         self.doubtful = false;
         Ok(())
     }
+
+    /// Whether all has been read that the client is owed for certain. Who is killed by another is not
+    /// told what it was waiting for, nor what was answered at once behind that: it would be taken for
+    /// the answer that is missing.
+    pub(crate) fn is_read(&self, was_killed: bool, turns: &Turns) -> bool {
+        let may_lose = self.policy != Policy::Close;
+        let mut floated = false;
+        for owed in &self.owed {
+            // What a policy may drop and who else may have had a turn is seen to elsewhere.
+            if owed.is_event() && may_lose || owed.left(turns).0 == 0 {
+                continue;
+            }
+            if was_killed && owed.floats {
+                // Nothing comes behind an array that is never whole.
+                if owed.inside {
+                    return true;
+                }
+                floated = true;
+            } else if !(floated && owed.stands_behind_calls()) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect::What;
+
+    /// A Redis client that is owed this, and no more.
+    fn owing(all: &[What]) -> Stream {
+        let mut stream = Stream::new(Protocol::Redis, Policy::Close, 0);
+        let owed = all.iter().map(|what| Owed {
+            version: 2,
+            floats: matches!(what, What::Clients { .. }),
+            inside: false,
+            what: what.clone(),
+        });
+        stream.owed.extend(owed);
+        stream
+    }
+
+    #[test]
+    fn who_is_killed_misses_its_calls_and_what_was_answered_behind_them() {
+        let turns = Turns::default();
+        let (call, error) = (What::Clients { asked: 1 }, What::Error("ERR unknown"));
+        let dropped = owing(&[call.clone(), error.clone(), call.clone()]);
+        assert!(dropped.is_read(true, &turns));
+        assert!(!dropped.is_read(false, &turns), "it was not killed");
+        let before = owing(&[error, call.clone()]);
+        assert!(!before.is_read(true, &turns), "the error was written");
+        let number = owing(&[call, What::Integer(1)]);
+        assert!(!number.is_read(true, &turns), "it waits for the call");
+    }
 }

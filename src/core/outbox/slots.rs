@@ -211,7 +211,8 @@ impl Outboxes {
         (!outbox.dead).then_some(has)
     }
 
-    /// Drops all slots: the connection is being closed, and their replies will never be whole.
+    /// Drops all slots: the connection is being closed, and their replies will never be whole. What was answered at once
+    /// behind them is dropped too, as the client would take it for the reply that is missing.
     pub(crate) fn drop_slots(&mut self, conn: ConnId) {
         let slots = self.boxes[conn.slot()].slots.take();
         let (bytes, reserved) = slots.map_or((0, 0), |slots| (slots.bytes, slots.reserved()));

@@ -342,6 +342,23 @@ fn who_leaves_with_calls_under_way_is_missed_by_nobody() {
 }
 
 #[test]
+fn who_is_killed_reads_nothing_behind_a_call_that_is_not_answered() {
+    let mut node = Node::new(2, None, Limits::default());
+    (0..2).for_each(|conn| node.open(0, conn));
+    node.give(0, 0, format!("PING\r\n{LIST}BOGUS\r\n").as_bytes());
+    assert_eq!(node.calls_waiting(0, 0), 1);
+    node.give(0, 1, b"CLIENT KILL ID 1\r\n");
+    node.settle();
+    assert_eq!(
+        node.read(0, 0),
+        "+PONG\r\n",
+        "an error would be taken for the list"
+    );
+    assert_eq!(node.read(0, 1), ":1\r\n");
+    assert_eq!(node.shards[0].counters().outbox_bytes, 0);
+}
+
+#[test]
 fn replies_that_are_skipped_leave_no_gap() {
     let mut node = Node::new(2, None, Limits::default());
     node.open(0, 0);
