@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 # These measure memory, allocations or turns, or fill the machine: nothing runs beside them.
-alone=(sapwood:load sapwood:fairness sapwood:allocations sapwood:native_flood)
+alone=(sapwood:load sapwood:attacks sapwood:fairness sapwood:allocations sapwood:native_flood)
 # These use less than half a processor, because they wait for clients, restarts and deadlines: two of them run beside one
 # that does not. Those that take longest come first. A program that is not named here has its turn among the others.
 waiting=(

@@ -13,7 +13,7 @@ use crate::command::{
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
 use crate::form::sids::Sid;
-use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, LOOK_UPS_AT_ONCE, RUN_CHECK_BYTES};
+use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
 use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
@@ -274,7 +274,7 @@ impl Context<'_> {
     /// Whether [`must_pause`](Context::must_pause) must be asked after this run, `consumed` bytes after it was last
     /// asked. Not after each message to a single receiver, which adds no more output than it was input.
     pub(crate) fn is_check_due(&self, run: &PublishedRun, consumed: usize) -> bool {
-        let is_spent = self.parts.delivery.looked_up >= LOOK_UPS_AT_ONCE;
+        let is_spent = self.parts.delivery.has_spent_look_ups();
         run.receivers > 1 || consumed >= RUN_CHECK_BYTES || is_spent
     }
 }
@@ -320,7 +320,10 @@ impl Context<'_> {
     pub(crate) fn subscribe(&mut self, number: u32, filter: Filter<'_>) -> Result<bool, Refusal> {
         self.parts.settle();
         let (member, form) = (self.member(number), self.form());
-        let is_new = self.parts.broker.subscribe(member, form, filter)?;
+        let subscribed = self.parts.broker.subscribe(member, form, filter);
+        // To refuse one may have cost as much as to make it.
+        self.changes += usize::from(subscribed.is_err());
+        let is_new = subscribed?;
         if is_new {
             self.interest_changed();
         }
@@ -615,7 +618,7 @@ impl Context<'_> {
             conn,
             ..
         } = &self.parts;
-        if self.changes >= CHANGES_AT_ONCE || delivery.looked_up >= LOOK_UPS_AT_ONCE {
+        if self.changes >= CHANGES_AT_ONCE || delivery.has_spent_look_ups() {
             return Some(Then::Yield);
         }
         if delivery.put_off.waits(Source::Conn(*conn)) {

@@ -156,8 +156,9 @@ pub(crate) struct Delivery {
     pub lost_places: u64,
     /// Deliveries that wait for a later turn.
     pub put_off: PutOff,
-    /// What looking routes up has cost in this turn, in steps of about a nanosecond.
-    pub looked_up: u64,
+    /// What looking routes up has cost in this turn, in steps of about a nanosecond; and what it had when the present
+    /// input began.
+    looked_up: (u64, u64),
 }
 
 impl Delivery {
@@ -185,7 +186,7 @@ impl Delivery {
             questions: Questions::default(),
             lost_places: 0,
             put_off: PutOff::default(),
-            looked_up: 0,
+            looked_up: (0, 0),
         }
     }
 
@@ -529,7 +530,7 @@ impl Delivery {
     ) -> Option<(FilterId, Member)> {
         let group = &self.cached[self.present].route.groups[place];
         // Connections that end may still be members: they take nothing.
-        let takes = |&(_, member): &(FilterId, Member)| !egress.outboxes.is_dead(member.conn);
+        let takes = |&(_, member): &(FilterId, Member)| !egress.outboxes.is_ending(member.conn);
         let Some(publisher) = except else {
             let mut turns =
                 (0..ENDING_MEMBERS_TRIED).map_while(|_| egress.broker.take_member_turn(group));
@@ -593,7 +594,7 @@ impl Delivery {
                 is_subject,
                 is_text,
             } = &mut self.cached[place];
-            self.looked_up += egress.broker.route(space, topic, route);
+            self.looked_up.0 += egress.broker.route(space, topic, route);
             if route.scope.is_for_all() && route.scope.is_here {
                 route.lead_to_shards(egress.mailboxes.others());
             }

@@ -132,11 +132,30 @@ impl PutOff {
 }
 
 impl Delivery {
+    /// An input begins; `source` is set by those that may publish.
+    pub(crate) fn begin_input(&mut self) {
+        self.put_off.source = None;
+        self.looked_up.1 = self.looked_up.0;
+    }
+
+    /// Another turn begins.
+    pub(crate) fn begin_turn(&mut self) {
+        self.looked_up = (0, 0);
+    }
+
+    /// Whether looking routes up has taken its share of the turn, and the present input has its part in that: so that
+    /// every input gets on by one event at least, and who publishes nothing is not held up.
+    pub(crate) fn has_spent_look_ups(&self) -> bool {
+        let (spent, before) = self.looked_up;
+        spent >= LOOK_UPS_AT_ONCE && spent > before
+    }
+
     /// Whether the next event of the present input must wait: output is to be written first, deliveries are put off, or
     /// looking routes up has taken its share of the turn.
     pub(crate) fn must_pause(&self, outboxes: &Outboxes) -> bool {
-        let is_spent = self.looked_up >= LOOK_UPS_AT_ONCE;
-        is_spent || self.put_off.is_source_waiting() || outboxes.should_flush(self.pending())
+        self.has_spent_look_ups()
+            || self.put_off.is_source_waiting()
+            || outboxes.should_flush(self.pending())
     }
 
     /// Keeps the present event for the deliveries that were put off, if any.

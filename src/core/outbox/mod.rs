@@ -427,6 +427,11 @@ impl Outboxes {
         self.boxes[conn.slot()].is_ending = true;
     }
 
+    /// Whether the connection's subscriptions are ending.
+    pub(crate) fn is_ending(&self, conn: ConnId) -> bool {
+        self.boxes[conn.slot()].is_ending
+    }
+
     /// Whether the connection gets no events any more.
     pub(crate) fn is_dead(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];

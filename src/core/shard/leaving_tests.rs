@@ -161,3 +161,43 @@ fn a_place_that_is_taken_again_at_once_has_no_old_subscriptions() {
     let (output, _) = node.request(0, &["SUBSCRIBE", "t.9999"]);
     assert!(output.ends_with(":1\r\n"));
 }
+
+#[test]
+fn who_publishes_topics_that_are_costly_to_look_up_gives_way() {
+    let mut node = Node::new(1, None, Limits::default());
+    node.open_by(Protocol::Nats, 0, 0);
+    node.open_by(Protocol::Nats, 0, 1);
+    node.open(0, 2);
+    let subscribe: Vec<String> = (0..1 << 15)
+        .map(|number: usize| {
+            let tokens = (0..15).map(|bit| if number >> bit & 1 == 0 { "a" } else { "*" });
+            let tokens: Vec<&str> = tokens.collect();
+            format!("SUB {}.never {number}\r\n", tokens.join("."))
+        })
+        .collect();
+    let mut answers = String::new();
+    let mut rest = &subscribe.concat().into_bytes()[..];
+    while !rest.is_empty() {
+        rest = &rest[node.give(0, 0, rest).consumed..];
+        node.end_turn(0);
+        node.shards[0].take_dirty(&mut Vec::new());
+        answers += &node.read(0, 0);
+    }
+    assert!(answers.contains("-ERR"), "the last is one too many");
+    node.give(0, 1, b"CONNECT {\"verbose\":false}\r\n");
+    let topic = ["a"; 15].join(".");
+    let publish: String = (0..10)
+        .map(|number| format!("PUB {topic}.{number} 1\r\nx\r\n"))
+        .collect();
+    let mut rest = publish.as_bytes();
+    for left in (0..10).rev() {
+        let Handled { consumed, next } = node.give(0, 1, rest);
+        rest = &rest[consumed..];
+        assert_eq!(rest.len(), publish.len() / 10 * left, "one in a turn");
+        assert_eq!(next, Next::Flush, "others have their turn");
+        // Not only in the next turn, where that one may come first again.
+        node.give(0, 2, b"PING\r\n");
+        assert_eq!(node.read(0, 2), "+PONG\r\n");
+        node.end_turn(0);
+    }
+}

@@ -136,7 +136,7 @@ impl Shard {
     /// about [`limits::UNFLUSHED_BYTES_MAX`] of output it returns [`Next::Flush`]; the work of one command is bounded
     /// by what it names and by the caps.
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
-        self.delivery.put_off.source = None;
+        self.delivery.begin_input();
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
                 self.note_bytes(conn, fresh);
@@ -717,7 +717,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
-        self.delivery.looked_up = 0;
+        self.delivery.begin_turn();
         self.go_on_leaving(outputs);
         self.give_what_was_put_off(outputs);
         self.calls.end_turn();
