@@ -56,6 +56,7 @@ const PROTOCOL_BLIND: &[&str] = &["routing", "mailbox"];
 const LAYERS: &[&str] = &[
     "limits",
     "paged_slab",
+    "split_table",
     "counters",
     "command",
     "form",

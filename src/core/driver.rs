@@ -222,9 +222,14 @@ impl Driver {
 
     /// Whether there is work that nothing from outside will announce.
     pub fn has_more(&self) -> bool {
-        let is_behind = self.unfinished.is_some() || !self.closing.is_empty();
+        let is_behind = self.is_unfinished() || !self.closing.is_empty();
         let has_resumed = !self.resumed.is_empty() || !self.outputs.resumed.is_empty();
         is_behind || has_resumed || self.shard.is_turn_due()
+    }
+
+    /// Whether a batch is partly handled and can go on: not if it waits for a client that is behind.
+    fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some() && !self.shard.is_waiting_for_clients()
     }
 
     /// Frees the buffers kept for busy times: see [`Shard::release_spares`].

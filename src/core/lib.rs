@@ -33,6 +33,7 @@ mod routing;
 mod session;
 mod settings;
 mod shard;
+mod split_table;
 pub mod tree;
 
 pub use input::{Config, Handled, Input, Next, Outputs};

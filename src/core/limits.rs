@@ -75,6 +75,16 @@ pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 /// [`UNFLUSHED_BYTES_MAX`] of its output unwritten.
 pub const DELIVERIES_AT_ONCE: usize = 16 * 1024;
 
+/// Longest time that a publisher waits for a client that is behind, but takes its output, with deliveries of one event
+/// that were put off, in milliseconds. Then the client's slow consumer policy decides.
+pub const PUT_OFF_MS_MAX: u64 = 1_000;
+
+/// The same for an event of another shard, in milliseconds: its other events wait behind it.
+pub const PUT_OFF_BATCH_MS_MAX: u64 = 100;
+
+/// Longest time that such a client may take nothing meanwhile, in milliseconds.
+pub const PUT_OFF_IDLE_MS_MAX: u64 = 20;
+
 /// Routes in the cache, each at the place that its topic hashes to: enough that publishers on some hundred topics in
 /// turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and filters of the greatest length, 40
 /// MiB a shard.

@@ -3,7 +3,7 @@
 //! A connection may be subscribed to one topic many times: named subscriptions of NATS, patterns of Redis, queue
 //! groups. Past [`UNFLUSHED_BYTES_MAX`](crate::limits::UNFLUSHED_BYTES_MAX) of its own output in a turn, the rest of its
 //! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, and a
-//! client that does not read meets its slow consumer policy. Who published waits until they are given, which keeps its
+//! client that does not read meets its slow consumer policy, and one that reads is waited for. Who published waits until they are given, which keeps its
 //! events in order; everybody else goes on. Invariants: each source has at most one event here, except within one
 //! input; what is here goes to those who are still subscribed. Start at [`Delivery::put_off_rest`] and
 //! [`Delivery::go_on`].
@@ -12,7 +12,10 @@ use super::named::NamedRun;
 use super::{Delivery, Frame};
 use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
 use crate::form;
-use crate::limits::{DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, SHARED_RUN_BYTES_MIN};
+use crate::limits::{
+    DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, PUT_OFF_BATCH_MS_MAX, PUT_OFF_IDLE_MS_MAX,
+    PUT_OFF_MS_MAX, SHARED_RUN_BYTES_MIN,
+};
 use crate::outbox::{Offer, Outboxes};
 use crate::routing::broker::Broker;
 use bytes::Bytes;
@@ -86,9 +89,42 @@ struct Rest {
     owed: Vec<Owed>,
     /// Index of the next one.
     next: usize,
+    /// When it was put off, in nanoseconds; 0 until the turn ends.
+    since_ns: u64,
+    /// The bytes that the next one's client had taken when it was last looked at, and since when it has taken no more.
+    taken: (u64, u64),
+    /// The next one's client is behind, and is waited for.
+    is_waiting: bool,
     /// Number of filters that had been removed when it was put off: as long as there are no more, their ids are those
     /// of the same filters.
     removed: u64,
+}
+
+impl Rest {
+    /// Until when the next one's client is waited for. Other shards' events wait behind a batch, so less long for one.
+    fn deadline_ns(&self) -> u64 {
+        let most_ms = match self.source {
+            Some(Source::Conn(_)) => PUT_OFF_MS_MAX,
+            Some(Source::Batch(_)) | None => PUT_OFF_BATCH_MS_MAX,
+        };
+        let (_, idle_since_ns) = self.taken;
+        let end_ns = self.since_ns + most_ms * 1_000_000;
+        end_ns.min(idle_since_ns + PUT_OFF_IDLE_MS_MAX * 1_000_000)
+    }
+
+    /// Whether the next one's client is behind and still takes its output, so that it is waited for before its slow
+    /// consumer policy decides.
+    fn waits_for(&mut self, conn: ConnId, outboxes: &Outboxes, now_ns: u64) -> bool {
+        let Some(taken) = outboxes.taken_while_behind(conn) else {
+            self.taken = (0, 0);
+            return false;
+        };
+        if self.taken.1 == 0 || taken != self.taken.0 {
+            self.taken = (taken, now_ns);
+        }
+        self.is_waiting = now_ns < self.deadline_ns();
+        self.is_waiting
+    }
 }
 
 /// All deliveries that are put off.
@@ -104,6 +140,24 @@ pub(crate) struct PutOff {
 impl PutOff {
     pub(crate) fn is_empty(&self) -> bool {
         self.rests.is_empty()
+    }
+
+    /// Whether some can go on now.
+    pub(crate) fn is_due(&self) -> bool {
+        self.rests.iter().any(|rest| !rest.is_waiting)
+    }
+
+    /// A client has taken output, or time has passed: those that wait are looked at again.
+    pub(crate) fn look_again(&mut self) {
+        self.rests
+            .iter_mut()
+            .for_each(|rest| rest.is_waiting = false);
+    }
+
+    /// When those that wait are to be looked at again, by the monotonic clock.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let waiting = self.rests.iter().filter(|rest| rest.is_waiting);
+        waiting.map(Rest::deadline_ns).min()
     }
 
     /// Whether deliveries of an event that this source brought are put off.
@@ -125,6 +179,9 @@ impl PutOff {
             what,
             owed: std::mem::take(&mut self.owed),
             next: 0,
+            since_ns: 0,
+            taken: (0, 0),
+            is_waiting: false,
             removed,
         });
         is_second
@@ -203,7 +260,7 @@ impl Delivery {
         outboxes.set_strict(true);
         for mut rest in std::mem::take(&mut self.put_off.rests) {
             if rest.source == source {
-                self.give(broker, outboxes, &mut rest, usize::MAX);
+                self.give(broker, outboxes, &mut rest, (usize::MAX, None));
             } else {
                 self.put_off.rests.push_back(rest);
             }
@@ -212,11 +269,21 @@ impl Delivery {
     }
 
     /// Makes the next deliveries of what is put off; gives the connections whose events are done with.
-    pub(crate) fn go_on(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) -> Vec<ConnId> {
+    pub(crate) fn go_on(
+        &mut self,
+        broker: &mut Broker,
+        outboxes: &mut Outboxes,
+        now_ns: u64,
+    ) -> Vec<ConnId> {
         let mut done = Vec::new();
         let each = DELIVERIES_AT_ONCE / self.put_off.rests.len().max(1);
         for mut rest in std::mem::take(&mut self.put_off.rests) {
-            self.give(broker, outboxes, &mut rest, each.max(1));
+            if rest.since_ns == 0 {
+                rest.since_ns = now_ns;
+            }
+            if !rest.is_waiting {
+                self.give(broker, outboxes, &mut rest, (each.max(1), Some(now_ns)));
+            }
             match rest.source {
                 _ if rest.next < rest.owed.len() => self.put_off.rests.push_back(rest),
                 Some(Source::Conn(conn)) => done.push(conn),
@@ -227,15 +294,23 @@ impl Delivery {
         done
     }
 
-    /// Makes at most so many deliveries, up to the first whose connection must be written first.
-    fn give(&mut self, broker: &mut Broker, outboxes: &mut Outboxes, rest: &mut Rest, most: usize) {
+    /// Makes at most so many deliveries, up to the first whose connection must be written first, or is waited for if
+    /// there is a time.
+    fn give(
+        &mut self,
+        broker: &mut Broker,
+        outboxes: &mut Outboxes,
+        rest: &mut Rest,
+        (most, now_ns): (usize, Option<u64>),
+    ) {
         let mut given = 0;
         let is_same = rest.removed == broker.filters().removed();
         while given < most
             && let Some(&owed) = rest.owed.get(rest.next)
         {
             let conn = owed.member.conn;
-            if outboxes.wants_flush(conn) {
+            let waits = now_ns.is_some_and(|now_ns| rest.waits_for(conn, outboxes, now_ns));
+            if waits || outboxes.wants_flush(conn) {
                 return;
             }
             rest.next += 1;

@@ -7,9 +7,9 @@
 
 use crate::command::ConnId;
 use crate::command::FilterId;
-use crate::paged_slab::{PagedSlab, is_table_sparse};
+use crate::paged_slab::PagedSlab;
+use crate::split_table::SplitTable;
 use core::hash::BuildHasher;
-use hashbrown::HashTable;
 
 /// One named subscription.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Sid {
 #[derive(Debug)]
 pub(crate) struct Sids {
     sids: PagedSlab<Sid>,
-    numbers: HashTable<u32>,
+    numbers: SplitTable<u32>,
     hasher: foldhash::fast::FixedState,
     /// Subscriptions that have just been given their last message.
     ended: Vec<u32>,
@@ -56,7 +56,7 @@ impl Sids {
     pub(crate) fn new(seed: u64) -> Sids {
         Sids {
             sids: PagedSlab::default(),
-            numbers: HashTable::new(),
+            numbers: SplitTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             ended: Vec::new(),
         }
@@ -132,21 +132,17 @@ impl Sids {
     pub(crate) fn forget(&mut self, number: u32) {
         let sid = self.sids.remove(number as usize);
         let hash = Sids::hash(&self.hasher, sid.conn, &sid.name);
-        if let Ok(found) = self.numbers.find_entry(hash, |&other| other == number) {
-            found.remove();
-        }
         let Sids {
             sids,
             numbers,
             hasher,
             ..
         } = self;
-        if is_table_sparse(numbers.len(), numbers.allocation_size(), size_of::<u32>()) {
-            numbers.shrink_to(2 * numbers.len(), |number| {
-                let sid = &sids[*number as usize];
-                Sids::hash(hasher, sid.conn, &sid.name)
-            });
-        }
+        let is_it = |&other: &u32| other == number;
+        numbers.remove(hash, is_it, |number| {
+            let sid = &sids[*number as usize];
+            Sids::hash(hasher, sid.conn, &sid.name)
+        });
     }
 
     /// Number of subscriptions.

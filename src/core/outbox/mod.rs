@@ -422,6 +422,13 @@ impl Outboxes {
         outbox.length >= UNFLUSHED_BYTES_MAX && !is_behind && !self.is_strict
     }
 
+    /// The bytes that a client has taken so far, if it is behind with half its cap or more.
+    pub(crate) fn taken_while_behind(&self, conn: ConnId) -> Option<u64> {
+        let outbox = &self.boxes[conn.slot()];
+        let is_behind = outbox.blocked && outbox.length >= self.outbox_bytes_max / 2;
+        is_behind.then_some(outbox.taken.1)
+    }
+
     /// From now on the connection gets no events.
     pub(crate) fn end_events(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].is_ending = true;

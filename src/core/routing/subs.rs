@@ -10,11 +10,11 @@
 
 use crate::command::{Event, Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
 use crate::limits::FILTER_GROUPS_MAX;
-use crate::paged_slab::{PagedSlab, is_sparse, is_table_sparse};
+use crate::paged_slab::{PagedSlab, is_sparse};
 use crate::routing::globs::Globs;
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
-use hashbrown::HashTable;
+use crate::split_table::SplitTable;
 use sapwood_wire::{glob, topic};
 use std::hash::{BuildHasher, Hash, Hasher};
 
@@ -100,7 +100,7 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Filters {
     entries: PagedSlab<Entry>,
-    names: HashTable<FilterId>,
+    names: SplitTable<FilterId>,
     hasher: foldhash::fast::FixedState,
     globs: Globs,
     /// Number of entries by kind.
@@ -118,7 +118,7 @@ impl Filters {
     pub(crate) fn new(seed: u64) -> Filters {
         Filters {
             entries: PagedSlab::default(),
-            names: HashTable::new(),
+            names: SplitTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             globs: Globs::new(seed),
             counts: [0; 5],
@@ -313,10 +313,17 @@ impl Filters {
         self.removed += 1;
         self.node_names -= usize::from(entry.kind == FilterKind::Node);
         let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
-        if let Ok(found) = self.names.find_entry(hash, |&other| other == id) {
-            found.remove();
-        }
-        self.shrink_names();
+        let Filters {
+            entries,
+            names,
+            hasher,
+            ..
+        } = self;
+        let is_it = |&other: &FilterId| other == id;
+        names.remove(hash, is_it, |id| {
+            let entry = &entries[id.key()];
+            hash_key(hasher, entry.kind, &entry.name, entry.group)
+        });
         if let Some(group) = entry.group {
             self.groups.leave(group);
             let plain = self.find_in(entry.kind, &entry.name, None);
@@ -349,21 +356,6 @@ impl Filters {
     fn tables_bytes(&self) -> usize {
         let groups = self.groups.table_bytes();
         self.names.allocation_size() + groups + self.wildcards.tables_bytes()
-    }
-
-    fn shrink_names(&mut self) {
-        let Filters {
-            entries,
-            names,
-            hasher,
-            ..
-        } = self;
-        if is_table_sparse(names.len(), names.allocation_size(), size_of::<FilterId>()) {
-            names.shrink_to(2 * names.len(), |id| {
-                let entry = &entries[id.key()];
-                hash_key(hasher, entry.kind, &entry.name, entry.group)
-            });
-        }
     }
 
     /// Takes the turn of one event among these entries of one group, which all have members on this shard.

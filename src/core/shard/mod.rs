@@ -192,6 +192,7 @@ impl Shard {
                 Handled::DONE
             }
             Input::Tick => {
+                self.delivery.put_off.look_again();
                 self.close_overdue(now, outputs);
                 self.refuse_late_calls(now, outputs);
                 self.tick_tree(now, outputs);
@@ -215,6 +216,7 @@ impl Shard {
         let calls_ns = self.calls.next_deadline().filter(|_| is_full);
         let deadlines = [
             self.liveness.next_deadline(),
+            self.delivery.put_off.next_deadline(),
             calls_ns,
             self.tree_deadline(),
         ];
@@ -240,6 +242,9 @@ impl Shard {
     /// Notes that the first `count` bytes of the output were written, and whether writing more would have blocked.
     pub fn sent(&mut self, conn: ConnId, count: usize, blocked: bool, outputs: &mut Outputs) {
         self.outboxes.sent(conn, count, blocked);
+        if count > 0 {
+            self.delivery.put_off.look_again();
+        }
         if self.links.len() > 0 {
             self.note_lane_sent(conn);
         }
@@ -292,8 +297,13 @@ impl Shard {
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
-        let is_owed = !self.delivery.put_off.is_empty() || !self.leaving.is_empty();
+        let is_owed = self.delivery.put_off.is_due() || !self.leaving.is_empty();
         has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
+    }
+
+    /// Whether deliveries were put off, and all of them wait for clients that are behind.
+    pub fn is_waiting_for_clients(&self) -> bool {
+        !self.delivery.put_off.is_empty() && !self.delivery.put_off.is_due()
     }
 
     /// Whether batches wait for credit, so that returned batches should be handed in at once.
@@ -719,7 +729,7 @@ impl Shard {
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
         self.delivery.begin_turn();
         self.go_on_leaving(outputs);
-        self.give_what_was_put_off(outputs);
+        self.give_what_was_put_off(now, outputs);
         self.calls.end_turn();
         self.run_calls(now, outputs);
         self.resume_callers(outputs);
@@ -745,11 +755,13 @@ impl Shard {
     }
 
     /// Makes deliveries that were put off, and resumes those whose events are done with.
-    fn give_what_was_put_off(&mut self, outputs: &mut Outputs) {
+    fn give_what_was_put_off(&mut self, now: Now, outputs: &mut Outputs) {
         if self.delivery.put_off.is_empty() {
             return;
         }
-        for conn in self.delivery.go_on(&mut self.broker, &mut self.outboxes) {
+        let now_ns = now.monotonic_ns;
+        let done = (self.delivery).go_on(&mut self.broker, &mut self.outboxes, now_ns);
+        for conn in done {
             if let Some(connection) = self.connections.get_mut(conn)
                 && connection.blocked.deliveries
             {

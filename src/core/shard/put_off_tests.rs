@@ -38,6 +38,16 @@ impl Node {
         self.take(shard, conn)
     }
 
+    /// Lets time pass, handles what is due, and ends the turn.
+    fn pass_ms(&mut self, ms: u64) {
+        self.now.monotonic_ns += ms * 1_000_000;
+        let due_ns = self.shards[0].next_deadline();
+        if due_ns.is_some_and(|due_ns| due_ns <= self.now.monotonic_ns) {
+            self.handle(0, Input::Tick);
+        }
+        self.end_turn(0);
+    }
+
     /// Gives bytes until all are consumed, ending turns between.
     fn give_all(&mut self, shard: usize, conn: u32, bytes: &[u8]) {
         let mut rest = bytes;
@@ -163,18 +173,70 @@ fn a_client_that_does_not_read_meets_its_policy_in_steps_too() {
     let mut node = with_subscriptions(1, 0, |sid| format!("SUB t {sid}\r\n"));
     node.give(0, 1, &publish(16_383, b'a'));
     node.shards[0].sent(ConnId(0), 1_000, true, &mut node.outputs[0]);
+    let begun_ns = node.now.monotonic_ns;
     for _ in 0..1_000 {
         let waiting = node.shards[0].outboxes.outbox(ConnId(0)).len();
         assert!(waiting <= limits::OUTBOX_BYTES_MAX, "{waiting} bytes");
-        assert!(
-            node.shards[0].outboxes.gauge().bytes() <= 20_000,
-            "one payload"
-        );
-        node.end_turn(0);
+        let shared = node.shards[0].outboxes.gauge().bytes();
+        assert!(shared <= 20_000, "one payload");
+        node.pass_ms(1);
+        if node.shards[0].delivery.put_off.is_empty() {
+            break;
+        }
     }
-    assert!(node.shards[0].delivery.put_off.is_empty());
+    let waited_ms = (node.now.monotonic_ns - begun_ns) / 1_000_000;
+    assert!((20..25).contains(&waited_ms), "{waited_ms} ms");
     let closing = &node.outputs[0].closing;
     assert_eq!(closing[..], [(ConnId(0), CloseReason::OutboxFull)]);
+}
+
+#[test]
+fn a_client_that_reads_is_waited_for_though_it_is_behind() {
+    for shards in [1, 2] {
+        let mut node = with_subscriptions(shards, usize::from(shards) - 1, |sid| {
+            format!("SUB t {sid}\r\n")
+        });
+        let publisher = usize::from(shards) - 1;
+        node.give_all(publisher, 1, &publish(16_383, b'a'));
+        let batch = match publisher {
+            0 => None,
+            _ => {
+                node.end_turn(1);
+                node.shards[1].take_batch(ShardId(0))
+            }
+        };
+        let (mut batch, mut cursor) = (batch, BatchCursor::default());
+        let mut taken = 0;
+        for turn in 0..2_000 {
+            if let Some(batch) = &mut batch {
+                let from = ShardId(1);
+                let cursor = &mut cursor;
+                node.handle(
+                    0,
+                    Input::Batch {
+                        from,
+                        batch,
+                        cursor,
+                    },
+                );
+            }
+            // It takes a part of what there is, each fifth millisecond.
+            let waiting = node.shards[0].outboxes.outbox(ConnId(0)).len();
+            let part = if turn % 5 == 0 {
+                waiting.min(3 << 20)
+            } else {
+                0
+            };
+            node.shards[0].take_dirty(&mut Vec::new());
+            let is_blocked = part < waiting;
+            node.shards[0].sent(ConnId(0), part, is_blocked, &mut node.outputs[0]);
+            taken += part;
+            node.pass_ms(1);
+        }
+        assert!(taken > MANY * 16_383, "{taken} bytes, more than the cap");
+        assert!(node.outputs[0].closing.is_empty());
+        assert!(node.shards[0].delivery.put_off.is_empty());
+    }
 }
 
 #[test]

@@ -1,0 +1,64 @@
+//! A hash table in many parts, so that none of them takes long to grow or to shrink.
+//!
+//! One table of a million entries moves all of them when it doubles, which stops a shard for 100 ms. The parts grow at
+//! different times, and each moves some thousand. Invariant: an entry stands in the part that its hash names.
+
+use hashbrown::HashTable;
+
+/// Parts of a table: a million entries are 4,096 in each.
+const PARTS: usize = 256;
+
+/// A part is sparse when it holds less than one entry for this many places.
+const SPARSE_PART: usize = 32;
+
+/// A hash table of entries whose hashes the caller knows. An empty one costs 8 KiB.
+#[derive(Debug)]
+pub(crate) struct SplitTable<T> {
+    parts: Box<[HashTable<T>]>,
+}
+
+impl<T> SplitTable<T> {
+    pub(crate) fn new() -> SplitTable<T> {
+        SplitTable {
+            parts: (0..PARTS).map(|_| HashTable::new()).collect(),
+        }
+    }
+
+    /// The part, by bits that the parts themselves make no use of.
+    fn place(hash: u64) -> usize {
+        (hash >> 40) as usize % PARTS
+    }
+
+    pub(crate) fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
+        self.parts[SplitTable::<T>::place(hash)].find(hash, is_it)
+    }
+
+    /// Inserts an entry that is not there. `rehash` gives an entry's hash.
+    pub(crate) fn insert_unique(&mut self, hash: u64, entry: T, rehash: impl Fn(&T) -> u64) {
+        self.parts[SplitTable::<T>::place(hash)].insert_unique(hash, entry, rehash);
+    }
+
+    /// Removes an entry, if it is there. `rehash` gives an entry's hash.
+    pub(crate) fn remove(
+        &mut self,
+        hash: u64,
+        is_it: impl FnMut(&T) -> bool,
+        rehash: impl Fn(&T) -> u64,
+    ) {
+        let part = &mut self.parts[SplitTable::<T>::place(hash)];
+        if let Ok(found) = part.find_entry(hash, is_it) {
+            found.remove();
+        }
+        if part.is_empty() {
+            *part = HashTable::new();
+        } else if part.allocation_size() / (size_of::<T>() + 1) > SPARSE_PART * part.len() {
+            part.shrink_to(2 * part.len(), rehash);
+        }
+    }
+
+    /// Bytes of the parts' tables.
+    #[cfg(test)]
+    pub(crate) fn allocation_size(&self) -> usize {
+        self.parts.iter().map(HashTable::allocation_size).sum()
+    }
+}
