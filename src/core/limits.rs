@@ -267,6 +267,14 @@ pub const LINK_FILTERS_MAX: usize = 100_000;
 /// Most globs among those filters, which the other node must match one after the other.
 pub const LINK_GLOBS_MAX: usize = 1_024;
 
+/// Most that the globs which are wanted behind a link may cost a look-up, in steps of about a nanosecond: an eighth of
+/// [`GLOBS_COST_MAX`]. Beyond it, or beyond [`LINK_FILTERS_MAX`] and [`LINK_GLOBS_MAX`], it is sent everything.
+pub const LINK_GLOBS_COST_MAX: u64 = GLOBS_COST_MAX / 8;
+
+/// Most that the number of an origin's event may exceed that of the one before: 12 days at a million events a second.
+/// More ends the link.
+pub const ORIGIN_JUMP_MAX: u64 = 1 << 40;
+
 /// Shards of other nodes whose last event number is remembered, so that no event comes twice. Half as many, those heard
 /// of last, are remembered for certain; the others are forgotten when they were silent for longest. Worst memory: about
 /// 40 bytes each, 10 MiB a shard.

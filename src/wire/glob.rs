@@ -225,6 +225,11 @@ pub fn matches(pattern: &[u8], topic: &[u8]) -> bool {
     pattern_may_see(pattern, topic) && Glob::new(pattern).matches_text(topic)
 }
 
+/// The most that a match of this pattern costs: [`Glob::cost`].
+pub fn cost(pattern: &[u8]) -> u64 {
+    Glob::new(pattern).cost()
+}
+
 /// Matches one byte against the pattern element at `p`; gives where the next element begins.
 fn match_one(pattern: &[u8], p: usize, byte: u8) -> (bool, usize) {
     match pattern[p] {

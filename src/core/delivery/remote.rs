@@ -265,7 +265,13 @@ impl Delivery {
             });
             match place.zip(turn) {
                 Some((place, turn)) => self.turns[place] = Some(turn),
-                None => self.turn_back(egress, from, head.route.tries + 1, name, event),
+                None => self.turn_back(
+                    egress,
+                    from,
+                    head.route.tries.saturating_add(1),
+                    name,
+                    event,
+                ),
             }
         }
         let plan = Plan {

@@ -210,6 +210,17 @@ impl Route {
     }
 }
 
+/// Filters that are wanted behind a link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Behind {
+    filters: u32,
+    /// Globs among them, and the most that they cost a look-up, in steps of about a nanosecond.
+    globs: u32,
+    globs_cost: u64,
+    /// They were more than a link may want: it is sent everything instead, and only its queue groups are kept.
+    is_over: bool,
+}
+
 /// The subscriptions of a shard's connections, and the interest of other shards and links.
 #[derive(Debug)]
 pub(crate) struct Broker {
@@ -229,8 +240,12 @@ pub(crate) struct Broker {
     /// `everything` has changed since links were last told.
     everything_changed: bool,
     changed_for_links: Vec<FilterId>,
-    /// Number of filters wanted behind each link.
-    wanted_behind: Vec<u32>,
+    /// What is wanted behind each link.
+    behind: Vec<Behind>,
+    /// The sum over all links.
+    behind_all: Behind,
+    link_filters_max: usize,
+    link_globs_max: usize,
     /// The node's position in the tree.
     position: Position,
 }
@@ -251,7 +266,10 @@ impl Broker {
             tells_links: false,
             everything_changed: false,
             changed_for_links: Vec::new(),
-            wanted_behind: Vec::new(),
+            behind: Vec::new(),
+            behind_all: Behind::default(),
+            link_filters_max: limits.link_filters_max,
+            link_globs_max: limits.link_globs_max,
             position: Position::default(),
         }
     }
@@ -325,8 +343,9 @@ impl Broker {
             None if self.filters.size() >= self.filters_max => {
                 return Err(Refusal::TooManyFilters(self.filters_max));
             }
+            // What other nodes want does not count against this node's clients.
             None if filter.kind == FilterKind::Glob
-                && self.filters.glob_count() >= self.globs_max =>
+                && self.filters.glob_count() >= self.globs_max + self.behind_all.globs as usize =>
             {
                 return Err(Refusal::TooManyGlobs(self.globs_max));
             }
@@ -363,7 +382,9 @@ impl Broker {
     /// Whether patterns of this kind make the look-up of some topic cost more than is allowed.
     fn costs_too_much(&self, kind: FilterKind) -> Option<Refusal> {
         match kind {
-            FilterKind::Glob if self.filters.globs_cost() > GLOBS_COST_MAX => {
+            FilterKind::Glob
+                if self.filters.globs_cost() > GLOBS_COST_MAX + self.behind_all.globs_cost =>
+            {
                 Some(Refusal::GlobsTooCostly)
             }
             FilterKind::Wildcard if self.filters.wildcards_width() > WILDCARDS_WIDTH_MAX => {

@@ -565,7 +565,11 @@ impl Shard {
                 self.handle_control(from, control, now, outputs);
             }
         }
-        self.delivery.put_off.source = Some(Source::Batch(from));
+        let source = Source::Batch(from);
+        self.delivery.put_off.source = Some(source);
+        if self.delivery.put_off.waits(source) {
+            self.give_what_was_put_off(now, outputs);
+        }
         let mut records = Records::new(batch, *cursor);
         let mut next = Next::Done;
         let mut unheard = Vec::new();

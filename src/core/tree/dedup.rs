@@ -4,6 +4,7 @@
 //! order. So only the last number of each origin has to be stored. Memory is capped: origins silent for longest are
 //! forgotten first, so only an event that old could come twice. Start at [`Dedup::known`].
 
+use crate::limits::ORIGIN_JUMP_MAX;
 use hashbrown::HashMap;
 use sapwood_wire::node::NodeId;
 
@@ -55,10 +56,24 @@ impl Dedup {
         match self.last(origin) {
             Some(last) if last.incarnation > incarnation => count,
             Some(last) if last.incarnation == incarnation => {
-                (last.sequence + 1).saturating_sub(first).min(count)
+                let next = last.sequence.saturating_add(1);
+                next.saturating_sub(first).min(count)
             }
             _ => 0,
         }
+    }
+
+    /// Whether an origin may have come to this number: no peer can make it count as seen what another node will publish
+    /// for years.
+    pub(crate) fn is_plausible(&self, origin: Origin, incarnation: u64, sequence: u64) -> bool {
+        let last = self.last(origin);
+        let last = last.filter(|last| last.incarnation == incarnation);
+        let most = match last {
+            Some(last) => last.sequence.saturating_add(ORIGIN_JUMP_MAX),
+            // Most that a run comes to, which begins with 1: a million events a second for two thousand years.
+            None => u64::MAX >> 8,
+        };
+        sequence <= most.min(u64::MAX >> 8)
     }
 
     /// Records an event as seen.
@@ -112,6 +127,22 @@ mod tests {
         assert_eq!(seen.known(origin(1), 6, 50, 3), 3, "an earlier run is over");
         assert_eq!(seen.known(origin(1), 8, 1, 3), 0, "a later run begins anew");
         assert_eq!(seen.known(origin(2), 7, 10, 3), 0, "another node's");
+    }
+
+    #[test]
+    fn no_origin_jumps_to_where_it_would_be_silent_for_ever() {
+        let mut seen = Dedup::new(100, 1);
+        assert!(
+            seen.is_plausible(origin(1), 7, 1 << 50),
+            "not heard of before"
+        );
+        assert!(!seen.is_plausible(origin(1), 7, u64::MAX - 1));
+        seen.note(origin(1), 7, 1_000);
+        assert!(seen.is_plausible(origin(1), 7, 1_000_000_000));
+        assert!(!seen.is_plausible(origin(1), 7, 1 << 50));
+        assert!(seen.is_plausible(origin(1), 8, 1 << 50), "another run");
+        seen.note(origin(2), 7, u64::MAX);
+        assert_eq!(seen.known(origin(2), 7, 5, 3), 3);
     }
 
     #[test]

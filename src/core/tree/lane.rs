@@ -291,7 +291,7 @@ impl Lane {
     /// Resumes on a new connection; the other side has the frames up to `received`. False if that is not possible.
     pub(crate) fn resume(&mut self, conn: ConnId, received: u64) -> bool {
         self.end_piece();
-        if received + 1 < self.first_kept || !self.acknowledged(received) {
+        if received.saturating_add(1) < self.first_kept || !self.acknowledged(received) {
             return false;
         }
         self.conn = Some(conn);
@@ -305,7 +305,7 @@ impl Lane {
         let Some(piece) = self.kept.front_mut() else {
             return;
         };
-        let known = (received + 1).saturating_sub(self.first_kept);
+        let known = received.saturating_add(1).saturating_sub(self.first_kept);
         for _ in 0..known {
             let length = frame_bytes(&piece.bytes);
             let rest = piece.bytes.split_off(length);

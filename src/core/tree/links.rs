@@ -445,27 +445,28 @@ impl Links {
         }
     }
 
+    /// Whether a frame's origin may have come to the numbers of its events.
+    pub(crate) fn is_plausible(&self, head: &EventsHead<'_>, count: u64) -> bool {
+        let last = head.first.saturating_add(count);
+        head.origin == self.me
+            || self
+                .dedup
+                .is_plausible(origin_of(head), head.incarnation, last)
+    }
+
     /// How many of a frame's events are duplicates; all, if this node published them.
     pub(crate) fn known(&mut self, head: &EventsHead<'_>, count: u64) -> u64 {
         if head.origin == self.me {
             return count;
         }
-        let origin = Origin {
-            node: head.origin,
-            lane: head.lane,
-        };
         self.dedup
-            .known(origin, head.incarnation, head.first, count)
+            .known(origin_of(head), head.incarnation, head.first, count)
     }
 
     /// Records an event of a frame as seen.
     pub(crate) fn note(&mut self, head: &EventsHead<'_>, place: u64) {
-        let origin = Origin {
-            node: head.origin,
-            lane: head.lane,
-        };
         self.dedup
-            .note(origin, head.incarnation, head.first + place);
+            .note(origin_of(head), head.incarnation, head.first + place);
     }
 }
 
@@ -481,6 +482,13 @@ fn parts<'a>(event: &Event<'a>) -> events::Event<'a> {
         flags: event.flags,
         attributes: event.attributes,
         payload: event.payload,
+    }
+}
+
+fn origin_of(head: &EventsHead<'_>) -> Origin {
+    Origin {
+        node: head.origin,
+        lane: head.lane,
     }
 }
 

@@ -7,11 +7,12 @@
 //! except for the filters in the list of changes and, once a link counts as wanting everything, all filters without a
 //! group.
 
-use super::Broker;
-use crate::command::FilterId;
-use crate::command::{Filter, LinkId};
+use super::{Behind, Broker};
+use crate::command::{Filter, FilterId, FilterKind, LinkId};
+use crate::limits::{LINK_GLOBS_COST_MAX, WILDCARDS_WIDTH_MAX};
 use crate::routing::interest::Change;
 use crate::routing::subs::Entry;
+use sapwood_wire::glob;
 
 /// A link that interest is announced to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +107,44 @@ impl Broker {
             self.forget_wanted(link);
         }
         self.apply_link_changes(link, changes);
-        self.set_everything(link, everything);
+        let behind = self.behind_mut(link);
+        if !behind.is_over && self.wants_too_much(link) {
+            self.behind_mut(link).is_over = true;
+            self.forget_wanted_if(link, |entry| entry.group.is_none());
+        }
+        let is_over = self.behind_mut(link).is_over;
+        self.set_everything(link, everything || is_over);
+    }
+
+    fn behind_mut(&mut self, link: LinkId) -> &mut Behind {
+        if self.behind.len() <= link.index() {
+            self.behind.resize_with(link.index() + 1, Behind::default);
+        }
+        &mut self.behind[link.index()]
+    }
+
+    /// Whether the other side of a link wants more filters than are kept for it, whatever it was told to.
+    fn wants_too_much(&mut self, link: LinkId) -> bool {
+        let (filters_max, globs_max) = (self.link_filters_max, self.link_globs_max);
+        let Behind {
+            filters,
+            globs,
+            globs_cost,
+            ..
+        } = *self.behind_mut(link);
+        let is_wide = self.filters.wildcards_width() > 2 * WILDCARDS_WIDTH_MAX;
+        filters as usize > filters_max
+            || globs as usize > globs_max
+            || globs_cost > LINK_GLOBS_COST_MAX
+            || is_wide
     }
 
     fn apply_link_changes(&mut self, link: LinkId, changes: &[Change]) {
+        let is_over = self.behind_mut(link).is_over;
         for change in changes {
+            if is_over && change.group.is_empty() {
+                continue;
+            }
             let id = self.filters.intern(Filter {
                 kind: change.kind,
                 name: &change.name,
@@ -129,16 +163,29 @@ impl Broker {
         let was_wanted = is_wanted(entry);
         entry.change_remote(|remote| set(&mut remote.wanted, link, listeners));
         let is_wanted = is_wanted(entry);
-        if self.wanted_behind.len() <= link.index() {
-            self.wanted_behind.resize(link.index() + 1, 0);
+        if is_wanted == was_wanted {
+            return;
         }
-        let count = &mut self.wanted_behind[link.index()];
-        *count = *count + u32::from(is_wanted) - u32::from(was_wanted);
+        let is_glob = entry.kind == FilterKind::Glob;
+        let cost = if is_glob { glob::cost(&entry.name) } else { 0 };
+        self.behind_mut(link);
+        for behind in [&mut self.behind[link.index()], &mut self.behind_all] {
+            if is_wanted {
+                behind.filters += 1;
+                behind.globs += u32::from(is_glob);
+                behind.globs_cost += cost;
+            } else {
+                behind.filters -= 1;
+                behind.globs -= u32::from(is_glob);
+                behind.globs_cost -= cost;
+            }
+        }
     }
 
     /// Number of filters wanted behind a link.
     pub(crate) fn wanted_behind(&self, link: LinkId) -> u32 {
-        self.wanted_behind.get(link.index()).copied().unwrap_or(0)
+        let behind = self.behind.get(link.index());
+        behind.map_or(0, |behind| behind.filters)
     }
 
     /// Sets whether any event may be wanted behind a link.
@@ -161,20 +208,27 @@ impl Broker {
 
     /// Removes the interest behind a link. Cost: all filters.
     pub(crate) fn forget_wanted(&mut self, link: LinkId) {
+        self.forget_wanted_if(link, |_| true);
+        self.behind_mut(link).is_over = false;
+        self.set_everything(link, false);
+        self.versions.all_changed();
+    }
+
+    fn forget_wanted_if(&mut self, link: LinkId, is_meant: impl Fn(&Entry) -> bool) {
         for id in self.filters.ids() {
             // A plain entry may have been removed with the last of its groups.
             if !self.filters.has(id) {
                 continue;
             }
-            let mut wanted = self.filters.entry(id).wanted().iter();
-            if wanted.all(|&(other, _)| other != link) {
+            let entry = self.filters.entry(id);
+            let is_wanted = entry.wanted().iter().any(|&(other, _)| other == link);
+            if !is_wanted || !is_meant(entry) {
                 continue;
             }
             self.set_wanted(id, link, 0);
             self.note_change_for_links(id);
             self.filters.forget_if_needless(id);
         }
-        self.set_everything(link, false);
         self.versions.all_changed();
     }
 

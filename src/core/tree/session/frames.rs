@@ -1,6 +1,7 @@
 //! Frames received on a lane.
 
 use super::*;
+use sapwood_wire::scope;
 
 /// Maximum length of the first frame, which proves that the dialer is not replaying an old HELLO.
 const FIRST_FRAME_BYTES_MAX: usize = 16 * 1024;
@@ -151,9 +152,10 @@ impl NodeSession {
             }
             kind::LOST => {
                 let events = Lost::read(frame)?.events;
-                cx.links.counters.events_lost_before += events;
+                let counters = &mut cx.links.counters;
+                counters.events_lost_before = counters.events_lost_before.saturating_add(events);
                 if let Some(there) = cx.links.get_mut(link) {
-                    there.lost_before += events;
+                    there.lost_before = there.lost_before.saturating_add(events);
                 }
                 Went::On
             }
@@ -216,6 +218,14 @@ impl NodeSession {
         };
         if u16::from(events.head().lane) % there.lanes_total != lane {
             return Err(Fault::Other("events on a lane that is not theirs"));
+        }
+        let head = events.head();
+        if !cx.links.is_plausible(head, events.len() as u64) {
+            return Err(Fault::Other("an event with a number that no node comes to"));
+        }
+        // What clients may not publish, nodes may not say for them.
+        if scope::Scope::parse(head.topic).is_err() {
+            return Err(Fault::Other("an event with a name that nobody may publish"));
         }
         if !there.is_adopted {
             // The link is no longer a branch of the tree, which the other side may not know yet.
