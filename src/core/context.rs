@@ -40,7 +40,7 @@ pub(crate) struct Blocked {
     pub output: bool,
     /// A lane waits for news about its link.
     pub link: bool,
-    /// Deliveries of an event that it published are put off.
+    /// Deliveries of an event that it published, or to itself, are put off.
     pub deliveries: bool,
 }
 

@@ -510,6 +510,7 @@ impl Delivery {
             return true;
         }
         if egress.outboxes.wants_flush(member.conn) {
+            egress.outboxes.owe(member.conn);
             self.put_off.owed.push(Owed {
                 filter,
                 member,
@@ -686,6 +687,7 @@ impl Delivery {
                             continue;
                         }
                         if egress.outboxes.wants_flush(member.conn) {
+                            egress.outboxes.owe(member.conn);
                             owed.push(Owed::plain(filter, member));
                         } else {
                             self.named.offer(member, head, event, body, egress.outboxes);
@@ -764,6 +766,7 @@ impl Delivery {
             if form == Form::NAMED.index() {
                 if outboxes.wants_flush(member.conn) {
                     let owed = Owed::plain(self.cached[self.present].route.filters[0], *member);
+                    outboxes.owe(member.conn);
                     self.put_off.owed.push(owed);
                     continue;
                 }
@@ -838,6 +841,7 @@ impl Frame<'_> {
                 continue;
             }
             if let Some(owed) = owed.filter(|_| outboxes.wants_flush(conn)) {
+                outboxes.owe(conn);
                 put_off.push(owed);
                 continue;
             }

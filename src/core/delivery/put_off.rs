@@ -135,6 +135,8 @@ pub(crate) struct PutOff {
     /// Deliveries of the present event.
     pub(super) owed: Vec<Owed>,
     rests: VecDeque<Rest>,
+    /// Connections that have been given all that was put off.
+    settled: Vec<ConnId>,
 }
 
 impl PutOff {
@@ -268,7 +270,8 @@ impl Delivery {
         outboxes.set_strict(false);
     }
 
-    /// Makes the next deliveries of what is put off; gives the connections whose events are done with.
+    /// Makes the next deliveries of what is put off; gives the connections whose events are done with, and those that
+    /// have been given all.
     pub(crate) fn go_on(
         &mut self,
         broker: &mut Broker,
@@ -291,6 +294,7 @@ impl Delivery {
             }
         }
         self.named.end_sids(broker);
+        done.append(&mut self.put_off.settled);
         done
     }
 
@@ -314,6 +318,9 @@ impl Delivery {
                 return;
             }
             rest.next += 1;
+            if outboxes.end_owing(conn) {
+                self.put_off.settled.push(conn);
+            }
             if outboxes.is_dead(conn) {
                 continue;
             }

@@ -10,6 +10,7 @@
 use super::{Admission, Offer, Outboxes, Segment, uncount};
 use crate::command::{ConnId, Form};
 use crate::form::encode_gap;
+use crate::limits::UNFLUSHED_BYTES_MAX;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use sapwood_wire::native::Policy;
@@ -182,7 +183,8 @@ impl Outboxes {
         let Some(lossy) = &outbox.lossy else {
             return Admission::Append;
         };
-        let is_behind = outbox.blocked || outbox.held || outbox.deferring || self.is_strict;
+        let is_much = outbox.length >= UNFLUSHED_BYTES_MAX || self.is_strict;
+        let is_behind = outbox.blocked || outbox.held || outbox.deferring || is_much;
         if !is_behind && lossy.latest.is_empty() {
             return Admission::Append;
         }

@@ -154,6 +154,8 @@ pub(crate) struct Outbox {
     hears_all: bool,
     /// Gets no more events: its subscriptions are ending.
     is_ending: bool,
+    /// Deliveries to it that are put off.
+    owed: u32,
 }
 
 impl Outbox {
@@ -415,11 +417,12 @@ impl Outboxes {
     }
 
     /// Whether a connection has so much output of this turn that it must be written before it is given more. Never if
-    /// it is behind: then the caps and its slow consumer policy decide.
+    /// it is behind or may lose events: then the caps and its slow consumer policy decide.
     pub(crate) fn wants_flush(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked || outbox.held || outbox.deferring;
-        outbox.length >= UNFLUSHED_BYTES_MAX && !is_behind && !self.is_strict
+        let is_decided = is_behind || outbox.lossy.is_some() || self.is_strict;
+        outbox.length >= UNFLUSHED_BYTES_MAX && !is_decided
     }
 
     /// The bytes that a client has taken so far, if it is behind with half its cap or more.
@@ -432,6 +435,25 @@ impl Outboxes {
     /// From now on the connection gets no events.
     pub(crate) fn end_events(&mut self, conn: ConnId) {
         self.boxes[conn.slot()].is_ending = true;
+    }
+
+    /// A delivery to the connection is put off: it is not read until all are made, so that its replies keep their place
+    /// among its events, and it unsubscribes from nothing that it is still to be given.
+    pub(crate) fn owe(&mut self, conn: ConnId) {
+        self.boxes[conn.slot()].owed += 1;
+    }
+
+    /// A delivery that was put off is made. Gives whether it was the last.
+    pub(crate) fn end_owing(&mut self, conn: ConnId) -> bool {
+        // The place may be another client's by now.
+        let owed = &mut self.boxes[conn.slot()].owed;
+        *owed = owed.saturating_sub(1);
+        *owed == 0
+    }
+
+    /// Whether deliveries to the connection are put off.
+    pub(crate) fn is_owed(&self, conn: ConnId) -> bool {
+        self.boxes[conn.slot()].owed > 0
     }
 
     /// Whether the connection's subscriptions are ending.

@@ -29,6 +29,14 @@ impl Shard {
                 next: Next::Done,
             };
         }
+        if self.outboxes.is_owed(conn) {
+            connection.blocked.deliveries = true;
+            self.connections.put(conn, connection);
+            return Handled {
+                consumed: 0,
+                next: Next::Hold,
+            };
+        }
         connection.active_ns = now.monotonic_ns;
         self.delivery.put_off.source = Some(Source::Conn(conn));
         // Its own events come where it published them, even inside a reply.

@@ -766,8 +766,11 @@ impl Shard {
         let now_ns = now.monotonic_ns;
         let done = (self.delivery).go_on(&mut self.broker, &mut self.outboxes, now_ns);
         for conn in done {
+            let waits = self.delivery.put_off.waits(Source::Conn(conn));
             if let Some(connection) = self.connections.get_mut(conn)
                 && connection.blocked.deliveries
+                && !waits
+                && !self.outboxes.is_owed(conn)
             {
                 connection.blocked.deliveries = false;
                 resume_if_free(connection, conn, outputs);
