@@ -112,7 +112,7 @@ counters! {
     link_events_in,
     /// Duplicate events, which had come by another way, dropped.
     link_events_twice,
-    /// Events dropped because a link was full.
+    /// Events dropped because a link was full, or ended before the other node had acknowledged them.
     link_events_lost,
     /// Events that other nodes dropped on their way here.
     link_events_lost_before,

@@ -71,8 +71,12 @@ pub const SHARED_RUN_BYTES_MIN: usize = 4 * 1024;
 /// Fewest receivers for which sharing a run is worth it.
 pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 
-/// Deliveries that were put off and are made in one turn: 2 ms. A connection puts off those of an event that find
-/// [`UNFLUSHED_BYTES_MAX`] of its output unwritten.
+/// Unwritten output of a connection that is not behind, in bytes, at which further deliveries of an event to it are put
+/// off. Four times [`UNFLUSHED_BYTES_MAX`], at which the shard writes before the next event: so only one event that goes
+/// to a connection many times comes to it.
+pub const PUT_OFF_BYTES: usize = 4 * UNFLUSHED_BYTES_MAX;
+
+/// Deliveries that were put off and are made in one turn: 2 ms.
 pub const DELIVERIES_AT_ONCE: usize = 16 * 1024;
 
 /// Longest time that a publisher waits for a client that is behind, but takes its output, with deliveries of one event

@@ -195,8 +195,8 @@ impl Liveness {
             if connection.closing || connection.blocked.any() {
                 continue;
             }
-            let active_ns = connection.active_ns;
-            if let Some(reason) = session.run_timer(active_ns, now, settings, conn, outboxes) {
+            let times = (connection.opened_ns, connection.active_ns);
+            if let Some(reason) = session.run_timer(times, now, settings, conn, outboxes) {
                 return Some((conn, reason));
             }
         }

@@ -1,7 +1,7 @@
 //! Deliveries put off to a later turn, because their connection has enough output for this one.
 //!
 //! A connection may be subscribed to one topic many times: named subscriptions of NATS, patterns of Redis, queue
-//! groups. Past [`UNFLUSHED_BYTES_MAX`](crate::limits::UNFLUSHED_BYTES_MAX) of its own output in a turn, the rest of its
+//! groups. Past [`PUT_OFF_BYTES`](crate::limits::PUT_OFF_BYTES) of its own output in a turn, the rest of its
 //! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, and a
 //! client that does not read meets its slow consumer policy, and one that reads is waited for. Who published waits until they are given, which keeps its
 //! events in order; everybody else goes on. Invariants: each source has at most one event here, except within one

@@ -10,7 +10,7 @@
 use super::{Admission, Offer, Outboxes, Segment, uncount};
 use crate::command::{ConnId, Form};
 use crate::form::encode_gap;
-use crate::limits::UNFLUSHED_BYTES_MAX;
+use crate::limits::PUT_OFF_BYTES;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use sapwood_wire::native::Policy;
@@ -183,7 +183,7 @@ impl Outboxes {
         let Some(lossy) = &outbox.lossy else {
             return Admission::Append;
         };
-        let is_much = outbox.length >= UNFLUSHED_BYTES_MAX || self.is_strict;
+        let is_much = outbox.length >= PUT_OFF_BYTES || self.is_strict;
         let is_behind = outbox.blocked || outbox.held || outbox.deferring || is_much;
         if !is_behind && lossy.latest.is_empty() {
             return Admission::Append;

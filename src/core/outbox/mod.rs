@@ -13,8 +13,9 @@ mod slots;
 use crate::command::{CloseReason, ConnId, Form};
 use crate::form::{encode_reply, translate_events};
 use crate::limits::{
-    Limits, OUTBOX_CHUNK_BYTES, SHARED_RUN_BYTES_MIN, SPARE_BYTES_MAX, SPARE_LIST_PIECES_MAX,
-    SPARE_LISTS_MAX, STREAMED_BYTES_MAX, UNFLUSHED_BYTES_EACH, UNFLUSHED_BYTES_MAX,
+    Limits, OUTBOX_CHUNK_BYTES, PUT_OFF_BYTES, SHARED_RUN_BYTES_MIN, SPARE_BYTES_MAX,
+    SPARE_LIST_PIECES_MAX, SPARE_LISTS_MAX, STREAMED_BYTES_MAX, UNFLUSHED_BYTES_EACH,
+    UNFLUSHED_BYTES_MAX,
 };
 use bytes::Bytes;
 use lossy::{Lossy, What};
@@ -422,7 +423,7 @@ impl Outboxes {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked || outbox.held || outbox.deferring;
         let is_decided = is_behind || outbox.lossy.is_some() || self.is_strict;
-        outbox.length >= UNFLUSHED_BYTES_MAX && !is_decided
+        outbox.length >= PUT_OFF_BYTES && !is_decided
     }
 
     /// The bytes that a client has taken so far, if it is behind with half its cap or more.

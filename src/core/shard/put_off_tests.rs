@@ -1,7 +1,7 @@
 //! One event for very many subscriptions of one client: given in steps, with writes between.
 
 use super::*;
-use crate::limits::UNFLUSHED_BYTES_MAX;
+use crate::limits::PUT_OFF_BYTES;
 
 const MANY: usize = 3_000;
 
@@ -131,7 +131,7 @@ fn one_event_for_many_subscriptions_of_a_client_is_given_in_steps() {
         let (taken, most) = node.take_in_steps();
         let one = length + 30;
         assert!(
-            most <= UNFLUSHED_BYTES_MAX + one.max(64 * 1024),
+            most <= PUT_OFF_BYTES + one.max(64 * 1024),
             "{most} bytes at once"
         );
         let mut found = messages(&taken);
@@ -250,10 +250,7 @@ fn the_shard_that_publishes_waits_for_the_steps_of_another() {
         node.give_all(1, 1, &both);
         node.end_turn(1);
         let (taken, most) = node.carry_in_steps(1, 0);
-        assert!(
-            most <= UNFLUSHED_BYTES_MAX + 64 * 1024,
-            "{most} bytes at once"
-        );
+        assert!(most <= PUT_OFF_BYTES + 64 * 1024, "{most} bytes at once");
         let found = messages(&taken);
         assert_eq!(found.len(), 2 * MANY);
         for sid in [0, 1, MANY / 2, MANY - 1] {
@@ -276,10 +273,7 @@ fn turns_of_many_queue_groups_of_a_client_are_given_in_steps() {
                 node.carry_in_steps(1, 0)
             }
         };
-        assert!(
-            most <= UNFLUSHED_BYTES_MAX + 64 * 1024,
-            "{most} bytes at once"
-        );
+        assert!(most <= PUT_OFF_BYTES + 64 * 1024, "{most} bytes at once");
         let mut sids: Vec<usize> = messages(&taken).into_iter().map(|(sid, _)| sid).collect();
         sids.sort_unstable();
         assert!(sids.into_iter().eq(0..MANY));
@@ -315,7 +309,7 @@ fn one_event_for_many_patterns_of_a_client_is_given_in_steps() {
     node.give(0, 1, publish.as_bytes());
     assert_eq!(node.read(0, 1), ":900\r\n");
     let (taken, most) = node.take_in_steps();
-    assert!(most <= UNFLUSHED_BYTES_MAX + 20_000, "{most} bytes at once");
+    assert!(most <= PUT_OFF_BYTES + 20_000, "{most} bytes at once");
     let text = String::from_utf8(taken).expect("text");
     assert_eq!(text.matches("pmessage").count(), 900);
     assert_eq!(text.matches(&payload).count(), 900);

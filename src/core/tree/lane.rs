@@ -11,8 +11,9 @@ use crate::command::ConnId;
 use crate::limits::{LANE_INTEREST_BYTES_MAX, LANE_SPARE_BYTES_MAX, LANE_SPARES_MAX};
 use bytes::Bytes;
 use sapwood_wire::limits::NODE_FRAME_BYTES_MAX;
+use sapwood_wire::node::events::Events;
 use sapwood_wire::node::interest::{Beat, Lost, Needs};
-use sapwood_wire::node::{self, Parsed, VERSIONS};
+use sapwood_wire::node::{self, Parsed, VERSIONS, kind};
 use std::collections::VecDeque;
 
 /// Adjacent frames in one buffer.
@@ -244,6 +245,13 @@ impl Lane {
         self.acknowledged(beat.received)
     }
 
+    /// Events that are kept because the other side has not acknowledged them.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        let pieces = self.kept.iter().map(|piece| &piece.bytes[..]);
+        let pieces = pieces.chain(std::iter::once(&self.tail[..]));
+        pieces.map(events_in).sum()
+    }
+
     /// Whether there are frames to give to the connection.
     pub(crate) fn has_more(&self) -> bool {
         self.sent > self.given
@@ -315,6 +323,21 @@ impl Lane {
         }
         self.first_kept += known;
     }
+}
+
+/// Events of whole frames.
+fn events_in(frames: &[u8]) -> u64 {
+    let (mut events, mut rest) = (0, frames);
+    while let Ok(Parsed::Frame(frame, length)) = node::parse(rest, VERSIONS.1, NODE_FRAME_BYTES_MAX)
+    {
+        if frame.kind == kind::EVENTS
+            && let Ok(read) = Events::read(&frame)
+        {
+            events += read.len() as u64;
+        }
+        rest = &rest[length..];
+    }
+    events
 }
 
 /// Length of the whole frame at the start of these bytes.

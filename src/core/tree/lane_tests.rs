@@ -77,6 +77,22 @@ fn given(lane: &mut Lane, most: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_lane_knows_how_many_events_it_keeps() {
+    let mut lane = Lane::new(0, 1 << 20, 0);
+    for number in 1..=7 {
+        lane.push(&frame(number, 10), 1, Needs::default());
+    }
+    assert_eq!(lane.unacknowledged(), 7);
+    lane.give(usize::MAX, |_| {});
+    for number in 8..=10 {
+        lane.push(&frame(number, 10), 1, Needs::default());
+    }
+    assert_eq!(lane.unacknowledged(), 10);
+    assert!(lane.acknowledged(7));
+    assert_eq!(lane.unacknowledged(), 3);
+}
+
+#[test]
 fn a_full_lane_drops_whole_frames_and_says_so_where_they_stood() {
     let mut lane = Lane::new(0, 1_000, 0);
     assert!(lane.resume(ConnId(1), 0));

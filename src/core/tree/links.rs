@@ -214,6 +214,9 @@ impl Links {
         let link = self.links.get_mut(id.index()).and_then(Option::take);
         self.count -= usize::from(link.is_some());
         self.listed.retain(|&(other, _)| other != id);
+        // Some of them may have arrived: the other side has only not said so.
+        let lanes = link.iter().flat_map(|link| &link.lanes);
+        self.counters.events_lost += lanes.map(Lane::unacknowledged).sum::<u64>();
         let lanes = link.into_iter().flat_map(|link| link.lanes);
         lanes.filter_map(|lane| lane.conn).collect()
     }

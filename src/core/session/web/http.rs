@@ -27,6 +27,8 @@ use sapwood_wire::{json, topic};
 pub(super) struct Http {
     /// Whether any byte has come.
     is_used: bool,
+    /// Whether a request brought the right password.
+    is_known: bool,
     /// When an incomplete request line with headers began to come, by the monotonic clock; 0 for none.
     begun_ns: u64,
     /// A body has begun and is not complete.
@@ -131,6 +133,11 @@ impl Http {
         !self.is_used
     }
 
+    /// Whether a request brought the right password.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     pub(super) fn begun_ns(&self) -> u64 {
         self.begun_ns
     }
@@ -213,6 +220,7 @@ impl Http {
             return read_on(input.len() + 1);
         };
         self.begun_ns = 0;
+        self.is_known |= routes::is_let_in(&head, cx.settings());
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
             Ok(route) if !route.is_call() && cx.must_wait_for_calls() => {

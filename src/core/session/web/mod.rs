@@ -207,7 +207,7 @@ impl WebSession {
     /// Handles a timer: sends heartbeats and pings. Gives a reason if the connection is to be closed.
     pub(crate) fn run_timer(
         &mut self,
-        active_ns: u64,
+        (opened_ns, active_ns): (u64, u64),
         now: Now,
         settings: &Settings,
         conn: ConnId,
@@ -217,7 +217,11 @@ impl WebSession {
         match &mut self.mode {
             Mode::Http(http) => {
                 let begun_ns = http.begun_ns();
-                let is_late = if http.is_waiting() {
+                let is_guest = settings.password.is_some() && !http.is_known();
+                let is_late = if is_guest && since(opened_ns) >= settings.limits.guest_ms_max {
+                    // Whatever it asks for meanwhile, or however slowly.
+                    true
+                } else if http.is_waiting() {
                     false
                 } else if begun_ns > 0 {
                     since(begun_ns) >= settings.limits.guest_ms_max

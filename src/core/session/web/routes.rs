@@ -185,6 +185,11 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
     })
 }
 
+/// Whether a request brings the right password, or none is wanted.
+pub(super) fn is_let_in(head: &Head<'_>, settings: &Settings) -> bool {
+    proof(head, settings) == Proof::Right
+}
+
 /// Whether an endpoint needs no password.
 fn is_open(place: &Endpoint) -> bool {
     matches!(place, Endpoint::Health)
