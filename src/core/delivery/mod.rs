@@ -665,6 +665,19 @@ impl Delivery {
         if let Some(once) = once.filter(|_| is_for_all) {
             self.deliver_to_all(egress, event, body, once);
         }
+        self.deliver_to_each(egress, (except, once), event, body);
+        self.put_off_rest(egress.broker, egress.outboxes, event, body);
+    }
+
+    /// Delivers an event to the members of each of the route's filters; with `once`, the event's number, to those that
+    /// take it once only by the first of theirs.
+    fn deliver_to_each(
+        &mut self,
+        egress: &mut Egress<'_>,
+        (except, once): (Option<ConnId>, Option<u64>),
+        event: &Event<'_>,
+        body: Option<&Bytes>,
+    ) {
         let way = &mut self.cached[self.present];
         for place in 0..way.route.filters.len() {
             let filter = way.route.filters[place];
@@ -708,7 +721,6 @@ impl Delivery {
                 self.delivered += frame.offer_to(members, once, egress.outboxes, owed);
             }
         }
-        self.put_off_rest(egress.broker, egress.outboxes, event, body);
     }
 
     /// Adds an event to the gathered run for the members of the route's only filter.

@@ -50,9 +50,9 @@ impl Owed {
     }
 }
 
-/// What is to be given.
+/// Given is to be given.
 #[derive(Debug)]
-enum What {
+enum Given {
     /// A gathered run, for subscriptions that their clients name.
     Run(Box<NamedRun>),
     Event(Box<Kept>),
@@ -85,7 +85,7 @@ impl Kept {
 #[derive(Debug)]
 struct Rest {
     source: Option<Source>,
-    what: What,
+    what: Given,
     owed: Vec<Owed>,
     /// Index of the next one.
     next: usize,
@@ -173,7 +173,7 @@ impl PutOff {
     }
 
     /// Keeps deliveries of the present input. True if they must be made at once, because others of its source wait.
-    fn push(&mut self, what: What, removed: u64) -> bool {
+    fn push(&mut self, what: Given, removed: u64) -> bool {
         let source = self.source;
         let is_second = source.is_none() || self.is_source_waiting();
         self.rests.push_back(Rest {
@@ -238,7 +238,7 @@ impl Delivery {
             number: event.number,
         };
         let removed = broker.filters().removed();
-        if self.put_off.push(What::Event(Box::new(kept)), removed) {
+        if self.put_off.push(Given::Event(Box::new(kept)), removed) {
             self.finish(broker, outboxes);
         }
     }
@@ -251,7 +251,7 @@ impl Delivery {
         let heads = &self.cached[self.present].heads[0];
         let run = self.named.keep_run(&heads[Form::NAMED.index()]);
         let removed = broker.filters().removed();
-        if self.put_off.push(What::Run(Box::new(run)), removed) {
+        if self.put_off.push(Given::Run(Box::new(run)), removed) {
             self.finish(broker, outboxes);
         }
     }
@@ -326,12 +326,12 @@ impl Delivery {
             }
             given += 1;
             match &rest.what {
-                What::Run(run) => {
+                Given::Run(run) => {
                     if broker.is_member(owed.filter, owed.member) {
                         self.named.give_kept(run, owed.member, outboxes);
                     }
                 }
-                What::Event(kept) => {
+                Given::Event(kept) => {
                     self.give_event(broker, outboxes, owed, &kept.event(), kept, is_same)
                 }
             }

@@ -15,7 +15,7 @@ const PREFIX_BYTES_MAX: usize = 32;
 const COST_PREFIX: u64 = 32;
 
 #[derive(Debug)]
-struct Place {
+struct KnownGlob {
     id: FilterId,
     glob: Glob,
     cost: u64,
@@ -26,7 +26,7 @@ struct Place {
 /// All globs that a shard knows.
 #[derive(Debug)]
 pub(crate) struct Globs {
-    by_prefix: HashMap<Box<[u8]>, Vec<Place>, foldhash::fast::FixedState>,
+    by_prefix: HashMap<Box<[u8]>, Vec<KnownGlob>, foldhash::fast::FixedState>,
     /// Number of prefixes by length.
     lengths: [u32; PREFIX_BYTES_MAX + 1],
     count: usize,
@@ -79,7 +79,7 @@ impl Globs {
                 self.by_prefix.entry(prefix.into()).or_default()
             }
         };
-        places.push(Place {
+        places.push(KnownGlob {
             id,
             cost,
             born: self.born,

@@ -74,6 +74,10 @@ impl NativeSession {
         let mut consumed = 0;
         if !cx.waits_for_barrier() {
             self.end_drain(cx);
+        } else if self.draining.is_some() {
+            // Offered again for another reason, such as its turn after changes before the DRAIN.
+            let then = Then::Hold;
+            return SessionStep { consumed, then };
         }
         let then = loop {
             let guest_cap = self.awaits_auth().then_some(GUEST_OUTBOX_BYTES_MAX);

@@ -54,7 +54,7 @@ enum RedisStep {
 
 /// How far a request that names very many subscriptions has come.
 #[derive(Clone, Copy, Debug, Default)]
-struct Part {
+struct RequestPart {
     /// Its length in bytes, unless it stands in a transaction.
     length: u32,
     /// The next name, or subscription; 0 if none is carried out in part.
@@ -76,7 +76,7 @@ pub(crate) struct RedisSession {
     /// Parser of an unfinished request, or of one that is carried out in part.
     unfinished: Option<Box<Parser>>,
     /// Of a request that is carried out in part: its length in bytes, and how far it has come.
-    part: Part,
+    part: RequestPart,
     transaction: Option<Box<Transaction>>,
     /// Unanswered calls, in their order.
     pending: PendingCalls<PendingCall>,
@@ -95,7 +95,7 @@ impl RedisSession {
             name: Box::default(),
             library: None,
             unfinished: None,
-            part: Part::default(),
+            part: RequestPart::default(),
             transaction: None,
             pending: PendingCalls::default(),
         }
@@ -111,7 +111,7 @@ impl RedisSession {
 
     pub(crate) fn forget_unfinished(&mut self) {
         self.unfinished = None;
-        self.part = Part::default();
+        self.part = RequestPart::default();
         self.transaction = None;
         self.pending = PendingCalls::default();
     }

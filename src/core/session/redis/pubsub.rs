@@ -1,7 +1,7 @@
 //! Commands of publish/subscribe: SUBSCRIBE, UNSUBSCRIBE and their variants, PUBLISH, PUBSUB.
 
 use super::table::Verb;
-use super::{Part, RedisSession, RedisStep};
+use super::{RedisSession, RedisStep, RequestPart};
 use crate::command::{Event, Filter, FilterKind, Refusal, Space};
 use crate::context::Context;
 use crate::limits::CHANGES_IN_A_REQUEST;
@@ -125,7 +125,7 @@ impl RedisSession {
             self.part.next = end as u32;
             return RedisStep::Yield;
         }
-        self.part = Part::default();
+        self.part = RequestPart::default();
         RedisStep::Done
     }
 
