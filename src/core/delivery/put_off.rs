@@ -2,11 +2,11 @@
 //!
 //! A connection may be subscribed to one topic many times: named subscriptions of NATS, patterns of Redis, queue
 //! groups. Past [`PUT_OFF_BYTES`](crate::limits::PUT_OFF_BYTES) of its own output in a turn, the rest of its
-//! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, and a
-//! client that does not read meets its slow consumer policy, and one that reads is waited for. Who published waits until they are given, which keeps its
-//! events in order; everybody else goes on. Invariants: each source has at most one event here, except within one
-//! input; what is here goes to those who are still subscribed. Start at [`Delivery::put_off_rest`] and
-//! [`Delivery::go_on`].
+//! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, a client
+//! that does not read meets its slow consumer policy, and one that reads is waited for. Who published waits until they
+//! are given, which keeps its events in order, and who is to be given them is not read; everybody else goes on. Between
+//! events of different publishers this may change the order. Invariants: each source has at most one event here; what is
+//! here goes to those who are still subscribed. Start at [`Delivery::put_off_rest`] and [`Delivery::go_on`].
 
 use super::named::NamedRun;
 use super::{Delivery, Frame};
@@ -50,7 +50,7 @@ impl Owed {
     }
 }
 
-/// Given is to be given.
+/// What is to be given.
 #[derive(Debug)]
 enum Given {
     /// A gathered run, for subscriptions that their clients name.
@@ -322,6 +322,7 @@ impl Delivery {
                 self.put_off.settled.push(conn);
             }
             if outboxes.is_dead(conn) {
+                self.turns_unheard += u64::from(owed.is_turn);
                 continue;
             }
             given += 1;

@@ -278,6 +278,10 @@ impl Shard {
     /// Frees the spare buffers, and what else a shard needs only while it is busy. For a driver whose shard has been
     /// idle for a while; must be called between turns. Changes no behaviour.
     pub fn release_spares(&mut self) {
+        // Both may still name places of connections that are gone.
+        if !self.delivery.put_off.is_empty() || !self.leaving.is_empty() {
+            return;
+        }
         self.broker.release_spares();
         self.outboxes.release_spares();
         self.mailboxes.release_spares();
