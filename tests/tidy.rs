@@ -59,6 +59,7 @@ const LAYERS: &[&str] = &[
     "split_table",
     "counters",
     "command",
+    "guesses",
     "form",
     "outbox",
     "tree/address",

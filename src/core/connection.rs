@@ -29,6 +29,8 @@ pub(crate) struct Connection {
     pub auth_deadline_ns: u64,
     /// It is listed among the authentication deadlines, perhaps authenticated since.
     pub in_auth_deadlines: bool,
+    /// Its next password has waited for those of its address that were wrong.
+    pub has_waited: bool,
     /// It was named in `Outputs::closing`: its input is not handled any more.
     pub closing: bool,
     /// It killed itself (CLIENT KILL): it is closed once that call is answered.

@@ -13,6 +13,7 @@ use crate::command::{
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
 use crate::form::sids::Sid;
+use crate::guesses::Guesses;
 use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
 use crate::mailbox::Mailboxes;
 use crate::outbox::Outboxes;
@@ -42,6 +43,8 @@ pub(crate) struct Blocked {
     pub link: bool,
     /// Deliveries of an event that it published, or to itself, are put off.
     pub deliveries: bool,
+    /// Its next password waits, because too many from its address were wrong.
+    pub guess: bool,
 }
 
 impl Blocked {
@@ -100,8 +103,11 @@ pub(crate) struct Parts<'a> {
     pub tree: &'a mut Option<Box<Tree>>,
     pub delivery: &'a mut Delivery,
     pub calls: &'a mut Calls,
+    pub guesses: &'a mut Guesses,
     pub counters: &'a mut Counters,
     pub scratch: &'a mut Scratch,
+    /// Whether this connection's next password has waited.
+    pub has_waited: &'a mut bool,
     /// Events that this connection has published.
     pub events_in: &'a mut u64,
     /// Calls of this connection that are not answered.
@@ -169,6 +175,31 @@ impl Context<'_> {
 
     pub(crate) fn scratch(&mut self) -> &mut Scratch {
         self.parts.scratch
+    }
+
+    /// Whether a password that this connection sends must wait, because too many from its address were wrong. Then the
+    /// connection is not read until it may try.
+    pub(crate) fn must_wait_to_prove(&mut self) -> bool {
+        if self.settings().password.is_none() || std::mem::take(self.parts.has_waited) {
+            return false;
+        }
+        let Identity { client, peer, .. } = self.parts.identity;
+        let now_ns = self.parts.now.monotonic_ns;
+        let Some(until_ns) = self.parts.guesses.until(peer.ip(), now_ns) else {
+            return false;
+        };
+        self.parts.guesses.wait(until_ns, self.parts.conn, client);
+        *self.parts.has_waited = true;
+        self.parts.blocked.guess = true;
+        self.parts.counters.passwords_delayed += 1;
+        true
+    }
+
+    /// Notes that this connection sent a wrong password.
+    pub(crate) fn note_wrong_password(&mut self) {
+        self.parts.counters.wrong_passwords += 1;
+        let ip = self.parts.identity.peer.ip();
+        self.parts.guesses.wrong(ip, self.parts.now.monotonic_ns);
     }
 
     /// Form in which this connection takes events.

@@ -104,6 +104,8 @@ counters! {
     closed_killed,
     /// Attempts to authenticate with a wrong password.
     wrong_passwords,
+    /// Attempts to authenticate that waited, because too many from their address were wrong.
+    passwords_delayed,
     /// Links to other nodes that are branches of the tree now, once for each shard.
     links,
     /// Events sent to other nodes, once for each link.

@@ -23,6 +23,7 @@ pub mod counters;
 mod delivery;
 pub mod driver;
 mod form;
+mod guesses;
 mod input;
 pub mod limits;
 mod liveness;

@@ -177,6 +177,22 @@ pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// client on the slowest link needs no tenth.
 pub const GUEST_MS_MAX: u64 = 10_000;
 
+/// Wrong passwords from an address before its further attempts wait: as many as a person mistypes.
+pub const GUESSES_FREE: u64 = 5;
+
+/// How much longer an address waits after each further wrong password, in milliseconds, and the longest wait: a
+/// connection tries half a password a second.
+pub const GUESS_WAIT_MS: u64 = 20;
+/// See [`GUESS_WAIT_MS`].
+pub const GUESS_WAIT_MS_MAX: u64 = 2_000;
+
+/// Time without a wrong password after which an address is forgotten, and the least time between two notices about it, in
+/// milliseconds.
+pub const GUESS_FORGET_MS: u64 = 60_000;
+
+/// Most addresses whose wrong passwords a shard remembers. Worst memory: about 100 bytes each.
+pub const GUESS_ADDRESSES_MAX: usize = 4_096;
+
 /// Time for a node to complete its opening, in milliseconds: ten round trips of the slowest links.
 pub const NODE_GUEST_MS_MAX: u64 = 3_000;
 

@@ -10,8 +10,8 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
-#[cfg(feature = "web")]
 pub mod glob;
+#[cfg(feature = "web")]
 pub mod http;
 #[cfg(feature = "web")]
 pub mod json;

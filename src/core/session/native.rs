@@ -185,10 +185,13 @@ impl NativeSession {
             );
             return close_with(cx, ErrorCode::Version, &text);
         }
+        if !self.is_known && hello.password.is_some() && cx.must_wait_to_prove() {
+            return NativeStep::Hold;
+        }
         if !self.is_known && !cx.settings().is_let_in(hello.user, hello.password) {
             let text = match hello.password {
                 Some(_) => {
-                    cx.counters().wrong_passwords += 1;
+                    cx.note_wrong_password();
                     "the user or the password is wrong"
                 }
                 None => "this broker wants a password, give it in HELLO",

@@ -199,8 +199,11 @@ impl NatsSession {
         }
         // A client that is let in need not authenticate again.
         let is_in = self.client.is_some() && !connect.has_proof();
+        if !is_in && connect.has_proof() && cx.must_wait_to_prove() {
+            return NatsStep::Hold;
+        }
         if !is_in && !is_let_in(&connect, cx.settings()) {
-            cx.counters().wrong_passwords += 1;
+            cx.note_wrong_password();
             return close_with(cx, AUTHORIZATION);
         }
         if !(0..=1).contains(&connect.protocol) {

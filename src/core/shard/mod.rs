@@ -17,6 +17,7 @@ use crate::connection::{Connection, Connections};
 use crate::context::{Blocked, Context, Parts, Scratch};
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Source};
+use crate::guesses::Guesses;
 use crate::input::{Config, Handled, Input, Next, Outputs};
 use crate::limits;
 use crate::liveness::Liveness;
@@ -27,6 +28,7 @@ use crate::routing::interest::{self, Interest};
 use crate::session::{Protocol, Session};
 use crate::settings::{Identity, Settings};
 use crate::tree::links::Links;
+use crate::tree::notice::Notice;
 use crate::tree::place::Place;
 use crate::tree::state::Tree;
 use bytes::Bytes;
@@ -56,6 +58,7 @@ pub struct Shard {
     delivery: Delivery,
     counters: Counters,
     calls: Calls,
+    guesses: Guesses,
     liveness: Liveness,
     /// Scratch buffers, empty between inputs.
     scratch: Scratch,
@@ -110,6 +113,7 @@ impl Shard {
             delivery: Delivery::new(config.hash_seed, first_number),
             counters: Counters::default(),
             calls: Calls::default(),
+            guesses: Guesses::new(config.hash_seed),
             liveness: Liveness::default(),
             scratch: Scratch::default(),
             leaving: VecDeque::new(),
@@ -193,6 +197,7 @@ impl Shard {
             }
             Input::Tick => {
                 self.delivery.put_off.look_again();
+                self.let_guess(now, outputs);
                 self.close_overdue(now, outputs);
                 self.refuse_late_calls(now, outputs);
                 self.tick_tree(now, outputs);
@@ -201,6 +206,10 @@ impl Shard {
         };
         self.act_on_tree(now, outputs);
         self.sweep_closing(outputs);
+        for (address, count) in self.guesses.notices.drain(..) {
+            let notice = Notice::WrongPasswords { address, count };
+            outputs.notices.push(notice);
+        }
         handled
     }
 
@@ -217,6 +226,7 @@ impl Shard {
         let deadlines = [
             self.liveness.next_deadline(),
             self.delivery.put_off.next_deadline(),
+            self.guesses.next_deadline(),
             calls_ns,
             self.tree_deadline(),
         ];
@@ -433,6 +443,7 @@ impl Shard {
             kept_bytes: 0,
             auth_deadline_ns: 0,
             in_auth_deadlines: false,
+            has_waited: false,
             closing: is_full,
             kills_itself: false,
         });
@@ -762,6 +773,16 @@ impl Shard {
         }
     }
 
+    /// Resumes connections whose passwords have waited.
+    fn let_guess(&mut self, now: Now, outputs: &mut Outputs) {
+        for (conn, client) in self.guesses.take_due(now.monotonic_ns) {
+            if let Some(connection) = self.connections.of_client(conn, client) {
+                connection.blocked.guess = false;
+                resume_if_free(connection, conn, outputs);
+            }
+        }
+    }
+
     /// Makes deliveries that were put off, and resumes those whose events are done with.
     fn give_what_was_put_off(&mut self, now: Now, outputs: &mut Outputs) {
         if self.delivery.put_off.is_empty() {
@@ -818,6 +839,8 @@ fn split<'a>(
         tree: &mut shard.tree,
         delivery: &mut shard.delivery,
         calls: &mut shard.calls,
+        guesses: &mut shard.guesses,
+        has_waited: &mut connection.has_waited,
         counters: &mut shard.counters,
         scratch: &mut shard.scratch,
         events_in: &mut connection.events_in,

@@ -346,3 +346,47 @@ fn what_was_lent_arrives_as_what_was_copied_and_is_given_back() {
         assert_eq!((counters.outbox_bytes, counters.shared_body_bytes), (0, 0));
     }
 }
+
+#[test]
+fn an_address_with_too_many_wrong_passwords_waits_and_others_do_not() {
+    let mut node = Node::new(1, Some(b"secret"), Limits::default());
+    node.now.monotonic_ns = 1_000_000_000;
+    (0..3).for_each(|conn| node.open(0, conn));
+    for _ in 0..5 {
+        node.give(0, 0, b"AUTH wrong\r\n");
+    }
+    assert_eq!(node.read(0, 0).matches("WRONGPASS").count(), 5);
+    // The sixth is answered; from then on each waits, in one connection and in the next, the right one too.
+    node.give(0, 0, b"AUTH wrong\r\n");
+    assert_eq!(node.read(0, 0).matches("WRONGPASS").count(), 1);
+    for (conn, password) in [(0, "wrong"), (1, "secret"), (2, "wrong")] {
+        let request = format!("AUTH {password}\r\nPING\r\n");
+        let Handled { consumed, next } = node.give(0, conn, request.as_bytes());
+        assert_eq!((consumed, next), (0, Next::Hold));
+        assert_eq!(node.read(0, conn), "");
+    }
+    let due_ns = node.shards[0].next_deadline().expect("they wait");
+    let wait_ms = limits::GUESS_WAIT_MS;
+    assert_eq!(due_ns, node.now.monotonic_ns + wait_ms * 1_000_000);
+    node.now.monotonic_ns = due_ns;
+    node.handle(0, Input::Tick);
+    let mut resumed = std::mem::take(&mut node.outputs[0].resumed);
+    resumed.sort_by_key(|conn| conn.slot());
+    assert_eq!(resumed, [0, 1, 2].map(ConnId));
+    node.give(0, 1, b"AUTH secret\r\nPING\r\n");
+    assert_eq!(node.read(0, 1), "+OK\r\n+PONG\r\n");
+    node.give(0, 0, b"AUTH wrong\r\n");
+    assert!(node.read(0, 0).starts_with("-WRONGPASS"));
+    let counters = node.shards[0].counters();
+    assert_eq!(
+        (counters.wrong_passwords, counters.passwords_delayed),
+        (7, 3)
+    );
+    let told = &node.outputs[0].notices[..];
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0]
+            .to_string()
+            .contains("wrong passwords came from 127.0.0.1")
+    );
+}

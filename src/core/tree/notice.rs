@@ -3,7 +3,7 @@
 use super::address::Path;
 use super::links::Peer;
 use super::place::{CloseWhy, Place};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use sapwood_wire::node::hello::Refusal;
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Dial {
     pub address: SocketAddr,
 }
 
-/// A notice about links for operators.
+/// A notice for operators, about links or who tries to get in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A connection between nodes was refused or given up.
@@ -44,6 +44,13 @@ pub enum Notice {
     Placed(String),
     /// The node is a root because none of its seeds answers.
     Alone(String),
+    /// Too many wrong passwords came from an address: its further attempts wait.
+    WrongPasswords {
+        /// The address; of IPv6 its network.
+        address: IpAddr,
+        /// How many since the last notice.
+        count: u64,
+    },
     /// A link was full and dropped events.
     Lost {
         /// The node at the other side.
@@ -67,6 +74,12 @@ impl fmt::Display for Notice {
             Notice::Linked { peer, role } => write!(f, "linked with {peer}, the {role}"),
             Notice::Unlinked { peer, why } => write!(f, "link with {peer} ended: {why}"),
             Notice::Placed(place) | Notice::Alone(place) => write!(f, "{place}"),
+            Notice::WrongPasswords { address, count } => {
+                write!(
+                    f,
+                    "{count} wrong passwords came from {address}; its further attempts wait"
+                )
+            }
             Notice::Lost { peer, events } => {
                 write!(f, "the link with {peer} is full and lost {events} events")
             }

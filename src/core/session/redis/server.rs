@@ -18,6 +18,12 @@ const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user
 const NO_PASSWORD: &[u8] = b"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
 const HELLO_NEEDS_AUTH: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
+/// Whether HELLO may bring a password.
+fn has_proof(arguments: Arguments<'_>) -> bool {
+    let mut words = arguments.iter().skip(2);
+    words.any(|word| word.eq_ignore_ascii_case(b"auth"))
+}
+
 impl RedisSession {
     /// Carries out the commands that are about the connection or the server.
     pub(super) fn serve(
@@ -32,7 +38,11 @@ impl RedisSession {
             Verb::Echo => self.write(cx, |out| resp::bulk(out, word(1))),
             Verb::Select => self.select(word(1), cx),
             Verb::Reset => self.reset(cx),
+            Verb::Auth if cx.must_wait_to_prove() => return RedisStep::Hold,
             Verb::Auth => self.auth(arguments, cx),
+            Verb::Hello if has_proof(arguments) && cx.must_wait_to_prove() => {
+                return RedisStep::Hold;
+            }
             Verb::Hello => self.hello(arguments, cx),
             Verb::Unwatch => self.simple(cx, "OK"),
             Verb::Flush => match (arguments.len(), word(1).to_ascii_lowercase().as_slice()) {
@@ -142,7 +152,7 @@ impl RedisSession {
         if is_right {
             self.authenticated = true;
         } else {
-            cx.counters().wrong_passwords += 1;
+            cx.note_wrong_password();
         }
         is_right
     }

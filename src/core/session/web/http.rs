@@ -220,6 +220,10 @@ impl Http {
             return read_on(input.len() + 1);
         };
         self.begun_ns = 0;
+        let has_proof = head.values("authorization").next().is_some();
+        if has_proof && !self.is_known && cx.must_wait_to_prove() {
+            return Ok((0, Some(Done::Then(Then::Hold))));
+        }
         self.is_known |= routes::is_let_in(&head, cx.settings());
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
@@ -525,7 +529,7 @@ impl Http {
         let is_sound = head.body == Body::Length(0) || no_route.error.status != 400;
         manner.keep_alive &= length.is_some() && is_sound;
         if no_route.error.status == 401 && head.values("authorization").next().is_some() {
-            cx.counters().wrong_passwords += 1;
+            cx.note_wrong_password();
         }
         self.refuse(no_route, &manner, cx);
         (head.length + length.unwrap_or(0), None)

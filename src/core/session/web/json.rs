@@ -186,8 +186,13 @@ impl JsonSession {
         let password = hello.password.as_deref().map(str::as_bytes);
         // A client that authenticated by the request that opened the WebSocket need not do so again.
         let must_prove = self.awaits_auth() || password.is_some();
+        if must_prove && password.is_some() && cx.must_wait_to_prove() {
+            return Some(Then::Hold);
+        }
         if must_prove && !cx.settings().is_let_in(user, password) {
-            cx.counters().wrong_passwords += u64::from(password.is_some());
+            if password.is_some() {
+                cx.note_wrong_password();
+            }
             let text = match password {
                 Some(_) => "the user or the password is wrong",
                 None => "this broker wants a password, give it in \"hello\"",

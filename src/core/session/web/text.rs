@@ -69,13 +69,16 @@ impl TextSession {
     }
 
     fn authenticate(&mut self, proof: &[u8], cx: &mut Context<'_>) -> Option<Then> {
+        if cx.must_wait_to_prove() {
+            return Some(Then::Hold);
+        }
         let blank = proof.iter().position(|&byte| byte == b' ');
         let is_user = blank.is_some_and(|blank| {
             let (user, password) = (&proof[..blank], &proof[blank + 1..]);
             cx.settings().is_let_in(Some(user), Some(password))
         });
         if !is_user && !cx.settings().is_let_in(None, Some(proof)) {
-            cx.counters().wrong_passwords += 1;
+            cx.note_wrong_password();
             refuse(cx, &"the user or the password is wrong");
             return Some(Then::Close(CloseReason::Protocol));
         }
