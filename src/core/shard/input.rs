@@ -52,6 +52,7 @@ impl Shard {
             _ => rest,
         };
         self.note_kept(&mut connection, expected);
+        self.tell_of_guesses(outputs);
         let is_held = connection.blocked.any();
         let has_calls = connection.calls_waiting > 0;
         self.keep_output_back(&connection, conn);

@@ -206,10 +206,6 @@ impl Shard {
         };
         self.act_on_tree(now, outputs);
         self.sweep_closing(outputs);
-        for (address, count) in self.guesses.notices.drain(..) {
-            let notice = Notice::WrongPasswords { address, count };
-            outputs.notices.push(notice);
-        }
         handled
     }
 
@@ -771,6 +767,14 @@ impl Shard {
                 self.resume_stalled(shard, outputs);
             }
         }
+    }
+
+    /// Tells operators of addresses that sent too many wrong passwords.
+    pub(crate) fn tell_of_guesses(&mut self, outputs: &mut Outputs) {
+        let notices = self.guesses.notices.drain(..);
+        outputs
+            .notices
+            .extend(notices.map(|(address, count)| Notice::WrongPasswords { address, count }));
     }
 
     /// Resumes connections whose passwords have waited.
