@@ -229,7 +229,8 @@ impl Driver {
 
     /// Whether a batch is partly handled and can go on: not if it waits for a client that is behind.
     fn is_unfinished(&self) -> bool {
-        self.unfinished.is_some() && !self.shard.is_waiting_for_clients()
+        let from = self.unfinished.as_ref().map(|&(from, ..)| from);
+        from.is_some_and(|from| !self.shard.is_waiting_for_clients(from))
     }
 
     /// Frees the buffers kept for busy times: see [`Shard::release_spares`].

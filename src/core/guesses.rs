@@ -1,8 +1,8 @@
-//! Wrong passwords, by the address they come from: an address that has sent several waits before each further attempt.
+//! Wrong passwords, by the address they come from: after several from one address, each further attempt from there waits.
 //!
-//! The wait grows with each, up to a cap, and is forgotten after a minute without any. Only attempts wait, and each once:
-//! so the right password is let in from everywhere, at that address a little later. Memory is capped: the address silent
-//! for longest is forgotten first. Must not know protocols. Start at [`Guesses::until`].
+//! The wait grows with each wrong one, up to a cap; the count begins anew after a minute without any. Only attempts wait,
+//! and each once: so the right password is let in from everywhere, at that address a little later, and each connection
+//! has one attempt for each wait. Memory is capped: the address silent for longest is forgotten first. Must not know protocols. Start at [`Guesses::until`].
 
 use crate::command::{ClientId, ConnId};
 use crate::limits::{
@@ -10,7 +10,7 @@ use crate::limits::{
 };
 use core::net::IpAddr;
 use hashbrown::HashMap;
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
 const MS: u64 = 1_000_000;
 
@@ -31,8 +31,8 @@ struct Guesser {
 #[derive(Debug)]
 pub(crate) struct Guesses {
     guessers: HashMap<IpAddr, Guesser, foldhash::fast::FixedState>,
-    /// In no order: few wait, and none for long.
-    waiting: VecDeque<(u64, ConnId, ClientId)>,
+    /// Connections whose attempts wait, in the order of their times.
+    waiting: BTreeSet<(u64, ConnId, ClientId)>,
     /// Addresses that operators are to be told of, each with its wrong passwords since it was said last.
     pub notices: Vec<(IpAddr, u64)>,
 }
@@ -53,7 +53,7 @@ impl Guesses {
     pub(crate) fn new(seed: u64) -> Guesses {
         Guesses {
             guessers: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
-            waiting: VecDeque::new(),
+            waiting: BTreeSet::new(),
             notices: Vec::new(),
         }
     }
@@ -83,7 +83,8 @@ impl Guesses {
         let beyond = guesser.wrong.saturating_sub(GUESSES_FREE);
         let wait_ms = beyond.saturating_mul(GUESS_WAIT_MS).min(GUESS_WAIT_MS_MAX);
         guesser.until_ns = now_ns + wait_ms * MS;
-        let is_due = guesser.said_ns == 0 || now_ns - guesser.said_ns >= GUESS_FORGET_MS * MS;
+        let is_due =
+            guesser.said_ns == 0 || now_ns.saturating_sub(guesser.said_ns) >= GUESS_FORGET_MS * MS;
         if beyond > 0 && is_due {
             guesser.said_ns = now_ns.max(1);
             self.notices.push((ip, std::mem::take(&mut guesser.unsaid)));
@@ -92,24 +93,24 @@ impl Guesses {
 
     /// A connection's attempt waits.
     pub(crate) fn wait(&mut self, until_ns: u64, conn: ConnId, client: ClientId) {
-        self.waiting.push_back((until_ns, conn, client));
+        self.waiting.insert((until_ns, conn, client));
     }
 
     /// When the next attempt may be made, by the monotonic clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.waiting.iter().map(|&(until_ns, ..)| until_ns).min()
+        self.waiting.first().map(|&(until_ns, ..)| until_ns)
     }
 
     /// Takes the connections that have waited.
     pub(crate) fn take_due(&mut self, now_ns: u64) -> Vec<(ConnId, ClientId)> {
         let mut due = Vec::new();
-        self.waiting.retain(|&(until_ns, conn, client)| {
-            let is_due = until_ns <= now_ns;
-            if is_due {
-                due.push((conn, client));
-            }
-            !is_due
-        });
+        while self
+            .next_deadline()
+            .is_some_and(|until_ns| until_ns <= now_ns)
+            && let Some((_, conn, client)) = self.waiting.pop_first()
+        {
+            due.push((conn, client));
+        }
         due
     }
 }
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_waits_longer_after_each_wrong_password_beyond_the_first() {
+    fn an_address_waits_longer_after_each_wrong_password_beyond_the_free_ones() {
         let mut guesses = Guesses::new(1);
         let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut now_ns = MS;

@@ -76,8 +76,12 @@ pub const SHARED_RUN_RECEIVERS_MIN: u32 = 4;
 /// to a connection many times comes to it.
 pub const PUT_OFF_BYTES: usize = 4 * UNFLUSHED_BYTES_MAX;
 
-/// Deliveries that were put off and are made in one turn: 2 ms.
-pub const DELIVERIES_AT_ONCE: usize = 16 * 1024;
+/// Deliveries that were put off and are made in one turn: below 1 ms, or some where their globs must be looked at again.
+pub const DELIVERIES_AT_ONCE: usize = 4 * 1024;
+
+/// Most deliveries of a shard that are put off; more are made at once, and each connection's cap decides. Worst memory: 16
+/// bytes each, 64 MiB, and a payload for each publisher that waits.
+pub const PUT_OFF_MAX: usize = 4 * 1024 * 1024;
 
 /// Longest time that a publisher waits for a client that is behind, but takes its output, with deliveries of one event
 /// that were put off, in milliseconds. Then the client's slow consumer policy decides.
@@ -284,7 +288,7 @@ pub const LINK_CHANGES_AT_ONCE: usize = 4_096;
 /// memory: about 250 bytes each, on every shard of the other node.
 pub const LINK_FILTERS_MAX: usize = 100_000;
 
-/// Most globs among those filters, which the other node must match one after the other.
+/// Most globs among those filters.
 pub const LINK_GLOBS_MAX: usize = 1_024;
 
 /// Most that the globs which are wanted behind a link may cost a look-up, in steps of about a nanosecond: an eighth of

@@ -1,7 +1,7 @@
 //! A hash table in many parts, so that none of them takes long to grow or to shrink.
 //!
-//! One table of a million entries moves all of them when it doubles, which stops a shard for 100 ms. The parts grow at
-//! different times, and each moves some thousand. Invariant: an entry stands in the part that its hash names.
+//! One table of a million entries moves all of them when it doubles, which stops a shard for 100 ms. The parts grow one
+//! by one, and each moves some thousand. Invariant: an entry stands in the part that its hash names.
 
 use hashbrown::HashTable;
 
@@ -29,6 +29,7 @@ impl<T> SplitTable<T> {
         (hash >> 40) as usize % PARTS
     }
 
+    /// The entry with this hash that `is_it` recognizes.
     pub(crate) fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
         self.parts[SplitTable::<T>::place(hash)].find(hash, is_it)
     }

@@ -1,7 +1,7 @@
 //! Deliveries put off to a later turn, because their connection has enough output for this one.
 //!
 //! A connection may be subscribed to one topic many times: named subscriptions of NATS, patterns of Redis, queue
-//! groups. Past [`PUT_OFF_BYTES`](crate::limits::PUT_OFF_BYTES) of its own output in a turn, the rest of its
+//! groups. Past [`PUT_OFF_BYTES`](crate::limits::PUT_OFF_BYTES) of its unwritten output, the rest of its
 //! deliveries of that event waits until the output was written: so one event makes bounded output in a turn, a client
 //! that does not read meets its slow consumer policy, and one that reads is waited for. Who published waits until they
 //! are given, which keeps its events in order, and who is to be given them is not read; everybody else goes on. Between
@@ -13,7 +13,7 @@ use super::{Delivery, Frame};
 use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
 use crate::form;
 use crate::limits::{
-    DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, PUT_OFF_BATCH_MS_MAX, PUT_OFF_IDLE_MS_MAX,
+    DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, PUT_OFF_BATCH_MS_MAX, PUT_OFF_IDLE_MS_MAX, PUT_OFF_MAX,
     PUT_OFF_MS_MAX, SHARED_RUN_BYTES_MIN,
 };
 use crate::outbox::{Offer, Outboxes};
@@ -89,7 +89,7 @@ struct Rest {
     owed: Vec<Owed>,
     /// Index of the next one.
     next: usize,
-    /// When it was put off, in nanoseconds; 0 until the turn ends.
+    /// When it was put off, in nanoseconds; 0 until deliveries go on for the first time.
     since_ns: u64,
     /// The bytes that the next one's client had taken when it was last looked at, and since when it has taken no more.
     taken: (u64, u64),
@@ -135,18 +135,30 @@ pub(crate) struct PutOff {
     /// Deliveries of the present event.
     pub(super) owed: Vec<Owed>,
     rests: VecDeque<Rest>,
+    /// Number of deliveries in `rests`.
+    count: usize,
     /// Connections that have been given all that was put off.
     settled: Vec<ConnId>,
 }
 
 impl PutOff {
     pub(crate) fn is_empty(&self) -> bool {
-        self.rests.is_empty()
+        self.rests.is_empty() && self.settled.is_empty()
+    }
+
+    /// The place of a connection is another client's now, which is owed nothing.
+    pub(crate) fn forget(&mut self, conn: ConnId) {
+        for rest in &mut self.rests {
+            let before = rest.owed.len();
+            rest.owed.drain(..std::mem::take(&mut rest.next));
+            rest.owed.retain(|owed| owed.member.conn != conn);
+            self.count -= before - rest.owed.len();
+        }
     }
 
     /// Whether some can go on now.
     pub(crate) fn is_due(&self) -> bool {
-        self.rests.iter().any(|rest| !rest.is_waiting)
+        !self.settled.is_empty() || self.rests.iter().any(|rest| !rest.is_waiting)
     }
 
     /// A client has taken output, or time has passed: those that wait are looked at again.
@@ -172,10 +184,12 @@ impl PutOff {
         self.source.is_some_and(|source| self.waits(source))
     }
 
-    /// Keeps deliveries of the present input. True if they must be made at once, because others of its source wait.
+    /// Keeps deliveries of the present input. True if they must be made at once: nobody can wait for them, others of
+    /// their source wait, or there are too many.
     fn push(&mut self, what: Given, removed: u64) -> bool {
         let source = self.source;
-        let is_second = source.is_none() || self.is_source_waiting();
+        self.count += self.owed.len();
+        let is_second = source.is_none() || self.is_source_waiting() || self.count > PUT_OFF_MAX;
         self.rests.push_back(Rest {
             source,
             what,
@@ -263,6 +277,7 @@ impl Delivery {
         for mut rest in std::mem::take(&mut self.put_off.rests) {
             if rest.source == source {
                 self.give(broker, outboxes, &mut rest, (usize::MAX, None));
+                self.put_off.count -= rest.owed.len();
             } else {
                 self.put_off.rests.push_back(rest);
             }
@@ -287,10 +302,13 @@ impl Delivery {
             if !rest.is_waiting {
                 self.give(broker, outboxes, &mut rest, (each.max(1), Some(now_ns)));
             }
-            match rest.source {
-                _ if rest.next < rest.owed.len() => self.put_off.rests.push_back(rest),
-                Some(Source::Conn(conn)) => done.push(conn),
-                Some(Source::Batch(_)) | None => {}
+            if rest.next < rest.owed.len() {
+                self.put_off.rests.push_back(rest);
+                continue;
+            }
+            self.put_off.count -= rest.owed.len();
+            if let Some(Source::Conn(conn)) = rest.source {
+                done.push(conn);
             }
         }
         self.named.end_sids(broker);
@@ -318,14 +336,14 @@ impl Delivery {
                 return;
             }
             rest.next += 1;
-            if outboxes.end_owing(conn) {
-                self.put_off.settled.push(conn);
-            }
+            given += 1;
             if outboxes.is_dead(conn) {
                 self.turns_unheard += u64::from(owed.is_turn);
                 continue;
             }
-            given += 1;
+            if outboxes.end_owing(conn) {
+                self.put_off.settled.push(conn);
+            }
             match &rest.what {
                 Given::Run(run) => {
                     if broker.is_member(owed.filter, owed.member) {

@@ -19,7 +19,7 @@ struct KnownGlob {
     id: FilterId,
     glob: Glob,
     cost: u64,
-    /// Number of globs inserted before it, which is the order in which matches are given.
+    /// Its number in the order of insertion, in which matches are given.
     born: u64,
 }
 
@@ -87,14 +87,14 @@ impl Globs {
         });
     }
 
-    /// Removes a glob that was inserted. Cost: those with its prefix.
+    /// Removes a glob that was inserted. Cost: those with its prefix that came later.
     pub(crate) fn remove(&mut self, pattern: &[u8], id: FilterId) {
         let glob = Glob::new(pattern);
         let prefix = prefix(&glob);
         let Some(places) = self.by_prefix.get_mut(prefix) else {
             return;
         };
-        let Some(place) = places.iter().position(|place| place.id == id) else {
+        let Some(place) = places.iter().rposition(|place| place.id == id) else {
             return;
         };
         self.cost -= places.swap_remove(place).cost;
@@ -108,8 +108,8 @@ impl Globs {
         }
     }
 
-    /// Calls `each` with every glob that matches, in the order in which they were inserted. Gives what it cost, in steps
-    /// of about a nanosecond.
+    /// Calls `each` with every glob that matches, in the order in which they were inserted. Gives what it cost at most, in
+    /// steps of about a nanosecond.
     pub(crate) fn matching(&self, topic: &[u8], each: &mut impl FnMut(FilterId)) -> u64 {
         let mut cost = 0;
         let mut first = None;

@@ -174,6 +174,7 @@ impl Shard {
                 local,
             } => {
                 self.finish_leaving(conn, outputs);
+                self.delivery.put_off.forget(conn);
                 self.outboxes.open(conn, protocol.form(), policy);
                 self.open(conn, client, protocol, (peer, local), now, outputs);
                 Handled::DONE
@@ -311,9 +312,10 @@ impl Shard {
         has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
     }
 
-    /// Whether deliveries were put off, and all of them wait for clients that are behind.
-    pub fn is_waiting_for_clients(&self) -> bool {
-        !self.delivery.put_off.is_empty() && !self.delivery.put_off.is_due()
+    /// Whether a batch of this shard cannot go on because its deliveries wait for clients that are behind.
+    pub fn is_waiting_for_clients(&self, from: ShardId) -> bool {
+        let put_off = &self.delivery.put_off;
+        put_off.waits(Source::Batch(from)) && !put_off.is_due()
     }
 
     /// Whether batches wait for credit, so that returned batches should be handed in at once.
