@@ -2,6 +2,7 @@
 //!
 //! Bounds are stated where they are checked. Start at [`World::check_read`].
 
+use crate::client::End;
 use crate::command::KillForm;
 use crate::driver::Phase;
 use crate::expect::{Owed, What, is_refused_call};
@@ -541,11 +542,14 @@ impl World {
 
     /// After the drain: nothing is owed, and the counters are those of the model.
     pub(crate) fn check_rest(&mut self) -> Result<(), Failure> {
+        for key in 0..self.clients.len() {
+            self.take_last_head(key)?;
+        }
         for (key, client) in self.clients.iter().enumerate() {
             let Some(Some(conn)) = self.model.conns.get_mut(key) else {
                 continue;
             };
-            let is_alive = client.link.end == crate::client::End::Open && conn.open;
+            let is_alive = client.link.end == End::Open && conn.open;
             if is_alive && !self.cut[key] {
                 let ended = conn.stream.end(&self.model.turns);
                 ended.map_err(|failure| Failure {
@@ -553,7 +557,7 @@ impl World {
                     ..failure
                 })?;
             }
-            if client.link.end != crate::client::End::Open {
+            if client.link.end != End::Open {
                 continue;
             }
             if client.reader.is_inside() && !self.cut[key] {
@@ -582,6 +586,21 @@ impl World {
         self.check_turns()?;
         self.check_losses()?;
         self.check_counters()
+    }
+
+    /// Who is killed while its EXEC waits may have been given no more of the array than its head.
+    /// Where a policy may drop events that was left unread, as it could have been an event's.
+    fn take_last_head(&mut self, key: usize) -> Result<(), Failure> {
+        let conn = self.model.conns.get(key).and_then(Option::as_ref);
+        let was_killed = conn.is_some_and(|conn| conn.reason == Some(CloseReason::Killed));
+        let client = &mut self.clients[key];
+        if !was_killed || self.cut[key] || client.link.end != End::Open {
+            return Ok(());
+        }
+        let Some(head) = client.reader.last_head() else {
+            return Ok(());
+        };
+        self.take_value(key, &head)
     }
 
     fn check_counters(&mut self) -> Result<(), Failure> {

@@ -178,6 +178,17 @@ impl Reader {
         Ok(Some(Value::Head(count.max(0) as usize)))
     }
 
+    /// The head of an array, if it is all that is left and no more will come. It is that of an EXEC,
+    /// as events come whole.
+    pub(crate) fn last_head(&mut self) -> Option<Value> {
+        let (count, end) = self.number(self.at + 1).ok()??;
+        if self.bytes[self.at] != b'*' || end < self.bytes.len() {
+            return None;
+        }
+        self.at = end;
+        Some(Value::Head(count.max(0) as usize))
+    }
+
     fn line(&self, from: usize) -> Found<&[u8]> {
         let Some(rest) = self.bytes.get(from..) else {
             return Ok(None);
@@ -292,6 +303,21 @@ mod tests {
         ];
         assert_eq!(values, expected);
         assert!(!reader.is_inside());
+    }
+
+    #[test]
+    fn a_head_that_nothing_follows_is_no_event_at_the_end() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.last_head(), None);
+        reader.take_in(b"*4\r");
+        assert_eq!(reader.last_head(), None, "not even the head is whole");
+        reader.take_in(b"\n");
+        assert_eq!(reader.is_event_next(), None, "it may be either");
+        assert_eq!(reader.last_head(), Some(Value::Head(4)));
+        assert!(!reader.is_inside());
+        reader.take_in(b"*4\r\n$8\r\n");
+        assert_eq!(reader.last_head(), None, "an event was cut");
+        assert!(reader.is_inside());
     }
 
     #[test]
