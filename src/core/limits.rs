@@ -133,8 +133,8 @@ pub const FILTER_GROUPS_MAX: usize = 65_536;
 /// the client's own name for it (sid).
 pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 
-/// Most distinct filters that a node knows; each token of wildcards that only one has counts as one more. Worst memory:
-/// about 250 bytes each, on every shard.
+/// Most distinct filters that a node knows; each token of wildcards that only one has counts as one more, beyond two for
+/// each wildcard. Worst memory: about 250 bytes each, on every shard.
 pub const FILTERS_MAX: usize = 10_000_000;
 
 /// Most distinct globs that a node knows. An event whose topic has no route in the cache tries those that begin like

@@ -74,7 +74,7 @@ codes! {
     SubscriptionsFull = 204 "subscriptions_full"
         "the connection has as many subscriptions as it may",
     FiltersFull = 205 "filters_full"
-        "the broker knows as many different filters as it may",
+        "the broker knows as many different filters as it may, or this one would cost every event too much",
     RequestInvalid = 206 "request_invalid"
         "a request of JSON or HTTP that cannot be read, or has a field too many, too few or of another kind",
     Busy = 207 "busy"

@@ -172,9 +172,10 @@ impl Filters {
         self.wildcards.width()
     }
 
-    /// Number of entries and of the wildcards' nodes, which take memory like them.
+    /// Number of entries, and of the wildcards' nodes beyond two for each, which take as much memory.
     pub(crate) fn size(&self) -> usize {
-        self.len() + self.wildcards.len()
+        let usual = 2 * self.count(FilterKind::Wildcard);
+        self.len() + self.wildcards.len().saturating_sub(usual)
     }
 
     pub(crate) fn entry(&self, id: FilterId) -> &Entry {
