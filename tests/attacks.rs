@@ -250,7 +250,7 @@ fn very_many_queue_groups_of_one_topic_that_come_and_go() {
 #[test]
 fn clients_that_ask_for_long_lists_and_do_not_read() {
     want_descriptors(4_000);
-    attack("450 lists, unread", 1_100, |broker| {
+    attack("450 lists, unread", 1_300, |broker| {
         let mut names = RawClient::connect(broker.port());
         for chunk in 0..100 {
             let chunk: Vec<Vec<u8>> = (0..100)
