@@ -114,6 +114,21 @@ fn drain(mut stream: TcpStream) -> JoinHandle<u64> {
     })
 }
 
+/// A client of 10,000 subscriptions to names of 1 KiB, all of the letter `a` but for their ends.
+fn subscribe_to_long_names(broker: &Broker) -> RawClient {
+    let mut client = RawClient::connect(broker.port());
+    for chunk in 0..100 {
+        let names: Vec<Vec<u8>> = (0..100)
+            .map(|number| format!("{}{:06}", "a".repeat(1_018), chunk * 100 + number).into_bytes())
+            .collect();
+        let names = names.iter().map(Vec::as_slice);
+        let words: Vec<&[u8]> = std::iter::once(&b"SUBSCRIBE"[..]).chain(names).collect();
+        client.send(&request(&words));
+        (0..100).for_each(|_| drop(client.value()));
+    }
+    client
+}
+
 /// Sends on a connection of NATS without waiting for anything, until the broker has carried out a PING behind it.
 fn send_all(client: &mut NatsClient, lines: impl Iterator<Item = String>) {
     for chunk in lines.collect::<Vec<String>>().chunks(10_000) {
@@ -170,19 +185,7 @@ fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_reads() {
 #[test]
 fn globs_that_are_costly_to_match() {
     attack("costly globs", 250, |broker| {
-        let mut names = RawClient::connect(broker.port());
-        for chunk in 0..100 {
-            let chunk: Vec<Vec<u8>> = (0..100)
-                .map(|number| {
-                    format!("{}{:06}", "a".repeat(1_018), chunk * 100 + number).into_bytes()
-                })
-                .collect();
-            let words: Vec<&[u8]> = std::iter::once(&b"SUBSCRIBE"[..])
-                .chain(chunk.iter().map(Vec::as_slice))
-                .collect();
-            names.send(&request(&words));
-            (0..100).for_each(|_| drop(names.value()));
-        }
+        let _names = subscribe_to_long_names(broker);
         let mut asking = RawClient::connect(broker.port());
         let pattern = format!("*{}b", "a".repeat(500));
         assert_eq!(
@@ -251,19 +254,7 @@ fn very_many_queue_groups_of_one_topic_that_come_and_go() {
 fn clients_that_ask_for_long_lists_and_do_not_read() {
     want_descriptors(4_000);
     attack("450 lists, unread", 1_300, |broker| {
-        let mut names = RawClient::connect(broker.port());
-        for chunk in 0..100 {
-            let chunk: Vec<Vec<u8>> = (0..100)
-                .map(|number| {
-                    format!("{}{:06}", "n".repeat(1_018), chunk * 100 + number).into_bytes()
-                })
-                .collect();
-            let words: Vec<&[u8]> = std::iter::once(&b"SUBSCRIBE"[..])
-                .chain(chunk.iter().map(Vec::as_slice))
-                .collect();
-            names.send(&request(&words));
-            (0..100).for_each(|_| drop(names.value()));
-        }
+        let _names = subscribe_to_long_names(broker);
         let mut asking: Vec<RawClient> = (0..450)
             .map(|_| RawClient::connect(broker.port()))
             .collect();
