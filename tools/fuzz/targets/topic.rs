@@ -2,12 +2,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sapwood_wire::topic::{check_name, check_wildcard, glob_matches, wildcard_matches};
+use sapwood_wire::glob::Glob;
+use sapwood_wire::topic::{check_name, check_wildcard, is_reserved, wildcard_matches};
 
 fuzz_target!(|data: (&[u8], &[u8])| {
     let (pattern, topic) = data;
     let _ = check_name(topic);
-    let by_glob = glob_matches(pattern, topic);
+    let glob = Glob::new(pattern);
+    let by_glob = glob.matches(topic);
+    assert!(!by_glob || topic.starts_with(glob.prefix()));
+    if is_reserved(topic) == is_reserved(pattern) {
+        assert_eq!(by_glob, glob.matches_text(topic));
+    }
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
         assert_eq!(by_glob, pattern == topic);
     }
