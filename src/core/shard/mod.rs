@@ -308,7 +308,8 @@ impl Shard {
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
-        let is_owed = self.delivery.put_off.is_due() || !self.leaving.is_empty();
+        let may_leave = !self.leaving.is_empty() && !self.interest.is_behind();
+        let is_owed = self.delivery.put_off.is_due() || may_leave;
         has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
     }
 
@@ -523,6 +524,9 @@ impl Shard {
             return;
         };
         let (conn, form) = (*conn, *form);
+        if self.interest.is_behind() {
+            return;
+        }
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
         if self.remove_some(conn, form, limits::ENDED_AT_ONCE) {
             self.has_left(outputs);

@@ -170,6 +170,8 @@ impl RedisSession {
             let then = match step {
                 RedisStep::Done => continue,
                 RedisStep::Hold | RedisStep::Wait => Then::Hold,
+                // The other shards keep up with the changes: the next come when they know these.
+                RedisStep::Yield if cx.waits_for_barrier() => Then::Hold,
                 RedisStep::Yield => Then::Yield,
                 RedisStep::Close(reason) => Then::Close(reason),
             };
