@@ -170,9 +170,9 @@ impl Driver {
     }
 
     /// Offers core the unconsumed input of a connection ([`Input::Bytes`] or [`Input::Lent`]). Gives how many bytes
-    /// need not be kept, and the next step; `None` if the connection has gone. The step is never [`Next::Flush`]: then
-    /// everything is written here, and the rest of the input is offered in the next turn, when it is known which
-    /// receivers took their output.
+    /// need not be kept, and the next step; `None` if the connection has gone or is being closed: nothing is kept of
+    /// its input. The step is never [`Next::Flush`]: then everything is written here, and the rest of the input is
+    /// offered in the next turn, when it is known which receivers took their output.
     pub fn offer(
         &mut self,
         sockets: &mut impl Sockets,
@@ -185,13 +185,15 @@ impl Driver {
         let handled = self.shard.handle(input, now, &mut self.outputs);
         sockets.handled(self, Dealt::Bytes(conn), handled);
         self.carry_out(sockets, now);
-        let Handled { consumed, next } = handled;
-        if next != Next::Flush {
-            return Some((consumed, next));
+        let Handled { consumed, mut next } = handled;
+        if next == Next::Flush {
+            self.flush(sockets, now);
+            self.resumed.push(conn);
+            next = Next::Hold;
         }
-        self.flush(sockets, now);
-        self.resumed.push(conn);
-        sockets.is_open(conn).then_some((consumed, Next::Hold))
+        // It may be closed for what its input led to, though its session would go on: events filled its output, or all.
+        // Core has stopped counting its input, so none may be kept.
+        sockets.is_open(conn).then_some((consumed, next))
     }
 
     /// Runs one turn, after the sockets were read: handles batches, resumes connections, handles a due tick, writes,

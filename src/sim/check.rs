@@ -469,24 +469,32 @@ impl World {
         Ok(())
     }
 
+    /// What the driver keeps must be what core knows of: its cap is for memory that is there.
+    fn check_kept(&self, shard: usize) -> Result<(), Failure> {
+        let mut kept = 0;
+        for socket in self.nodes[shard].sockets.iter().flatten() {
+            let (key, bytes) = (socket.client, socket.input.len());
+            // Core stops counting the input of a connection when it begins to close it.
+            if socket.phase != Phase::Open && bytes > 0 {
+                let text =
+                    format!("client {key} is being closed, {bytes} bytes of its input are kept");
+                return fail("inputs kept", text);
+            }
+            kept += bytes;
+        }
+        if kept > self.limits.inputs_bytes_max {
+            let text = format!("shard {shard} keeps {kept} bytes of input");
+            return fail("inputs kept", text);
+        }
+        Ok(())
+    }
+
     /// The other caps, after a turn.
     pub(crate) fn check_caps(&mut self, shard: usize) -> Result<(), Failure> {
         self.check_memory(shard)?;
         self.check_backlog(shard)?;
+        self.check_kept(shard)?;
         let node = &self.nodes[shard];
-        // What the driver keeps must be what core knows of: its cap is for memory that is there.
-        let kept: usize = node
-            .sockets
-            .iter()
-            .flatten()
-            .map(|socket| socket.input.len())
-            .sum();
-        if kept > self.limits.inputs_bytes_max {
-            return fail(
-                "inputs kept",
-                format!("shard {shard} keeps {kept} bytes of input"),
-            );
-        }
         if node.core().counters().shared_body_bytes > 0 {
             self.coverage.hit("shared bodies");
         }
