@@ -137,14 +137,18 @@ fn send_all(client: &mut NatsClient, lines: impl Iterator<Item = String>) {
     client.sync();
 }
 
+/// A client with 100,000 subscriptions to the subject `t`.
+fn subscribe_a_hundred_thousand_times(broker: &Broker) -> NatsClient {
+    let mut client = NatsClient::connect(broker.nats_port());
+    let lines = (0..100_000).map(|sid| format!("SUB t {sid}\r\n"));
+    send_all(&mut client, lines);
+    client
+}
+
 #[test]
 fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_does_not_read() {
     attack("100,000 sids, unread", 100, |broker| {
-        let mut subscriber = NatsClient::connect(broker.nats_port());
-        send_all(
-            &mut subscriber,
-            (0..100_000).map(|sid| format!("SUB t {sid}\r\n")),
-        );
+        let _subscriber = subscribe_a_hundred_thousand_times(broker);
         let mut publisher = NatsClient::connect(broker.nats_port());
         publisher.publish("t", &"x".repeat(16_383));
         publisher.sync();
@@ -158,11 +162,7 @@ fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_does_not_read
 #[test]
 fn one_event_for_a_hundred_thousand_subscriptions_of_a_client_that_reads() {
     attack("100,000 sids, read", 100, |broker| {
-        let mut subscriber = NatsClient::connect(broker.nats_port());
-        send_all(
-            &mut subscriber,
-            (0..100_000).map(|sid| format!("SUB t {sid}\r\n")),
-        );
+        let subscriber = subscribe_a_hundred_thousand_times(broker);
         let (reading, writing) = split(subscriber.stream());
         let read = drain(reading);
         let mut publisher = NatsClient::connect(broker.nats_port());

@@ -305,7 +305,7 @@ impl Context<'_> {
     /// Whether [`must_pause`](Context::must_pause) must be asked after this run, `consumed` bytes after it was last
     /// asked. Not after each message to a single receiver, which adds no more output than it was input.
     pub(crate) fn is_check_due(&self, run: &PublishedRun, consumed: usize) -> bool {
-        let is_spent = self.parts.delivery.has_spent_look_ups();
+        let is_spent = self.parts.delivery.look_ups.are_spent();
         run.receivers > 1 || consumed >= RUN_CHECK_BYTES || is_spent
     }
 }
@@ -649,7 +649,7 @@ impl Context<'_> {
             conn,
             ..
         } = &self.parts;
-        if self.changes >= CHANGES_AT_ONCE || delivery.has_spent_look_ups() {
+        if self.changes >= CHANGES_AT_ONCE || delivery.look_ups.are_spent() {
             return Some(Then::Yield);
         }
         if delivery.put_off.waits(Source::Conn(*conn)) {

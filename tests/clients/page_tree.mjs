@@ -71,6 +71,7 @@ async function keepsItsElementsAndItsAnswersToItself() {
   await opened.publish('news', 'before');
   await opened.shown('news', 'before');
   await opened.publish('news', '>>');
+  await opened.shown('news', '>>');
   const changed = () => page.evaluate(() => window.kept.map((row) => row.querySelector('dl').textContent).join());
   const first = await changed();
   await page.locator('#tree').scrollIntoViewIfNeeded();

@@ -24,12 +24,14 @@ use sapwood_wire::run::{Head, Span};
 use sapwood_wire::{nats, topic};
 
 mod broadcast;
+mod look_ups;
 mod named;
 mod plan;
 mod put_off;
 mod remote;
 mod scoped;
 
+use look_ups::LookUps;
 use named::Named;
 use plan::{Plan, Reach};
 pub(crate) use put_off::Source;
@@ -156,9 +158,8 @@ pub(crate) struct Delivery {
     pub lost_places: u64,
     /// Deliveries that wait for a later turn.
     pub put_off: PutOff,
-    /// What looking routes up has cost in this turn, in steps of about a nanosecond; and what it had when the present
-    /// input began.
-    looked_up: (u64, u64),
+    /// Cost of this turn's look-ups of routes.
+    pub look_ups: LookUps,
 }
 
 impl Delivery {
@@ -186,7 +187,7 @@ impl Delivery {
             questions: Questions::default(),
             lost_places: 0,
             put_off: PutOff::default(),
-            looked_up: (0, 0),
+            look_ups: LookUps::default(),
         }
     }
 
@@ -509,16 +510,14 @@ impl Delivery {
             self.named.uncarried += 1;
             return true;
         }
-        if egress.outboxes.wants_flush(member.conn) {
-            egress.outboxes.owe(member.conn);
-            self.put_off.owed.push(Owed {
-                filter,
-                member,
-                is_turn: true,
-            });
-            return true;
+        let owed = Owed {
+            filter,
+            member,
+            is_turn: true,
+        };
+        if !owed.try_put_off(&mut self.put_off.owed, egress.outboxes) {
+            self.offer_turn(egress.outboxes, member, event, body);
         }
-        self.offer_turn(egress.outboxes, member, event, body);
         true
     }
 
@@ -595,7 +594,7 @@ impl Delivery {
                 is_subject,
                 is_text,
             } = &mut self.cached[place];
-            self.looked_up.0 += egress.broker.route(space, topic, route);
+            self.look_ups.add(egress.broker.route(space, topic, route));
             if route.scope.is_for_all() && route.scope.is_here {
                 route.lead_to_shards(egress.mailboxes.others());
             }
@@ -699,10 +698,7 @@ impl Delivery {
                         if !is_his || Some(member.conn) == except {
                             continue;
                         }
-                        if egress.outboxes.wants_flush(member.conn) {
-                            egress.outboxes.owe(member.conn);
-                            owed.push(Owed::plain(filter, member));
-                        } else {
+                        if !Owed::plain(filter, member).try_put_off(owed, egress.outboxes) {
                             self.named.offer(member, head, event, body, egress.outboxes);
                         }
                     }
@@ -776,10 +772,8 @@ impl Delivery {
         for member in &entry.members {
             let form = outboxes.outbox(member.conn).form.index();
             if form == Form::NAMED.index() {
-                if outboxes.wants_flush(member.conn) {
-                    let owed = Owed::plain(self.cached[self.present].route.filters[0], *member);
-                    outboxes.owe(member.conn);
-                    self.put_off.owed.push(owed);
+                let filter = self.cached[self.present].route.filters[0];
+                if Owed::plain(filter, *member).try_put_off(&mut self.put_off.owed, outboxes) {
                     continue;
                 }
                 let members = entry.forms[form];
@@ -852,9 +846,7 @@ impl Frame<'_> {
             if !self.is_for(conn, once, outboxes) {
                 continue;
             }
-            if let Some(owed) = owed.filter(|_| outboxes.wants_flush(conn)) {
-                outboxes.owe(conn);
-                put_off.push(owed);
+            if owed.is_some_and(|owed| owed.try_put_off(put_off, outboxes)) {
                 continue;
             }
             offered += 1;

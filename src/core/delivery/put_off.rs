@@ -13,15 +13,15 @@ use super::{Delivery, Frame};
 use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
 use crate::form;
 use crate::limits::{
-    DELIVERIES_AT_ONCE, LOOK_UPS_AT_ONCE, PUT_OFF_BATCH_MS_MAX, PUT_OFF_IDLE_MS_MAX, PUT_OFF_MAX,
-    PUT_OFF_MS_MAX, SHARED_RUN_BYTES_MIN,
+    DELIVERIES_AT_ONCE, PUT_OFF_BATCH_MS_MAX, PUT_OFF_IDLE_MS_MAX, PUT_OFF_MAX, PUT_OFF_MS_MAX,
+    SHARED_RUN_BYTES_MIN,
 };
 use crate::outbox::{Offer, Outboxes};
 use crate::routing::broker::Broker;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Who brought an event to this shard, and waits while deliveries of it are put off.
+/// The source of an event on this shard. Its further input waits while deliveries of the event are put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The input of a connection: a client's, or a lane's.
@@ -48,17 +48,29 @@ impl Owed {
             is_turn: false,
         }
     }
+
+    /// Adds it to the deliveries that are put off, if its connection must be written first. Gives whether it did.
+    pub(super) fn try_put_off(self, owed: &mut Vec<Owed>, outboxes: &mut Outboxes) -> bool {
+        let conn = self.member.conn;
+        let is_full = outboxes.wants_flush(conn);
+        if is_full {
+            outboxes.owe(conn);
+            owed.push(self);
+        }
+        is_full
+    }
 }
 
-/// What is to be given.
+/// Content of deliveries that are put off.
 #[derive(Debug)]
 enum Given {
     /// A gathered run, for subscriptions that their clients name.
     Run(Box<NamedRun>),
+    /// An event, for all others.
     Event(Box<Kept>),
 }
 
-/// An event, kept.
+/// A copy of an event.
 #[derive(Debug)]
 struct Kept {
     space: Space,
@@ -82,6 +94,7 @@ impl Kept {
     }
 }
 
+/// The deliveries of one event, or run, that are put off.
 #[derive(Debug)]
 struct Rest {
     source: Option<Source>,
@@ -91,8 +104,8 @@ struct Rest {
     next: usize,
     /// When it was put off, in nanoseconds; 0 until deliveries go on for the first time.
     since_ns: u64,
-    /// The bytes that the next one's client had taken when it was last looked at, and since when it has taken no more.
-    taken: (u64, u64),
+    /// While the next one's client is behind: the bytes that it has taken so far, and when it last took some.
+    taken: Option<(u64, u64)>,
     /// The next one's client is behind, and is waited for.
     is_waiting: bool,
     /// Number of filters that had been removed when it was put off: as long as there are no more, their ids are those
@@ -107,20 +120,23 @@ impl Rest {
             Some(Source::Conn(_)) => PUT_OFF_MS_MAX,
             Some(Source::Batch(_)) | None => PUT_OFF_BATCH_MS_MAX,
         };
-        let (_, idle_since_ns) = self.taken;
         let end_ns = self.since_ns + most_ms * 1_000_000;
-        end_ns.min(idle_since_ns + PUT_OFF_IDLE_MS_MAX * 1_000_000)
+        match self.taken {
+            Some((_, idle_since_ns)) => end_ns.min(idle_since_ns + PUT_OFF_IDLE_MS_MAX * 1_000_000),
+            None => end_ns,
+        }
     }
 
     /// Whether the next one's client is behind and still takes its output, so that it is waited for before its slow
     /// consumer policy decides.
     fn waits_for(&mut self, conn: ConnId, outboxes: &Outboxes, now_ns: u64) -> bool {
-        let Some(taken) = outboxes.taken_while_behind(conn) else {
-            self.taken = (0, 0);
+        let Some(bytes) = outboxes.taken_while_behind(conn) else {
+            self.taken = None;
             return false;
         };
-        if self.taken.1 == 0 || taken != self.taken.0 {
-            self.taken = (taken, now_ns);
+        let is_unchanged = self.taken.is_some_and(|(before, _)| before == bytes);
+        if !is_unchanged {
+            self.taken = Some((bytes, now_ns));
         }
         self.is_waiting = now_ns < self.deadline_ns();
         self.is_waiting
@@ -130,7 +146,7 @@ impl Rest {
 /// All deliveries that are put off.
 #[derive(Debug, Default)]
 pub(crate) struct PutOff {
-    /// Who brought the present input.
+    /// Source of the input that is being handled.
     pub source: Option<Source>,
     /// Deliveries of the present event.
     pub(super) owed: Vec<Owed>,
@@ -196,7 +212,7 @@ impl PutOff {
             owed: std::mem::take(&mut self.owed),
             next: 0,
             since_ns: 0,
-            taken: (0, 0),
+            taken: None,
             is_waiting: false,
             removed,
         });
@@ -208,25 +224,13 @@ impl Delivery {
     /// An input begins; `source` is set by those that may publish.
     pub(crate) fn begin_input(&mut self) {
         self.put_off.source = None;
-        self.looked_up.1 = self.looked_up.0;
-    }
-
-    /// Another turn begins.
-    pub(crate) fn begin_turn(&mut self) {
-        self.looked_up = (0, 0);
-    }
-
-    /// Whether looking routes up has taken its share of the turn, and the present input has its part in that: so that
-    /// every input gets on by one event at least, and who publishes nothing is not held up.
-    pub(crate) fn has_spent_look_ups(&self) -> bool {
-        let (spent, before) = self.looked_up;
-        spent >= LOOK_UPS_AT_ONCE && spent > before
+        self.look_ups.begin_input();
     }
 
     /// Whether the next event of the present input must wait: output is to be written first, deliveries are put off, or
     /// looking routes up has taken its share of the turn.
     pub(crate) fn must_pause(&self, outboxes: &Outboxes) -> bool {
-        self.has_spent_look_ups()
+        self.look_ups.are_spent()
             || self.put_off.is_source_waiting()
             || outboxes.should_flush(self.pending())
     }

@@ -265,13 +265,7 @@ impl Delivery {
             });
             match place.zip(turn) {
                 Some((place, turn)) => self.turns[place] = Some(turn),
-                None => self.turn_back(
-                    egress,
-                    from,
-                    head.route.tries.saturating_add(1),
-                    name,
-                    event,
-                ),
+                None => self.turn_back(egress, from, head, name, event),
             }
         }
         let plan = Plan {
@@ -287,10 +281,11 @@ impl Delivery {
         &mut self,
         egress: &mut Egress<'_>,
         from: LinkId,
-        tries: u8,
+        head: &EventsHead<'_>,
         name: &[u8],
         event: &Event<'_>,
     ) {
+        let tries = head.route.tries.saturating_add(1);
         let route = self.route();
         let place = route.place_of(egress.broker, name);
         let group = place.map(|place| &route.groups[place]);

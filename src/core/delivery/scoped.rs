@@ -192,13 +192,7 @@ impl Delivery {
         match turn.and_then(|turn| egress.broker.take_turn_besides(turn, Target::Link(from))) {
             Some(Target::Shard(_)) => return true,
             Some(Target::Link(link)) => egress.links.pass_on(link, head, event),
-            None => self.turn_back(
-                egress,
-                from,
-                head.route.tries.saturating_add(1),
-                name,
-                event,
-            ),
+            None => self.turn_back(egress, from, head, name, event),
         }
         false
     }

@@ -184,7 +184,7 @@ impl Outboxes {
             return Admission::Append;
         };
         let is_much = outbox.length >= PUT_OFF_BYTES || self.is_strict;
-        let is_behind = outbox.blocked || outbox.held || outbox.deferring || is_much;
+        let is_behind = outbox.is_stuck() || is_much;
         if !is_behind && lossy.latest.is_empty() {
             return Admission::Append;
         }

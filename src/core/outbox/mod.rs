@@ -173,6 +173,12 @@ impl Outbox {
         self.len() - self.slots.as_ref().map_or(0, |slots| slots.reserved())
     }
 
+    /// Whether its output cannot all be written now: the last send would have blocked, it waits at the barrier, or events
+    /// are deferred during a reply.
+    fn is_stuck(&self) -> bool {
+        self.blocked || self.held || self.deferring
+    }
+
     /// Events sent, or still to be sent.
     pub(crate) fn events_out(&self) -> u64 {
         self.taken.0.saturating_sub(self.lost())
@@ -417,12 +423,11 @@ impl Outboxes {
         allowed.saturating_sub(self.unflushed + pending.bytes)
     }
 
-    /// Whether a connection has so much output of this turn that it must be written before it is given more. Never if
+    /// Whether a connection has so much unwritten output that it must be written before it is given more. Never if
     /// it is behind or may lose events: then the caps and its slow consumer policy decide.
     pub(crate) fn wants_flush(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
-        let is_behind = outbox.blocked || outbox.held || outbox.deferring;
-        let is_decided = is_behind || outbox.lossy.is_some() || self.is_strict;
+        let is_decided = outbox.is_stuck() || outbox.lossy.is_some() || self.is_strict;
         outbox.length >= PUT_OFF_BYTES && !is_decided
     }
 
@@ -534,8 +539,7 @@ impl Outboxes {
     /// [`add_run`](Outboxes::add_run).
     pub(crate) fn takes_all(&self, conn: ConnId) -> bool {
         let outbox = &self.boxes[conn.slot()];
-        let is_behind = outbox.blocked || outbox.held || outbox.deferring;
-        let is_free = !is_behind && !self.is_strict && outbox.lossy.is_none();
+        let is_free = !outbox.is_stuck() && !self.is_strict && outbox.lossy.is_none();
         is_free && !outbox.dead && !outbox.is_ending
     }
 
@@ -635,7 +639,7 @@ impl Outboxes {
         if outbox.lossy.is_some() {
             return self.admit_lossy(conn, length, events);
         }
-        if !outbox.blocked && !outbox.held && !outbox.deferring && !self.is_strict {
+        if !outbox.is_stuck() && !self.is_strict {
             // Not behind: its output is flushed before much more is made.
             return Admission::Append;
         }

@@ -2,11 +2,11 @@
 //!
 //! Each filter with interest on this node or behind a link has one entry, on every shard: the members on this shard,
 //! and the number of listeners on each other shard. Exact names are found by hash, token wildcards in a trie, globs by
-//! their literal prefix, those that share it by trying each. The members of a queue group have an entry of their own, attached to the plain entry of the same
-//! filter, and only plain entries are looked up. Must not know protocols, outboxes or how shards talk. Invariants: an
-//! entry exists exactly as long as it has listeners, a change of it has to be announced, or a group's entry is attached
-//! to it; the order of members and filters depends on the history alone, never on the hash seed. Start at
-//! [`Filters::matching`].
+//! their literal prefix, those that share it by trying each. The members of a queue group have an entry of their own,
+//! attached to the plain entry of the same filter, and only plain entries are looked up. Must not know protocols,
+//! outboxes or how shards talk. Invariants: an entry exists exactly as long as it has listeners, a change of it has to
+//! be announced, or a group's entry is attached to it; the order of members and filters depends on the history alone,
+//! never on the hash seed. Start at [`Filters::matching`].
 
 use crate::command::{Event, Filter, FilterId, FilterKind, Form, LinkId, Member, ShardId, Space};
 use crate::limits::FILTER_GROUPS_MAX;

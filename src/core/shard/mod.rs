@@ -585,6 +585,7 @@ impl Shard {
         let source = Source::Batch(from);
         self.delivery.put_off.source = Some(source);
         if self.delivery.put_off.waits(source) {
+            // Not only at the end of a turn, which a driver may leave out while a batch is unfinished.
             self.give_what_was_put_off(now, outputs);
         }
         let mut records = Records::new(batch, *cursor);
@@ -748,7 +749,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
-        self.delivery.begin_turn();
+        self.delivery.look_ups.begin_turn();
         self.go_on_leaving(outputs);
         self.give_what_was_put_off(now, outputs);
         self.calls.end_turn();
@@ -799,8 +800,8 @@ impl Shard {
             return;
         }
         let now_ns = now.monotonic_ns;
-        let done = (self.delivery).go_on(&mut self.broker, &mut self.outboxes, now_ns);
-        for conn in done {
+        let (broker, outboxes) = (&mut self.broker, &mut self.outboxes);
+        for conn in self.delivery.go_on(broker, outboxes, now_ns) {
             let waits = self.delivery.put_off.waits(Source::Conn(conn));
             if let Some(connection) = self.connections.get_mut(conn)
                 && connection.blocked.deliveries

@@ -224,7 +224,7 @@ impl Http {
         if has_proof && !self.is_known && cx.must_wait_to_prove() {
             return Ok((0, Some(Done::Then(Then::Hold))));
         }
-        self.is_known |= routes::is_let_in(&head, cx.settings());
+        self.is_known = self.is_known || routes::is_let_in(&head, cx.settings());
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
             Ok(route) if !route.is_call() && cx.must_wait_for_calls() => {
