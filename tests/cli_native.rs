@@ -429,7 +429,7 @@ fn wrong_usage_exits_with_2_and_says_what_would_be_right() {
         (&["pub", "t", "x", "--count", "0"], "whole number from 1"),
         (&["pub", "t", "x", "--lines"], "cannot be used with"),
         (&["pub", "t", "x", "--file", "y"], "cannot be used with"),
-        (&["pub", "$sys", "x"], "names that start with '$'"),
+        (&["pub", "$JS.x", "x"], "are the broker's own"),
         (
             &["pub", "a.>.b", "x", "--reply", "x\u{1}", "--native", "off"],
             "--native: there is no broker",

@@ -503,7 +503,7 @@ fn wrong_arguments_are_refused_before_anything_is_asked() {
         (&["tree", "--depth", "0"], "--depth"),
         (&["tree", "--interval", "soon"], "500ms"),
         (&["trace"], "<TOPIC>"),
-        (&["trace", "$kv.a"], "'$' belong to the broker"),
+        (&["trace", "$KV.a"], "are the broker's own"),
         (&["trace", "news", "--count", "0"], "--count"),
         (&["trace", "news", "--count", "10001"], "10000"),
     ] {

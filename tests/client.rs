@@ -270,7 +270,7 @@ fn what_the_broker_refuses_is_refused_with_its_code() {
         let refused = client.subscribe("a.>.b").await;
         assert!(refused.is_err());
         assert!(matches!(
-            client.publish("$kv.t", "").await,
+            client.publish("$KV.t", "").await,
             Err(PublishError::Invalid(_))
         ));
         // The connection has not suffered.

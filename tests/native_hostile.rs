@@ -187,9 +187,9 @@ fn what_is_refused_changes_nothing_and_the_connection_goes_on() {
             message
         };
         let messages = [
-            (Event::new("$sys", "x").message(), 201),
-            (Event::new("$", "x").message(), 201),
-            (Event::new("$sys.info.a", "x").message(), 201),
+            (Event::new("$JS.x", "x").message(), 201),
+            (Event::new("$O.", "x").message(), 201),
+            (Event::new("$SYS.REQ.a", "x").message(), 201),
             (Event::new(&long, "x").message(), 200),
             (Event::new(&deep, "x").message(), 200),
             (with_reply(&long).message(), 200),

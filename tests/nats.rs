@@ -259,11 +259,10 @@ fn the_end_of_several_replies_goes_both_ways() {
 fn reserved_subjects_are_refused_or_unheard() {
     let broker = Broker::start(1, &[]);
     let mut client = NatsClient::connect(broker.nats_port());
-    client.publish("$sys", "x");
-    assert_eq!(
-        client.line(),
-        "-ERR 'Permissions Violation for Publish to \"$sys\"'"
-    );
+    client.publish("$JS.x", "x");
+    let line = client.line();
+    let expected = "-ERR 'Permissions Violation for Publish to \"$JS.x\": names that begin with";
+    assert!(line.starts_with(expected), "{line}");
     client.send("SUB inbox.* 1\r\nPUB $JS.API.INFO inbox.7 0\r\n\r\n");
     let unheard = client.message();
     assert_eq!(
@@ -274,17 +273,150 @@ fn reserved_subjects_are_refused_or_unheard() {
 }
 
 #[test]
+fn headers_pass_from_nats_to_nats_as_they_came() {
+    let blocks = [
+        ("NATS/1.0\r\nA:b\r\nA:  c \r\n\r\n", "A=b A= c "),
+        ("NATS/1.0\r\nMy Name: x\r\nno colon\r\nZ: y\r\n\r\n", "Z=y"),
+        (
+            "NATS/1.0 404 No Messages\r\n\r\n",
+            "NATS-Status=404 No Messages",
+        ),
+        ("no headers", ""),
+    ];
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut subscribers: Vec<NatsClient> = (0..CLIENTS)
+            .map(|_| NatsClient::connect(broker.nats_port()))
+            .collect();
+        for client in &mut subscribers {
+            client.send("SUB a 1\r\n");
+            client.sync();
+        }
+        let mut native = NativeClient::connect(broker.native_port());
+        native.subscribe("a");
+        let mut member = NativeClient::connect(broker.native_port());
+        member.join("crew", 1, "a");
+        let mut publisher = NatsClient::connect(broker.nats_port());
+        for (block, pairs) in blocks {
+            let (length, total) = (block.len(), block.len() + 1);
+            publisher.send(&format!("HPUB a r {length} {total}\r\n{block}x\r\n"));
+            let expected = Msg {
+                reply: Some("r".into()),
+                headers: block.to_string(),
+                ..Msg::plain("a", "1", "x")
+            };
+            for client in &mut subscribers {
+                assert_eq!(client.message(), expected);
+            }
+            let event = native.message();
+            let turn = Frame::Turn {
+                member: 1,
+                event: event.clone(),
+            };
+            assert_eq!(member.frame(), turn);
+            let shown: Vec<String> = event
+                .headers
+                .iter()
+                .map(|(name, value)| [&name[..], b"=", value].concat())
+                .map(|header| String::from_utf8(header).unwrap())
+                .collect();
+            assert_eq!(shown.join(" "), pairs, "{block:?}");
+            assert_eq!(
+                (event.reply.as_deref(), &event.payload[..]),
+                (Some(&b"r"[..]), &b"x"[..])
+            );
+        }
+    }
+}
+
+#[test]
+fn names_with_a_dollar_are_subjects_like_others() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut service = NatsClient::connect(broker.nats_port());
+        service.send("SUB $SRV.PING 1\r\nSUB $SRV.PING.> 2\r\nSUB > 3\r\n");
+        service.sync();
+        let mut redis = RawClient::connect(broker.port());
+        redis.call(&["SUBSCRIBE", "$SYS/a/heartbeat"]);
+        let mut client = NatsClient::connect(broker.nats_port());
+        client.send("SUB inbox 1\r\nPUB $SRV.PING inbox 0\r\n\r\nPUB $SRV.PING.a 1\r\nx\r\nPUB a 1\r\ny\r\n");
+        let asked = service.message();
+        assert_eq!(
+            (&asked.subject[..], asked.reply.as_deref()),
+            ("$SRV.PING", Some("inbox"))
+        );
+        assert_eq!(service.message(), Msg::plain("$SRV.PING.a", "2", "x"));
+        assert_eq!(
+            service.message(),
+            Msg::plain("a", "3", "y"),
+            "> sees no name with a dollar"
+        );
+        service.publish("inbox", "pong");
+        assert_eq!(client.message(), Msg::plain("inbox", "1", "pong"));
+        let mut other = RawClient::connect(broker.port());
+        assert_eq!(
+            other.call(&["PUBLISH", "$SYS/a/heartbeat", "1"]),
+            Value::Integer(1)
+        );
+        assert_eq!(
+            other.call(&["SPUBLISH", "$JS.x", "1"]),
+            Value::Integer(0),
+            "shard channels have a namespace of their own"
+        );
+    }
+}
+
+#[test]
 fn names_that_are_too_long_are_refused() {
     let broker = Broker::start(1, &[]);
     let mut client = NatsClient::connect(broker.nats_port());
+    client.send("CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n");
     let long = "x".repeat(256);
-    for (line, error) in [
-        (format!("SUB a {long}"), "Invalid Subscription Name"),
-        (format!("SUB a {long} 1"), "Invalid Queue Name"),
-        (format!("SUB {} 1", "x".repeat(1_025)), "Invalid Subject"),
+    let name = "x".repeat(1_025);
+    let shown = &name[1..];
+    let tokens = vec!["t"; 65].join(".");
+    let many = "the name has 65 tokens separated by '.', at most 64 are allowed";
+    let block = format!("NATS/1.0\r\nA: {}\r\n\r\n", "x".repeat(65_520));
+    let length = block.len();
+    for (text, error) in [
+        (
+            format!("SUB a {long}"),
+            "Subscription to \"a\": its sid has 256 bytes, at most 255 may".into(),
+        ),
+        (
+            format!("SUB a {long} 1"),
+            format!(
+                "Subscription to \"a\" using queue \"{long}\": its queue name has 256 bytes, at most 255 may"
+            ),
+        ),
+        (
+            format!("SUB {name} 1"),
+            format!(
+                "Subscription to \"{shown}\": the name has 1025 bytes, at most 1024 are allowed"
+            ),
+        ),
+        (
+            format!("PUB {name} 1\r\nx"),
+            format!("Publish to \"{shown}\": the name has 1025 bytes, at most 1024 are allowed"),
+        ),
+        (
+            format!("PUB {tokens} 0\r\n"),
+            format!("Publish to \"{tokens}\": {many}"),
+        ),
+        (
+            format!("PUB a {tokens} 0\r\n"),
+            format!("Publish to \"a\": its reply subject: {many}"),
+        ),
+        (
+            format!("HPUB a {length} {length}\r\n{block}"),
+            "Publish to \"a\": its headers have 65537 bytes, at most 65535 may".into(),
+        ),
     ] {
-        client.send(&format!("{line}\r\n"));
-        assert_eq!(client.line(), format!("-ERR '{error}'"));
+        client.send(&format!("{text}\r\n"));
+        assert_eq!(
+            client.line(),
+            format!("-ERR 'Permissions Violation for {error}'")
+        );
     }
     // One byte less is a name like others.
     client.send(&format!("SUB a {}\r\n", &long[1..]));

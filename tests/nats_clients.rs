@@ -13,6 +13,7 @@ mod rust;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use common::{Broker, script};
 use load::File;
@@ -31,6 +32,16 @@ fn nats_py_works() {
 #[test]
 fn nats_js_works() {
     for_each_broker(|broker, password| run(script::node("nats_js.mjs"), broker, password));
+}
+
+#[test]
+fn nats_c_works() {
+    let program = script::c("nats_c.c", &["-lnats"]);
+    for shards in [1, 2] {
+        let mut broker = Broker::start(shards, PAYLOAD_MAX);
+        let port = broker.nats_port();
+        script::run_at(port, Command::new(&program), &mut broker, &[]);
+    }
 }
 
 #[test]

@@ -113,10 +113,10 @@ const INTENDED: &[Difference] = &[
         },
     },
     Difference {
-        what: "PUBLISH to a name that starts with $",
-        reason: "such names are the broker's own",
+        what: "PUBLISH to a name that the broker keeps",
+        reason: "they belong to features of NATS",
         treatment: Treatment::Asked {
-            request: &["PUBLISH", "$sys", "x"],
+            request: &["PUBLISH", "$JS.x", "x"],
             answer: REFUSED,
         },
     },

@@ -4,7 +4,8 @@
 //! machine has already parsed, so parsing them again cannot fail. Start at [`Message`].
 
 use bytes::{Buf, Bytes};
-use sapwood_wire::native::{self, BrokerFrame, Headers, Parsed, Parts};
+use sapwood_wire::headers::Headers;
+use sapwood_wire::native::{self, BrokerFrame, Parsed, Parts};
 use std::borrow::Cow;
 use std::fmt;
 

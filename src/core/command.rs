@@ -252,6 +252,8 @@ pub enum Refusal {
     Name(sapwood_wire::topic::TopicError),
     /// It starts with `$`, and is reserved for the broker or has an invalid scope.
     Scope(ScopeError),
+    /// It is `$all`, and the operator has not allowed that.
+    NoBroadcasts,
     /// The payload is longer than [`PAYLOAD_BYTES_MAX`]; holds its length in bytes.
     PayloadTooLong(usize),
     /// A header's name or value holds a forbidden byte.
@@ -276,6 +278,7 @@ impl Refusal {
         match self {
             Refusal::Name(_) => ErrorCode::TopicInvalid,
             Refusal::Scope(error) => error.code(),
+            Refusal::NoBroadcasts => ErrorCode::TopicReserved,
             Refusal::PayloadTooLong(_) => ErrorCode::PayloadTooLong,
             Refusal::Headers => ErrorCode::HeadersInvalid,
             Refusal::TooManySubscriptions(_) => ErrorCode::SubscriptionsFull,
@@ -293,6 +296,9 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::Name(error) => error.fmt(f),
             Refusal::Scope(error) => error.fmt(f),
+            Refusal::NoBroadcasts => f.write_str(
+                "this broker takes no broadcasts: its operator has not allowed publishing to $all",
+            ),
             Refusal::PayloadTooLong(length) => {
                 write!(
                     f,

@@ -25,7 +25,7 @@ use crate::tree::state::Tree;
 use sapwood_wire::native::Policy;
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
-use sapwood_wire::scope::{Audience, Scope, ScopeError};
+use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
 
 /// Reasons why a connection is not read.
@@ -218,12 +218,11 @@ impl Context<'_> {
     /// Whether clients may publish to this name.
     pub(crate) fn check_topic(&self, space: Space, name: &[u8]) -> Result<(), Refusal> {
         topic::check_name(name).map_err(Refusal::Name)?;
-        let reserved = Err(Refusal::Scope(ScopeError::Reserved));
-        if space == Space::ShardChannel && topic::is_reserved(name) {
-            return reserved;
+        if space == Space::ShardChannel {
+            return Ok(());
         }
         match Scope::parse(name).map_err(Refusal::Scope)?.audience {
-            Audience::All if !self.settings().may_broadcast => reserved,
+            Audience::All if !self.settings().may_broadcast => Err(Refusal::NoBroadcasts),
             _ => Ok(()),
         }
     }

@@ -210,6 +210,9 @@ pub const NATS_QUEUE_BYTES_MAX: usize = 255;
 /// subscriptions it bounds what the broker must remember for one client.
 pub const NATS_SID_BYTES_MAX: usize = 255;
 
+/// Longest block of headers of a NATS message, in bytes: a message keeps the length of its headers in 16 bits.
+pub const NATS_HEADERS_BYTES_MAX: usize = 65_535;
+
 /// Silence after which a NATS or WebSocket client is pinged, in milliseconds: two minutes, as in nats-server.
 pub const PING_MS: u64 = 120_000;
 

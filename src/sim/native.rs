@@ -307,7 +307,7 @@ fn refused(request: u32, bytes: &mut Vec<u8>, rng: &mut Rng) -> Request {
         0 => (ErrorCode::TopicInvalid, message(LONG, b"", b"")),
         1 => (ErrorCode::TopicInvalid, message(DEEP, b"", b"")),
         2 => (ErrorCode::TopicInvalid, message(b"hot", LONG, b"")),
-        3 => (ErrorCode::TopicReserved, message(b"$SYS.hot", b"", b"")),
+        3 => (ErrorCode::TopicReserved, message(b"$JS.hot", b"", b"")),
         4 => (
             ErrorCode::HeadersInvalid,
             message(b"hot", b"", b"\x02a:\x01\0x"),

@@ -66,7 +66,7 @@ codes! {
     TopicInvalid = 200 "topic_invalid"
         "a topic, reply topic or filter is too long, has too many tokens, or `>` before its end",
     TopicReserved = 201 "topic_reserved"
-        "names that start with `$` are the broker's to publish",
+        "a name that the broker keeps for itself, or that its operator has not allowed",
     PayloadTooLong = 202 "payload_too_long"
         "the payload is longer than `payload_max`",
     HeadersInvalid = 203 "headers_invalid"

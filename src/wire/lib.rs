@@ -11,6 +11,7 @@
 
 pub mod error;
 pub mod glob;
+pub mod headers;
 #[cfg(feature = "web")]
 pub mod http;
 #[cfg(feature = "web")]

@@ -8,6 +8,7 @@
 //! [`Parsed::Incomplete`] says. Start at [`parse_from_client`] and [`Message`].
 
 use crate::error::ErrorCode;
+use crate::headers::Headers;
 use crate::limits::NATIVE_FRAME_BYTES_MAX;
 use crate::topic;
 use std::fmt;
@@ -56,6 +57,8 @@ pub mod flag {
     pub const END: u8 = 4;
     /// All that version 1 knows.
     pub const ALL: u8 = REPLY | HEADERS | END;
+    /// Beside [`HEADERS`]: they stand as the block that a NATS client sent. Inside the broker and between nodes alone.
+    pub const BLOCK: u8 = 8;
 }
 
 /// What stands at the start of some input.
@@ -213,13 +216,18 @@ pub fn attributes_headers(flags: u8, attributes: &[u8]) -> Headers<'_> {
     if flags & flag::HEADERS == 0 {
         return Headers::default();
     }
-    Headers(reader.text16("headers").unwrap_or_default())
+    let headers = reader.text16("headers").unwrap_or_default();
+    match flags & flag::BLOCK {
+        0 => Headers::of_pairs(headers),
+        _ => Headers::of_block(headers),
+    }
 }
 
-/// Whether these flags and attributes are those of a message that the broker takes: whole, without anything too much,
-/// the reply topic one that may be published to, and no byte in a header that it must not hold.
+/// Whether these flags and attributes are those of an event inside the broker: whole, without anything too much, the
+/// reply topic one that may be published to, and no byte in a header that it must not hold. A block may hold any.
 pub fn attributes_are_valid(flags: u8, attributes: &[u8]) -> bool {
-    if flags & !flag::ALL != 0 {
+    let is_block = flags & flag::BLOCK != 0;
+    if flags & !(flag::ALL | flag::BLOCK) != 0 || (is_block && flags & flag::HEADERS == 0) {
         return false;
     }
     let mut reader = Reader::new(kind::MESSAGE, attributes);
@@ -229,49 +237,6 @@ pub fn attributes_are_valid(flags: u8, attributes: &[u8]) -> bool {
     let reply = attributes_reply(flags, attributes);
     reply.is_none_or(|reply| topic::check_name(reply).is_ok())
         && attributes_headers(flags, attributes).are_valid()
-}
-
-/// The headers of a message: names and values, in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Headers<'a>(&'a [u8]);
-
-impl<'a> Headers<'a> {
-    /// The value of the first header of this name, upper and lower case being the same.
-    pub fn find(self, name: &[u8]) -> Option<&'a [u8]> {
-        let mut headers = self;
-        headers.find_map(|(other, value)| other.eq_ignore_ascii_case(name).then_some(value))
-    }
-
-    /// Whether names and values hold only bytes that they may hold.
-    pub fn are_valid(mut self) -> bool {
-        self.all(|(name, value)| is_header_name(name) && is_header_value(value))
-    }
-}
-
-impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut reader = Reader::new(kind::MESSAGE, self.0);
-        let name = reader.text8("header name").ok()?;
-        let value = reader.text16("header value").ok()?;
-        self.0 = reader.bytes;
-        Some((name, value))
-    }
-}
-
-/// Whether bytes can be a header's name.
-pub fn is_header_name(name: &[u8]) -> bool {
-    let mut bytes = name.iter();
-    !name.is_empty()
-        && name.len() <= usize::from(u8::MAX)
-        && bytes.all(|&byte| (b'!'..=b'~').contains(&byte) && byte != b':')
-}
-
-/// Whether bytes can be a header's value.
-pub fn is_header_value(value: &[u8]) -> bool {
-    let mut bytes = value.iter();
-    value.len() <= usize::from(u16::MAX) && bytes.all(|byte| !matches!(byte, b'\r' | b'\n' | 0))
 }
 
 /// What happens to a client that reads too slowly, as HELLO asks for it.
@@ -662,7 +627,11 @@ impl<'a> Reader<'a> {
             self.text16("reply")?;
         }
         if flags & flag::HEADERS != 0 {
-            let mut headers = Reader::new(self.kind, self.text16("headers")?);
+            let headers = self.text16("headers")?;
+            if flags & flag::BLOCK != 0 {
+                return Ok(());
+            }
+            let mut headers = Reader::new(self.kind, headers);
             // Ends because each round takes three bytes at least.
             while !headers.bytes.is_empty() {
                 headers.text8("header name")?;

@@ -1,6 +1,7 @@
 //! The native protocol field by field: too short, too long, at its borders and past its caps.
 
 use super::*;
+use crate::headers;
 use crate::topic::check_name;
 
 /// What stands behind the last field of a kind.
@@ -465,13 +466,13 @@ fn header_names_and_values_hold_only_their_bytes() {
     for byte in 0..=u8::MAX {
         let in_name = (0x21..=0x7e).contains(&byte) && byte != 0x3a;
         assert_eq!(
-            is_header_name(&[b'n', byte]),
+            headers::is_name(&[b'n', byte]),
             in_name,
             "{byte:#x} in a name"
         );
         let in_value = ![0x00, 0x0a, 0x0d].contains(&byte);
         assert_eq!(
-            is_header_value(&[b'v', byte]),
+            headers::is_value(&[b'v', byte]),
             in_value,
             "{byte:#x} in a value"
         );
@@ -481,11 +482,11 @@ fn header_names_and_values_hold_only_their_bytes() {
         let headers = attributes_headers(flag::HEADERS, &attributes);
         assert_eq!(headers.are_valid(), in_name && in_value, "{byte:#x}");
     }
-    assert!(!is_header_name(b""));
+    assert!(!headers::is_name(b""));
     assert!(!attributes_headers(flag::HEADERS, b"\x03\0\0\0\0").are_valid());
-    assert!(is_header_name(&[b'n'; 255]) && !is_header_name(&[b'n'; 256]));
-    assert!(is_header_value(b"") && is_header_value(&vec![b'v'; 65_535]));
-    assert!(!is_header_value(&vec![b'v'; 65_536]));
+    assert!(headers::is_name(&[b'n'; 255]) && !headers::is_name(&[b'n'; 256]));
+    assert!(headers::is_value(b"") && headers::is_value(&vec![b'v'; 65_535]));
+    assert!(!headers::is_value(&vec![b'v'; 65_536]));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! must not know connections or subscriptions. Everything is bounded by [`Caps`], before it has come.
 //! Start at [`parse`].
 
-use crate::native::{Headers, is_header_name, is_header_value};
 use memchr::memchr;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,20 +13,11 @@ use std::fmt;
 /// Ends every line and every body.
 pub const END: &[u8] = b"\r\n";
 
-/// What a block of headers begins with; behind it may stand a status.
-const HEADERS_VERSION: &[u8] = b"NATS/1.0";
-
 /// Most digits of a body's length, as in nats-server.
 const LENGTH_DIGITS_MAX: usize = 9;
 
 /// Most bytes of an operation's name and what ends its line, which the cap on its arguments leaves out.
 const OPERATION_BYTES_MAX: usize = 16;
-
-/// The name under which a status of a NATS block of headers travels in other protocols.
-pub const STATUS_HEADER: &[u8] = b"NATS-Status";
-
-/// The status of an empty message that says that nobody will answer.
-pub const NO_RESPONDERS: &[u8] = b"503";
 
 /// How much a client may send at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -453,89 +443,6 @@ pub fn write_error(out: &mut Vec<u8>, text: &str) {
 pub fn write_length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
     out.extend_from_slice(END);
-}
-
-/// Turns a block of headers into those of the native protocol, appended to `out`. A status becomes a
-/// header of the name [`STATUS_HEADER`]. False if it is no block, or holds more than native headers may; then
-/// `out` is as it was.
-pub fn read_headers(block: &[u8], out: &mut Vec<u8>) -> bool {
-    let before = out.len();
-    let is_read =
-        append_headers(block, out).is_some() && out.len() - before <= usize::from(u16::MAX);
-    if !is_read {
-        out.truncate(before);
-    }
-    is_read
-}
-
-fn append_headers(block: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = block.strip_prefix(HEADERS_VERSION)?;
-    let (status, lines) = split_line(rest)?;
-    if !status.is_empty() {
-        append_header(STATUS_HEADER, status.strip_prefix(b" ")?, out)?;
-    }
-    rest = lines;
-    // Ends because each round takes a line.
-    loop {
-        let (line, lines) = split_line(rest)?;
-        if line.is_empty() {
-            return lines.is_empty().then_some(());
-        }
-        let colon = memchr(b':', line)?;
-        let value = &line[colon + 1..];
-        append_header(
-            &line[..colon],
-            value.strip_prefix(b" ").unwrap_or(value),
-            out,
-        )?;
-        rest = lines;
-    }
-}
-
-fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr::memmem::find(bytes, END)?;
-    Some((&bytes[..end], &bytes[end + END.len()..]))
-}
-
-fn append_header(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    if !is_header_name(name) || !is_header_value(value) {
-        return None;
-    }
-    out.push(name.len() as u8);
-    out.extend_from_slice(name);
-    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
-    out.extend_from_slice(value);
-    Some(())
-}
-
-/// Writes native headers as a block; if one is a status, that stands where statuses do.
-pub fn write_headers(headers: Headers<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(HEADERS_VERSION);
-    if let Some(status) = headers.find(STATUS_HEADER) {
-        out.push(b' ');
-        out.extend_from_slice(status);
-    }
-    out.extend_from_slice(END);
-    for (name, value) in headers {
-        if !name.eq_ignore_ascii_case(STATUS_HEADER) {
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(END);
-        }
-    }
-    out.extend_from_slice(END);
-}
-
-/// What [`write_headers`] writes, in bytes.
-pub fn headers_length(headers: Headers<'_>) -> usize {
-    let status = headers
-        .find(STATUS_HEADER)
-        .map_or(0, |status| 1 + status.len());
-    let lines = headers
-        .filter(|(name, _)| !name.eq_ignore_ascii_case(STATUS_HEADER))
-        .map(|(name, value)| name.len() + value.len() + 2 * END.len());
-    HEADERS_VERSION.len() + status + 2 * END.len() + lines.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The grammar, case by case, then random streams whole, in pieces and byte by byte.
 
 use super::*;
-use crate::native::{attributes_headers, flag};
 use proptest::prelude::*;
 
 const CAPS: Caps = Caps {
@@ -209,62 +208,6 @@ fn info_is_one_line_of_json() {
 }
 
 #[test]
-fn headers_go_to_the_native_form_and_back() {
-    let alike = [
-        "NATS/1.0\r\n\r\n",
-        "NATS/1.0\r\nA: b\r\n\r\n",
-        "NATS/1.0\r\nA: b\r\na: c:d\r\nA:  two blanks \r\nEmpty: \r\n\r\n",
-        "NATS/1.0 503\r\n\r\n",
-        "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1\r\n\r\n",
-    ];
-    for block in alike {
-        assert_eq!(
-            there_and_back(block.as_bytes()).as_deref(),
-            Some(block.as_bytes())
-        );
-    }
-    let without_blank = there_and_back(b"NATS/1.0\r\nA:b\r\n\r\n").unwrap();
-    assert_eq!(without_blank, b"NATS/1.0\r\nA: b\r\n\r\n");
-    let long = format!("NATS/1.0\r\nA: {}\r\n\r\n", "x".repeat(70_000));
-    let wrong: &[&[u8]] = &[
-        b"",
-        b"NATS/1.0",
-        b"NATS/1.0\r\n",
-        b"NATS/2.0\r\n\r\n",
-        b"NATS/1.0\r\nA\r\n\r\n",
-        b"NATS/1.0\r\n: b\r\n\r\n",
-        b"NATS/1.0\r\nA b: c\r\n\r\n",
-        b"NATS/1.0\r\nA: \0\r\n\r\n",
-        b"NATS/1.0\r\nA: b\r\n\r\nmore",
-        long.as_bytes(),
-    ];
-    for block in wrong {
-        assert_eq!(
-            there_and_back(block),
-            None,
-            "{}",
-            block[..block.len().min(50)].escape_ascii()
-        );
-    }
-}
-
-/// A block in the native form, and that as a block again.
-fn there_and_back(block: &[u8]) -> Option<Vec<u8>> {
-    let mut attributes = vec![0, 0];
-    if !read_headers(block, &mut attributes) {
-        assert_eq!(attributes, [0, 0], "what was read in part is taken back");
-        return None;
-    }
-    let length = (attributes.len() - 2) as u16;
-    attributes[..2].copy_from_slice(&length.to_le_bytes());
-    let headers = attributes_headers(flag::HEADERS, &attributes);
-    let mut out = Vec::new();
-    write_headers(headers, &mut out);
-    assert_eq!(out.len(), headers_length(headers));
-    Some(out)
-}
-
-#[test]
 fn subjects_are_judged_as_nats_server_does() {
     for (subject, can_publish, can_subscribe) in [
         ("a", true, true),
@@ -342,9 +285,6 @@ proptest! {
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(Some((_, length))) = parse_one(&bytes) {
             prop_assert!(length > 0 && length <= bytes.len());
-        }
-        if let Some(back) = there_and_back(&bytes) {
-            prop_assert_eq!(there_and_back(&back), Some(back));
         }
     }
 }

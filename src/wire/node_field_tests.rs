@@ -231,6 +231,14 @@ fn attributes_are_those_of_a_native_message() {
     check(2, b"\x05\x00\x01a\x01\x00\n", false);
     check(3, b"\x01\x00r\x05\x00\x01a\x01\x001", true);
     check(2, b"\x01\x00r\x05\x00\x01a\x01\x001", false);
+    // A block of NATS may be anything, but must be whole and alone.
+    check(10, b"\x03\x00\x00\r?", true);
+    check(11, b"\x01\x00r\x01\x00?", true);
+    check(14, b"\x00\x00", true);
+    check(10, b"\x03\x00??", false);
+    check(10, b"\x03\x00????", false);
+    check(9, b"\x01\x00r", false);
+    check(16, b"", false);
 }
 
 fn change(kind: FilterKind, name: &[u8]) -> Change<'_> {

@@ -1,7 +1,7 @@
 //! Topics that say which nodes an event is for, and what becomes of it there.
 //!
 //! All begin with `$`, so every protocol that can publish can use them: `$all`, `$info`, `$to:oslo:news`, `$near:jobs`,
-//! `$trace:news`. Owns what they mean and which are refused; must not know nodes or who they are. Subscribers see the
+//! `$trace:news`. Any other name with `$` is a topic like others. Owns what they mean and which are refused; must not know nodes or who they are. Subscribers see the
 //! topic that stands behind the last colon of these. Start at [`Scope::parse`].
 
 use crate::error::ErrorCode;
@@ -24,6 +24,9 @@ pub const TAG: &[u8] = b"tag=";
 
 /// What a group of nodes is preceded by, where one of them is meant.
 pub const GROUP: &[u8] = b"group=";
+
+/// What begins the names that the broker keeps for the features of NATS that they belong to.
+const KEPT: [&[u8]; 4] = [b"$JS.", b"$KV.", b"$O.", b"$SYS.REQ."];
 
 /// Who gets an event, on the nodes that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub struct Scope<'a> {
 /// Why a topic that begins with `$` cannot be published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScopeError {
-    /// It is none of the broker's own that clients may use.
+    /// It is one of the broker's own, or one that says more stands behind another.
     Reserved,
     /// Nothing stands behind the targets: a colon is missing.
     NoTopic,
@@ -78,7 +81,7 @@ impl fmt::Display for ScopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ScopeError::Reserved => f.write_str(
-                "names that start with '$' belong to the broker, publish under another one",
+                "names that begin with $JS., $KV., $O. or $SYS.REQ. are the broker's own; $trace: stands first, then $near: or $to:",
             ),
             ScopeError::NoTopic => {
                 f.write_str("the topic is missing: write $to:oslo:news for topic news on node oslo")
@@ -123,11 +126,16 @@ impl<'a> Scope<'a> {
         scope.audience = match scope.name {
             ALL => Audience::All,
             INFO => Audience::Node,
-            name if topic::is_reserved(name) => return Err(ScopeError::Reserved),
+            name if is_kept(name) => return Err(ScopeError::Reserved),
             _ => Audience::Subscribers,
         };
         Ok(scope)
     }
+}
+
+fn is_kept(name: &[u8]) -> bool {
+    let prefixes = KEPT.iter().chain(&[TRACE, NEAR, TO]);
+    prefixes.copied().any(|prefix| name.starts_with(prefix))
 }
 
 /// The nodes that an event is for: each that any of them means. Checked.
@@ -214,7 +222,21 @@ mod tests {
 
     #[test]
     fn usual_topics_say_nothing_else() {
-        for topic in ["", "news", "a.b.c", "to:oslo:news", "a$b", ".$to:x:y"] {
+        for topic in [
+            "",
+            "news",
+            "a.b.c",
+            "to:oslo:news",
+            "a$b",
+            ".$to:x:y",
+            "$",
+            "$alles",
+            "$to",
+            "$kv.a",
+            "$JS",
+            "$SYS/broker/uptime",
+            "$SRV.PING",
+        ] {
             let scope = parsed(topic);
             assert_eq!(scope.name, topic.as_bytes());
             assert!(!scope.is_traced && !scope.is_near && scope.to.is_none());
@@ -247,6 +269,8 @@ mod tests {
         assert_eq!(scope.name, b"news");
         assert!(parsed("$near:jobs").is_near);
         assert!(parsed("$trace:$near:jobs").is_near);
+        assert_eq!(parsed("$near:$SRV.PING").name, b"$SRV.PING");
+        assert_eq!(parsed("$to:oslo:$SRV.PING").name, b"$SRV.PING");
         assert_eq!(parsed("$all").audience, Audience::All);
         assert_eq!(parsed("$to:oslo:$all").audience, Audience::All);
         assert_eq!(parsed("$info").audience, Audience::Node);
@@ -257,10 +281,11 @@ mod tests {
     fn what_is_wrong_is_said() {
         let long = format!("$to:{}:x", "n".repeat(65));
         for (topic, error) in [
-            ("$", ScopeError::Reserved),
-            ("$kv.a.b", ScopeError::Reserved),
-            ("$alles", ScopeError::Reserved),
-            ("$to", ScopeError::Reserved),
+            ("$JS.API.INFO", ScopeError::Reserved),
+            ("$KV.a.b", ScopeError::Reserved),
+            ("$O.", ScopeError::Reserved),
+            ("$SYS.REQ.USER.INFO", ScopeError::Reserved),
+            ("$near:$JS.API.INFO", ScopeError::Reserved),
             ("$to:oslo", ScopeError::NoTopic),
             ("$to::news", ScopeError::Target(1)),
             ("$to:oslo,:news", ScopeError::Target(2)),

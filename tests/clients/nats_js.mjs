@@ -470,7 +470,26 @@ async function order() {
   }));
 }
 
+/** What the broker refuses and nats-server would not: the library reports it and goes on. */
+async function refusals() {
+  const nc = await within('connect', natsConnect({ servers: server, ...credentials }));
+  const reported = new Heard();
+  (async () => {
+    for await (const status of nc.status()) if (status.type === 'error') reported.push(status.error);
+  })();
+  const deep = Array.from({ length: 65 }, () => 't').join('.');
+  nc.publish(deep, 'x');
+  const error = await reported.next('a report');
+  assert(error instanceof errors.PermissionViolationError, String(error));
+  equal([error.operation, error.subject], ['publish', deep]);
+  const subscription = nc.subscribe('still.there', { max: 1 });
+  nc.publish('still.there', 'yes');
+  for await (const message of subscription) equal(message.string(), 'yes');
+  await within('close', nc.close());
+}
+
 await run([
   whatTheBrokerSaysOfItself, publishAndSubscribe, wildcards, queueGroups, requests, manyReplies, noResponders, headers,
   flush, autoUnsubscribe, noEcho, largePayloads, drain, reconnect, authentication, slowConsumer, order,
+  refusals,
 ]);

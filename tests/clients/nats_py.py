@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import time
 
 import nats
+import nats.micro
 from nats import errors
 
 from support import ALL_BYTES, MEBIBYTE, PAYLOADS, SECONDS_MAX, equal, password, port, restart_broker, run
@@ -456,6 +458,47 @@ async def check_order():
         for name in range(3):
             own = [m.data for m in got if m.subject.startswith(f"order.{name}.")]
             equal(own, numbers(700), f"order of publisher {name}")
+
+
+async def check_service():
+    """NATS Services: they answer on subjects that begin with $SRV."""
+    async with connect() as one, connect() as other, connect() as client:
+
+        async def double(request):
+            await request.respond(request.data * 2, headers={"Who": "double"})
+
+        for nc in (one, other):
+            service = await nats.micro.add_service(nc, name="doubling", version="1.0.0", description="twice")
+            await service.add_endpoint(name="double", handler=double)
+            await settle(nc)
+        answer = await client.request("double", b"abc", timeout=SECONDS_MAX)
+        equal((answer.data, answer.headers), (b"abcabc", {"Who": "double"}))
+        inbox = await subscribed(client, client.new_inbox())
+        for subject in ("$SRV.PING", "$SRV.INFO.doubling", "$SRV.STATS.doubling"):
+            await client.publish(subject, reply=inbox.subject)
+            found = [json.loads((await next_message(inbox)).data) for _ in range(2)]
+            equal([answer["name"] for answer in found], ["doubling"] * 2, subject)
+            equal(len({answer["id"] for answer in found}), 2, "one answer from each")
+        await expect_no_responders(client, "$SRV.PING.nobody")
+
+
+async def check_refusals():
+    """What the broker refuses and nats-server would not: the library reports it and goes on."""
+    reported = []
+
+    async def note(error):
+        reported.append(str(error))
+
+    async with connect(error_cb=note) as nc:
+        deep = ".".join(["t"] * 65)
+        for publishing in (nc.publish(deep, b"x"), nc.publish("x" * 1025, b"x"), nc.publish("$KV.a", b"x")):
+            await publishing
+        subscription = await subscribed(nc, "still.there")
+        await nc.publish("still.there", b"yes")
+        equal((await next_message(subscription)).data, b"yes")
+        equal(len(reported), 3)
+        for text in reported:
+            assert text.startswith("nats: permissions violation for publish to "), text
 
 
 run(dict(globals()))

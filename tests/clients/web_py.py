@@ -97,7 +97,7 @@ async def check_json():
         await two.send(json.dumps({"op": "publish", "id": 2, **message}))
         equal(json.loads(await two.recv()), {"op": "ok", "id": 2, "count": 1})
         equal(json.loads(await one.recv()), {"op": "message", **message})
-        await two.send(json.dumps({"op": "publish", "topic": "$x", "id": 3}))
+        await two.send(json.dumps({"op": "publish", "topic": "$KV.x", "id": 3}))
         equal(json.loads(await two.recv())["code"], "topic_reserved")
 
 
@@ -139,7 +139,7 @@ async def check_publish_by_post():
         equal(answer.json(), {"count": 1})
         got = json.loads(await subscriber.recv())
         equal(base64.b64decode(got["data_b64"]) == MEBIBYTE, True, "a chunked body")
-        answer = await http.post("/v1/topics/%24sys", content=b"")
+        answer = await http.post("/v1/topics/%24KV.x", content=b"")
         equal((answer.status_code, answer.json()["error"]["code"]), (403, "topic_reserved"))
 
 

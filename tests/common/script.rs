@@ -62,6 +62,21 @@ pub fn node(script: &str) -> Command {
     command
 }
 
+/// A C program of `tests/clients`, compiled with these arguments for the linker.
+pub fn c(source: &str, link: &[&str]) -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(source.trim_end_matches(".c"));
+    let output = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(clients().join(source))
+        .args(link)
+        .output()
+        .unwrap_or_else(|error| panic!("cc: {error}: run tools/setup"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cc {source}: {said}");
+    program
+}
+
 /// Runs the script of a Redis client to its end and panics with all it said when it fails.
 pub fn run(command: Command, broker: &mut Broker, args: &[&str]) {
     let port = broker.port();

@@ -59,6 +59,8 @@ const HEADERS: &[&str] = &[
     "NATS/1.0\r\nA: b: c \r\nX-Y_z: é\r\n\r\n",
     "NATS/1.0 100 FlowControl Request\r\n\r\n",
     "NATS/1.0 408\r\nNats-Pending: 1\r\n\r\n",
+    "NATS/1.0\r\nA:b\r\nMy Name:  c \r\nno colon\r\n\r\n",
+    "no headers",
 ];
 /// The server closes after each of these.
 const CLOSING: &[&str] = &[

@@ -67,7 +67,7 @@ fn a_password_is_asked_for_everywhere_but_at_health() {
     let answer = ask(port, "GET /health", &[], b"");
     assert_eq!(answer.body, br#"{"status":"ok"}"#);
     // Who may not ask learns nothing about what there is.
-    assert_eq!(ask(port, "POST /v1/topics/$sys", &[], b"x").status, 401);
+    assert_eq!(ask(port, "POST /v1/topics/$JS.x", &[], b"x").status, 401);
 }
 
 #[test]

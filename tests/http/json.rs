@@ -750,7 +750,7 @@ fn answers_come_in_the_order_of_the_requests() {
                     (frame, format!("ok {id} 0"))
                 }
                 3 => {
-                    let frame = json!({"op": "publish", "topic": "$x", "id": id});
+                    let frame = json!({"op": "publish", "topic": "$JS.x", "id": id});
                     (frame, format!("error {id} topic_reserved"))
                 }
                 _ => {

@@ -378,15 +378,15 @@ pub const INVALID: &[Case] = &[
 /// What NATIVE.md refuses.
 pub const REFUSED: &[Case] = &[
     (
-        r#"{"op":"publish","topic":"$sys","data":"","id":3}"#,
+        r#"{"op":"publish","topic":"$JS.x","data":"","id":3}"#,
         &["error 3 topic_reserved"],
     ),
     (
-        r#"{"op":"publish","topic":"$","data":""}"#,
+        r#"{"op":"publish","topic":"$O.","data":""}"#,
         &["error - topic_reserved"],
     ),
     (
-        r#"{"op":"publish","topic":"$sys.a","when":"unheard","id":4}"#,
+        r#"{"op":"publish","topic":"$KV.a","when":"unheard","id":4}"#,
         &["error 4 topic_reserved"],
     ),
     (

@@ -730,7 +730,7 @@ const REFUSED_WITH_BODY: &[(&str, &[&str], u16)] = &[
     ("DELETE /v1/topics/smuggled", &[], 405),
     ("POST /health", &[], 405),
     ("GET /health", &[], 400),
-    ("POST /v1/topics/$sys", &[], 403),
+    ("POST /v1/topics/$JS.x", &[], 403),
     ("POST /v1/topics/a%", &[], 400),
     (
         "POST /v1/topics/smuggled",

@@ -152,8 +152,13 @@ const ERRORS: &[(&str, &[&str], u16, &str)] = &[
     ("DELETE /v1/topics/a", &[], 405, "method"),
     ("PATCH /varz", &[], 405, "method"),
     ("TRACE /health", &[], 405, "method"),
-    ("POST /v1/topics/$sys", &[], 403, "topic_reserved"),
-    ("POST /v1/topics/%24sys.info", &[], 403, "topic_reserved"),
+    ("POST /v1/topics/$JS.x", &[], 403, "topic_reserved"),
+    (
+        "POST /v1/topics/%24SYS.REQ.info",
+        &[],
+        403,
+        "topic_reserved",
+    ),
     (
         "POST /v1/topics/a",
         &["Sapwood-Header: no colon"],
@@ -517,7 +522,7 @@ fn a_client_that_waits_for_100_is_told_to_continue() {
     // What will be refused is refused before its body comes.
     for (line, length, status) in [
         ("POST /nothing", 3, 404),
-        ("POST /v1/topics/$sys", 3, 403),
+        ("POST /v1/topics/$JS.x", 3, 403),
         ("POST /v1/topics/a", PAYLOAD_BYTES_MAX + 1, 413),
     ] {
         let mut http = Http::dial(port);

@@ -11,9 +11,9 @@ use super::outgoing::Ask;
 use super::{ConnectionEvent, End, Machine, Outcome, Reader, Standing, SubscriptionId};
 use crate::error::{Disconnect, ProtocolError, Refusal, RequestError};
 use bytes::{Bytes, BytesMut};
+use sapwood_wire::headers::{NO_RESPONDERS, STATUS};
 use sapwood_wire::limits::{NATIVE_FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use sapwood_wire::native::{self, BrokerFrame, Message, Parsed, Welcome};
-use sapwood_wire::nats::{NO_RESPONDERS, STATUS_HEADER};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -182,7 +182,7 @@ impl Machine {
     ) {
         // No responders: another node found that nobody listens.
         let is_refusal = message.is_end() && message.payload.is_empty();
-        if is_refusal && message.headers().find(STATUS_HEADER) == Some(NO_RESPONDERS) {
+        if is_refusal && message.headers().find(STATUS) == Some(NO_RESPONDERS) {
             return self.end_call(call, End::Failed(RequestError::NoResponders));
         }
         let bytes_max = self.config.queues_bytes_max;

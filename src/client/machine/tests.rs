@@ -711,7 +711,7 @@ fn what_the_broker_would_refuse_is_refused_here() {
     let mut refused = |outgoing: crate::Outgoing<'_>| rig.machine.publish(&outgoing.parts());
     use crate::Outgoing;
     assert_eq!(
-        refused(Outgoing::new("$kv.t", "")),
+        refused(Outgoing::new("$KV.t", "")),
         Err(PublishError::Invalid(MessageError::Scope(
             ScopeError::Reserved
         )))

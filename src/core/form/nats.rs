@@ -30,11 +30,11 @@ pub(super) fn encode_before_payload(head: &[u8], sid: &Sid, event: &Event<'_>, o
     if !has_headers {
         return nats::write_length(out, event.payload.len());
     }
-    let length = nats::headers_length(headers);
+    let length = headers.block_length();
     out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
     out.push(b' ');
     nats::write_length(out, length + event.payload.len());
-    nats::write_headers(headers, out);
+    headers.write_block(out);
 }
 
 impl Run<'_> {

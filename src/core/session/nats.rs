@@ -10,12 +10,13 @@ use crate::command::{
 use crate::context::{Context, SessionStep, Then};
 use crate::delivery::PublishedRun;
 use crate::limits::{
-    GUEST_OUTBOX_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX, NATS_SID_BYTES_MAX,
+    GUEST_OUTBOX_BYTES_MAX, NATS_HEADERS_BYTES_MAX, NATS_PINGS_OUT_MAX, NATS_QUEUE_BYTES_MAX,
+    NATS_SID_BYTES_MAX,
 };
 use crate::outbox::Outboxes;
 use crate::settings::{Identity, Settings, is_equal};
 use sapwood_wire::limits::TOPIC_BYTES_MAX;
-use sapwood_wire::native::flag;
+use sapwood_wire::native::{self, flag};
 use sapwood_wire::nats::{self, Caps, Connect, Info, Operation, Parsed, Publish};
 use sapwood_wire::run::Head;
 use sapwood_wire::topic;
@@ -265,10 +266,8 @@ impl NatsSession {
             return step;
         }
         let mut attributes = std::mem::take(&mut cx.scratch().attributes);
-        let step = match write_attributes(publish, &mut attributes) {
-            Some(flags) => self.publish_event(publish, flags, &attributes, cx),
-            None => self.refuse(cx, "Message Headers Not Valid"),
-        };
+        let flags = write_attributes(publish, &mut attributes);
+        let step = self.publish_event(publish, flags, &attributes, cx);
         attributes.clear();
         cx.scratch().attributes = attributes;
         step
@@ -276,12 +275,26 @@ impl NatsSession {
 
     /// Refuses a message that must not be published; `None` if it may be published.
     fn check(&self, publish: &Publish<'_>, cx: &mut Context<'_>) -> Option<NatsStep> {
-        let Publish { subject, reply, .. } = *publish;
-        let is_name = |name: &[u8]| nats::can_carry(name) && topic::check_name(name).is_ok();
-        if !is_name(subject) || reply.is_some_and(|reply| !is_name(reply)) {
-            return Some(self.refuse(cx, "Invalid Publish Subject"));
+        let Publish {
+            subject,
+            reply,
+            headers,
+            ..
+        } = *publish;
+        let wrong = check_subject(subject).or_else(|| {
+            let wrong = check_subject(reply?)?;
+            Some(format!("its reply subject: {wrong}"))
+        });
+        if let Some(wrong) = wrong {
+            return Some(self.forbid(cx, subject, &wrong));
         }
-        if cx.check_topic(Space::Topic, subject).is_err() {
+        if headers.len() > NATS_HEADERS_BYTES_MAX {
+            let length = headers.len();
+            let wrong =
+                format!("its headers have {length} bytes, at most {NATS_HEADERS_BYTES_MAX} may");
+            return Some(self.forbid(cx, subject, &wrong));
+        }
+        if let Err(refusal) = cx.check_topic(Space::Topic, subject) {
             // Libraries ask about optional features of the server there; no responders means that it has none.
             if let Some(reply) = reply
                 && self.no_responders
@@ -289,9 +302,7 @@ impl NatsSession {
                 self.say_unheard(reply, cx);
                 return Some(self.done(cx));
             }
-            let subject = String::from_utf8_lossy(subject);
-            let text = format!("Permissions Violation for Publish to \"{subject}\"");
-            return Some(self.refuse(cx, &text));
+            return Some(self.forbid(cx, subject, &refusal.to_string()));
         }
         if self.pedantic && !nats::is_literal_subject(subject) {
             // It is published nevertheless.
@@ -357,37 +368,56 @@ impl NatsSession {
             // As in nats-server, the first subscription of this name stays.
             return self.done(cx);
         }
-        if !nats::is_subject(subject) {
+        let is_subject = !nats::can_carry(subject) || nats::is_subject(subject);
+        if !is_subject {
             return self.refuse(cx, "Invalid Subject");
         }
-        if sid.len() > NATS_SID_BYTES_MAX {
-            return self.refuse(cx, "Invalid Subscription Name");
-        }
         let group = queue.unwrap_or_default();
-        if group.len() > NATS_QUEUE_BYTES_MAX {
-            return self.refuse(cx, "Invalid Queue Name");
+        let wrong = check_subject(subject)
+            .or_else(|| too_long("sid", sid, NATS_SID_BYTES_MAX))
+            .or_else(|| too_long("queue name", group, NATS_QUEUE_BYTES_MAX));
+        if let Some(wrong) = wrong {
+            return self.forbid_subscription(cx, subject, queue, &wrong);
         }
-        let kind = FilterKind::of_tokens(subject);
         let filter = Filter {
-            kind,
+            kind: FilterKind::of_tokens(subject),
             name: subject,
             group,
         };
-        if let Err(refusal) = cx.subscribe_named(sid, filter, self.headers) {
-            return match refusal {
-                Refusal::TooManySubscriptions(_) => {
-                    self.refuse(cx, "maximum subscriptions exceeded")
-                }
-                Refusal::Name(_) => self.refuse(cx, "Invalid Subject"),
-                refusal => self.refuse(cx, &refusal.to_string()),
-            };
+        match cx.subscribe_named(sid, filter, self.headers) {
+            Ok(_) => self.done(cx),
+            Err(Refusal::TooManySubscriptions(_)) => {
+                self.refuse(cx, "maximum subscriptions exceeded")
+            }
+            Err(refusal) => self.forbid_subscription(cx, subject, queue, &refusal.to_string()),
         }
-        self.done(cx)
     }
 
     fn unsubscribe(&mut self, sid: &[u8], after: u64, cx: &mut Context<'_>) -> NatsStep {
         cx.unsubscribe_named(sid, after);
         self.done(cx)
+    }
+
+    /// Refuses a message that nats-server would take. Client libraries end the connection at any other error.
+    fn forbid(&self, cx: &mut Context<'_>, subject: &[u8], why: &str) -> NatsStep {
+        let subject = shown(subject);
+        let text = format!("Permissions Violation for Publish to \"{subject}\": {why}");
+        self.refuse(cx, &text)
+    }
+
+    /// The same for a subscription.
+    fn forbid_subscription(
+        &self,
+        cx: &mut Context<'_>,
+        subject: &[u8],
+        queue: Option<&[u8]>,
+        why: &str,
+    ) -> NatsStep {
+        let subject = shown(subject);
+        let queue = queue.map(|queue| format!(" using queue \"{}\"", shown(queue)));
+        let queue = queue.unwrap_or_default();
+        let text = format!("Permissions Violation for Subscription to \"{subject}\"{queue}: {why}");
+        self.refuse(cx, &text)
     }
 
     /// Refuses an operation with an error; the connection stays open.
@@ -470,28 +500,44 @@ fn is_let_in(connect: &Connect, settings: &Settings) -> bool {
     }
 }
 
-/// Writes reply subject and headers as native attributes. Gives the flags, or `None` if the headers are malformed.
-fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> Option<u8> {
+/// Why a subject cannot be a topic; `None` if it can.
+fn check_subject(subject: &[u8]) -> Option<String> {
+    if !nats::can_carry(subject) {
+        return Some("a subject holds no NUL and no CR".into());
+    }
+    topic::check_name(subject)
+        .err()
+        .map(|error| error.to_string())
+}
+
+fn too_long(what: &str, name: &[u8], bytes_max: usize) -> Option<String> {
+    let length = name.len();
+    (length > bytes_max).then(|| format!("its {what} has {length} bytes, at most {bytes_max} may"))
+}
+
+/// A name as it may stand in an error: of bounded length, without what would end the line.
+fn shown(name: &[u8]) -> String {
+    let name = &name[..name.len().min(TOPIC_BYTES_MAX)];
+    let text = String::from_utf8_lossy(name);
+    text.replace(|character: char| character.is_control(), "?")
+}
+
+/// Writes reply subject and headers as native attributes, and gives the flags. The headers stay the block that they
+/// are.
+fn write_attributes(publish: &Publish<'_>, out: &mut Vec<u8>) -> u8 {
     let mut flags = 0;
     if let Some(reply) = publish.reply {
         flags |= flag::REPLY;
-        out.extend_from_slice(&(reply.len() as u16).to_le_bytes());
-        out.extend_from_slice(reply);
+        native::write_text16(out, reply);
     }
     if !publish.headers.is_empty() {
-        flags |= flag::HEADERS;
-        let at = out.len();
-        out.extend_from_slice(&[0, 0]);
-        if !nats::read_headers(publish.headers, out) {
-            return None;
-        }
-        let length = (out.len() - at - 2) as u16;
-        out[at..at + 2].copy_from_slice(&length.to_le_bytes());
+        flags |= flag::HEADERS | flag::BLOCK;
+        native::write_text16(out, publish.headers);
     } else if publish.payload.is_empty() {
         // In NATS an empty body ends a series of replies; natively a flag does.
         flags |= flag::END;
     }
-    Some(flags)
+    flags
 }
 
 fn close_with(cx: &mut Context<'_>, text: &str) -> NatsStep {

@@ -10,8 +10,8 @@ use crate::routing::broker::{GroupRoute, Route};
 use crate::session::BROKER;
 use crate::tree::links::Link;
 use crate::tree::place::Place;
+use sapwood_wire::headers;
 use sapwood_wire::native::Parts;
-use sapwood_wire::nats;
 use sapwood_wire::scope;
 use serde_json::{Map, Value, json};
 
@@ -52,7 +52,7 @@ impl Shard {
         );
         let parts = Parts {
             headers: &[
-                (nats::STATUS_HEADER, nats::NO_RESPONDERS),
+                (headers::STATUS, headers::NO_RESPONDERS),
                 (b"Description", text.as_bytes()),
             ],
             is_end: true,

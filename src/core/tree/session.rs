@@ -20,7 +20,7 @@ use crate::routing::interest::Change;
 use bytes::Bytes;
 use core::net::SocketAddr;
 use sapwood_wire::limits::NODE_FRAME_BYTES_MAX;
-use sapwood_wire::node::events::Events;
+use sapwood_wire::node::events::{Events, Space};
 use sapwood_wire::node::hello::{self, Answer, Dial, Hello, Opening, Refusal, Welcome};
 use sapwood_wire::node::interest::{Beat, FilterKind, Interest, Lost, Needs};
 use sapwood_wire::node::seal::Sealer;

@@ -3,11 +3,9 @@
 //! Must not know what was said before. Invariant: what is written here is parsed again to the same
 //! by `super`. Start at [`Parts::write`] and [`write_frame`].
 
-use super::{
-    Hello, LENGTH_BYTES, MAGIC, Subscription, Welcome, When, flag, is_header_name, is_header_value,
-    kind,
-};
+use super::{Hello, LENGTH_BYTES, MAGIC, Subscription, Welcome, When, flag, kind};
 use crate::error::ErrorCode;
+use crate::headers;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use std::fmt;
 
@@ -90,7 +88,7 @@ impl Parts<'_> {
         }
         let mut headers_length = 0;
         for (name, value) in self.headers {
-            if !is_header_name(name) || !is_header_value(value) {
+            if !headers::is_name(name) || !headers::is_value(value) {
                 return Err(PartsError::Header);
             }
             headers_length += 1 + name.len() + 2 + value.len();

@@ -224,7 +224,8 @@ impl NodeSession {
             return Err(Fault::Other("an event with a number that no node comes to"));
         }
         // What clients may not publish, nodes may not say for them.
-        if scope::Scope::parse(head.topic).is_err() {
+        let is_topic = head.space == Space::Topic;
+        if is_topic && scope::Scope::parse(head.topic).is_err() {
             return Err(Fault::Other("an event with a name that nobody may publish"));
         }
         if !there.is_adopted {
