@@ -642,17 +642,24 @@ impl Context<'_> {
     /// have their turn, or the connection is held because its client does not take its replies (back-pressure).
     /// `guest_cap`: a smaller cap on waiting output in bytes, for clients that have yet to authenticate.
     pub(crate) fn must_pause(&mut self, guest_cap: Option<usize>) -> Option<Then> {
+        let now_ns = self.parts.now.monotonic_ns;
         let Parts {
             outboxes,
             delivery,
             conn,
             ..
-        } = &self.parts;
+        } = &mut self.parts;
         if self.changes >= CHANGES_AT_ONCE || delivery.look_ups.are_spent() {
             return Some(Then::Yield);
         }
         if delivery.put_off.waits(Source::Conn(*conn)) {
             // The end of the input marks it as blocked.
+            return Some(Then::Hold);
+        }
+        if let Some(subscriber) = outboxes.take_crowded()
+            && delivery.put_off.stall(*conn, subscriber, outboxes, now_ns)
+        {
+            self.parts.counters.stalled_for_subscribers += 1;
             return Some(Then::Hold);
         }
         if outboxes.should_flush(delivery.pending()) {

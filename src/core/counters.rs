@@ -70,6 +70,8 @@ counters! {
     barriers,
     /// Times that a publisher was not read because another shard was behind (back-pressure).
     stalled_publishers,
+    /// Times that a publisher was not read because a subscriber was behind (back-pressure).
+    stalled_for_subscribers,
     /// Times that a client was not read because it did not take its replies (back-pressure).
     stalled_readers,
     /// Unanswered calls of this shard's clients now, such as INFO and CLIENT LIST.

@@ -93,6 +93,16 @@ pub const PUT_OFF_BATCH_MS_MAX: u64 = 100;
 /// Longest time that such a client may take nothing meanwhile, in milliseconds.
 pub const PUT_OFF_IDLE_MS_MAX: u64 = 20;
 
+/// Longest time that a publisher waits for a subscriber whose output is above half its cap, in milliseconds: so long that
+/// one which reads 64 MiB a second gets down to a quarter, so short that others hardly notice.
+pub const STALL_MS_MAX: u64 = 100;
+
+/// Longest time that such a subscriber may take nothing meanwhile, in milliseconds.
+pub const STALL_IDLE_MS_MAX: u64 = 20;
+
+/// The same for one that publishes to itself, in milliseconds: libraries may write for long before they read again.
+pub const STALL_OWN_IDLE_MS_MAX: u64 = 1_000;
+
 /// Routes in the cache, each at the place that its topic hashes to: enough that publishers on some hundred topics in
 /// turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and filters of the greatest length, 40
 /// MiB a shard.

@@ -488,8 +488,23 @@ async function refusals() {
   await within('close', nc.close());
 }
 
+/** A client that publishes to itself far more than the broker keeps for it, before it reads anything. */
+async function manyToItself() {
+  const count = 128_000;
+  const payload = Buffer.alloc(1024, 'x');
+  await connected(async (nc) => {
+    let heard = 0;
+    let done;
+    const all = new Promise((resolve) => { done = resolve; });
+    nc.subscribe('itself', { callback: () => { if ((heard += 1) === count) done(); } });
+    for (let number = 0; number < count; number += 1) nc.publish('itself', payload);
+    await within('all of them', Promise.race([all, nc.closed()]));
+    equal(heard, count);
+  });
+}
+
 await run([
   whatTheBrokerSaysOfItself, publishAndSubscribe, wildcards, queueGroups, requests, manyReplies, noResponders, headers,
   flush, autoUnsubscribe, noEcho, largePayloads, drain, reconnect, authentication, slowConsumer, order,
-  refusals,
+  refusals, manyToItself,
 ]);

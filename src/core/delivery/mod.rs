@@ -30,6 +30,7 @@ mod plan;
 mod put_off;
 mod remote;
 mod scoped;
+mod stalls;
 
 use look_ups::LookUps;
 use named::Named;

@@ -9,6 +9,7 @@
 //! here goes to those who are still subscribed. Start at [`Delivery::put_off_rest`] and [`Delivery::go_on`].
 
 use super::named::NamedRun;
+use super::stalls::Stalls;
 use super::{Delivery, Frame};
 use crate::command::{ConnId, Event, FilterId, FilterKind, Form, Member, ShardId, Space};
 use crate::form;
@@ -155,15 +156,18 @@ pub(crate) struct PutOff {
     count: usize,
     /// Connections that have been given all that was put off.
     settled: Vec<ConnId>,
+    /// Publishers that wait although nothing of theirs is put off.
+    stalls: Stalls,
 }
 
 impl PutOff {
     pub(crate) fn is_empty(&self) -> bool {
-        self.rests.is_empty() && self.settled.is_empty()
+        self.rests.is_empty() && self.settled.is_empty() && self.stalls.is_empty()
     }
 
     /// The place of a connection is another client's now, which is owed nothing.
     pub(crate) fn forget(&mut self, conn: ConnId) {
+        self.stalls.forget(conn);
         for rest in &mut self.rests {
             let before = rest.owed.len();
             rest.owed.drain(..std::mem::take(&mut rest.next));
@@ -174,11 +178,13 @@ impl PutOff {
 
     /// Whether some can go on now.
     pub(crate) fn is_due(&self) -> bool {
-        !self.settled.is_empty() || self.rests.iter().any(|rest| !rest.is_waiting)
+        let mut rests = self.rests.iter();
+        !self.settled.is_empty() || rests.any(|rest| !rest.is_waiting) || self.stalls.is_due()
     }
 
     /// A client has taken output, or time has passed: those that wait are looked at again.
     pub(crate) fn look_again(&mut self) {
+        self.stalls.look_again();
         self.rests
             .iter_mut()
             .for_each(|rest| rest.is_waiting = false);
@@ -187,12 +193,25 @@ impl PutOff {
     /// When those that wait are to be looked at again, by the monotonic clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let waiting = self.rests.iter().filter(|rest| rest.is_waiting);
-        waiting.map(Rest::deadline_ns).min()
+        let deadlines = waiting.map(Rest::deadline_ns);
+        deadlines.chain(self.stalls.next_deadline()).min()
     }
 
-    /// Whether deliveries of an event that this source brought are put off.
+    /// Whether deliveries of an event that this source brought are put off, or it waits for a subscriber.
     pub(crate) fn waits(&self, source: Source) -> bool {
-        self.rests.iter().any(|rest| rest.source == Some(source))
+        let is_stalled = matches!(source, Source::Conn(conn) if self.stalls.waits(conn));
+        is_stalled || self.rests.iter().any(|rest| rest.source == Some(source))
+    }
+
+    /// A publisher waits for a subscriber that is behind; see [`stalls`](super::stalls). Gives whether it does.
+    pub(crate) fn stall(
+        &mut self,
+        publisher: ConnId,
+        subscriber: ConnId,
+        outboxes: &Outboxes,
+        now_ns: u64,
+    ) -> bool {
+        self.stalls.begin((publisher, subscriber), outboxes, now_ns)
     }
 
     /// Whether deliveries of an event that the present source brought are put off.
@@ -316,6 +335,7 @@ impl Delivery {
             }
         }
         self.named.end_sids(broker);
+        self.put_off.stalls.end(outboxes, now_ns, &mut done);
         done.append(&mut self.put_off.settled);
         done
     }

@@ -157,6 +157,8 @@ pub(crate) struct Outbox {
     is_ending: bool,
     /// Deliveries to it that are put off.
     owed: u32,
+    /// A publisher has waited for it in vain since it was last below a quarter of its cap.
+    is_given_up: bool,
 }
 
 impl Outbox {
@@ -276,6 +278,8 @@ pub(crate) struct Outboxes {
     hash_seed: u64,
     /// The caps hold for all connections.
     is_strict: bool,
+    /// The connection that came above half its cap last, if one did since this was last taken.
+    crowded: Option<ConnId>,
     outbox_bytes_max: usize,
     outboxes_bytes_max: usize,
     pub counters: OutboxCounters,
@@ -296,6 +300,7 @@ impl Outboxes {
             gauge,
             hash_seed,
             is_strict: false,
+            crowded: None,
             outbox_bytes_max: limits.outbox_bytes_max,
             outboxes_bytes_max: limits.outboxes_bytes_max,
             counters: OutboxCounters::default(),
@@ -436,6 +441,24 @@ impl Outboxes {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked && outbox.length >= self.outbox_bytes_max / 2;
         is_behind.then_some(outbox.taken.1)
+    }
+
+    /// The connection that came above half its cap since this was last asked, and is worth waiting for.
+    pub(crate) fn take_crowded(&mut self) -> Option<ConnId> {
+        self.crowded.take()
+    }
+
+    /// The bytes that a client has taken so far, if it came above half its cap, is still above a quarter, and is worth
+    /// waiting for.
+    pub(crate) fn taken_since_crowded(&self, conn: ConnId) -> Option<u64> {
+        let outbox = &self.boxes[conn.slot()];
+        let is_behind = outbox.blocked && outbox.length > self.outbox_bytes_max / 4;
+        (is_behind && !outbox.is_given_up && !outbox.dead).then_some(outbox.taken.1)
+    }
+
+    /// The connection is not waited for until it is below a quarter of its cap.
+    pub(crate) fn give_up(&mut self, conn: ConnId) {
+        self.boxes[conn.slot()].is_given_up = true;
     }
 
     /// From now on the connection gets no events.
@@ -644,6 +667,9 @@ impl Outboxes {
             return Admission::Append;
         }
         let waiting = outbox.len();
+        if outbox.blocked && !outbox.is_given_up && waiting >= self.outbox_bytes_max / 2 {
+            self.crowded = Some(conn);
+        }
         let reason = if waiting > 0 && waiting + length > self.outbox_bytes_max {
             self.counters.closed_outbox_full += 1;
             CloseReason::OutboxFull
@@ -890,6 +916,9 @@ impl Outboxes {
         outbox.taken.1 += count as u64;
         outbox.length -= count;
         outbox.head += count;
+        if outbox.length <= self.outbox_bytes_max / 4 {
+            outbox.is_given_up = false;
+        }
         if let Some(lossy) = &mut outbox.lossy {
             lossy.sent(count);
         }

@@ -141,6 +141,7 @@ impl Shard {
     /// by what it names and by the caps.
     pub fn handle(&mut self, input: Input<'_>, now: Now, outputs: &mut Outputs) -> Handled {
         self.delivery.begin_input();
+        self.outboxes.take_crowded();
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
                 self.note_bytes(conn, fresh);

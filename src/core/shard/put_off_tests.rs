@@ -33,13 +33,13 @@ fn publish(length: usize, mark: u8) -> Vec<u8> {
 
 impl Node {
     /// Writes all output of a connection; what others are given counts as written too.
-    fn write(&mut self, shard: usize, conn: u32) -> Vec<u8> {
+    pub(super) fn write(&mut self, shard: usize, conn: u32) -> Vec<u8> {
         self.shards[shard].take_dirty(&mut Vec::new());
         self.take(shard, conn)
     }
 
     /// Lets time pass, handles what is due, and ends the turn.
-    fn pass_ms(&mut self, ms: u64) {
+    pub(super) fn pass_ms(&mut self, ms: u64) {
         self.now.monotonic_ns += ms * 1_000_000;
         let due_ns = self.shards[0].next_deadline();
         if due_ns.is_some_and(|due_ns| due_ns <= self.now.monotonic_ns) {
@@ -49,7 +49,7 @@ impl Node {
     }
 
     /// Gives bytes until all are consumed, ending turns between.
-    fn give_all(&mut self, shard: usize, conn: u32, bytes: &[u8]) {
+    pub(super) fn give_all(&mut self, shard: usize, conn: u32, bytes: &[u8]) {
         let mut rest = bytes;
         for _ in 0..bytes.len() {
             rest = &rest[self.give(shard, conn, rest).consumed..];
