@@ -7,7 +7,7 @@ alone=(sapwood:load sapwood:attacks sapwood:fairness sapwood:allocations sapwood
 # These use less than half a processor, because they wait for clients, restarts and deadlines: two of them run beside one
 # that does not. Those that take longest come first. A program that is not named here has its turn among the others.
 waiting=(
-    sapwood:page sapwood:conformance sapwood:faults sapwood:tree_namespaces sapwood:socketio sapwood:http
+    sapwood:page sapwood:conformance sapwood:faults sapwood:tree_namespaces sapwood:applications sapwood:http
     sapwood:web_clients sapwood:cli_bench sapwood:cli_native sapwood:native_hostile sapwood:cli_tree sapwood:cli_help
     sapwood:nats
 )

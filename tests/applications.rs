@@ -1,8 +1,9 @@
-//! A real application: Socket.IO on two Node servers, joined by `@socket.io/redis-adapter` through the broker.
+//! Real applications: clusters of servers that are joined through the broker.
 //!
-//! `tests/clients/socketio.mjs` starts the two server processes and connects sockets to each: one room,
+//! Socket.IO on two Node servers, joined by `@socket.io/redis-adapter`: `tests/clients/socketio.mjs` starts the two server processes and connects sockets to each: one room,
 //! messages both ways, server to server, and rooms managed from the other server. Of the adapter, the protocol and the number
 //! of shards any two are tried together, and all three with `tools/test --all`.
+//! Aedes, an MQTT broker, joined by `mqemitter-redis`: `tests/clients/aedes.mjs` has two of them in one process.
 
 mod common;
 
@@ -16,6 +17,14 @@ fn a_room_spans_two_servers() {
 #[test]
 fn a_room_spans_two_servers_over_shard_channels() {
     check("sharded");
+}
+
+#[test]
+fn a_cluster_of_mqtt_brokers_shares_topics_and_heartbeats() {
+    for shards in [1, 2] {
+        let mut broker = Broker::start(shards, &[]);
+        script::run(script::node("aedes.mjs"), &mut broker, &["2"]);
+    }
 }
 
 fn check(adapter: &str) {
