@@ -9,6 +9,8 @@ mod load;
 mod nats;
 #[path = "tree/nodes.rs"]
 mod nodes;
+#[path = "common/web.rs"]
+mod web;
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -419,6 +421,63 @@ fn check_alone(cli: &Cli, place: &str, note: &str) {
     let summary = "\n1 node, 5 events; nobody listens on news\n";
     assert!(shown.ends_with(summary), "{shown}");
     assert!(begun.elapsed() < VALUE_SECONDS_MAX, "it waited for nobody");
+}
+
+/// Publishes from oslo; gives the exit code and what it printed.
+fn publish(cli: &Cli, args: &[&str]) -> (Option<i32>, String) {
+    let output = cli.run(&[&["pub"], args].concat());
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    (output.status.code(), printed + &stderr(&output))
+}
+
+#[test]
+fn who_publishes_learns_of_subscribers_in_the_whole_tree() {
+    for shards in MIXES {
+        let tree = start(shards);
+        let cli = Cli::at(&tree.nodes[OSLO].native_port().to_string());
+        let (code, said) = publish(&cli, &["news.art", "x", "--require-listeners"]);
+        assert_eq!(code, Some(3), "{said}");
+        let confirmed = publish(&cli, &["news.art", "x", "--confirm"]);
+        assert_eq!(confirmed, (Some(0), "0\n".into()));
+        let mut far = NativeClient::connect(tree.nodes[VOSS].native_port());
+        far.subscribe("news.*");
+        tree.settle();
+        let confirmed = publish(&cli, &["news.art", "y", "--confirm", "--require-listeners"]);
+        assert_eq!(confirmed, (Some(0), "0+\n".into()));
+        let mut near = NativeClient::connect(tree.nodes[OSLO].native_port());
+        near.subscribe("news.art");
+        let confirmed = publish(&cli, &["news.art", "z", "--confirm"]);
+        assert_eq!(confirmed, (Some(0), "1+\n".into()));
+        assert_eq!(far.message(), Event::new("news.art", "y"));
+        let http = web::ask(
+            tree.nodes[OSLO].http_port(),
+            "POST /v1/topics/news.art",
+            &[],
+            b"h",
+        );
+        assert_eq!(http.json(), serde_json::json!({"count": 1, "beyond": true}));
+    }
+}
+
+#[test]
+fn an_event_for_nodes_that_are_not_there_is_said_to_be_lost() {
+    let tree = start(&[2]);
+    let cli = Cli::at(&tree.nodes[OSLO].native_port().to_string());
+    for topic in [
+        "$to:nowhere:orders",
+        "$to:/7:orders",
+        "$to:group=none:orders",
+    ] {
+        let (code, said) = publish(&cli, &[topic, "x"]);
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains("no node that it names is known"), "{said}");
+    }
+    let mut far = NativeClient::connect(tree.nodes[VOSS].native_port());
+    far.subscribe("orders");
+    tree.settle();
+    let sent = publish(&cli, &["$to:voss:orders", "x"]);
+    assert_eq!(sent, (Some(0), String::new()));
+    assert_eq!(far.message(), Event::new("orders", "x"));
 }
 
 #[test]

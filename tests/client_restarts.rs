@@ -24,7 +24,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// What became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    Delivered(u32),
+    Delivered(u64),
     Refused,
     Unknown,
 }
@@ -42,11 +42,11 @@ const ASYNC_PUBLISHERS: usize = 4;
 const PUBLISHERS: usize = ASYNC_PUBLISHERS + 2;
 
 impl Ledger {
-    fn note(&self, publisher: usize, topic: &str, result: Result<u32, PublishError>) {
+    fn note(&self, publisher: usize, topic: &str, result: Result<Reached, PublishError>) {
         let fate = match result {
-            Ok(count) => {
+            Ok(reached) => {
                 self.delivered[publisher].fetch_add(1, Ordering::Relaxed);
-                Fate::Delivered(count)
+                Fate::Delivered(reached.subscriptions)
             }
             Err(PublishError::Unknown(_)) => Fate::Unknown,
             Err(PublishError::Refused(_)) => Fate::Refused,
@@ -123,7 +123,7 @@ impl Heard {
     }
 }
 
-const SUBSCRIBERS: u32 = 2;
+const SUBSCRIBERS: u64 = 2;
 
 fn settings<C>(broker: &Broker) -> Builder<C> {
     Builder::default()
@@ -272,7 +272,12 @@ fn check_quiet(all_heard: &[Heard], published: u64, unconfirmed: u64) {
 /// Tells both subscribers that nothing follows. Nothing breaks any more, so once both listen again, it reaches both.
 fn end(client: &blocking::Client) {
     let deadline = Instant::now() + STUCK_AFTER;
-    while client.publish_confirmed("load.probe", "0").unwrap() < SUBSCRIBERS {
+    while client
+        .publish_confirmed("load.probe", "0")
+        .unwrap()
+        .subscriptions
+        < SUBSCRIBERS
+    {
         assert!(Instant::now() < deadline, "a subscriber does not come back");
     }
     client.publish_confirmed("load.end", "").unwrap();

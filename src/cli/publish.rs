@@ -32,12 +32,13 @@ Examples:
   sapwood pub tick '' --count 3 --rate 10/s   an empty payload three times, ten a second
   sapwood pub news.art hi --confirm           print how many subscriptions it reached
   sapwood pub news.art hi --require-listeners || echo 'nobody heard it'
+  sapwood pub '$to:oslo:config' level=debug    to those who listen on the node oslo, or exit with 3
 
 A payload is published byte for byte, also a newline at its end; --lines takes one '\\n' off each line. \
 Without --confirm, the command ends when the broker has received everything. A group of subscribers \
-counts as one subscription.
+counts as one subscription. A + behind the number says that other nodes have subscribers too, or may have.
 
-Exit codes: 0 published, 1 failed, 2 wrong usage, 3 nobody listens (with --require-listeners).";
+Exit codes: 0 published, 1 failed, 2 wrong usage, 3 nobody listens (with --require-listeners, or on the nodes that a topic with $to: names).";
 
 /// The flags of `sapwood pub`.
 #[derive(Args, Debug, Default)]
@@ -58,14 +59,19 @@ pub struct PublishArgs {
     /// Publish no faster than this, such as 100/s, 90/m or 5/h
     #[arg(long, value_name = "RATE", value_parser = quantity::flag(quantity::parse_rate))]
     rate: Option<Rate>,
-    /// Wait for the broker's answer to each event, and print how many subscriptions it reached, one number a line
+    /// Wait for the broker's answer to each event, and print how many subscriptions of this node it reached, one number a line, with a + if other nodes have some
     #[arg(long)]
     confirm: bool,
-    /// Wait for the broker's answer to each event, and exit with 3 if one reached no subscription
+    /// Wait for the broker's answer to each event, and exit with 3 if one reached no subscription in the whole tree
     #[arg(long)]
     require_listeners: bool,
     #[command(flatten)]
     connect: ConnectArgs,
+}
+
+/// Whether a topic says which nodes it is for.
+pub fn names_nodes(topic: &str) -> bool {
+    topic.starts_with("$to:")
 }
 
 /// Publishes.
@@ -94,6 +100,7 @@ pub fn run(args: &PublishArgs, environment: &Environment) -> Result<(), Failure>
         client: &client,
         output: Output::new()?,
         start: Instant::now(),
+        requires_listeners: args.require_listeners || names_nodes(&args.topic),
         events: 0,
         unheard: 0,
     };
@@ -113,6 +120,8 @@ struct Publisher<'a> {
     client: &'a Client,
     output: Output,
     start: Instant,
+    /// One that reaches nobody is an error.
+    requires_listeners: bool,
     events: u64,
     unheard: u64,
 }
@@ -146,7 +155,7 @@ impl Publisher<'_> {
         if let Some(reply) = &args.reply {
             message = message.reply_to(reply);
         }
-        let published = match args.confirm || args.require_listeners {
+        let published = match args.confirm || self.requires_listeners {
             true => self.publish_confirmed(&message)?,
             false => self.publish_unconfirmed(&message),
         };
@@ -171,7 +180,7 @@ impl Publisher<'_> {
             Ok(reached) => reached,
             Err(error) => return Ok(Err(error)),
         };
-        self.unheard += u64::from(reached == 0);
+        self.unheard += u64::from(reached.is_nobody());
         if self.args.confirm {
             let line = format!("{reached}\n");
             self.output.buffer.extend_from_slice(line.as_bytes());
@@ -202,7 +211,7 @@ impl Publisher<'_> {
             }));
         }
         flushed.map_err(|error| Failure::Client(Trouble::Ping(error)))?;
-        if self.args.require_listeners && self.unheard > 0 {
+        if self.requires_listeners && self.unheard > 0 {
             return Err(Failure::Client(Trouble::NobodyListens {
                 topic: self.args.topic.clone(),
                 unheard: self.unheard,

@@ -14,7 +14,7 @@ use sapwood_client::error::{
     SubscribeError,
 };
 
-use super::{EXIT_NO_ANSWER, EXIT_NOBODY_LISTENS, EXIT_RUNTIME, EXIT_USAGE, text};
+use super::{EXIT_NO_ANSWER, EXIT_NOBODY_LISTENS, EXIT_RUNTIME, EXIT_USAGE, publish, text};
 
 /// Why a command that is a client failed.
 #[derive(Debug)]
@@ -142,6 +142,11 @@ impl fmt::Display for Trouble {
                 unheard,
                 events,
             } => match events {
+                1 if publish::names_nodes(topic) => write!(
+                    out,
+                    "nobody listens on {topic}: no node that it names is known, or none has a subscriber; sapwood tree \
+                     shows who is there."
+                ),
                 1 => write!(out, "nobody listens on {topic}."),
                 _ => write!(
                     out,

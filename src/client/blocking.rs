@@ -18,6 +18,7 @@ use crate::message::{Batch, Event, Message, Outgoing};
 use crate::shared::{self, Handles, Shared};
 use driver::Driver;
 use park::{wait, wait_until};
+use sapwood_wire::native::Reached;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -101,19 +102,22 @@ impl Client {
         self.shared().publish(&message.parts())
     }
 
-    /// Publishes, and waits for the broker's acknowledgement: the number of subscriptions that the event was queued
-    /// for. If the connection breaks first, the error is [`PublishError::Unknown`].
+    /// Publishes, and waits for the broker's acknowledgement: the number of subscriptions of its node that the event was
+    /// queued for, and whether there are some on others. If the connection breaks first, the error is [`PublishError::Unknown`].
     pub fn publish_confirmed(
         &self,
         topic: impl AsRef<[u8]>,
         payload: impl AsRef<[u8]>,
-    ) -> Result<u32, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let message = Outgoing::new(&topic, &payload);
         self.publish_message_confirmed(&message)
     }
 
     /// Publishes a message with headers or a reply topic, as [`publish_confirmed`](Client::publish_confirmed) does.
-    pub fn publish_message_confirmed(&self, message: &Outgoing<'_>) -> Result<u32, PublishError> {
+    pub fn publish_message_confirmed(
+        &self,
+        message: &Outgoing<'_>,
+    ) -> Result<Reached, PublishError> {
         let parts = message.parts();
         let start =
             |machine: &mut Machine, now, token| machine.publish_confirmed(now, token, &parts);

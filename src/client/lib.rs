@@ -198,6 +198,6 @@ pub use config::{Config, Overflow};
 pub use machine::{ConnectionEvent, Statistics};
 pub use message::{Batch, Event, Message, Outgoing};
 pub use sapwood_wire::error::ErrorCode;
-pub use sapwood_wire::native::Policy;
+pub use sapwood_wire::native::{Policy, Reached};
 #[cfg(feature = "tokio")]
 pub use tokio::{Client, Events, Replies, Subscription, SubscriptionBuilder};

@@ -18,7 +18,7 @@ use crate::machine::{
 };
 use crate::message::{Batch, Event, Message};
 use bytes::BytesMut;
-use sapwood_wire::native::Parts;
+use sapwood_wire::native::{Parts, Reached};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
@@ -581,9 +581,9 @@ fn unguessable_seed() -> u128 {
 }
 
 /// Converts the outcome of a confirmed publish.
-pub(crate) fn published(outcome: Outcome) -> Result<u32, PublishError> {
+pub(crate) fn published(outcome: Outcome) -> Result<Reached, PublishError> {
     match outcome {
-        Outcome::Acknowledged(count) => Ok(count),
+        Outcome::Acknowledged(count) => Ok(Reached::of_count(count)),
         Outcome::Refused(refusal) => Err(PublishError::Refused(refusal)),
         Outcome::Unknown(doubt) => Err(PublishError::Unknown(doubt)),
         Outcome::TimedOut => Err(PublishError::Unknown(crate::error::Doubt::TimedOut)),

@@ -16,6 +16,7 @@ use crate::message::{Batch, Event, Message, Outgoing};
 use crate::shared::{self, Handles, Shared};
 use driver::Driver;
 use futures_core::Stream;
+use sapwood_wire::native::Reached;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -95,13 +96,13 @@ impl Client {
         self.shared().publish(&message.parts())
     }
 
-    /// Publishes, and waits for the broker's acknowledgement: the number of subscriptions that the event was queued
-    /// for. If the connection breaks first, the error is [`PublishError::Unknown`].
+    /// Publishes, and waits for the broker's acknowledgement: the number of subscriptions of its node that the event was
+    /// queued for, and whether there are some on others. If the connection breaks first, the error is [`PublishError::Unknown`].
     pub async fn publish_confirmed(
         &self,
         topic: impl AsRef<[u8]>,
         payload: impl AsRef<[u8]>,
-    ) -> Result<u32, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let message = Outgoing::new(&topic, &payload);
         self.publish_message_confirmed(&message).await
     }
@@ -110,7 +111,7 @@ impl Client {
     pub async fn publish_message_confirmed(
         &self,
         message: &Outgoing<'_>,
-    ) -> Result<u32, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let parts = message.parts();
         let start =
             |machine: &mut Machine, now, token| machine.publish_confirmed(now, token, &parts);

@@ -22,7 +22,7 @@ use crate::routing::interest::Interest;
 use crate::settings::{Identity, Settings};
 use crate::tree::links::Links;
 use crate::tree::state::Tree;
-use sapwood_wire::native::Policy;
+use sapwood_wire::native::{Policy, Reached};
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
 use sapwood_wire::scope::{Audience, Scope};
@@ -257,6 +257,14 @@ impl Context<'_> {
                 *self.parts.events_in += 1;
                 Some(subscriptions)
             }
+        }
+    }
+
+    /// How far the event published last got, which has so many subscriptions on this node.
+    pub(crate) fn reached(&self, subscriptions: u64) -> Reached {
+        Reached {
+            subscriptions,
+            is_beyond: self.is_heard_remotely(),
         }
     }
 

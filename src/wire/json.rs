@@ -470,6 +470,15 @@ pub fn write_ok(out: &mut Vec<u8>, id: u64, count: u64) {
     out.push(b'}');
 }
 
+/// Writes `ok` for what was published; `beyond` stands only where it is true.
+pub fn write_published(out: &mut Vec<u8>, id: u64, reached: native::Reached) {
+    write_ok(out, id, reached.subscriptions);
+    if reached.is_beyond {
+        out.pop();
+        out.extend_from_slice(b",\"beyond\":true}");
+    }
+}
+
 /// Writes `error`.
 pub fn write_error(out: &mut Vec<u8>, id: Option<u64>, code: &str, text: &str) {
     out.extend_from_slice(b"{\"op\":\"error\"");

@@ -239,6 +239,47 @@ pub fn attributes_are_valid(flags: u8, attributes: &[u8]) -> bool {
         && attributes_headers(flags, attributes).are_valid()
 }
 
+/// How far a published event got, as ACK's count says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Subscriptions on the publisher's node; a group is one.
+    pub subscriptions: u64,
+    /// Other nodes are known to have some, or may have.
+    pub is_beyond: bool,
+}
+
+impl Reached {
+    const BEYOND: u32 = 1 << 31;
+
+    /// What a count says.
+    pub fn of_count(count: u32) -> Reached {
+        Reached {
+            subscriptions: u64::from(count & !Reached::BEYOND),
+            is_beyond: count & Reached::BEYOND != 0,
+        }
+    }
+
+    /// The count; more subscriptions than it can say are said as the most.
+    pub fn count(self) -> u32 {
+        let most = Reached::BEYOND - 1;
+        let subscriptions = u32::try_from(self.subscriptions).map_or(most, |count| count.min(most));
+        subscriptions | if self.is_beyond { Reached::BEYOND } else { 0 }
+    }
+
+    /// Whether nobody in the whole tree is known to listen.
+    pub fn is_nobody(self) -> bool {
+        self == Reached::default()
+    }
+}
+
+impl fmt::Display for Reached {
+    /// The subscriptions, and a `+` if other nodes have some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beyond = if self.is_beyond { "+" } else { "" };
+        write!(f, "{}{beyond}", self.subscriptions)
+    }
+}
+
 /// What happens to a client that reads too slowly, as HELLO asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {

@@ -273,19 +273,16 @@ fn publish(
     match cx.publish(event) {
         None => NativeStep::Hold,
         Some(subscriptions) => {
+            let reached = cx.reached(subscriptions);
             let is_wanted = match when {
                 None => false,
                 Some(When::Always) => true,
-                Some(When::Unheard) => subscriptions == 0 && !cx.is_heard_remotely(),
+                Some(When::Unheard) => reached.is_nobody(),
             };
-            if !is_wanted {
-                return NativeStep::Done;
+            match is_wanted {
+                true => ack(cx, request, reached.count()),
+                false => NativeStep::Done,
             }
-            ack(
-                cx,
-                request,
-                u32::try_from(subscriptions).unwrap_or(u32::MAX),
-            )
         }
     }
 }

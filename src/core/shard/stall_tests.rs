@@ -104,7 +104,10 @@ fn a_subscriber_that_does_not_read_holds_a_publisher_once_and_not_for_long() {
         assert_eq!(closing[..], [(SUBSCRIBER, CloseReason::OutboxFull)]);
         assert_eq!(course.stalls, 1);
         assert!(course.held_ms.abs_diff(longest_ms) <= 2, "{course:?}");
-        assert!(course.most > CAP - 96 * 1024, "its policy decides at the cap");
+        assert!(
+            course.most > CAP - 96 * 1024,
+            "its policy decides at the cap"
+        );
     }
 }
 

@@ -180,8 +180,8 @@ impl Connected {
             ClientCommand::Publish { message } => self.publish(&message).await?,
             ClientCommand::PublishConfirmed { message } => {
                 let outgoing = message.outgoing();
-                let count = self.client.publish_message_confirmed(&outgoing).await?;
-                return Ok(json!({ "count": count }));
+                let reached = self.client.publish_message_confirmed(&outgoing).await?;
+                return Ok(json!({ "count": reached.subscriptions }));
             }
             ClientCommand::Pipeline { messages } => return Ok(self.pipeline(&messages).await),
             ClientCommand::Subscribe {
@@ -247,7 +247,7 @@ impl Connected {
             client.publish_message_confirmed(&outgoing).await
         });
         let answers = all(publishes).await.into_iter().map(|result| match result {
-            Ok(count) => json!({ "count": count }),
+            Ok(reached) => json!({ "count": reached.subscriptions }),
             Err(error) => Failure::from(error).json(),
         });
         json!({ "answers": answers.collect::<Vec<_>>() })

@@ -336,7 +336,11 @@ impl Http {
         cx.counters().commands += 1;
         self.has_body_begun = false;
         self.has_continued = false;
-        self.answer_json(200, &format!("{{\"count\":{count}}}"), manner, cx);
+        let beyond = match cx.is_heard_remotely() {
+            true => ",\"beyond\":true",
+            false => "",
+        };
+        self.answer_json(200, &format!("{{\"count\":{count}{beyond}}}"), manner, cx);
         None
     }
 

@@ -277,10 +277,14 @@ fn publish_message(id: Option<u64>, publish: &Publish<'_>, cx: &mut Context<'_>)
             None
         }
         Ok(None) => Some(Then::Hold),
-        Ok(Some(count)) => match publish.when {
-            When::Unheard if count > 0 || cx.is_heard_remotely() => None,
-            When::Unheard | When::Always => ok(cx, id, count),
-        },
+        Ok(Some(count)) => {
+            let reached = cx.reached(count);
+            let is_wanted = publish.when == When::Always || reached.is_nobody();
+            if let Some(id) = id.filter(|_| is_wanted) {
+                cx.reply(|out| json::write_published(out, id, reached));
+            }
+            None
+        }
     }
 }
 
