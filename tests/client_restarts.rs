@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::Broker;
 use sapwood_client::error::PublishError;
-use sapwood_client::{Builder, Client, Event, blocking};
+use sapwood_client::{Builder, Client, Event, Reached, blocking};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
