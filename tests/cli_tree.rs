@@ -3,6 +3,8 @@
 //! What one node knows of another comes a moment later, so drawings are made again until they show what is awaited.
 
 mod common;
+#[path = "common/frames.rs"]
+mod frames;
 #[path = "common/load.rs"]
 mod load;
 #[path = "common/nats.rs"]

@@ -101,6 +101,8 @@ pub enum Key {
     Shards,
     /// Which CPUs.
     Cpus,
+    /// Whether each shard stays on its CPU.
+    Pin,
     /// How shards wait.
     Latency,
     /// How long a lame duck takes to send its clients away.
@@ -115,7 +117,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 30] = [
+    pub const ALL: [Key; 31] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -141,6 +143,7 @@ impl Key {
         Key::Data,
         Key::Shards,
         Key::Cpus,
+        Key::Pin,
         Key::Latency,
         Key::LameDuck,
         Key::User,
@@ -176,6 +179,7 @@ impl Key {
             Key::Data => "data",
             Key::Shards => "shards",
             Key::Cpus => "cpus",
+            Key::Pin => "pin",
             Key::Latency => "latency",
             Key::LameDuck => "lame_duck",
             Key::User => "user",
@@ -208,7 +212,7 @@ impl Key {
             Key::HttpOrigin => {
                 "\"https://example.org\", several with commas between them, or \"*\""
             }
-            Key::Echo => "\"on\" or \"off\"",
+            Key::Echo | Key::Pin => "\"on\" or \"off\"",
             Key::Broadcast => "\"anyone\" or \"nobody\"",
             Key::Latency => "\"park\" or \"spin\"",
             Key::LameDuck => "a whole number of seconds, such as 120",
@@ -360,6 +364,7 @@ pub struct Settings {
     pub data: Option<Sourced<PathBuf>>,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
+    is_pinned: bool,
     latency: Latency,
     lame_duck: Option<Duration>,
     user: Option<Sourced<String>>,
@@ -437,6 +442,7 @@ impl Settings {
         Ok(Config {
             shards: self.shards.map(|shards| shards.value),
             cpus: self.cpus.map(|cpus| cpus.value),
+            is_unpinned: !self.is_pinned,
             redis: addresses[0],
             redis_policy: self.redis_policy,
             native: addresses[1],
@@ -545,6 +551,9 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
             value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
         }),
         cpus: sources.choose(Key::Cpus, value::parse_cpus),
+        is_pinned: sources
+            .choose(Key::Pin, value::parse_switch)
+            .is_none_or(|pin| pin.value),
         latency: sources
             .choose(Key::Latency, value::parse_latency)
             .map_or(Latency::Park, |latency| latency.value),

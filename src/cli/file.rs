@@ -262,6 +262,7 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Topology
         | Key::Data
         | Key::Latency
+        | Key::Pin
         | Key::PasswordFile
         | Key::LogFormat => string,
     }

@@ -253,6 +253,9 @@ struct ServeArgs {
     /// The CPUs to run on, for example 0-3,6 [default: those it may use]
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
+    /// Whether each shard stays on a CPU of its own: off lets the kernel move shards, for machines that others use too [default: on]
+    #[arg(long, value_name = "WHETHER")]
+    pin: Option<String>,
     /// How shards wait: park sleeps, spin keeps its CPU busy for a lower latency [default: park]
     #[arg(long, value_name = "HOW")]
     latency: Option<String>,

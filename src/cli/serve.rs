@@ -46,7 +46,12 @@ pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
     let server = Server::start(config).map_err(Failure::Start)?;
     // A second stopper cannot be there: this is the only place that sets one.
     let _ = stopper.set(server.stopper());
-    let table = table(&server.listeners(), &server.cpus(), secrets);
+    let place = match server.is_pinned() {
+        true => format!("on CPUs {}", value::write_cpus(&server.cpus())),
+        false => "not pinned".to_string(),
+    };
+    let shards = (server.cpus().len(), place);
+    let table = table(&server.listeners(), shards, secrets);
     if let Err(error) = io::stdout()
         .write_all(table.as_bytes())
         .and_then(|()| io::stdout().flush())
@@ -106,6 +111,7 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Data, args.data.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
+            (Key::Pin, args.pin.clone()),
             (Key::Latency, args.latency.clone()),
             (Key::PasswordFile, args.common.password_file.clone()),
             (Key::LogFormat, args.log_format.clone()),
@@ -171,15 +177,18 @@ struct Secrets {
 }
 
 /// The table at start: version, shards with their CPUs, then one line for each listener with how to reach it.
-fn table(listeners: &[(&'static str, SocketAddr)], cpus: &[usize], secrets: Secrets) -> String {
-    let on_cpus = format!("on CPUs {}", value::write_cpus(cpus));
+fn table(
+    listeners: &[(&'static str, SocketAddr)],
+    (shards, place): (usize, String),
+    secrets: Secrets,
+) -> String {
     let mut rows = vec![
         (
             "sapwood",
             env!("CARGO_PKG_VERSION").to_string(),
             String::new(),
         ),
-        ("shards", cpus.len().to_string(), on_cpus),
+        ("shards", shards.to_string(), place),
     ];
     for (name, address) in listeners {
         rows.push((
@@ -251,7 +260,7 @@ mod tests {
     fn table_has_one_line_for_each_listener() {
         let table = table(
             &[("redis", "127.0.0.1:7463".parse().unwrap())],
-            &[0, 1, 4],
+            (3, "on CPUs 0-1,4".to_string()),
             OPEN,
         );
         let expected = format!(

@@ -29,7 +29,7 @@ use crate::poker::{PokingThread, Sleeper};
 use crate::preflight::{Needs, Refusal};
 use crate::ring::{Ring, RingConfig};
 use crate::shard::{Front, Listener, ShardLoop};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
 pub use sapwood_core::PAYLOAD_BYTES_MAX;
 pub use sapwood_core::Policy;
@@ -71,6 +71,8 @@ pub struct Config {
     pub shards: Option<usize>,
     /// The CPUs to run on; `None` is all that the process may use.
     pub cpus: Option<Vec<usize>>,
+    /// Whether the kernel may move shards among these CPUs; if not, each stays on its own.
+    pub is_unpinned: bool,
     /// Address for the Redis protocol; `None` does not listen.
     pub redis: Option<SocketAddr>,
     /// Slow consumer policy for Redis clients.
@@ -255,6 +257,7 @@ pub struct Server {
     listeners: Vec<(&'static str, SocketAddr)>,
     cpus: Vec<usize>,
     doors: Arc<Doors>,
+    room: Room,
     executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
     poker: Option<PokingThread>,
 }
@@ -267,6 +270,11 @@ impl Server {
         let machine = Machine::read().map_err(StartError::Machine)?;
         let plan = cpus::plan(config.shards, config.cpus.as_deref(), &machine)
             .map_err(StartError::Plan)?;
+        let room = match (config.is_unpinned, &config.cpus) {
+            (false, _) => Room::Own,
+            (true, None) => Room::Any,
+            (true, Some(cpus)) => Room::Among(cpus.clone()),
+        };
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
@@ -285,6 +293,7 @@ impl Server {
         let mut server = Server {
             listeners,
             cpus: plan.cpus,
+            room,
             doors: Arc::clone(&doors),
             executors: Vec::new(),
             poker: None,
@@ -310,7 +319,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts every shard on its CPU and waits until all run. Returns the poking thread's handles of them.
+    /// Starts every shard on its place and waits until all run. Returns the poking thread's handles of them.
     fn start_shards(
         &mut self,
         identity: &sapwood_core::Config,
@@ -342,7 +351,8 @@ impl Server {
                 poked,
                 ready,
             };
-            self.executors.push(start_shard(cpu, parts)?);
+            let placement = self.room.placement(cpu)?;
+            self.executors.push(start_shard(placement, parts)?);
         }
         let rings = self.await_shards(&readies)?;
         let sleepers = pokes.into_iter().zip(rings);
@@ -378,7 +388,12 @@ impl Server {
         self.listeners.clone()
     }
 
-    /// The CPU of each shard.
+    /// Whether each shard stays on its CPU.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.room, Room::Own)
+    }
+
+    /// The CPU of each shard, if each stays on one.
     pub fn cpus(&self) -> Vec<usize> {
         self.cpus.clone()
     }
@@ -540,6 +555,32 @@ fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<T
     }))
 }
 
+/// The CPUs that the threads of shards may run on.
+#[derive(Clone, Debug)]
+enum Room {
+    /// Each on its own.
+    Own,
+    /// All on any that the process may use.
+    Any,
+    /// All on any of these.
+    Among(Vec<usize>),
+}
+
+impl Room {
+    /// Where the shard goes that has this CPU in the plan.
+    fn placement(&self, cpu: usize) -> Result<Placement, StartError> {
+        Ok(match self {
+            Room::Own => Placement::Fixed(cpu),
+            Room::Any => Placement::Unbound,
+            Room::Among(cpus) => {
+                let online = CpuSet::online();
+                let online = online.map_err(|error| StartError::Executor(error.to_string()))?;
+                Placement::Fenced(online.filter(|place| cpus.contains(&place.cpu)))
+            }
+        })
+    }
+}
+
 /// Gives a shard its own seed for the keys of its connections.
 fn with_own_entropy(mut config: sapwood_core::Config) -> io::Result<sapwood_core::Config> {
     if let Some(tree) = &mut config.tree {
@@ -549,11 +590,11 @@ fn with_own_entropy(mut config: sapwood_core::Config) -> io::Result<sapwood_core
 }
 
 fn start_shard(
-    cpu: usize,
+    placement: Placement,
     parts: ShardParts,
 ) -> Result<ExecutorJoinHandle<io::Result<()>>, StartError> {
     let name = format!("sapwood-{}", parts.config.shard.0);
-    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+    LocalExecutorBuilder::new(placement)
         .name(&name)
         .io_memory(GLOMMIO_IO_BYTES)
         .ring_depth(GLOMMIO_RING_ENTRIES)
