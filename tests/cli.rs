@@ -270,6 +270,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ("shards", "two", "is not a whole number from 1"),
     ("cpus", "0-", "write for example 0-3,6"),
     ("cpus", "1-0", "1-0 runs backwards"),
+    ("pin", "maybe", "\"maybe\" is not one of: on, off"),
     ("log-format", "xml", "is not one of: text, json"),
     (
         "password-file",

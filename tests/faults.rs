@@ -466,6 +466,22 @@ fn a_second_broker_on_the_same_port_is_refused() {
 }
 
 #[test]
+fn shards_may_run_on_any_cpu_if_they_are_not_pinned() {
+    let _alone = alone();
+    for (args, is_own) in [(&[][..], true), (&["--cpus", "0"], false)] {
+        let broker = Broker::start(1, &[&["--pin", "off"], args].concat());
+        let threads = load::threads(&broker);
+        let (_, of_process) = &threads[0];
+        let expected = if is_own { &**of_process } else { "0" };
+        let mut shards = threads
+            .iter()
+            .filter(|(name, _)| name.starts_with("sapwood-0"));
+        let (_, allowed) = shards.next().expect("a shard's thread");
+        assert_eq!(allowed, expected, "{threads:?}");
+    }
+}
+
+#[test]
 fn shards_are_pinned_and_their_connections_kept_alive() {
     let _alone = alone();
     for shards in [1, 2] {
