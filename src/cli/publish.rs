@@ -32,7 +32,7 @@ Examples:
   sapwood pub tick '' --count 3 --rate 10/s   an empty payload three times, ten a second
   sapwood pub news.art hi --confirm           print how many subscriptions it reached
   sapwood pub news.art hi --require-listeners || echo 'nobody heard it'
-  sapwood pub '$to:oslo:config' level=debug    to those who listen on the node oslo, or exit with 3
+  sapwood pub '$to:oslo:config' level=debug || echo 'nobody listens on the node oslo'
 
 A payload is published byte for byte, also a newline at its end; --lines takes one '\\n' off each line. \
 Without --confirm, the command ends when the broker has received everything. A group of subscribers \

@@ -34,6 +34,11 @@ impl<T> SplitTable<T> {
         self.parts[SplitTable::<T>::place(hash)].find(hash, is_it)
     }
 
+    /// The same, to be changed; its hash must stay.
+    pub(crate) fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
+        self.parts[SplitTable::<T>::place(hash)].find_mut(hash, is_it)
+    }
+
     /// Inserts an entry that is not there. `rehash` gives an entry's hash.
     pub(crate) fn insert_unique(&mut self, hash: u64, entry: T, rehash: impl Fn(&T) -> u64) {
         self.parts[SplitTable::<T>::place(hash)].insert_unique(hash, entry, rehash);

@@ -20,31 +20,25 @@ use crate::limits::{
 use crate::paged_slab::is_sparse;
 use crate::routing::groups::GroupId;
 use crate::routing::interest::Change;
+use crate::routing::places::{Key, Places};
 use crate::routing::subs::{Entry, Filters};
 use crate::routing::versions::{Version, Versions};
 use crate::tree::position::Position;
 use hashbrown::HashMap;
-use indexmap::IndexMap;
 use sapwood_wire::scope::{Audience, Scope};
 use sapwood_wire::topic;
 
 /// Cost of a queue group on a route, in steps of about a nanosecond.
 const COST_GROUP: u64 = 256;
 
-/// Key of a subscription within its connection: the filter, and the client's number for it.
-type Key = (FilterId, u32);
-
-/// A connection's subscriptions, each with its index among the filter's members. Their order depends on the history
-/// alone: order of subscribing, except that a removed one is replaced by the last.
+/// A connection's subscriptions, each with its index among the filter's members.
 #[derive(Debug, Default)]
 struct Membership {
-    places: IndexMap<Key, u32, foldhash::fast::FixedState>,
+    places: Places,
     topics: u32,
     globs: u32,
     shard_channels: u32,
     wildcards: u32,
-    /// Highest number of subscriptions since the table was created or last shrank.
-    places_most: u32,
     /// The connection is leaving: the end of these subscriptions is being announced to the other shards.
     leaving: bool,
 }
@@ -332,11 +326,7 @@ impl Broker {
             "who is leaving subscribes to nothing"
         );
         match self.filters.find(filter) {
-            Some(id)
-                if self.memberships[conn.slot()]
-                    .places
-                    .contains_key(&(id, number)) =>
-            {
+            Some(id) if self.memberships[conn.slot()].places.has((id, number)) => {
                 return Ok(false);
             }
             Some(_) => {}
@@ -369,8 +359,7 @@ impl Broker {
         let membership = &mut self.memberships[conn.slot()];
         membership
             .places
-            .insert((id, number), entry.members.len() as u32);
-        membership.places_most = membership.places_most.max(membership.places.len() as u32);
+            .set((id, number), entry.members.len() as u32);
         *membership.counter(filter.kind) += 1;
         entry.members.push(member);
         entry.forms[form.index()] += 1;
@@ -405,7 +394,7 @@ impl Broker {
     /// Whether this member is among those of a filter.
     pub(crate) fn is_member(&self, filter: FilterId, Member { conn, number }: Member) -> bool {
         let membership = self.memberships.get(conn.slot());
-        membership.is_some_and(|there| there.places.contains_key(&(filter, number)))
+        membership.is_some_and(|there| there.places.has((filter, number)))
     }
 
     /// The filters that a connection is subscribed to from an index on, each with its index.
@@ -415,9 +404,10 @@ impl Broker {
         from: usize,
     ) -> impl Iterator<Item = (usize, &Entry)> {
         let membership = self.memberships.get(conn.slot());
-        let places = membership.and_then(|membership| membership.places.get_range(from..));
-        let keys = places.into_iter().flat_map(|places| places.keys());
-        let entries = keys.map(|&(id, _)| self.filters.entry(id));
+        let keys = membership
+            .into_iter()
+            .flat_map(move |membership| membership.places.keys_from(from));
+        let entries = keys.map(|(id, _)| self.filters.entry(id));
         entries
             .enumerate()
             .map(move |(place, entry)| (from + place, entry))
@@ -428,10 +418,8 @@ impl Broker {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return Vec::new();
         };
-        let entries = membership
-            .places
-            .keys()
-            .map(|&(id, _)| self.filters.entry(id));
+        let keys = membership.places.keys_from(0);
+        let entries = keys.map(|(id, _)| self.filters.entry(id));
         entries
             .filter(|entry| entry.kind == kind)
             .map(|entry| entry.name.clone())
@@ -453,10 +441,9 @@ impl Broker {
         };
         let from = from.min(membership.places.len());
         let end = from.saturating_sub(4 * most);
-        for place in (end..from).rev() {
-            let Some((&(id, _), _)) = membership.places.get_index(place) else {
-                continue;
-            };
+        let keys = membership.places.keys_from(end).take(from - end);
+        let keys: Vec<Key> = keys.collect();
+        for (place, &(id, _)) in (end..from).zip(&keys).rev() {
             let entry = self.filters.entry(id);
             if entry.kind == kind {
                 names.push(entry.name.clone());
@@ -519,7 +506,7 @@ impl Broker {
         let Some(membership) = self.memberships.get_mut(conn.slot()) else {
             return;
         };
-        let keys: Vec<Key> = membership.places.keys().copied().collect();
+        let keys: Vec<Key> = membership.places.keys_from(0).collect();
         for &(id, number) in &keys {
             if self.filters.entry(id).group.is_some() {
                 self.remove_member(Member { conn, number }, form, id);
@@ -537,7 +524,7 @@ impl Broker {
         let Some(membership) = self.memberships.get(conn.slot()) else {
             return;
         };
-        for &(id, _) in membership.places.keys() {
+        for (id, _) in membership.places.keys_from(0) {
             let entry = self.filters.entry_mut(id);
             entry.forms[from.index()] -= 1;
             entry.forms[to.index()] += 1;
@@ -549,7 +536,7 @@ impl Broker {
         let Some(membership) = self.memberships.get_mut(member.conn.slot()) else {
             return false;
         };
-        let Some(place) = membership.places.swap_remove(&(id, member.number)) else {
+        let Some(place) = membership.places.remove((id, member.number)) else {
             return false;
         };
         assert!(!membership.leaving, "who is leaving has ended them all");
@@ -560,9 +547,6 @@ impl Broker {
         if membership.places.is_empty() {
             // An idle connection keeps no memory of earlier subscriptions.
             *membership = Membership::default();
-        } else if is_sparse(membership.places.len(), membership.places_most as usize) {
-            membership.places.shrink_to(2 * membership.places.len());
-            membership.places_most = 2 * membership.places.len() as u32;
         }
         self.take_from_filter(member, form, id, place);
         true
@@ -578,7 +562,7 @@ impl Broker {
         entry.forms[form.index()] -= 1;
         if let Some(&moved) = entry.members.get(place as usize) {
             let places = &mut self.memberships[moved.conn.slot()].places;
-            places.insert((id, moved.number), place);
+            places.set((id, moved.number), place);
         }
         if entry.members.is_empty() {
             entry.members = Vec::new();

@@ -6,6 +6,7 @@ pub(crate) mod broker;
 mod globs;
 pub(crate) mod groups;
 pub mod interest;
+mod places;
 pub(crate) mod subs;
 mod trie;
 mod versions;
