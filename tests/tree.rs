@@ -10,6 +10,8 @@ mod load;
 #[path = "common/nats.rs"]
 mod nats;
 
+#[path = "tree/connect_urls.rs"]
+mod connect_urls;
 #[path = "tree/faults.rs"]
 mod faults;
 #[path = "tree/groups.rs"]

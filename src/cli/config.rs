@@ -103,6 +103,8 @@ pub enum Key {
     Cpus,
     /// Whether each shard stays on its CPU.
     Pin,
+    /// Where NATS clients of other nodes are told that they can connect.
+    NatsAdvertise,
     /// How shards wait.
     Latency,
     /// How long a lame duck takes to send its clients away.
@@ -117,7 +119,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 31] = [
+    pub const ALL: [Key; 32] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -128,6 +130,7 @@ impl Key {
         Key::Echo,
         Key::Nats,
         Key::NatsPolicy,
+        Key::NatsAdvertise,
         Key::MaxPayload,
         Key::Broadcast,
         Key::Node,
@@ -165,6 +168,7 @@ impl Key {
             Key::Broadcast => "broadcast",
             Key::Nats => "nats",
             Key::NatsPolicy => "nats_policy",
+            Key::NatsAdvertise => "nats_advertise",
             Key::MaxPayload => "max_payload",
             Key::Node => "node",
             Key::Join => "join",
@@ -200,7 +204,7 @@ impl Key {
             Key::MaxPayload => "\"1 MiB\" or a number of bytes",
             Key::Node => "\"127.0.0.1:7401\", 7401 or \"off\"",
             Key::Join => "\"10.0.0.1:7401\", several with commas between them",
-            Key::Advertise | Key::Parent => "\"10.0.0.1:7401\" or 7401",
+            Key::Advertise | Key::NatsAdvertise | Key::Parent => "\"10.0.0.1:7401\" or 7401",
             Key::NodeName => "a string, such as \"oslo\"",
             Key::NodeTags | Key::NodeGroups => {
                 "\"edge\", several with commas between them, or a list of them"
@@ -359,6 +363,7 @@ pub struct Settings {
     redis_policy: Policy,
     native_policy: Policy,
     nats_policy: Policy,
+    nats_advertise: Option<SocketAddr>,
     max_payload: Option<usize>,
     /// The directory where the node keeps who it is.
     pub data: Option<Sourced<PathBuf>>,
@@ -449,6 +454,7 @@ impl Settings {
             native_policy: self.native_policy,
             nats: addresses[2],
             nats_policy: self.nats_policy,
+            nats_advertise: self.nats_advertise,
             http: addresses[3],
             http_policy: self.http_policy,
             node,
@@ -535,6 +541,9 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
         redis_policy: sources.choose_policy(Key::RedisPolicy),
         native_policy: sources.choose_policy(Key::NativePolicy),
         nats_policy: sources.choose_policy(Key::NatsPolicy),
+        nats_advertise: sources
+            .choose(Key::NatsAdvertise, value::parse_advertised)
+            .map(|address| address.value),
         max_payload: sources
             .choose(Key::MaxPayload, |text| {
                 value::parse_size(text, 1, PAYLOAD_BYTES_MAX as u64)

@@ -235,6 +235,7 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Node
         | Key::Join
         | Key::Advertise
+        | Key::NatsAdvertise
         | Key::Parent
         | Key::ChildrenMax => string.or_else(|| integer_text(value)),
         Key::Cpus => string.or_else(|| integer_text(value)).or_else(|| {

@@ -208,6 +208,9 @@ struct ServeArgs {
     /// The same as --redis-policy for NATS clients [default: close]
     #[arg(long, value_name = "POLICY")]
     nats_policy: Option<String>,
+    /// Where NATS clients of other nodes are told that they can connect [default: where it listens, if that is of use there]
+    #[arg(long, value_name = "ADDR")]
+    nats_advertise: Option<String>,
     /// The longest payload that NATS clients may publish; they are told when they connect [default: 64 MiB]
     #[arg(long, value_name = "SIZE")]
     max_payload: Option<String>,

@@ -95,6 +95,7 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Broadcast, args.broadcast.clone()),
             (Key::Nats, args.nats.clone()),
             (Key::NatsPolicy, args.nats_policy.clone()),
+            (Key::NatsAdvertise, args.nats_advertise.clone()),
             (Key::MaxPayload, args.max_payload.clone()),
             (Key::User, args.user.clone()),
             (Key::LameDuck, args.lame_duck.clone()),

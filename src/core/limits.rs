@@ -223,6 +223,16 @@ pub const NATS_SID_BYTES_MAX: usize = 255;
 /// Longest block of headers of a NATS message, in bytes: a message keeps the length of its headers in 16 bits.
 pub const NATS_HEADERS_BYTES_MAX: usize = 65_535;
 
+/// Most addresses of other nodes that INFO of NATS holds. Clients try them one after the other, and some libraries keep
+/// INFO in a buffer of a few KiB.
+pub const CONNECT_URLS_MAX: usize = 32;
+
+/// Shortest time between two tellings of these addresses to connected clients, in milliseconds.
+pub const CONNECT_URLS_MS: u64 = 1_000;
+
+/// Connections that are told of them in one turn: well below 1 ms.
+pub const PLACES_TOLD_AT_ONCE: usize = 512;
+
 /// Silence after which a NATS or WebSocket client is pinged, in milliseconds: two minutes, as in nats-server.
 pub const PING_MS: u64 = 120_000;
 

@@ -40,6 +40,14 @@ pub struct Asset {
     pub bytes: &'static [u8],
 }
 
+/// The addresses of other nodes that NATS clients are told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectUrls {
+    pub list: Vec<String>,
+    /// Number of the changes up to these.
+    pub version: u64,
+}
+
 /// Settings of a shard, the same for all its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -50,6 +58,7 @@ pub(crate) struct Settings {
     pub nats_payload_max: usize,
     pub web: WebSettings,
     pub may_broadcast: bool,
+    pub connect_urls: ConnectUrls,
     pub vitals: Arc<Vitals>,
     /// The node has announced its shutdown.
     pub is_ending: bool,

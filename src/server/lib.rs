@@ -91,6 +91,9 @@ pub struct Config {
     pub http_policy: Policy,
     /// Address for other nodes; `None` does not listen.
     pub node: Option<SocketAddr>,
+    /// Where NATS clients of other nodes are told that they can connect; `None` is where it listens, if that is of use
+    /// there.
+    pub nats_advertise: Option<SocketAddr>,
     /// The node's identity, and where it looks for other nodes.
     pub tree: TreeSettings,
     /// Settings of the web protocols.
@@ -287,9 +290,9 @@ impl Server {
         let shards = plan.cpus.len();
         let (listeners, by_shard) = open_listeners(&config, shards)?;
         let (ends, doors) = mesh::weave(shards as u16).map_err(StartError::System)?;
-        let node = listeners.iter().find(|(name, _)| *name == "node");
-        let node = node.map(|&(_, address)| address);
-        let identity = identity(&config, node).map_err(StartError::System)?;
+        let of = |wanted| listeners.iter().find(|(name, _)| *name == wanted);
+        let [node, nats] = ["node", "nats"].map(|name| of(name).map(|&(_, address)| address));
+        let identity = identity(&config, node, nats).map_err(StartError::System)?;
         let mut server = Server {
             listeners,
             cpus: plan.cpus,
@@ -480,7 +483,11 @@ struct ShardParts {
 }
 
 /// The part of the configuration that all shards share.
-fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_core::Config> {
+fn identity(
+    config: &Config,
+    node: Option<SocketAddr>,
+    nats: Option<SocketAddr>,
+) -> io::Result<sapwood_core::Config> {
     let mut random = [0u8; 28];
     // 28 bytes are below the size up to which the kernel never gives fewer than asked for.
     rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
@@ -501,7 +508,7 @@ fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_cor
             ..config.web.clone()
         },
         may_broadcast: !config.no_broadcast,
-        tree: tree_config(config, node)?,
+        tree: tree_config(config, node, nats)?,
         vitals: Arc::default(),
         limits: config.limits.clone(),
         hash_seed: seed,
@@ -513,7 +520,11 @@ fn identity(config: &Config, node: Option<SocketAddr>) -> io::Result<sapwood_cor
 }
 
 /// The start-up settings of the tree; `None` if this node has nothing to do with other nodes.
-fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<TreeConfig>> {
+fn tree_config(
+    config: &Config,
+    node: Option<SocketAddr>,
+    nats: Option<SocketAddr>,
+) -> io::Result<Option<TreeConfig>> {
     let settings = &config.tree;
     if node.is_none() && settings.join.is_empty() && settings.parent.is_none() {
         return Ok(None);
@@ -550,9 +561,24 @@ fn tree_config(config: &Config, node: Option<SocketAddr>) -> io::Result<Option<T
         tags: settings.tags.clone(),
         groups: settings.groups.clone(),
         advertise,
+        nats: config
+            .nats_advertise
+            .or_else(|| nats_elsewhere(nats?, known)),
         key: settings.key.clone(),
         entropy: [0; 32],
     }))
+}
+
+/// Where NATS clients of other nodes can connect, as far as the listener's address says it: an unspecified one is that
+/// where other nodes reach this one, and one of loopback is of use to nodes on this machine alone.
+fn nats_elsewhere(listens: SocketAddr, node: Option<SocketAddr>) -> Option<SocketAddr> {
+    let ip = listens.ip();
+    let node = node.map(|address| address.ip());
+    match ip.is_unspecified() {
+        true => node.map(|node| SocketAddr::new(node, listens.port())),
+        false if ip.is_loopback() && !node.is_some_and(|node| node.is_loopback()) => None,
+        false => Some(listens),
+    }
 }
 
 /// The CPUs that the threads of shards may run on.

@@ -253,6 +253,9 @@ pub struct Info<'a> {
     /// The broker is about to close all connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ldm: bool,
+    /// Where else a client can connect: addresses of other nodes.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub connect_urls: &'a [String],
 }
 
 /// Looks at what stands at the start of the input.

@@ -194,6 +194,7 @@ fn info_is_one_line_of_json() {
         client_ip: "::1".to_string(),
         auth_required: false,
         ldm: true,
+        connect_urls: &[],
     };
     let mut out = Vec::new();
     write_info(&mut out, &info);
@@ -204,7 +205,7 @@ fn info_is_one_line_of_json() {
         (&json["max_payload"], &json["ldm"]),
         (&1024.into(), &true.into())
     );
-    assert!(json.get("auth_required").is_none());
+    assert!(json.get("auth_required").is_none() && json.get("connect_urls").is_none());
 }
 
 #[test]

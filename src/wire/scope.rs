@@ -28,6 +28,9 @@ pub const GROUP: &[u8] = b"group=";
 /// What begins the names that the broker keeps for the features of NATS that they belong to.
 const KEPT: [&[u8]; 4] = [b"$JS.", b"$KV.", b"$O.", b"$SYS.REQ."];
 
+/// What stands before the address where a node's NATS clients connect, among the names of the node. No topic can name it.
+pub const NATS_ADDRESS: &[u8] = b"nats=";
+
 /// Who gets an event, on the nodes that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {

@@ -50,7 +50,7 @@ pub const CONNECT: &str =
 pub struct NatsClient {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// What INFO said.
+    /// What the last INFO said.
     pub info: serde_json::Value,
 }
 
@@ -113,7 +113,10 @@ impl NatsClient {
         loop {
             if let Some((said, length)) = parse(&self.buffer) {
                 self.buffer.drain(..length);
-                return Some(said);
+                if !self.takes_news(&said) {
+                    return Some(said);
+                }
+                continue;
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
@@ -127,6 +130,31 @@ impl NatsClient {
                 Err(_) => return None,
             }
         }
+    }
+
+    /// Takes INFO that tells of other nodes, which may come at any time.
+    fn takes_news(&mut self, said: &Said) -> bool {
+        let Said::Line(line) = said else {
+            return false;
+        };
+        if !line.starts_with("INFO ") {
+            return false;
+        }
+        let info = read_info(line);
+        let is_news = info.get("ldm").is_none();
+        if is_news {
+            self.info = info;
+        }
+        is_news
+    }
+
+    /// The addresses of other nodes that it was told last, in order.
+    pub fn connect_urls(&self) -> Vec<String> {
+        let urls = self.info["connect_urls"].as_array();
+        let urls = urls.into_iter().flatten();
+        let mut urls: Vec<String> = urls.map(|url| url.as_str().unwrap().into()).collect();
+        urls.sort();
+        urls
     }
 
     /// The next line, which must be no message.

@@ -15,7 +15,7 @@ use crate::routing::globs::Globs;
 use crate::routing::groups::{GroupId, Groups, next_turn};
 use crate::routing::trie::Trie;
 use crate::split_table::SplitTable;
-use sapwood_wire::{glob, topic};
+use sapwood_wire::{glob, scope, topic};
 use std::hash::{BuildHasher, Hash, Hasher};
 
 /// Cost of a node of the trie that a topic leads to, in steps of about a nanosecond.
@@ -107,6 +107,10 @@ pub(crate) struct Filters {
     counts: [usize; 5],
     /// Number of entries for names of nodes, including groups of nodes.
     node_names: usize,
+    /// Those that are addresses where NATS clients can connect.
+    nats_addresses: Vec<FilterId>,
+    /// Number of changes of these.
+    nats_addresses_version: u64,
     wildcards: Trie<FilterId>,
     pub groups: Groups,
     /// Number of entries removed since the start.
@@ -123,10 +127,17 @@ impl Filters {
             globs: Globs::new(seed),
             counts: [0; 5],
             node_names: 0,
+            nats_addresses: Vec::new(),
+            nats_addresses_version: 0,
             wildcards: Trie::new(seed),
             groups: Groups::new(seed),
             removed: 0,
         }
+    }
+
+    /// The names of nodes that are addresses where NATS clients can connect, and the number of their changes.
+    pub(crate) fn nats_addresses(&self) -> (&[FilterId], u64) {
+        (&self.nats_addresses, self.nats_addresses_version)
     }
 
     /// Number of filters that clients subscribed to, on this node or elsewhere.
@@ -284,6 +295,10 @@ impl Filters {
             next_member: 0,
         });
         self.node_names += usize::from(kind == FilterKind::Node);
+        if is_nats_address(kind, name) {
+            self.nats_addresses.push(id);
+            self.nats_addresses_version += 1;
+        }
         if group.is_none() {
             self.counts[kind as usize] += 1;
             match kind {
@@ -313,6 +328,10 @@ impl Filters {
         let entry = self.entries.remove(id.key());
         self.removed += 1;
         self.node_names -= usize::from(entry.kind == FilterKind::Node);
+        if is_nats_address(entry.kind, &entry.name) {
+            self.nats_addresses.retain(|&other| other != id);
+            self.nats_addresses_version += 1;
+        }
         let hash = hash_key(&self.hasher, entry.kind, &entry.name, entry.group);
         let Filters {
             entries,
@@ -403,6 +422,10 @@ impl Filters {
         let nodes = self.wildcards.matching(name, &mut each);
         nodes * COST_NODE + self.globs.matching(name, &mut each)
     }
+}
+
+fn is_nats_address(kind: FilterKind, name: &[u8]) -> bool {
+    kind == FilterKind::Node && name.starts_with(scope::NATS_ADDRESS)
 }
 
 fn hash_key(

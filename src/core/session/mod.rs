@@ -157,7 +157,7 @@ impl Session {
 
     /// Writes the server's first message, in protocols where the server speaks first.
     pub(crate) fn greet(
-        &self,
+        &mut self,
         settings: &Settings,
         identity: Identity,
         conn: ConnId,
@@ -168,6 +168,19 @@ impl Session {
             Session::Web(session) => session.greet(conn, outboxes),
             Session::Node(session) => session.greet(conn, outboxes),
             Session::Redis(_) | Session::Native(_) => {}
+        }
+    }
+
+    /// Writes the addresses of other nodes, in protocols with a message for them.
+    pub(crate) fn tell_urls(
+        &mut self,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
+        if let Session::Nats(session) = self {
+            session.tell_urls(settings, identity, conn, outboxes);
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct NatsSession {
     takes_info: bool,
     /// PINGs that the client has not answered.
     pings_out: u8,
+    /// Version of the addresses of other nodes that it was told.
+    urls_told: u64,
     last_operation: &'static str,
     client: Option<Box<Client>>,
 }
@@ -77,6 +79,7 @@ impl NatsSession {
             no_responders: false,
             takes_info: false,
             pings_out: 0,
+            urls_told: 0,
             last_operation: "none",
             client: None,
         }
@@ -99,13 +102,37 @@ impl NatsSession {
 
     /// Writes INFO, which opens the connection, before the client sends CONNECT.
     pub(crate) fn greet(
-        &self,
+        &mut self,
         settings: &Settings,
         identity: Identity,
         conn: ConnId,
         outboxes: &mut Outboxes,
     ) {
+        self.urls_told = settings.connect_urls.version;
         write_info(settings, identity, false, conn, outboxes);
+    }
+
+    /// Tells the client the addresses of other nodes, if it takes such news and does not know them yet.
+    pub(crate) fn tell_urls(
+        &mut self,
+        settings: &Settings,
+        identity: Identity,
+        conn: ConnId,
+        outboxes: &mut Outboxes,
+    ) {
+        if self.misses_urls(settings) {
+            write_info(settings, identity, settings.is_ending, conn, outboxes);
+        }
+    }
+
+    /// Whether the client takes news and is to be told addresses of other nodes; it counts as told.
+    fn misses_urls(&mut self, settings: &Settings) -> bool {
+        let version = settings.connect_urls.version;
+        let misses = self.takes_info && self.authenticated && self.urls_told != version;
+        if misses {
+            self.urls_told = version;
+        }
+        misses
     }
 
     /// Carries out the operations in `input`, as far as the connection may go on.
@@ -181,6 +208,11 @@ impl NatsSession {
             Operation::Connect(json) => ("connect", self.connect(json, cx)),
             Operation::Ping => {
                 cx.reply(|out| out.extend_from_slice(b"PONG\r\n"));
+                // What changed while it connected: not sooner, because libraries wait for this first PONG alone.
+                let (settings, identity) = (cx.settings(), cx.identity());
+                if self.misses_urls(settings) {
+                    cx.reply(|out| encode_info(settings, identity, settings.is_ending, out));
+                }
                 ("ping", NatsStep::Done)
             }
             Operation::Pong => {
@@ -469,6 +501,10 @@ fn write_info(
     conn: ConnId,
     outboxes: &mut Outboxes,
 ) {
+    outboxes.reply(conn, |out| encode_info(settings, identity, ldm, out));
+}
+
+fn encode_info(settings: &Settings, identity: Identity, ldm: bool, out: &mut Vec<u8>) {
     let info = Info {
         server_id: &settings.run_id,
         server_name: BROKER,
@@ -482,8 +518,9 @@ fn write_info(
         client_ip: identity.peer.ip().to_string(),
         auth_required: settings.password.is_some(),
         ldm,
+        connect_urls: &settings.connect_urls.list,
     };
-    outboxes.reply(conn, |out| nats::write_info(out, &info));
+    nats::write_info(out, &info);
 }
 
 fn is_let_in(connect: &Connect, settings: &Settings) -> bool {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod calls;
+mod connect_urls;
 mod input;
 mod links;
 #[cfg(test)]
@@ -26,12 +27,13 @@ use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
 use crate::routing::interest::{self, Interest};
 use crate::session::{Protocol, Session};
-use crate::settings::{Identity, Settings};
+use crate::settings::{ConnectUrls, Identity, Settings};
 use crate::tree::links::Links;
 use crate::tree::notice::Notice;
 use crate::tree::place::Place;
 use crate::tree::state::Tree;
 use bytes::Bytes;
+use connect_urls::Telling;
 use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub struct Shard {
     /// For each other shard, the connections that wait for room there: a publisher waits for the shard that was full,
     /// not for all.
     stalled: Vec<Vec<(ConnId, ClientId)>>,
+    /// How far NATS clients have been told of other nodes.
+    telling: Telling,
 }
 
 impl Shard {
@@ -118,6 +122,7 @@ impl Shard {
             scratch: Scratch::default(),
             leaving: VecDeque::new(),
             stalled: vec![Vec::new(); usize::from(shards)],
+            telling: Telling::default(),
             settings: Settings {
                 shard,
                 shards,
@@ -126,6 +131,7 @@ impl Shard {
                 nats_payload_max: config.nats_payload_max,
                 web: config.web,
                 may_broadcast: config.may_broadcast,
+                connect_urls: ConnectUrls::default(),
                 vitals: config.vitals,
                 is_ending: false,
                 run_id: config.run_id,
@@ -227,6 +233,7 @@ impl Shard {
             self.guesses.next_deadline(),
             calls_ns,
             self.tree_deadline(),
+            self.next_urls_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -310,7 +317,7 @@ impl Shard {
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
         let may_leave = !self.leaving.is_empty() && !self.interest.is_behind();
-        let is_owed = self.delivery.put_off.is_due() || may_leave;
+        let is_owed = self.delivery.put_off.is_due() || may_leave || self.telling.is_due();
         has_news || has_lanes || is_asked || has_calls || is_owed || self.may_resume_stalled()
     }
 
@@ -407,7 +414,7 @@ impl Shard {
         now: Now,
         outputs: &mut Outputs,
     ) {
-        let session = match protocol {
+        let mut session = match protocol {
             Protocol::NodeDialed { dial } => match self.dialed_session(dial) {
                 Some(session) => Session::Node(Box::new(session)),
                 None => Session::new(Protocol::Node, &self.settings),
@@ -758,6 +765,7 @@ impl Shard {
         self.resume_callers(outputs);
         self.answer_questions(now);
         self.end_turn_of_links();
+        self.tell_connect_urls(now);
         let changes = self.broker.take_changes();
         let is_news = !changes.is_empty() || self.interest.is_awaited();
         if is_news && !self.interest.is_alone() {

@@ -17,6 +17,8 @@ pub struct TreeConfig {
     /// The advertised address, where other nodes can dial it. If its IP is unspecified, the receiver fills in the IP it
     /// sees.
     pub advertise: Option<SocketAddr>,
+    /// Where NATS clients of other nodes are told that they can connect to this one; `None` tells them nothing.
+    pub nats: Option<SocketAddr>,
     /// The secret shared by all nodes of the tree. Links are encrypted with it; `None` leaves them open.
     pub key: Option<SecretKey>,
     /// Seed for the keys of connections: random, and different on each shard.
@@ -31,7 +33,9 @@ impl TreeConfig {
         let name = Some(&self.place.name).filter(|name| !name.is_empty());
         let names = name.into_iter().map(|name| (&[][..], name));
         let all = names.chain(tags).chain(groups);
-        all.map(|(prefix, name)| [prefix, name.as_bytes()].concat().into())
-            .collect()
+        let all = all.map(|(prefix, name)| [prefix, name.as_bytes()].concat().into());
+        let nats = self.nats.map(|address| address.to_string());
+        let nats = nats.map(|address| [scope::NATS_ADDRESS, address.as_bytes()].concat().into());
+        all.chain(nats).collect()
     }
 }

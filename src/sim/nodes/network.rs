@@ -247,6 +247,7 @@ impl Network {
                 tags: Vec::new(),
                 groups: Vec::new(),
                 advertise: Some(node.address),
+                nats: None,
                 key: plan.is_sealed.then(|| key.clone()),
                 entropy: [shard as u8 ^ entropy as u8; 32],
             }),

@@ -7,6 +7,7 @@ use super::remote::set;
 use super::{Broker, GroupRoute, Route};
 use crate::command::{Filter, FilterKind, LinkId, Target};
 use crate::tree::position::Position;
+use core::net::SocketAddr;
 use sapwood_wire::scope::{self, Audience, Scope, Targets};
 
 /// The links and turns that lead to the target nodes of an event.
@@ -44,6 +45,27 @@ impl Broker {
     /// The node's position in the tree.
     pub(crate) fn position(&self) -> &Position {
         &self.position
+    }
+
+    /// Number of changes of the addresses where NATS clients can connect.
+    pub(crate) fn nats_addresses_version(&self) -> u64 {
+        self.filters.nats_addresses().1
+    }
+
+    /// The addresses of other nodes where NATS clients can connect, at most so many.
+    pub(crate) fn nats_addresses(&self, most: usize) -> Vec<String> {
+        let (ids, _) = self.filters.nats_addresses();
+        let entries = ids.iter().map(|&id| self.filters.entry(id));
+        let elsewhere = entries.filter(|entry| {
+            let mut wanted = entry.wanted().iter();
+            wanted.any(|&(link, _)| link != LinkId::HERE)
+        });
+        let addresses = elsewhere.filter_map(|entry| {
+            let text = entry.name.strip_prefix(scope::NATS_ADDRESS)?;
+            let address: SocketAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
+            Some(address.to_string())
+        });
+        addresses.take(most).collect()
     }
 
     /// Narrows a topic's route, as found by its name, to the rest of the topic's scope.
