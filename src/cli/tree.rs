@@ -57,8 +57,7 @@ Behind these stand a node's tags and groups, and what is not as it should be: la
 events that it lost, many bytes that the other side does not have yet, shards or nodes that did not answer in \
 time. What these questions move themselves is left out of the rates but for a few events.
 
-For one node, `filters` is how many filters are wanted on the other side of a link, those that stand for the \
-names, tags and groups of nodes among them.
+For one node, `filters` is how many filters are wanted on the other side of a link.
 
 Exit codes: 0 drawn, 1 failed, 2 wrong usage, 4 no node answered.";
 

@@ -141,7 +141,7 @@ impl NatsClient {
             return false;
         }
         let info = read_info(line);
-        let is_news = info.get("ldm").is_none();
+        let is_news = info.get("ldm").is_none() && !self.info.is_null();
         if is_news {
             self.info = info;
         }

@@ -31,17 +31,14 @@ pub struct View<'a> {
     /// From when to when events were counted, for nodes that do not say it better.
     seconds: f64,
     below: HashMap<&'a str, Below>,
-    total: Below,
+    /// Those of all nodes.
+    shards: u64,
 }
 
 /// What the nodes from one on downwards are together.
 #[derive(Clone, Copy, Debug, Default)]
 struct Below {
     shards: u64,
-    /// How many names, tags and groups they have, each counted once.
-    calls: u64,
-    /// Those of them that no other node has.
-    calls_only_here: u64,
     /// This client is connected to one of them.
     has_local: bool,
 }
@@ -51,7 +48,7 @@ struct Below {
 struct Own {
     events_out: u64,
     events_in: u64,
-    /// Filters that are no subscriptions but this client's own and nodes' names.
+    /// This client's own filters.
     filters: u64,
 }
 
@@ -81,15 +78,10 @@ impl<'a> View<'a> {
             parents,
             seconds: (now.at - before.at).as_secs_f64(),
             below: HashMap::new(),
-            total: Below::default(),
+            shards: 0,
         };
-        let (below, calls) = sum_up(nodes, &view.order, &view.parents, local);
-        view.total = Below {
-            shards: nodes.values().map(|node| node.answered.len() as u64).sum(),
-            calls,
-            ..Below::default()
-        };
-        view.below = below;
+        view.shards = nodes.values().map(|node| node.answered.len() as u64).sum();
+        view.below = sum_up(nodes, &view.order, &view.parents, local);
         view
     }
 
@@ -124,7 +116,7 @@ impl<'a> View<'a> {
         let (before, seconds) = self.since(node)?;
         let (mut asked, mut answered) = (0, 0);
         if self.is_local(node) {
-            (asked, answered) = (1, self.total.shards);
+            (asked, answered) = (1, self.shards);
         }
         let rate = |name, own| {
             let events = node.counter(name).saturating_sub(before.counter(name));
@@ -189,18 +181,14 @@ impl<'a> View<'a> {
             false => of(&link.node),
         };
         // What stands above the link, and below it.
-        let above = (
-            self.total.shards - side.shards.min(self.total.shards),
-            self.total.calls - side.calls_only_here.min(self.total.calls),
-            !side.has_local,
-        );
-        let below = (side.shards, side.calls, side.has_local);
+        let above = (self.shards - side.shards.min(self.shards), !side.has_local);
+        let below = (side.shards, side.has_local);
         let (here, there) = match link.is_up {
             true => (below, above),
             false => (above, below),
         };
-        let filters = there.1 + u64::from(there.2);
-        match there.2 {
+        let filters = u64::from(there.1);
+        match there.1 {
             true => Own {
                 events_out: here.0,
                 events_in: 1,
@@ -268,79 +256,30 @@ fn order<'a>(gathered: &'a Gathered, parents: &HashMap<&'a str, &'a str>) -> Vec
     depth_first(&first, &children)
 }
 
-/// Something that nodes are called by: what stands before it, and the name, tag or group.
-type Call<'a> = (&'static str, &'a str);
-
-/// How many of some nodes are called how.
-#[derive(Debug, Default)]
-struct Calls<'a> {
-    counts: HashMap<Call<'a>, u64>,
-    /// How many of these no other node is called by.
-    only_here: u64,
-}
-
-impl<'a> Calls<'a> {
-    fn add(&mut self, call: Call<'a>, count: u64, totals: &HashMap<Call<'a>, u64>) {
-        let known = self.counts.entry(call).or_default();
-        *known += count;
-        self.only_here += u64::from(totals.get(&call) == Some(known));
-    }
-
-    /// Adds the smaller to the larger, so that no name is moved often.
-    fn merge(self, other: Calls<'a>, totals: &HashMap<Call<'a>, u64>) -> Calls<'a> {
-        let (mut large, small) = match self.counts.len() < other.counts.len() {
-            true => (other, self),
-            false => (self, other),
-        };
-        for (call, count) in small.counts {
-            large.add(call, count, totals);
-        }
-        large
-    }
-}
-
-fn calls_of(node: &Node) -> HashSet<Call<'_>> {
-    let name = (!node.name.is_empty()).then_some(("", &node.name[..]));
-    let tags = node.tags.iter().map(|tag| ("tag=", &tag[..]));
-    let groups = node.groups.iter().map(|group| ("group=", &group[..]));
-    name.into_iter().chain(tags).chain(groups).collect()
-}
-
-/// What stands from each node on downwards, and how many names there are in all.
+/// What stands from each node on downwards.
 fn sum_up<'a>(
     nodes: &'a BTreeMap<String, Node>,
     order: &[Placed<'a>],
     parents: &HashMap<&'a str, &'a str>,
     local: Option<&Local>,
-) -> (HashMap<&'a str, Below>, u64) {
-    let mut totals: HashMap<Call<'a>, u64> = HashMap::new();
-    for call in nodes.values().flat_map(calls_of) {
-        *totals.entry(call).or_default() += 1;
-    }
-    // What is gathered of each node's children so far.
-    let mut open: HashMap<&str, (Calls<'a>, Below)> = HashMap::new();
-    let mut done = HashMap::new();
+) -> HashMap<&'a str, Below> {
+    let mut all: HashMap<&str, Below> = HashMap::new();
+    // Children stand behind their parents.
     for placed in order.iter().rev() {
         let Some(node) = nodes.get(placed.id) else {
             continue;
         };
-        let (mut calls, mut below) = open.remove(placed.id).unwrap_or_default();
-        for call in calls_of(node) {
-            calls.add(call, 1, &totals);
-        }
+        let below = all.entry(placed.id).or_default();
         below.shards += node.answered.len() as u64;
         below.has_local |= local.is_some_and(|local| local.id == node.id);
-        below.calls = calls.counts.len() as u64;
-        below.calls_only_here = calls.only_here;
-        done.insert(placed.id, below);
+        let below = *below;
         if let Some(&parent) = parents.get(placed.id) {
-            let (others, mut sum) = open.remove(parent).unwrap_or_default();
+            let sum = all.entry(parent).or_default();
             sum.shards += below.shards;
             sum.has_local |= below.has_local;
-            open.insert(parent, (others.merge(calls, &totals), sum));
         }
     }
-    (done, totals.len() as u64)
+    all
 }
 
 #[cfg(test)]
@@ -397,14 +336,13 @@ mod tests {
         assert_eq!(order, ["a", "b", "d", "c"]);
         // By links: events out and in, and filters with subscribers, of 100, 100 and 10 that are counted.
         for (node, other, out, events_in, filters) in [
-            // The question goes up, and the answers of two nodes come down. Each node has two names of its own, and all
-            // have one.
-            ("b", "a", 99.0, 98.0, 10 - 5),
-            ("a", "b", 98.0, 99.0, 10 - 5 - 1),
-            ("a", "c", 99.0, 99.0, 10 - 3),
-            ("c", "a", 99.0, 99.0, 10 - 7 - 1),
-            ("b", "d", 99.0, 99.0, 10 - 3),
-            ("d", "b", 99.0, 99.0, 10 - 7 - 1),
+            // The question goes up, and the answers of two nodes come down. This client has a filter for them.
+            ("b", "a", 99.0, 98.0, 10),
+            ("a", "b", 98.0, 99.0, 10 - 1),
+            ("a", "c", 99.0, 99.0, 10),
+            ("c", "a", 99.0, 99.0, 10 - 1),
+            ("b", "d", 99.0, 99.0, 10),
+            ("d", "b", 99.0, 99.0, 10 - 1),
         ] {
             let node = view.node(node).unwrap();
             let link = node.links.iter().find(|link| link.node == other).unwrap();

@@ -208,6 +208,8 @@ impl Route {
 #[derive(Clone, Copy, Debug, Default)]
 struct Behind {
     filters: u32,
+    /// Names of nodes among them.
+    names: u32,
     /// Globs among them, and the most that they cost a look-up, in steps of about a nanosecond.
     globs: u32,
     globs_cost: u64,

@@ -167,25 +167,28 @@ impl Broker {
             return;
         }
         let is_glob = entry.kind == FilterKind::Glob;
+        let is_name = entry.kind == FilterKind::Node;
         let cost = if is_glob { glob::cost(&entry.name) } else { 0 };
         self.behind_mut(link);
         for behind in [&mut self.behind[link.index()], &mut self.behind_all] {
             if is_wanted {
                 behind.filters += 1;
+                behind.names += u32::from(is_name);
                 behind.globs += u32::from(is_glob);
                 behind.globs_cost += cost;
             } else {
                 behind.filters -= 1;
+                behind.names -= u32::from(is_name);
                 behind.globs -= u32::from(is_glob);
                 behind.globs_cost -= cost;
             }
         }
     }
 
-    /// Number of filters wanted behind a link.
+    /// Number of filters wanted behind a link, without the names of nodes.
     pub(crate) fn wanted_behind(&self, link: LinkId) -> u32 {
         let behind = self.behind.get(link.index());
-        behind.map_or(0, |behind| behind.filters)
+        behind.map_or(0, |behind| behind.filters - behind.names)
     }
 
     /// Sets whether any event may be wanted behind a link.
