@@ -25,14 +25,23 @@ const SIZES: [usize; 2] = [20, 128];
 /// What a subscriber reads of each event, with ids that are not next to each other.
 fn read(script: &Script, kind: Kind) -> Vec<Vec<u8>> {
     let events = (0..EVENTS).map(|place| {
-        let id = format!("id: {}\n", 97 + 2 * place);
-        let before = match kind {
-            Kind::Socket => "",
-            Kind::Stream => &id,
-        };
-        [before.as_bytes(), script.event(kind, place)].concat()
+        let event = script.event(kind, place);
+        match kind {
+            Kind::Socket => event.to_vec(),
+            Kind::Stream => chunk(&sent(&format!("{}", 97 + 2 * place), event)),
+        }
     });
     events.collect()
+}
+
+/// An event of an event stream.
+fn sent(id: &str, event: &[u8]) -> Vec<u8> {
+    [format!("id: {id}\n").as_bytes(), event].concat()
+}
+
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let size = format!("{:x}\r\n", bytes.len());
+    [size.as_bytes(), bytes, b"\r\n"].concat()
 }
 
 /// Takes the reads in two parts, cut everywhere, and byte by byte; gives how many events came, or that it was refused.
@@ -70,7 +79,7 @@ fn whole_streams_are_taken_with_what_stands_between_events() {
         assert_eq!(whole, Some(EVENTS));
         let between: &[u8] = match kind {
             Kind::Socket => b"\x89\x00\x89\x02hi",
-            Kind::Stream => b":\n\n:\n\n",
+            Kind::Stream => b"3\r\n:\n\n\r\n6\r\n:\n\n:\n\n\r\n",
         };
         let input = [between, &events.join(between), between].concat();
         assert_eq!(take(kind, script, EVENTS, &input), Some(EVENTS));
@@ -92,7 +101,8 @@ fn faults_are_noticed_however_they_are_cut() {
         let end = events[2].len();
         for at in 0..end {
             // The number of an event stream's event is the broker's choice, so only other bytes must be these.
-            if kind == Kind::Socket || !(4..7).contains(&at) {
+            // It stands behind `id: `, and that behind the chunk's size of two digits.
+            if kind == Kind::Socket || !(8..11).contains(&at) {
                 refused(&|events| events[2][at] ^= 1);
             }
         }
@@ -110,6 +120,30 @@ fn events_before_their_publish_and_lost_at_the_end_are_noticed() {
 }
 
 #[test]
+fn chunks_may_be_cut_anywhere_and_must_be_whole() {
+    let script = Script::new("a.b", EVENTS, SIZES[0]);
+    let events =
+        (0..EVENTS).map(|place| sent(&format!("{}", 5 + place), script.event(Kind::Stream, place)));
+    let events = events.collect::<Vec<_>>().concat();
+    for length in [1, 7, 16, events.len()] {
+        let mut input: Vec<u8> = events.chunks(length).flat_map(chunk).collect();
+        assert_eq!(take(Kind::Stream, &script, EVENTS, &input), Some(EVENTS));
+        // Without the line end behind the last, and with the last chunk, which no stream may have here.
+        assert_eq!(
+            take(Kind::Stream, &script, EVENTS, &input[..input.len() - 1]),
+            None
+        );
+        input.extend(b"0\r\n\r\n");
+        assert_eq!(take(Kind::Stream, &script, EVENTS, &input), None);
+    }
+    assert_eq!(
+        take(Kind::Stream, &script, EVENTS, &events),
+        None,
+        "no chunks"
+    );
+}
+
+#[test]
 fn ids_must_grow() {
     let script = Script::new("a.b", EVENTS, SIZES[0]);
     for (ids, is_right) in [
@@ -121,10 +155,10 @@ fn ids_must_grow() {
         (["1", ""], false),
         (["1", "99999999999999999999"], false),
     ] {
-        let events = ids.iter().zip(0..).map(|(id, place)| {
-            let head = format!("id: {id}\n");
-            [head.as_bytes(), script.event(Kind::Stream, place)].concat()
-        });
+        let events = ids
+            .iter()
+            .zip(0..)
+            .map(|(id, place)| chunk(&sent(id, script.event(Kind::Stream, place))));
         let input = events.collect::<Vec<_>>().concat();
         let came = take(Kind::Stream, &script, EVENTS, &input);
         assert_eq!(came, is_right.then_some(2), "{ids:?}");

@@ -1,5 +1,5 @@
-//! Clients of HTTP, WebSocket and server-sent events that people use, unmodified: curl, httpx, websockets, npm `ws` and
-//! `eventsource`; against one shard and two, without and with a password.
+//! Clients of HTTP, WebSocket and server-sent events that people use, unmodified: curl, httpx, requests, urllib3, sseclient-py,
+//! websockets, npm `ws` and `eventsource`; against one shard and two, without and with a password.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::{Broker, script};
 const PASSWORD: &str = "correct horse";
 
 #[test]
-fn websockets_and_httpx_work() {
+fn clients_in_python_work() {
     for_each_broker(|broker, password| run(script::python("web_py.py"), broker, password));
 }
 

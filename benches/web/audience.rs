@@ -86,7 +86,7 @@ pub fn open_stream(http: SocketAddr, topic: &str) -> io::Result<TcpStream> {
         "GET /v1/topics/{topic} HTTP/1.1\r\nHost: {http}\r\nAccept: text/event-stream\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
-    let answer = read_until(&mut stream, b"\r\n\r\n:\n\n")?;
+    let answer = read_until(&mut stream, b"\r\n\r\n3\r\n:\n\n\r\n")?;
     if !answer.starts_with(b"HTTP/1.1 200 ") {
         let said = answer.escape_ascii();
         return Err(io::Error::other(format!("no event stream: {said}")));

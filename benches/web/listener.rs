@@ -2,7 +2,7 @@
 //!
 //! Owns the bytes of every event, in the forms of a WebSocket and of an event stream, made without the broker's code, and
 //! for each subscriber how far it has come. Content, order and count are checked to the byte, but for the numbers
-//! of an event stream, of which only the order is promised. Knows no sockets and no clock.
+//! of an event stream, of which only the order is promised, and how that is cut into chunks. Knows no sockets and no clock.
 
 use serde_json::json;
 
@@ -28,6 +28,9 @@ const CONTROL_BYTES_MAX: u8 = 125;
 
 /// A comment of an event stream, by which the broker shows that it is there.
 const COMMENT: &[u8] = b":\n\n";
+
+/// The end of a chunk's size, and of the chunk.
+const CHUNK_END: &[u8] = b"\r\n";
 
 /// What an event of an event stream begins with.
 const ID: &[u8] = b"id: ";
@@ -112,6 +115,19 @@ enum Within {
     Control,
 }
 
+/// Within what of an event stream's chunks the input stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// The digits of its size, as far as they came.
+    Size(Option<usize>),
+    /// So many bytes of the line end behind the size came.
+    SizeEnd(usize, usize),
+    /// So many bytes of it are missing.
+    Data(usize),
+    /// So many bytes of the line end behind it came.
+    End(usize),
+}
+
 /// A subscriber, by what it has read.
 #[derive(Debug)]
 pub struct Listener {
@@ -121,6 +137,7 @@ pub struct Listener {
     pub events: usize,
     /// What it has to answer.
     pub answer: Vec<u8>,
+    chunk: Chunk,
     within: Within,
     at: usize,
     number: u64,
@@ -135,6 +152,7 @@ impl Listener {
             kind,
             events: 0,
             answer: Vec::new(),
+            chunk: Chunk::Size(None),
             within: Within::Nothing,
             at: 0,
             number: 0,
@@ -145,11 +163,56 @@ impl Listener {
 
     /// Whether it stands between events.
     pub fn is_between(&self) -> bool {
-        self.within == Within::Nothing
+        self.within == Within::Nothing && self.chunk == Chunk::Size(None)
     }
 
     /// Takes what was read, while the first `published` events of the script may come.
     pub fn take(
+        &mut self,
+        mut input: &[u8],
+        script: &Script,
+        published: usize,
+    ) -> Result<(), Mismatch> {
+        if self.kind == Kind::Socket {
+            return self.take_plain(input, script, published);
+        }
+        // Ends: each round takes at least one byte.
+        while let Some(&byte) = input.first() {
+            let mut taken = 1;
+            self.chunk = match self.chunk {
+                Chunk::Size(size) => match (char::from(byte).to_digit(16), size) {
+                    (Some(digit), None) => Chunk::Size(Some(digit as usize)),
+                    (Some(digit), Some(size)) if size < 1 << 32 => {
+                        Chunk::Size(Some(size * 16 + digit as usize))
+                    }
+                    (None, Some(size)) if byte == CHUNK_END[0] => Chunk::SizeEnd(1, size),
+                    _ => return Err(mismatch("no size of a chunk", b"", input)),
+                },
+                Chunk::SizeEnd(came, size) if byte == CHUNK_END[came] => match size {
+                    0 => return Err(mismatch("the end of a stream", b"", input)),
+                    _ => Chunk::Data(size),
+                },
+                Chunk::Data(missing) => {
+                    taken = missing.min(input.len());
+                    self.take_plain(&input[..taken], script, published)?;
+                    match missing - taken {
+                        0 => Chunk::End(0),
+                        missing => Chunk::Data(missing),
+                    }
+                }
+                Chunk::End(0) if byte == CHUNK_END[0] => Chunk::End(1),
+                Chunk::End(1) if byte == CHUNK_END[1] => Chunk::Size(None),
+                Chunk::SizeEnd(..) | Chunk::End(_) => {
+                    return Err(mismatch("no end of a chunk", CHUNK_END, input));
+                }
+            };
+            input = &input[taken..];
+        }
+        Ok(())
+    }
+
+    /// The same of what is not in chunks, or no more.
+    fn take_plain(
         &mut self,
         mut input: &[u8],
         script: &Script,

@@ -202,13 +202,15 @@ pub enum Form {
     JsonLines,
     /// The native protocol in WebSocket messages.
     NativeMessages,
-    /// Server-sent events; also HTTP, which takes no events.
+    /// Server-sent events, each in a chunk of HTTP/1.1; also HTTP, which takes no events.
     Sse,
+    /// Server-sent events without chunks, for HTTP/1.0.
+    SsePlain,
 }
 
 impl Form {
     /// Number of forms.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
     /// All forms.
     pub const ALL: [Form; Form::COUNT] = [
         Form::Resp2,
@@ -220,6 +222,7 @@ impl Form {
         Form::JsonLines,
         Form::NativeMessages,
         Form::Sse,
+        Form::SsePlain,
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -236,12 +239,17 @@ impl Form {
 
     /// Whether replies keep the order of pipelined requests, so that a late reply needs a reply slot.
     pub(crate) fn answers_in_order(self) -> bool {
-        matches!(self, Form::Resp2 | Form::Resp3 | Form::Sse)
+        matches!(self, Form::Resp2 | Form::Resp3) || self.is_sse()
     }
 
     /// Whether events are written as JSON: topics must be UTF-8, and payloads are encoded rather than copied.
     pub(crate) fn is_json(self) -> bool {
-        matches!(self, Form::Json | Form::JsonLines | Form::Sse)
+        matches!(self, Form::Json | Form::JsonLines) || self.is_sse()
+    }
+
+    /// Whether it takes server-sent events.
+    pub(crate) fn is_sse(self) -> bool {
+        matches!(self, Form::Sse | Form::SsePlain)
     }
 }
 

@@ -502,12 +502,49 @@ pub fn write_head(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)]) {
     out.extend_from_slice(END);
 }
 
-/// Writes a chunk of a body; an empty one would be its end.
-pub fn write_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
-        out.extend_from_slice(bytes);
-        out.extend_from_slice(END);
+/// Writes a chunk of a body: what `encode` writes, and nothing if that is nothing, which would be the body's end.
+///
+/// Cost: if the number of its digits is not that of `expected`, the chunk is moved once.
+pub fn write_chunk(out: &mut Vec<u8>, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    let mut size = ChunkSize::of(expected);
+    out.extend_from_slice(size.line());
+    let body = out.len();
+    encode(out);
+    if out.len() == body {
+        return out.truncate(start);
+    }
+    size = ChunkSize::of(out.len() - body);
+    out.splice(start..body, size.line().iter().copied());
+    out.extend_from_slice(END);
+}
+
+/// The line before a chunk.
+struct ChunkSize {
+    bytes: [u8; ChunkSize::BYTES_MAX],
+    from: usize,
+}
+
+impl ChunkSize {
+    const BYTES_MAX: usize = usize::BITS as usize / 4 + END.len();
+
+    fn of(mut size: usize) -> ChunkSize {
+        let mut bytes = [0; ChunkSize::BYTES_MAX];
+        let mut from = bytes.len() - END.len();
+        bytes[from..].copy_from_slice(END);
+        // Ends after the last digit that is not 0.
+        loop {
+            from -= 1;
+            bytes[from] = b"0123456789abcdef"[size % 16];
+            size /= 16;
+            if size == 0 {
+                return ChunkSize { bytes, from };
+            }
+        }
+    }
+
+    fn line(&self) -> &[u8] {
+        &self.bytes[self.from..]
     }
 }
 

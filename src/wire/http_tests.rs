@@ -381,6 +381,28 @@ fn chunks_are_taken_apart() {
 }
 
 #[test]
+fn chunks_are_written_whatever_length_was_expected() {
+    for length in [1, 9, 10, 15, 16, 17, 255, 256, 4_095, 4_096, 70_000] {
+        for expected in [0, 1, 15, 16, 300, 70_000, usize::MAX] {
+            let body = vec![b'x'; length];
+            let mut out = b"before".to_vec();
+            write_chunk(&mut out, expected, |out| out.extend_from_slice(&body));
+            let written = [format!("before{length:x}\r\n").as_bytes(), &body, b"\r\n"].concat();
+            assert_eq!(
+                out, written,
+                "{length} bytes where {expected} were expected"
+            );
+            // An empty chunk would end the body.
+            write_chunk(&mut out, expected, |_| {});
+            assert_eq!(out, written);
+            out.extend_from_slice(LAST_CHUNK);
+            let (taken, at, chunks) = take_all(&out[6..], length).unwrap();
+            assert_eq!((taken, at, chunks), (body, out.len() - 6, Chunks::Done));
+        }
+    }
+}
+
+#[test]
 fn chunks_are_taken_up_to_their_caps() {
     let line = |length: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "y".repeat(length - 4));
     let trailers = |length: usize| format!("0\r\nA:{}\r\nB:\r\n\r\n", "y".repeat(length - 10));

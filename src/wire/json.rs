@@ -394,6 +394,16 @@ pub fn write_sse_head(out: &mut Vec<u8>, topic: &str) {
     write_text(out, topic);
 }
 
+/// Writes the gap notice of server-sent events; without a number, it is not known how many events are missing.
+pub fn write_sse_gap(out: &mut Vec<u8>, events: Option<u64>) {
+    out.extend_from_slice(b"event: gap\ndata: {\"events\":");
+    match events {
+        Some(events) => out.extend_from_slice(itoa::Buffer::new().format(events).as_bytes()),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b"}\n\n");
+}
+
 /// Writes an event behind its head: reply topic and headers, given natively, and the payload. A reply topic that is not UTF-8
 /// is left out; of a header that is not, what is wrong is replaced.
 pub fn write_event(out: &mut Vec<u8>, flags: u8, attributes: &[u8], payload: &[u8]) {

@@ -1,4 +1,5 @@
-"""websockets and httpx: text commands, JSON, native frames, requests, server-sent events, authentication, reconnecting."""
+"""websockets and httpx: text commands, JSON, native frames, requests, server-sent events, authentication, reconnecting;
+requests, urllib3 and sseclient-py: server-sent events."""
 
 import asyncio
 import base64
@@ -6,11 +7,14 @@ import contextlib
 import json
 
 import httpx
+import requests
+import sseclient
+import urllib3
 import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support import ALL_BYTES, MEBIBYTE, SECONDS_MAX, equal, password, port, restart_broker, run
+from support import ALL_BYTES, MEBIBYTE, SECONDS_MAX, equal, expect_error, password, port, restart_broker, run
 
 URL = f"http://127.0.0.1:{port}"
 WS = f"ws://127.0.0.1:{port}/ws"
@@ -159,6 +163,51 @@ async def check_events():
         equal(ids, sorted(set(ids)), "ids grow")
     async with events("ev.*", headers={"Last-Event-ID": str(ids[-1])}) as next_event:
         equal(await next_event(), {"event": "gap", "data": '{"events":null}'})
+
+
+def post(topic, content):
+    response = requests.post(f"{URL}/v1/topics/{topic}", data=content, headers=BEARER, timeout=SECONDS_MAX)
+    equal(response.status_code, 200)
+
+
+def hears_at_once(next_data, name):
+    """Each event is heard before the next is published: whoever waits for more of the stream never hears it."""
+    for content in ["one", "two\nlines", "", "x" * 100_000]:
+        post(f"sync.{name}", content)
+        equal(json.loads(next_data()), {"topic": f"sync.{name}", "data": content}, name)
+
+
+SYNC = {"headers": {"Accept": "text/event-stream", **BEARER}, "timeout": SECONDS_MAX}
+
+
+def check_sseclient_over_requests():
+    with requests.get(f"{URL}/v1/topics/sync.requests", stream=True, **SYNC) as response:
+        equal(response.status_code, 200)
+        events = sseclient.SSEClient(response).events()
+        hears_at_once(lambda: next(events).data, "requests")
+        # A broker that ends says so; of one that is killed the client can tell that its stream is not whole.
+        restart_broker()
+        expect_error(requests.exceptions.ChunkedEncodingError, "", lambda: list(events))
+
+
+def check_sseclient_over_urllib3():
+    pool = urllib3.PoolManager()
+    response = pool.request("GET", f"{URL}/v1/topics/sync.urllib3", preload_content=False, **SYNC)
+    equal(response.status, 200)
+    client = sseclient.SSEClient(response)
+    events = client.events()
+    hears_at_once(lambda: next(events).data, "urllib3")
+    client.close()
+
+
+def check_lines_of_requests():
+    with requests.get(f"{URL}/v1/topics/sync.lines", stream=True, **SYNC) as response:
+        lines = response.iter_lines(decode_unicode=True)
+
+        def next_data():
+            return next(line for line in lines if line.startswith("data: ")).removeprefix("data: ")
+
+        hears_at_once(next_data, "lines")
 
 
 async def check_monitoring():

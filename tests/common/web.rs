@@ -341,9 +341,9 @@ impl Http {
             return Ok(Some(answer));
         }
         if answer.is_chunked() {
+            // Ends: the last chunk is empty, and without it the body is not whole.
             loop {
-                let chunk = self.wire.try_until(parse_chunk)?;
-                let chunk = chunk.ok_or("the end within a chunked body")?;
+                let chunk = self.try_chunk()?.ok_or("the end within a chunked body")?;
                 if chunk.is_empty() {
                     return Ok(Some(answer));
                 }
@@ -365,6 +365,11 @@ impl Http {
     /// The next answer up to its body.
     pub fn try_head(&mut self) -> Result<Option<Answer>, String> {
         self.wire.try_until(parse_head)
+    }
+
+    /// The next chunk of a body, empty if it is the last; `None` if the broker closed before it.
+    pub fn try_chunk(&mut self) -> Result<Option<Vec<u8>>, String> {
+        self.wire.try_until(parse_chunk)
     }
 
     pub fn expect_close(&mut self) {
@@ -457,8 +462,21 @@ pub struct Events {
 impl Events {
     /// Asks for a stream, which the broker must give.
     pub fn open(port: u16, target: &str, headers: &[&str]) -> Events {
+        Events::asked(port, request(port, &format!("GET {target}"), headers, b""))
+    }
+
+    /// The same by HTTP/1.0.
+    pub fn open_old(port: u16, target: &str, headers: &[&str]) -> Events {
+        let headers: String = headers
+            .iter()
+            .map(|header| format!("{header}\r\n"))
+            .collect();
+        Events::asked(port, format!("GET {target} HTTP/1.0\r\n{headers}\r\n"))
+    }
+
+    fn asked(port: u16, request: impl AsRef<[u8]>) -> Events {
         let mut http = Http::dial(port);
-        http.send(request(port, &format!("GET {target}"), headers, b""));
+        http.send(request);
         let head = http.try_head().unwrap_or_else(|error| panic!("{error}"));
         let head = head.expect("the broker closed without an answer");
         assert_eq!(head.status, 200, "{head:?}");
@@ -503,10 +521,11 @@ impl Events {
 
     /// More of the body; `None` at its end.
     fn more(&mut self) -> Option<Vec<u8>> {
-        let wire = &mut self.http.wire;
         let more = match self.head.is_chunked() {
-            true => wire.try_until(parse_chunk),
-            false => wire
+            true => self.http.try_chunk(),
+            false => self
+                .http
+                .wire
                 .try_until(|bytes| Ok((!bytes.is_empty()).then(|| (bytes.to_vec(), bytes.len())))),
         };
         let more = more.unwrap_or_else(|error| panic!("{error}"));

@@ -6,7 +6,7 @@ use super::common::Broker;
 use super::common::native::{Event, NativeClient};
 use super::common::resp::RawClient;
 use super::nats::NatsClient;
-use super::web::{Asked, Events, Http, ask, request};
+use super::web::{Answer, Asked, Events, Http, ask, request};
 
 fn publish(broker: &Broker, topic: &str, payload: &[u8]) {
     let line = format!("POST /v1/topics/{topic}");
@@ -33,6 +33,117 @@ fn the_stream_is_what_event_source_reads() {
     assert_eq!(names, ["id", "data"]);
     assert_eq!(fields[1].1, r#"{"topic":"news.today","data":"it works"}"#);
     assert!(fields[0].1.parse::<u64>().is_ok(), "{fields:?}");
+}
+
+/// The head of a stream's answer, and the connection behind it.
+fn begun(port: u16) -> (Answer, Http) {
+    let mut http = Http::dial(port);
+    http.send(request(port, "GET /v1/topics/a", &[], b""));
+    let head = http.try_head().unwrap().expect("an answer");
+    (head, http)
+}
+
+#[test]
+fn each_event_is_a_chunk_that_comes_at_once() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let (head, mut http) = begun(broker.http_port());
+        assert_eq!(head.header("Transfer-Encoding"), Some("chunked"));
+        assert_eq!(head.header("Content-Length"), None);
+        let mut chunk = || http.try_chunk().unwrap().expect("the stream goes on");
+        // A client that shows an answer only with the first byte of its body has that at once.
+        assert_eq!(chunk(), b":\n\n");
+        let long = "x".repeat(3_000_000);
+        // Alone, as a run, longer than what is stored once for all, and escaped to twice its length.
+        let mut payloads: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+        payloads.extend(["".to_string(), "x".repeat(20_000), long, "\n".repeat(5_000)]);
+        let mut publisher = NativeClient::connect(broker.native_port());
+        publisher.publish(&Event::new("a", "alone"));
+        assert!(chunk().ends_with(b"\"data\":\"alone\"}\n\n"));
+        for payload in &payloads {
+            publisher.publish(&Event::new("a", payload.clone()));
+        }
+        for payload in &payloads {
+            let chunk = String::from_utf8(chunk()).unwrap();
+            let data = chunk.strip_prefix("id: ").expect("an id first");
+            let (id, data) = data.split_once("\ndata: ").expect("then the data");
+            assert!(id.parse::<u64>().is_ok(), "{id}");
+            let data = data.strip_suffix("\n\n").expect("a whole event");
+            let data: Json = serde_json::from_str(data).unwrap();
+            assert_eq!(data, json!({"topic": "a", "data": payload}));
+        }
+    }
+}
+
+#[test]
+fn clients_of_http_1_0_get_the_same_events_without_chunks() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let port = broker.http_port();
+        let away = ["Last-Event-ID: 7"];
+        let mut streams: Vec<Events> = (0..4)
+            .flat_map(|_| {
+                let new = Events::open(port, "/v1/topics/a", &away);
+                [new, Events::open_old(port, "/v1/topics/a", &away)]
+            })
+            .collect();
+        let mut publisher = NativeClient::connect(broker.native_port());
+        for number in 0..100 {
+            publisher.publish(&Event::new(
+                "a",
+                format!("{number}{}", "x".repeat(300 * number)),
+            ));
+        }
+        for (place, events) in streams.iter_mut().enumerate() {
+            let coding = events.head.header("Transfer-Encoding");
+            assert_eq!(coding.is_none(), place % 2 == 1, "{:?}", events.head);
+            let gap = events.fields().expect("a gap");
+            assert_eq!(gap[0].1, "gap");
+        }
+        for number in 0..100 {
+            let text = format!("{number}{}", "x".repeat(300 * number));
+            for events in &mut streams {
+                assert_eq!(events.data(), json!({"topic": "a", "data": text}));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_may_speak_both_versions() {
+    // A stream that is refused leaves the connection as it was, whatever version asks next.
+    let broker = Broker::start(1, &[]);
+    let mut http = Http::dial(broker.http_port());
+    let refused = "GET /v1/topics/a.>.b HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    http.send(refused);
+    assert_eq!(http.answer().status, 400);
+    http.send(request(broker.http_port(), "GET /v1/topics/a", &[], b""));
+    let head = http.try_head().unwrap().expect("an answer");
+    assert_eq!(head.header("Transfer-Encoding"), Some("chunked"));
+    publish(&broker, "a", b"x");
+    assert_eq!(http.try_chunk().unwrap().unwrap(), b":\n\n");
+    let event = http.try_chunk().unwrap().unwrap();
+    assert!(event.starts_with(b"id: ") && event.ends_with(b"\"x\"}\n\n"));
+}
+
+#[test]
+fn a_stream_is_whole_when_the_broker_ends() {
+    for shards in [1, 2] {
+        let broker = Broker::start(shards, &[]);
+        let mut streams: Vec<Http> = (0..4).map(|_| begun(broker.http_port()).1).collect();
+        let mut old = Events::open_old(broker.http_port(), "/v1/topics/a", &[]);
+        publish(&broker, "a", b"last");
+        super::load::signal(&broker, rustix::process::Signal::TERM);
+        for http in &mut streams {
+            let chunks = std::iter::from_fn(|| http.try_chunk().unwrap()).take(3);
+            let chunks: Vec<Vec<u8>> = chunks.collect();
+            assert_eq!((chunks.len(), chunks[2].len()), (3, 0), "{chunks:?}");
+            assert!(chunks[1].ends_with(b"\"last\"}\n\n"));
+            http.expect_close();
+        }
+        assert_eq!(old.data()["data"], "last");
+        assert_eq!(old.fields(), None);
+    }
 }
 
 #[test]
@@ -296,11 +407,21 @@ fn flood(broker: &Broker) {
 
 #[test]
 fn who_reads_too_slowly_is_told_how_many_events_are_missing() {
-    let limits = super::load::File::new("[limits]\noutbox_bytes_max = \"1 MiB\"\n");
-    let args = ["--http-policy", "drop-oldest", "--config", limits.path()];
-    let broker = Broker::start(1, &args);
-    let mut events = Events::open(broker.http_port(), "/v1/topics/flood", &[]);
-    flood(&broker);
+    for policy in ["drop-oldest", "latest"] {
+        let limits = super::load::File::new("[limits]\noutbox_bytes_max = \"1 MiB\"\n");
+        let args = ["--http-policy", policy, "--config", limits.path()];
+        let broker = Broker::start(1, &args);
+        let target = "/v1/topics/flood";
+        let new = Events::open(broker.http_port(), target, &[]);
+        let old = Events::open_old(broker.http_port(), target, &[]);
+        flood(&broker);
+        for events in [new, old] {
+            comes_with_gaps(events, &broker);
+        }
+    }
+}
+
+fn comes_with_gaps(mut events: Events, broker: &Broker) {
     let (mut came, mut dropped, mut next) = (0, 0, 0);
     while came + dropped < FLOOD {
         let fields = events.fields().expect("the stream goes on");
@@ -320,7 +441,7 @@ fn who_reads_too_slowly_is_told_how_many_events_are_missing() {
     }
     assert_eq!(came + dropped, FLOOD);
     assert!(dropped > 0, "the flood was too small to lose anything");
-    publish(&broker, "flood", b"after");
+    publish(broker, "flood", b"after");
     assert_eq!(events.data()["data"], "after");
 }
 
@@ -335,6 +456,8 @@ fn who_reads_too_slowly_is_closed_where_nothing_else_was_said() {
         came += u64::from(line.starts_with(b"data: "));
     }
     assert!(came < FLOOD, "all {came} events came");
+    // Its client can tell that the stream is not whole.
+    assert!(!rest.ends_with(b"\r\n0\r\n\r\n"));
 }
 
 #[test]

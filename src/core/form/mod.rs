@@ -20,7 +20,7 @@ use crate::command::{Event, FilterKind, Form, Space};
 use sapwood_wire::native::{self as wire_native, kind};
 use sapwood_wire::resp::Version;
 use sapwood_wire::run::{Source, Span};
-use sapwood_wire::{json as wire_json, websocket};
+use sapwood_wire::{http, json as wire_json, websocket};
 use sids::Sid;
 
 /// Step between the event numbers of a shard, so that no two shards use the same.
@@ -39,7 +39,9 @@ pub(crate) fn encode_event_head(
         Form::Resp3 => resp::encode_head(Version::Three, kind, filter, topic, out),
         Form::Native | Form::NativeMessages => native::encode_head(topic, out),
         Form::Text => text::encode_head(topic, out),
-        Form::Json | Form::JsonLines | Form::Sse => json::encode_head(form, topic, out),
+        Form::Json | Form::JsonLines | Form::Sse | Form::SsePlain => {
+            json::encode_head(form, topic, out);
+        }
         Form::Nats => nats::encode_head(topic, out),
     }
 }
@@ -137,7 +139,7 @@ pub(crate) fn encode_event_before_payload(
         Form::Text => {
             text::encode_before_payload(event, out);
         }
-        Form::Json | Form::JsonLines | Form::Sse => {
+        Form::Json | Form::JsonLines | Form::Sse | Form::SsePlain => {
             unreachable!("JSON does not hold payloads as they are")
         }
     }
@@ -174,13 +176,13 @@ pub(crate) fn encode_gap(form: Form, events: u64, out: &mut Vec<u8>) {
     match form {
         Form::Resp2 | Form::Resp3 | Form::Nats | Form::Text => {}
         Form::Native => wire_native::write_gap(out, events),
-        Form::NativeMessages | Form::Json | Form::JsonLines => {
+        Form::NativeMessages | Form::Json | Form::JsonLines | Form::Sse | Form::SsePlain => {
             encode_reply(form, out, |out| match form {
                 Form::NativeMessages => wire_native::write_gap(out, events),
+                Form::Sse | Form::SsePlain => wire_json::write_sse_gap(out, Some(events)),
                 _ => wire_json::write_gap(out, events),
             });
         }
-        Form::Sse => json::encode_sse_gap(events, out),
     }
 }
 
@@ -193,6 +195,7 @@ pub(crate) fn encode_reply(form: Form, out: &mut Vec<u8>, encode: impl FnOnce(&m
             encode(out);
             out.push(b'\n');
         }
-        Form::Resp2 | Form::Resp3 | Form::Native | Form::Nats | Form::Sse => encode(out),
+        Form::Sse => http::write_chunk(out, 0, encode),
+        Form::Resp2 | Form::Resp3 | Form::Native | Form::Nats | Form::SsePlain => encode(out),
     }
 }

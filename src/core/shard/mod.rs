@@ -380,8 +380,8 @@ impl Shard {
         }
     }
 
-    /// Announces the shutdown of the node to all clients whose protocol has a message for it, and closes WebSockets if
-    /// it is near.
+    /// Announces the shutdown of the node to all clients whose protocol has a message for it, and closes WebSockets and
+    /// event streams if it is near.
     fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) {
         for (conn, connection) in self.connections.iter().filter(|(_, there)| !there.closing) {
             connection.session.announce_end(
@@ -394,7 +394,7 @@ impl Shard {
         }
         self.settings.is_ending = true;
         if milliseconds <= limits::CLOSE_EARLY_MS {
-            self.close_sockets(outputs);
+            self.close_early(outputs);
         }
     }
 
@@ -488,15 +488,15 @@ impl Shard {
         }
     }
 
-    /// Closes the WebSockets by a close frame, because the node shuts down.
-    fn close_sockets(&mut self, outputs: &mut Outputs) {
+    /// Closes those that have an end of their own, by that, because the node shuts down.
+    fn close_early(&mut self, outputs: &mut Outputs) {
         for conn in self.connections.places() {
             let Some(connection) = self.connections.get(conn) else {
                 continue;
             };
             let session = &connection.session;
-            let is_socket = matches!(session, Session::Web(web) if web.is_closed_early());
-            if is_socket && !connection.closing {
+            let is_meant = matches!(session, Session::Web(web) if web.is_closed_early());
+            if is_meant && !connection.closing {
                 session.say_why(CloseReason::Ending, conn, &mut self.outboxes);
                 self.begin_close(conn, CloseReason::Ending, outputs);
             }

@@ -10,6 +10,8 @@ mod native_shards;
 mod put_off_shards;
 #[path = "stall_tests.rs"]
 mod stall_shards;
+#[path = "sse_tests.rs"]
+mod sse_shards;
 
 use super::*;
 use crate::limits::Limits;

@@ -8,8 +8,8 @@ use super::routes::{self, HttpRoute, NoRoute, Opening};
 use super::socket::Socket;
 use super::{Done, Mode};
 use crate::command::{
-    Answers, CallError, CallId, CloseReason, ConnId, Event, Filter, FilterKind, Query, Refusal,
-    Space, Written,
+    Answers, CallError, CallId, CloseReason, ConnId, Event, Filter, FilterKind, Form, Query,
+    Refusal, Space, Written,
 };
 use crate::context::{Context, Then};
 use crate::limits::HTTP_OUTBOX_BYTES_MAX;
@@ -96,6 +96,9 @@ struct Reply<'a> {
 
 const JSON: &str = "application/json";
 
+/// A comment of server-sent events, which clients leave out.
+pub(super) const SSE_COMMENT: &[u8] = b":\n\n";
+
 impl Manner {
     fn of(head: &Head<'_>, cx: &Context<'_>) -> Manner {
         Manner {
@@ -114,6 +117,12 @@ impl Manner {
             headers.push(("Vary", "Origin"));
         }
         headers
+    }
+
+    /// The header of a response of unknown length: its body is chunked, or ends with the connection.
+    fn transfer_encoding(&self) -> Option<(&'static str, &'static str)> {
+        self.takes_chunks
+            .then_some(("Transfer-Encoding", "chunked"))
     }
 
     /// The Connection header: whether the connection stays open after the response.
@@ -489,6 +498,10 @@ impl Http {
         head: &Head<'_>,
         cx: &mut Context<'_>,
     ) -> Option<Done> {
+        cx.change_form(match manner.takes_chunks {
+            true => Form::Sse,
+            false => Form::SsePlain,
+        });
         for topic in topics {
             let kind = FilterKind::of_tokens(topic);
             if let Err(refusal) = cx.subscribe(0, Filter::plain(kind, topic)) {
@@ -505,15 +518,14 @@ impl Http {
             // Proxies must not buffer events.
             ("X-Accel-Buffering", "no"),
         ];
+        headers.extend(manner.transfer_encoding());
         headers.extend(manner.headers(&date));
-        let has_been_away = head.values("last-event-id").next().is_some();
-        cx.reply_bare(|out| {
-            write_head(out, 200, &headers);
-            out.extend_from_slice(b":\n\n");
-            if has_been_away {
-                out.extend_from_slice(b"event: gap\ndata: {\"events\":null}\n\n");
-            }
-        });
+        cx.reply_bare(|out| write_head(out, 200, &headers));
+        // Many clients take a stream for open only when the first bytes of its body come.
+        cx.reply(|out| out.extend_from_slice(SSE_COMMENT));
+        if head.values("last-event-id").next().is_some() {
+            cx.reply(|out| json::write_sse_gap(out, None));
+        }
         Some(Done::Becomes(Mode::Events))
     }
 
@@ -628,13 +640,11 @@ fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, manner: &Manner, now: Momen
     }
 }
 
-/// Writes the head of a JSON response of unknown length: its body is chunked, or ends with the connection.
+/// Writes the head of a JSON response of unknown length.
 fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
     let date = now.http();
     let mut headers = vec![("Content-Type", JSON), ("Cache-Control", "no-store")];
-    if manner.takes_chunks {
-        headers.push(("Transfer-Encoding", "chunked"));
-    }
+    headers.extend(manner.transfer_encoding());
     headers.extend(manner.headers(&date));
     headers.push(manner.connection());
     write_head(out, 200, &headers);
@@ -643,7 +653,9 @@ fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
 /// Writes a part of the body of a streamed response.
 fn write_part(out: &mut Vec<u8>, part: &str, manner: &Manner) {
     match manner.takes_chunks {
-        true => http::write_chunk(out, part.as_bytes()),
+        true => http::write_chunk(out, part.len(), |out| {
+            out.extend_from_slice(part.as_bytes())
+        }),
         false => out.extend_from_slice(part.as_bytes()),
     }
 }

@@ -18,6 +18,7 @@ use crate::outbox::Outboxes;
 use crate::settings::Settings;
 use http::Http;
 use json::JsonSession;
+use sapwood_wire::http::LAST_CHUNK;
 use socket::Socket;
 
 /// State of a web connection.
@@ -145,6 +146,10 @@ impl WebSession {
     pub(crate) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         match &self.mode {
             Mode::Http(http) => http.say_why(reason, conn, outboxes),
+            // The stream is whole. Without this, its client could not tell it from one that is cut off.
+            Mode::Events if outboxes.outbox(conn).form == Form::Sse => {
+                outboxes.reply_bare(conn, |out| out.extend_from_slice(LAST_CHUNK));
+            }
             Mode::Events => {}
             Mode::Socket(socket) => socket.say_why(reason, conn, outboxes),
             Mode::Lines(json) => json.say_why(reason, conn, outboxes),
@@ -159,9 +164,9 @@ impl WebSession {
         }
     }
 
-    /// Whether it is closed before the node ends, to say so: a WebSocket has a close frame.
+    /// Whether it is closed before the node ends, to say so: a WebSocket has a close frame, an event stream a last chunk.
     pub(crate) fn is_closed_early(&self) -> bool {
-        matches!(self.mode, Mode::Socket(_))
+        matches!(self.mode, Mode::Socket(_) | Mode::Events)
     }
 
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
@@ -237,7 +242,7 @@ impl WebSession {
                 let is_due = since(self.asked_ns) >= SSE_HEARTBEAT_MS;
                 if is_due && outboxes.outbox(conn).len() == 0 {
                     self.asked_ns = now.monotonic_ns;
-                    outboxes.reply_bare(conn, |out| out.extend_from_slice(b":\n\n"));
+                    outboxes.reply(conn, |out| out.extend_from_slice(http::SSE_COMMENT));
                 }
                 None
             }
