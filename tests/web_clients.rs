@@ -1,5 +1,5 @@
 //! Clients of HTTP, WebSocket and server-sent events that people use, unmodified: curl, httpx, requests, urllib3, sseclient-py,
-//! websockets, npm `ws` and `eventsource`; against one shard and two, without and with a password.
+//! websockets, npm `ws`, `eventsource` and `event-source-polyfill`; against one shard and two, without and with a password.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn clients_in_python_work() {
 }
 
 #[test]
-fn ws_and_eventsource_work() {
+fn clients_in_node_work() {
     for_each_broker(|broker, password| run(script::node("web_js.mjs"), broker, password));
 }
 

@@ -1,4 +1,4 @@
-// npm `ws` and `eventsource`, used as their documentation shows.
+// npm `ws`, `eventsource` and `event-source-polyfill`, used as their documentation shows.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -6,6 +6,7 @@ import { password, port, require, restartBroker, within } from './support.mjs';
 
 const { WebSocket } = require('ws');
 const { EventSource } = require('eventsource');
+const { EventSourcePolyfill } = require('event-source-polyfill');
 const headers = password === undefined ? {} : { Authorization: `Bearer ${password}` };
 const base = `http://127.0.0.1:${port}`;
 
@@ -51,42 +52,52 @@ assert.equal(await heard, 'in parts');
 const source = new EventSource(`${base}/v1/topics/js?topic=js.more`, {
   fetch: (url, init) => fetch(url, { ...init, headers: { ...init.headers, ...headers } }),
 });
-const events = [];
-let wake = () => {};
-const note = (event) => {
-  events.push([event.type, JSON.parse(event.data)]);
-  wake();
+// It may send no `Last-Event-ID`, and says in the query what it had last. `_` is what clients add against caches.
+const polyfill = new EventSourcePolyfill(`${base}/v1/topics/js?topic=js.more&_=1`, { headers });
+const opened = (source) => new Promise((resolve) => source.addEventListener('open', resolve, { once: true }));
+const listen = (source) => {
+  const events = [];
+  let wake = () => {};
+  const note = (event) => {
+    events.push([event.type, JSON.parse(event.data)]);
+    wake();
+  };
+  source.addEventListener('message', note);
+  source.addEventListener('gap', note);
+  return async (count) => {
+    while (events.length < count) {
+      await within(`${count} events`, new Promise((resolve) => (wake = resolve)));
+    }
+    return events;
+  };
 };
-source.addEventListener('message', note);
-source.addEventListener('gap', note);
-const until = async (count) => {
-  while (events.length < count) {
-    await within(`${count} events`, new Promise((resolve) => (wake = resolve)));
-  }
-};
-await within('the stream', new Promise((resolve) => source.addEventListener('open', resolve, { once: true })));
-assert.equal(await publish('js', 'one'), 2);
+const heards = [source, polyfill].map(listen);
+await within('the streams', Promise.all([source, polyfill].map(opened)));
+assert.equal(await publish('js', 'one'), 3);
 await publish('js.more', 'two');
-await until(2);
-assert.deepEqual(events, [
-  ['message', { topic: 'js', data: 'one' }],
-  ['message', { topic: 'js.more', data: 'two' }],
-]);
+for (const heard of heards) {
+  assert.deepEqual(await heard(2), [
+    ['message', { topic: 'js', data: 'one' }],
+    ['message', { topic: 'js.more', data: 'two' }],
+  ]);
+}
 
 const closed = once(text, 'close');
-const again = new Promise((resolve) => source.addEventListener('open', resolve, { once: true }));
+const again = Promise.all([source, polyfill].map(opened));
 await restartBroker();
 const [code] = await within('the close', closed);
 assert.ok([1001, 1006].includes(code), `closed by ${code}`);
-await within('the stream again', again);
+await within('the streams again', again);
 await publish('js', 'three');
-await until(4);
-// It came back with the number of the last event that it had: what was published meanwhile may be missing.
-assert.deepEqual(events.slice(2), [
-  ['gap', { events: null }],
-  ['message', { topic: 'js', data: 'three' }],
-]);
+for (const heard of heards) {
+  // It came back with the number of the last event that it had: what was published meanwhile may be missing.
+  assert.deepEqual((await heard(4)).slice(2), [
+    ['gap', { events: null }],
+    ['message', { topic: 'js', data: 'three' }],
+  ]);
+}
 source.close();
+polyfill.close();
 for (const socket of [text, json]) {
   socket.terminate();
 }

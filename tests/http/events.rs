@@ -260,6 +260,14 @@ const FILTERS: &[(&str, &[&str], &[&str])] = &[
     ("/v1/topics/x/y", &["x/y"], &["x"]),
     ("/v1/topics/a?topic=a&topic=*", &["a", "b"], &["a.b"]),
     ("/v1/topics?topic=caf%C3%A9", &["café"], &["cafe"]),
+    // What is no `topic` is left out of account, wherever it stands.
+    ("/v1/topics/a?_=1", &["a"], &["_", "1"]),
+    ("/v1/topics?_&topic=a&&other=b&Topic=c", &["a"], &["b", "c"]),
+    (
+        "/v1/topics?topic=a&lastEventId=&topic=b",
+        &["a", "b"],
+        &["lastEventId"],
+    ),
 ];
 
 #[test]
@@ -340,6 +348,38 @@ fn who_comes_back_is_told_that_events_may_be_missing() {
     }
 }
 
+/// What a client sends that has heard nothing yet, and what one sends that has.
+const NOT_AWAY: &[(&str, &[&str])] = &[
+    ("", &[]),
+    ("", &["Last-Event-ID:"]),
+    ("", &["Last-Event-ID:   "]),
+    ("?lastEventId=", &[]),
+    ("?lastEventId", &["Last-Event-ID: "]),
+    ("?last-event-id=7", &[]),
+    ("?other=lastEventId", &[]),
+];
+const AWAY: &[(&str, &[&str])] = &[
+    ("", &["Last-Event-ID: 7"]),
+    ("?lastEventId=7", &[]),
+    ("?_=1&lastEventId=1853284-0", &[]),
+    ("?lastEventId=7", &["Last-Event-ID:"]),
+    ("?lastEventId=", &["Last-Event-ID: 7"]),
+];
+
+#[test]
+fn only_who_names_an_event_has_been_away() {
+    let broker = Broker::start(1, &[]);
+    for (cases, has_gap) in [(NOT_AWAY, false), (AWAY, true)] {
+        for (query, headers) in cases {
+            let target = format!("/v1/topics/a{query}");
+            let mut events = Events::open(broker.http_port(), &target, headers);
+            publish(&broker, "a", b"x");
+            let first = events.fields().expect("an event");
+            assert_eq!(first[0].1 == "gap", has_gap, "{target} {headers:?}");
+        }
+    }
+}
+
 #[test]
 fn streams_that_ask_for_nothing_or_too_much_are_refused() {
     let broker = Broker::start(1, &[]);
@@ -348,7 +388,8 @@ fn streams_that_ask_for_nothing_or_too_much_are_refused() {
     for (line, code) in [
         ("GET /v1/topics", "request_invalid"),
         ("GET /v1/topics?other=a", "request_invalid"),
-        ("GET /v1/topics?topic=a&other=b", "request_invalid"),
+        ("GET /v1/topics?lastEventId=7&_=1", "request_invalid"),
+        ("GET /v1/topics/a?_=%zz", "request_invalid"),
         ("GET /v1/topics/a.>.b", "topic_invalid"),
         ("GET /v1/topics/a?topic=%3E.a", "topic_invalid"),
         ("GET /v1/topics?topic=%zz", "request_invalid"),

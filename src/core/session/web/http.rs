@@ -523,7 +523,7 @@ impl Http {
         cx.reply_bare(|out| write_head(out, 200, &headers));
         // Many clients take a stream for open only when the first bytes of its body come.
         cx.reply(|out| out.extend_from_slice(SSE_COMMENT));
-        if head.values("last-event-id").next().is_some() {
+        if routes::has_been_away(head) {
             cx.reply(|out| json::write_sse_gap(out, None));
         }
         Some(Done::Becomes(Mode::Events))

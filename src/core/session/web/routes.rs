@@ -301,26 +301,34 @@ fn topics(head: &Head<'_>) -> Result<HttpRoute, NoRoute> {
     if let Some(topic) = head.path.strip_prefix("/v1/topics/") {
         topics.push(decode(topic, false).ok_or_else(wrong)?);
     }
-    if head.method == Method::Post {
-        return match (topics.pop(), head.query) {
-            (Some(topic), "") => Ok(HttpRoute::Publish(topic)),
-            _ => Err(invalid(
-                "a publish goes to /v1/topics/{topic}, without a query",
-            )),
-        };
-    }
+    let in_path = topics.len();
     for pair in query_pairs(head.query) {
         let (name, value) = pair.ok_or_else(wrong)?;
-        if name != b"topic" {
-            return Err(invalid("the query has only `topic`, as often as wanted"));
+        // Others are left out of account: clients add some of their own, such as `_=1` against caches.
+        if name == b"topic" {
+            topics.push(value);
         }
-        topics.push(value);
+    }
+    if head.method == Method::Post {
+        return match (topics.pop(), in_path, topics.len()) {
+            (Some(topic), 1, 0) => Ok(HttpRoute::Publish(topic)),
+            _ => Err(invalid(
+                "a publish goes to one topic, /v1/topics/{topic}, without ?topic=",
+            )),
+        };
     }
     match topics.len() {
         0 => Err(invalid("name a topic: /v1/topics/{topic}, or ?topic=")),
         1..=TOPICS_MAX => Ok(HttpRoute::Events(topics)),
         _ => Err(invalid("at most 1,000 topics at once")),
     }
+}
+
+/// Whether a client comes back to an event stream. Those that may send no header of their own say so in the query.
+pub(super) fn has_been_away(head: &Head<'_>) -> bool {
+    let in_query = query_pairs(head.query).flatten();
+    let mut in_query = in_query.filter(|(name, _)| name == b"lastEventId");
+    head.values("last-event-id").any(|id| !id.is_empty()) || in_query.any(|(_, id)| !id.is_empty())
 }
 
 fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
