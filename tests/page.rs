@@ -51,7 +51,7 @@ fn page_shows_the_tree_of_three_nodes() {
     });
     let mut command = script::node("page_tree.mjs");
     command
-        .env("SAPWOOD_TEST_CHROMIUM", chromium())
+        .env("SAPWOOD_TEST_CHROMIUM", script::chromium())
         .env("SAPWOOD_TEST_NODES", json!(nodes).to_string());
     script::run_at(middle.http_port(), command, &mut middle, &["2"]);
 }
@@ -70,7 +70,7 @@ fn check(shards: usize, password: Option<&str>) {
     let mut broker = Broker::start_restartable(shards, password);
     let mut command = script::node("page.mjs");
     command
-        .env("SAPWOOD_TEST_CHROMIUM", chromium())
+        .env("SAPWOOD_TEST_CHROMIUM", script::chromium())
         .env(
             "SAPWOOD_TEST_PYTHON",
             script::cache().join("python/bin/python"),
@@ -81,14 +81,4 @@ fn check(shards: usize, password: Option<&str>) {
     let shards = shards.to_string();
     let args: Vec<&str> = [shards.as_str()].into_iter().chain(password).collect();
     script::run_at(broker.http_port(), command, &mut broker, &args);
-}
-
-/// Where Debian puts it.
-fn chromium() -> &'static str {
-    let path = "/usr/bin/chromium";
-    assert!(
-        std::path::Path::new(path).exists(),
-        "{path} is missing: run tools/setup, or apt-get install chromium"
-    );
-    path
 }

@@ -1,5 +1,6 @@
 //! Clients of HTTP, WebSocket and server-sent events that people use, unmodified: curl, httpx, requests, urllib3, sseclient-py,
-//! websockets, npm `ws`, `eventsource` and `event-source-polyfill`; against one shard and two, without and with a password.
+//! websockets, npm `ws`, `eventsource` and `event-source-polyfill`; against one shard and two, without and with a password. `eventsource` and the
+//! polyfill also in Chromium, from pages of other origins.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Broker, script};
+use common::{Broker, free_port, script};
 
 const PASSWORD: &str = "correct horse";
 
@@ -19,6 +20,21 @@ fn clients_in_python_work() {
 #[test]
 fn clients_in_node_work() {
     for_each_broker(|broker, password| run(script::node("web_js.mjs"), broker, password));
+}
+
+#[test]
+fn event_sources_in_a_browser_work_from_a_named_origin() {
+    for (shards, password) in [(1, None), (2, Some(PASSWORD))] {
+        let port = free_port();
+        let origin = format!("http://127.0.0.1:{port}");
+        let args = ["--http-origin", &origin];
+        let mut broker = Broker::start_restartable_with(shards, password, &args);
+        let mut command = script::node("web_origin.mjs");
+        command
+            .env("SAPWOOD_TEST_CHROMIUM", script::chromium())
+            .env("SAPWOOD_TEST_ORIGIN_PORT", port.to_string());
+        run(command, &mut broker, password);
+    }
 }
 
 fn run(command: Command, broker: &mut Broker, password: Option<&str>) {

@@ -481,7 +481,7 @@ pub fn capture(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
 }
 
 /// A port nobody listens on, below the kernel's range for outgoing connections (32768 and up).
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

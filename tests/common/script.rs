@@ -75,6 +75,14 @@ pub fn c(source: &str, link: &[&str]) -> PathBuf {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cc {source}: {said}");
     program
+/// A browser, where Debian puts it.
+pub fn chromium() -> &'static str {
+    let path = "/usr/bin/chromium";
+    assert!(
+        std::path::Path::new(path).exists(),
+        "{path} is missing: run tools/setup, or apt-get install chromium"
+    );
+    path
 }
 
 /// Runs the script of a Redis client to its end and panics with all it said when it fails.

@@ -2,7 +2,7 @@
 
 use super::common::Broker;
 use super::common::native::{Event, NativeClient};
-use super::web::{Asked, Events, Http, ask, request};
+use super::web::{Answer, Asked, Events, Http, ask, request};
 
 /// What is sent as `Authorization`, and whether it lets in. User `default`, or `service` where the broker has that name.
 const CREDENTIALS: &[(&str, bool)] = &[
@@ -155,8 +155,11 @@ fn a_page_from_elsewhere_can_only_look() {
     for (origin, may) in ORIGINS {
         let origin = origin.replace("{port}", &port.to_string());
         let header = format!("Origin: {origin}");
-        let allowed = |answer: &super::web::Answer| {
+        let allowed = |answer: &Answer| {
             let allow = answer.header("Access-Control-Allow-Origin");
+            let with = answer.header("Access-Control-Allow-Credentials");
+            assert_eq!(with, allow.map(|_| "true"), "{origin:?}: {answer:?}");
+            assert_eq!(answer.header("Vary"), allow.map(|_| "Origin"));
             match may {
                 // The broker's own page needs no leave.
                 true if origin.starts_with("http://") => {
@@ -196,54 +199,117 @@ fn any_origin_may_where_that_was_said() {
     let broker = Broker::start(1, &["--http-origin", "*"]);
     for origin in ["https://evil.example", "null", "http://localhost:3000"] {
         let header = format!("Origin: {origin}");
-        let answer = ask(broker.http_port(), "POST /v1/topics/a", &[&header], b"x");
-        let allow = answer.header("Access-Control-Allow-Origin");
-        assert_eq!(answer.status, 200, "{origin}");
-        assert!(allow == Some("*") || allow == Some(origin), "{answer:?}");
+        // Without a password, one that is sent is none.
+        for kept in ["X: y", "Authorization: Basic ZGVmYXVsdDpzZWNyZXQ="] {
+            let answer = ask(
+                broker.http_port(),
+                "POST /v1/topics/a",
+                &[&header, kept],
+                b"x",
+            );
+            assert_eq!(answer.status, 200, "{origin}");
+            assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("*"));
+            assert_eq!(answer.header("Access-Control-Allow-Credentials"), None);
+        }
     }
 }
 
 #[test]
-fn a_browser_that_asks_beforehand_is_told() {
-    // A script that sends a header of its own, such as the password, makes the browser ask by OPTIONS first.
-    let args = ["--http-origin", "https://app.example"];
+fn what_a_browser_keeps_is_no_proof_from_any_page() {
+    // Of two origins given by name and by `*`, the first may use what the browser keeps.
+    let args = ["--http-origin", "*,https://app.example"];
     let broker = Broker::start_guarded(1, "secret", &args);
     let port = broker.http_port();
-    let asked = |origin: &str, target: &str| {
+    let bearer = "Authorization: Bearer secret";
+    let basic = "Authorization: Basic ZGVmYXVsdDpzZWNyZXQ=";
+    for (origin, credentials, may) in [
+        ("https://evil.example", bearer, true),
+        ("https://evil.example", basic, false),
+        (
+            "https://evil.example",
+            "authorization: bASIC ZGVmYXVsdDpzZWNyZXQ=",
+            false,
+        ),
+        ("null", basic, false),
+        ("https://app.example", basic, true),
+        ("https://app.example", bearer, true),
+        (&format!("http://127.0.0.1:{port}"), basic, true),
+    ] {
         let origin = format!("Origin: {origin}");
-        let headers = [
-            &origin,
-            "Access-Control-Request-Method: POST",
-            "Access-Control-Request-Headers: authorization,sapwood-header,sapwood-reply",
-        ];
-        let mut http = Http::dial(port);
-        http.send(request(port, &format!("OPTIONS {target}"), &headers, b""));
-        http.try_answer(Asked::Other).unwrap().expect("an answer")
-    };
-    let answer = asked("https://app.example", "/v1/topics/a");
-    assert!(matches!(answer.status, 200 | 204), "{answer:?}");
-    let list = |name: &str| {
-        let value = answer
-            .header(name)
-            .unwrap_or_else(|| panic!("no {name} in {answer:?}"));
-        value
-            .split(',')
-            .map(|word| word.trim().to_lowercase())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        answer.header("Access-Control-Allow-Origin"),
-        Some("https://app.example")
-    );
-    assert!(list("Access-Control-Allow-Methods").contains(&"post".to_string()));
-    let headers = list("Access-Control-Allow-Headers");
-    for name in ["authorization", "sapwood-header", "sapwood-reply"] {
-        // `*` does not stand for Authorization.
-        assert!(headers.iter().any(|header| header == name), "{answer:?}");
+        let mut headers = super::web::upgrade_headers();
+        headers.extend([origin.clone(), credentials.to_string()]);
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        for (line, right) in [
+            ("POST /v1/topics/a", 200),
+            ("GET /v1/topics/a", 200),
+            ("GET /ws", 101),
+        ] {
+            let headers = match line {
+                "GET /ws" => &headers[..],
+                _ => &headers[headers.len() - 2..],
+            };
+            let mut http = Http::dial(port);
+            http.send(request(port, line, headers, b""));
+            let answer = http.try_head().unwrap().expect("an answer");
+            let status = if may { right } else { 403 };
+            assert_eq!(answer.status, status, "{line} {origin} {credentials}");
+        }
     }
-    let answer = asked("https://evil.example", "/v1/topics/a");
-    assert_eq!(answer.header("Access-Control-Allow-Origin"), None);
-    assert!(answer.status >= 400, "{answer:?}");
+}
+
+/// Headers that libraries of event streams and of `fetch` send beside their own.
+const SENT: &str = "authorization,cache-control,content-type,last-event-id,pragma,sapwood-header,sapwood-reply,x-requested-with";
+
+#[test]
+fn a_browser_that_asks_beforehand_is_told() {
+    // A script that sends a header of its own, such as the password, makes the browser ask by OPTIONS first.
+    let args = ["--http-origin", "https://app.example,*"];
+    for (args, any) in [
+        (&args[..], Some("*")),
+        (&["--http-origin", "https://app.example"][..], None),
+    ] {
+        let broker = Broker::start_guarded(1, "secret", args);
+        let port = broker.http_port();
+        let asked = |origin: &str, method: &str, headers: &str| {
+            let headers = [
+                &*format!("Origin: {origin}"),
+                &*format!("Access-Control-Request-Method: {method}"),
+                &*format!("Access-Control-Request-Headers: {headers}"),
+            ];
+            let mut http = Http::dial(port);
+            http.send(request(port, "OPTIONS /v1/topics/a", &headers, b""));
+            http.try_answer(Asked::Other).unwrap().expect("an answer")
+        };
+        let list = |answer: &Answer, name: &str| {
+            let value = answer.header(name).unwrap_or_default().to_lowercase();
+            value
+                .split(',')
+                .map(|word| word.trim().to_string())
+                .collect::<Vec<_>>()
+        };
+        for method in ["GET", "POST"] {
+            let answer = asked("https://app.example", method, SENT);
+            assert!(matches!(answer.status, 200 | 204), "{answer:?}");
+            let header = |name: &str| answer.header(name);
+            assert_eq!(
+                header("Access-Control-Allow-Origin"),
+                Some("https://app.example")
+            );
+            assert_eq!(header("Access-Control-Allow-Credentials"), Some("true"));
+            assert!(list(&answer, "Vary").contains(&"origin".to_string()));
+            let methods = list(&answer, "Access-Control-Allow-Methods");
+            assert!(methods.contains(&method.to_lowercase()), "{answer:?}");
+            let headers = list(&answer, "Access-Control-Allow-Headers");
+            for name in SENT.split(',') {
+                // `*` does not stand for Authorization, nor for anything where credentials are sent.
+                assert!(headers.iter().any(|header| header == name), "{answer:?}");
+            }
+        }
+        let answer = asked("https://evil.example", "POST", SENT);
+        assert_eq!(answer.header("Access-Control-Allow-Origin"), any);
+        assert_eq!(answer.header("Access-Control-Allow-Credentials"), None);
+        assert_eq!(answer.status >= 400, any.is_none(), "{answer:?}");
+    }
 }
 
 /// Values of `Host`, and whether they are an address, `localhost` or the host of an origin that may.

@@ -82,7 +82,7 @@ struct Manner {
     takes_chunks: bool,
     /// Only the headers are wanted (HEAD).
     is_head: bool,
-    /// Origin whose scripts may read the response (CORS).
+    /// Origin whose scripts may read the response (CORS), or [`routes::ANY_ORIGIN`].
     origin: Option<Box<str>>,
 }
 
@@ -115,6 +115,9 @@ impl Manner {
         if let Some(origin) = &self.origin {
             headers.push(("Access-Control-Allow-Origin", origin));
             headers.push(("Vary", "Origin"));
+            if **origin != *routes::ANY_ORIGIN {
+                headers.push(("Access-Control-Allow-Credentials", "true"));
+            }
         }
         headers
     }
@@ -474,17 +477,18 @@ impl Http {
             let error = HttpError::new(403, "origin", text);
             return self.refuse(&error.into(), &manner, cx);
         }
+        let mut headers = vec![
+            ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
+            ("Access-Control-Max-Age", "600"),
+        ];
+        // Whatever the script's library sends: those that mean something here may all be sent, and no other does harm.
+        let asked = head.only("access-control-request-headers");
+        let asked = asked.and_then(|asked| std::str::from_utf8(asked).ok());
+        headers.extend(asked.map(|asked| ("Access-Control-Allow-Headers", asked)));
         let reply = Reply {
             status: 204,
             media_type: "",
-            headers: &[
-                ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
-                (
-                    "Access-Control-Allow-Headers",
-                    "authorization, content-type, last-event-id, sapwood-reply, sapwood-header",
-                ),
-                ("Access-Control-Max-Age", "600"),
-            ],
+            headers: &headers,
             body: b"",
         };
         self.answer(&reply, &manner, cx);

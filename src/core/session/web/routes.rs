@@ -263,12 +263,21 @@ fn check_host(head: &Head<'_>, settings: &Settings) -> Result<(), NoRoute> {
     Err(refuse(403, "host", text))
 }
 
-/// The request's origin, if its scripts may read the response.
+/// What stands for any origin, in the settings and in a response.
+pub(super) const ANY_ORIGIN: &str = "*";
+
+/// Whose scripts may read the response, if those of the request's origin may: that origin if it is named in the settings, else any.
 pub(super) fn readable_by<'a>(head: &Head<'a>, settings: &Settings) -> Option<&'a str> {
     let origin = std::str::from_utf8(head.only("origin")?).ok()?;
     let origins = &settings.web.origins;
-    let is_given = |given: &String| given == "*" || given.eq_ignore_ascii_case(origin);
-    origins.iter().any(is_given).then_some(origin)
+    let is_named = origins
+        .iter()
+        .any(|given| given.eq_ignore_ascii_case(origin));
+    let is_any = origins.iter().any(|given| given == ANY_ORIGIN);
+    match is_named {
+        true => Some(origin),
+        false => is_any.then_some(ANY_ORIGIN),
+    }
 }
 
 /// Whether scripts of this origin may change something: it is the origin of the broker's own page, or is configured.
@@ -287,7 +296,22 @@ fn is_origin_welcome(head: &Head<'_>, settings: &Settings) -> bool {
         let of = origin.split_once("://").map(|(_, rest)| rest);
         of.is_some_and(|of| of.eq_ignore_ascii_case(host))
     });
-    is_same || readable_by(head, settings).is_some()
+    let may = match readable_by(head, settings) {
+        // A browser sends a password that its user once typed for any page that asks it to.
+        Some(ANY_ORIGIN) => settings.password.is_none() || !sends_basic(head),
+        Some(_) => true,
+        None => false,
+    };
+    is_same || may
+}
+
+/// Whether credentials are of the kind that a browser keeps, and sends by itself.
+fn sends_basic(head: &Head<'_>) -> bool {
+    let mut values = head.values("authorization");
+    values.any(|value| {
+        let scheme = value.get(..5).unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"basic")
+    })
 }
 
 fn invalid(text: &str) -> NoRoute {
