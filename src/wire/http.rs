@@ -91,6 +91,9 @@ pub struct Head<'a> {
     pub expects_continue: bool,
     /// Whether it is HTTP/1.1, not 1.0.
     pub is_current: bool,
+    /// Whom the request is for, a name or address with a port or without: the target's authority, else the `Host`.
+    /// HTTP/1.0 may name none.
+    pub host: Option<&'a [u8]>,
     headers: Vec<(&'a str, &'a [u8])>,
 }
 
@@ -144,9 +147,10 @@ impl<'a> Head<'a> {
             keep_alive: is_current,
             expects_continue: false,
             is_current,
+            host: None,
             headers,
         };
-        head.check_host(authority)?;
+        head.host = head.find_host(authority)?;
         head.body = head.find_body()?;
         head.find_wishes()?;
         Ok(Some(head))
@@ -170,20 +174,24 @@ impl<'a> Head<'a> {
         self.values(name).any(|list| has_word(list, word))
     }
 
-    /// There is one host, and it is one; a target that names it names the same.
-    fn check_host(&self, authority: Option<&str>) -> Result<(), HttpError> {
+    /// A request has one `Host`, and it is one. A target that names a host counts in its place, whatever it says (RFC 9112,
+    /// section 3.2.2).
+    fn find_host(&self, authority: Option<&'a str>) -> Result<Option<&'a [u8]>, HttpError> {
         let mut hosts = self.values("host");
         let host = match (hosts.next(), hosts.next()) {
-            (Some(host), None) if is_host(host) => host,
-            (None, None) if !self.is_current && authority.is_none() => return Ok(()),
+            (Some(host), None) if is_host(host) => Some(host),
+            (None, None) if !self.is_current => None,
             (Some(_), None) => return Err(HttpError::bad("Host is a name or address, and a port")),
             _ => return Err(HttpError::bad("a request has one Host header")),
         };
-        match authority {
-            Some(other) if !other.as_bytes().eq_ignore_ascii_case(host) => {
-                Err(HttpError::bad("the target and Host name different hosts"))
-            }
-            _ => Ok(()),
+        let Some(authority) = authority.map(str::as_bytes) else {
+            return Ok(host);
+        };
+        match is_host(authority) && !matches!(authority.first(), None | Some(b':')) {
+            true => Ok(Some(authority)),
+            false => Err(HttpError::bad(
+                "a target names a host, or an address, and a port",
+            )),
         }
     }
 

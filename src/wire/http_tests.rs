@@ -117,8 +117,13 @@ fn what_could_be_read_in_two_ways_is_refused() {
         ("GET /a#b HTTP/1.1\r\nHost: h", 400),
         ("GET a HTTP/1.1\r\nHost: h", 400),
         ("GET https://h/ HTTP/1.1\r\nHost: h", 400),
-        ("GET http://i/ HTTP/1.1\r\nHost: h", 400),
-        ("GET http://h:80/ HTTP/1.1\r\nHost: h", 400),
+        ("GET http:/// HTTP/1.1\r\nHost: h", 400),
+        ("GET http://:80/ HTTP/1.1\r\nHost: h", 400),
+        ("GET http://u@h/ HTTP/1.1\r\nHost: h", 400),
+        ("GET http://h:x/ HTTP/1.1\r\nHost: h", 400),
+        ("GET http://h/ HTTP/1.1\r\nHost: u@h", 400),
+        ("GET http://h/ HTTP/1.1", 400),
+        ("GET http://h/ HTTP/1.1\r\nHost: h\r\nHost: h", 400),
         ("GET * HTTP/1.1\r\nHost: h", 400),
         ("GET /\u{e9} HTTP/1.1\r\nHost: h", 400),
         ("GET  / HTTP/1.1\r\nHost: h", 400),
@@ -194,6 +199,24 @@ fn a_host_is_a_name_or_address_and_a_port() {
     };
     assert_eq!(good.map(is_taken), good.map(|_| true));
     assert_eq!(bad.map(is_taken), bad.map(|_| false));
+}
+
+#[test]
+fn the_host_of_a_target_counts_before_that_of_the_header() {
+    for (line, expected) in [
+        ("GET /a HTTP/1.1\r\nHost: h:80", Some("h:80")),
+        ("GET http://i/a HTTP/1.1\r\nHost: h", Some("i")),
+        ("GET http://I:7480?b HTTP/1.1\r\nHost: h", Some("I:7480")),
+        ("GET HTTP://[::1]:1/ HTTP/1.1\r\nHost: h", Some("[::1]:1")),
+        ("GET http://i HTTP/1.0\r\nHost: h", Some("i")),
+        ("GET http://i/ HTTP/1.0\r\nX: y", Some("i")),
+        ("GET / HTTP/1.0\r\nX: y", None),
+        ("OPTIONS * HTTP/1.1\r\nHost: h", Some("h")),
+    ] {
+        let input = format!("{line}\r\n\r\n");
+        let head = Head::parse(input.as_bytes()).unwrap().expect("a head");
+        assert_eq!(head.host, expected.map(str::as_bytes), "{line}");
+    }
 }
 
 #[test]

@@ -378,3 +378,56 @@ fn without_a_password_a_name_that_points_here_opens_nothing() {
     }
     assert_eq!(listener.ping(), []);
 }
+
+#[test]
+fn the_host_of_a_target_counts_whatever_the_header_says() {
+    let args = ["--http-origin", "https://app.example"];
+    let (broker, guarded) = (
+        Broker::start(1, &args),
+        Broker::start_guarded(1, "secret", &args),
+    );
+    let mut listener = NativeClient::connect(broker.native_port());
+    listener.subscribe("a");
+    let port = broker.http_port();
+    for (target, host, status) in [
+        (format!("http://127.0.0.1:{port}"), "127.0.0.1", 200),
+        (format!("http://127.0.0.1:{port}"), "evil.example", 200),
+        ("http://localhost".into(), "app.example", 200),
+        ("HTTP://app.example".into(), "evil.example:80", 200),
+        // A name that others point here is refused, also behind a Host that would do.
+        ("http://evil.example".into(), "127.0.0.1", 403),
+        (format!("http://evil.example:{port}"), "localhost", 403),
+        ("http://localhost.evil.example".into(), "localhost", 403),
+        ("http://user@127.0.0.1".into(), "127.0.0.1", 400),
+        ("http://".into(), "127.0.0.1", 400),
+        ("https://127.0.0.1".into(), "127.0.0.1", 400),
+    ] {
+        let line = format!("POST {target}/v1/topics/a");
+        let host = format!("Host: {host}");
+        let answer = ask(port, &line, &[&host], b"x");
+        assert_eq!(answer.status, status, "{line}, {host}: {answer:?}");
+        if status == 200 {
+            assert_eq!(listener.message(), Event::new("a", "x"));
+        }
+        // Nor does a page come from here whose host is that of the header.
+        let origin = host.replace("Host: ", "Origin: http://");
+        let headers = [&*host, &origin, "Authorization: Bearer secret"];
+        let answer = ask(guarded.http_port(), &line, &headers, b"x");
+        let refused = if status == 400 { 400 } else { 403 };
+        assert_eq!(answer.status, refused, "{line}, {host}, {origin}");
+    }
+    assert_eq!(listener.ping(), []);
+    let line = "POST http://broker.example:80/v1/topics/a";
+    let headers = [
+        "Host: a",
+        "Origin: http://broker.example:80",
+        "Authorization: Bearer secret",
+    ];
+    assert_eq!(ask(guarded.http_port(), line, &headers, b"x").status, 200);
+    // HTTP/1.1 wants a Host all the same.
+    let mut http = Http::dial(port);
+    http.send(format!(
+        "GET http://127.0.0.1:{port}/health HTTP/1.1\r\n\r\n"
+    ));
+    assert_eq!(http.answer().status, 400);
+}

@@ -244,7 +244,7 @@ fn host_name(host: &str) -> &str {
 /// Without a password, refuses host names that others could point to this machine (DNS rebinding): a page with such a
 /// name would be of the same origin.
 fn check_host(head: &Head<'_>, settings: &Settings) -> Result<(), NoRoute> {
-    let Some(host) = head.only("host") else {
+    let Some(host) = head.host else {
         return Ok(());
     };
     let host = String::from_utf8_lossy(host);
@@ -289,9 +289,7 @@ fn is_origin_welcome(head: &Head<'_>, settings: &Settings) -> bool {
     let origin = head
         .only("origin")
         .and_then(|origin| std::str::from_utf8(origin).ok());
-    let host = head
-        .only("host")
-        .and_then(|host| std::str::from_utf8(host).ok());
+    let host = head.host.and_then(|host| std::str::from_utf8(host).ok());
     let is_same = origin.zip(host).is_some_and(|(origin, host)| {
         let of = origin.split_once("://").map(|(_, rest)| rest);
         of.is_some_and(|of| of.eq_ignore_ascii_case(host))
