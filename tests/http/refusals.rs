@@ -100,7 +100,7 @@ const LENGTHS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Codings other than exactly `chunked`.
+/// Codings other than `chunked`, which may stand in any case.
 const CODINGS: &[(&str, &str)] = &[
     ("identity", post!("Transfer-Encoding: identity\r\n\r\n")),
     (

@@ -379,6 +379,22 @@ fn odd_requests_in_order_are_answered() {
 }
 
 #[test]
+fn a_coding_is_read_without_regard_to_case() {
+    // RFC 9112, section 7.
+    let broker = Broker::start(1, &[]);
+    let mut listener = NativeClient::connect(broker.native_port());
+    listener.subscribe("a");
+    let mut http = Http::dial(broker.http_port());
+    for coding in ["chunked", "Chunked", "CHUNKED", "cHuNkEd"] {
+        http.send(format!(
+            "POST /v1/topics/a HTTP/1.1\r\nHost: localhost\r\nTransfer-encoding: {coding}\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        ));
+        assert_eq!(count(&http.answer()), 1, "{coding}");
+        assert_eq!(listener.message(), Event::new("a", "abc"));
+    }
+}
+
+#[test]
 fn chunked_bodies_are_put_together_wherever_they_are_cut() {
     let broker = Broker::start(1, &[]);
     let port = broker.http_port();
