@@ -4,9 +4,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::Broker;
 use super::common::native::{Event, NativeClient};
-use super::web::{Http, Wire};
+use super::common::{Broker, VALUE_SECONDS_MAX};
+use super::load::File;
+use super::web::{Events, Http, Wire};
 
 /// What WEB.md gives a request's head, and a body's next byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -167,4 +168,95 @@ fn slow_clients_are_closed_after_ten_seconds_and_nobody_waits_for_them() {
     // Of all of them only one body was whole.
     assert_eq!(listener.message(), Event::new("patient", "patien"));
     assert_eq!(listener.ping(), []);
+}
+
+/// What a client without the password sends again and again: requests that are answered without one or refused, and pieces of some
+/// that do not end.
+const GUEST_WAYS: &[(&str, &str, &str)] = &[
+    (
+        "refused requests",
+        "",
+        "GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ),
+    (
+        "a wrong way to ask",
+        "",
+        "PUT /info HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ),
+    (
+        "what needs no password",
+        "",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ),
+    (
+        "preflights",
+        "",
+        "OPTIONS /v1/topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ),
+    ("line ends", "", "\r\n"),
+    (
+        "a head",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nX: ",
+        "y",
+    ),
+    (
+        "a body",
+        "POST /v1/topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n",
+        "y",
+    ),
+    (
+        "a chunked body",
+        "POST /v1/topics/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+        "y",
+    ),
+];
+
+/// Sends a piece every so often until the broker closes, which it must do in time.
+fn is_closed(port: u16, start: &str, piece: &str) -> Result<(), String> {
+    let mut wire = Wire::dial(port);
+    wire.send(start);
+    let deadline = Instant::now() + VALUE_SECONDS_MAX;
+    while Instant::now() < deadline {
+        wire.send(piece);
+        // An answer may come or not: the pause is there so that nobody is only busy.
+        if let Ok(false) = wire.fill(Instant::now() + Duration::from_millis(100)) {
+            return Ok(());
+        }
+    }
+    let said = String::from_utf8_lossy(wire.unread());
+    Err(format!("still open, after {:.300}", said))
+}
+
+#[test]
+fn guests_are_closed_in_time_whatever_they_send_meanwhile() {
+    // Closed after this time in all, looked at each 2.5 s; a client that has the password is not.
+    let limits = File::new("[limits]\nguest_ms_max = 1000\n");
+    for shards in [1, 2] {
+        let broker = Broker::start_guarded(shards, "secret", &["--config", limits.path()]);
+        let port = broker.http_port();
+        let mut known = Http::dial(port);
+        let right = ["Authorization: Bearer secret"];
+        assert_eq!(known.ask("GET /info", &right, b"").status, 200);
+        let mut events = Events::open(port, "/v1/topics/a", &right);
+        let mut slow = Http::dial(port);
+        slow.send("POST /v1/topics/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nContent-Length: 2\r\n\r\nx");
+        let wrong: Vec<String> = thread::scope(|scope| {
+            let threads: Vec<_> = GUEST_WAYS
+                .iter()
+                .map(|&(what, start, piece)| {
+                    scope.spawn(move || {
+                        is_closed(port, start, piece).map_err(|error| format!("{what}: {error}"))
+                    })
+                })
+                .collect();
+            let ended = threads.into_iter().map(|thread| thread.join().unwrap());
+            ended.filter_map(Result::err).collect()
+        });
+        assert!(wrong.is_empty(), "{shards} shards:\n{}", wrong.join("\n"));
+        // Once it has shown the password, its connection may also ask what needs none.
+        assert_eq!(known.ask("GET /health", &[], b"").status, 200);
+        slow.send("y");
+        assert_eq!(slow.answer().status, 200);
+        assert_eq!(events.data()["data"], "xy");
+    }
 }
