@@ -75,6 +75,8 @@ pub fn c(source: &str, link: &[&str]) -> PathBuf {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cc {source}: {said}");
     program
+}
+
 /// A browser, where Debian puts it.
 pub fn chromium() -> &'static str {
     let path = "/usr/bin/chromium";

@@ -8,10 +8,10 @@ mod leaving_shards;
 mod native_shards;
 #[path = "put_off_tests.rs"]
 mod put_off_shards;
-#[path = "stall_tests.rs"]
-mod stall_shards;
 #[path = "sse_tests.rs"]
 mod sse_shards;
+#[path = "stall_tests.rs"]
+mod stall_shards;
 
 use super::*;
 use crate::limits::Limits;
