@@ -337,8 +337,8 @@ fn what_says_wrongly_whom_it_is_for_is_refused() {
         ("$to:n1", ErrorCode::TopicInvalid),
         ("$to:n 1:news", ErrorCode::TopicInvalid),
         ("$to:group=a,group=b:news", ErrorCode::TopicInvalid),
-        ("$to:n1:$kv.a", ErrorCode::TopicReserved),
-        ("$unknown", ErrorCode::TopicReserved),
+        ("$to:n1:$KV.a", ErrorCode::TopicReserved),
+        ("$near:$to:n1:news", ErrorCode::TopicReserved),
     ] {
         let request = client.request();
         client.write(|out| {
