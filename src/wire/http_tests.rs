@@ -219,7 +219,8 @@ fn the_host_of_a_target_counts_before_that_of_the_header() {
         "GET http://h/ HTTP/1.1\r\nX: y",
         "GET http://h/ HTTP/1.1\r\nHost: h\r\nHost: h",
     ] {
-        let refused = Head::parse(format!("{line}\r\n\r\n").as_bytes());
+        let input = format!("{line}\r\n\r\n");
+        let refused = Head::parse(input.as_bytes());
         assert_eq!(
             refused.map(|_| ()).map_err(|error| error.status),
             Err(400),
