@@ -902,11 +902,10 @@ function showFilters() {
   history.replaceState(null, '', `${location.pathname}${location.search}${parts.length > 0 ? '#' : ''}${parts.join('&')}`);
 }
 
-/** Publishes, and returns how many subscriptions of this node the event reached. */
+/** Publishes, and returns how many subscriptions of this node the event reached, and whether others may have some. */
 async function publish(topic, data) {
-  if (isLiveSocket()) return (await link.carrier.request({ op: 'publish', topic, data })).count;
-  const response = await fetch(`v1/topics/${encodeURIComponent(topic)}`, { method: 'POST', body: data });
-  return (await answerOf(response)).count;
+  if (isLiveSocket()) return link.carrier.request({ op: 'publish', topic, data });
+  return answerOf(await fetch(`v1/topics/${encodeURIComponent(topic)}`, { method: 'POST', body: data }));
 }
 
 byId('subscribe').addEventListener('submit', (event) => {
@@ -921,7 +920,8 @@ byId('publish').addEventListener('submit', async (event) => {
   const show = (className, text) => Object.assign(byId('outcome'), { className, textContent: text });
   show('outcome', 'Publishing');
   try {
-    show('outcome', `Reached ${plural(await publish(byId('topic').value, byId('payload').value), 'subscription')}`);
+    const { count, beyond } = await publish(byId('topic').value, byId('payload').value);
+    show('outcome', `Reached ${plural(count, 'subscription')}${beyond ? ' here, and other nodes' : ''}`);
   } catch (error) {
     // `fetch` fails by a TypeError, in words of the browser, where there is no answer.
     show('problem', `Not published: ${error instanceof TypeError ? 'the broker does not answer' : error.message}`);

@@ -103,7 +103,7 @@ async function followsItsSubscriptions() {
       return (await opened.text('#outcome')) === 'Reached 0 subscriptions';
     });
     opened.mayComplain();
-    await opened.publish('$mine', '');
+    await opened.publish('$KV.mine', '');
     await opened.outcome(/^Not published: .*\$/);
     await opened.subscribe('x.>.y');
     await page.waitForFunction(() => document.querySelector('#subscribe-problem').textContent !== '');
