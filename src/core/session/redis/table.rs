@@ -84,435 +84,74 @@ impl Spec {
     }
 }
 
-const fn spec(
-    name: &'static str,
-    verb: Verb,
-    arity: i32,
-    flags: &'static str,
-    group: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec {
-        name,
-        verb,
-        arity,
-        flags,
-        group,
-        summary,
-    }
+/// Declares the commands: name, what it does, number of arguments, flags, group, summary.
+macro_rules! commands {
+    ($($name:literal $verb:ident $arity:literal $flags:literal $group:literal $summary:literal;)*) => {
+        /// All commands, sorted by name.
+        pub(super) static COMMANDS: &[Spec] = &[$(Spec {
+            name: $name,
+            verb: Verb::$verb,
+            arity: $arity,
+            flags: $flags,
+            group: $group,
+            summary: $summary,
+        },)*];
+    };
 }
 
-/// All commands, sorted by name.
-pub(super) static COMMANDS: [Spec; 51] = [
-    spec(
-        "auth",
-        Verb::Auth,
-        -2,
-        "noscript loading stale fast no_auth",
-        "connection",
-        "Authenticates the connection.",
-    ),
-    spec(
-        "client",
-        Verb::Container,
-        -2,
-        "",
-        "connection",
-        "A group of commands about connections.",
-    ),
-    spec(
-        "client|getname",
-        Verb::ClientGetname,
-        2,
-        "noscript loading stale",
-        "connection",
-        "Answers the connection's name.",
-    ),
-    spec(
-        "client|id",
-        Verb::ClientId,
-        2,
-        "noscript loading stale",
-        "connection",
-        "Answers the connection's number.",
-    ),
-    spec(
-        "client|info",
-        Verb::ClientInfo,
-        2,
-        "noscript loading stale",
-        "connection",
-        "Describes this connection.",
-    ),
-    spec(
-        "client|kill",
-        Verb::ClientKill,
-        -3,
-        "admin noscript loading stale",
-        "connection",
-        "Closes connections.",
-    ),
-    spec(
-        "client|list",
-        Verb::ClientList,
-        -2,
-        "admin noscript loading stale",
-        "connection",
-        "Describes all connections of the node.",
-    ),
-    spec(
-        "client|no-evict",
-        Verb::ClientNoEvict,
-        3,
-        "admin noscript loading stale",
-        "connection",
-        "Notes the wish to be spared by eviction.",
-    ),
-    spec(
-        "client|no-touch",
-        Verb::ClientNoTouch,
-        3,
-        "noscript loading stale",
-        "connection",
-        "Accepted for compatibility; no key is touched.",
-    ),
-    spec(
-        "client|reply",
-        Verb::ClientReply,
-        3,
-        "noscript loading stale",
-        "connection",
-        "Turns replies on or off, or skips the next one.",
-    ),
-    spec(
-        "client|setinfo",
-        Verb::ClientSetinfo,
-        4,
-        "noscript loading stale",
-        "connection",
-        "Names the client's library or its version.",
-    ),
-    spec(
-        "client|setname",
-        Verb::ClientSetname,
-        3,
-        "noscript loading stale",
-        "connection",
-        "Names the connection.",
-    ),
-    spec(
-        "command",
-        Verb::Command,
-        -1,
-        "loading stale",
-        "server",
-        "Describes all commands.",
-    ),
-    spec(
-        "command|count",
-        Verb::CommandCount,
-        2,
-        "loading stale",
-        "server",
-        "Answers how many commands there are.",
-    ),
-    spec(
-        "command|docs",
-        Verb::CommandDocs,
-        -2,
-        "loading stale",
-        "server",
-        "Documents commands.",
-    ),
-    spec(
-        "command|info",
-        Verb::CommandInfo,
-        -2,
-        "loading stale",
-        "server",
-        "Describes some or all commands.",
-    ),
-    spec(
-        "command|list",
-        Verb::CommandList,
-        -2,
-        "loading stale",
-        "server",
-        "Lists the names of all commands.",
-    ),
-    spec(
-        "config",
-        Verb::Container,
-        -2,
-        "",
-        "server",
-        "A group of commands about the configuration.",
-    ),
-    spec(
-        "config|get",
-        Verb::ConfigGet,
-        -3,
-        "admin noscript loading stale",
-        "server",
-        "Answers configuration values.",
-    ),
-    spec(
-        "config|set",
-        Verb::ConfigSet,
-        -4,
-        "admin noscript loading stale",
-        "server",
-        "Refused: values are set when the broker starts.",
-    ),
-    spec(
-        "dbsize",
-        Verb::Dbsize,
-        1,
-        "readonly fast",
-        "server",
-        "Answers 0: no keys are kept yet.",
-    ),
-    spec(
-        "discard",
-        Verb::Discard,
-        1,
-        "noscript loading stale fast",
-        "transactions",
-        "Drops a transaction.",
-    ),
-    spec(
-        "echo",
-        Verb::Echo,
-        2,
-        "fast loading stale",
-        "connection",
-        "Answers its argument.",
-    ),
-    spec(
-        "exec",
-        Verb::Exec,
-        1,
-        "noscript loading stale skip_slowlog",
-        "transactions",
-        "Carries a transaction out.",
-    ),
-    spec(
-        "flushall",
-        Verb::Flush,
-        -1,
-        "write",
-        "server",
-        "Answers OK: no keys are kept yet.",
-    ),
-    spec(
-        "flushdb",
-        Verb::Flush,
-        -1,
-        "write",
-        "server",
-        "Answers OK: no keys are kept yet.",
-    ),
-    spec(
-        "hello",
-        Verb::Hello,
-        -1,
-        "noscript loading stale fast no_auth",
-        "connection",
-        "Chooses the protocol's version.",
-    ),
-    spec(
-        "info",
-        Verb::Info,
-        -1,
-        "loading stale",
-        "server",
-        "Answers facts and counters of the node.",
-    ),
-    spec(
-        "multi",
-        Verb::Multi,
-        1,
-        "noscript loading stale fast",
-        "transactions",
-        "Begins a transaction.",
-    ),
-    spec(
-        "ping",
-        Verb::Ping,
-        -1,
-        "fast",
-        "connection",
-        "Answers PONG, or its argument.",
-    ),
-    spec(
-        "psubscribe",
-        Verb::Psubscribe,
-        -2,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Subscribes to patterns.",
-    ),
-    spec(
-        "publish",
-        Verb::Publish,
-        3,
-        "pubsub loading stale fast",
-        "pubsub",
-        "Publishes an event on a channel.",
-    ),
-    spec(
-        "pubsub",
-        Verb::Container,
-        -2,
-        "",
-        "pubsub",
-        "A group of commands about subscriptions.",
-    ),
-    spec(
-        "pubsub|channels",
-        Verb::PubsubChannels,
-        -2,
-        "pubsub loading stale",
-        "pubsub",
-        "Lists the channels that have subscribers.",
-    ),
-    spec(
-        "pubsub|numpat",
-        Verb::PubsubNumpat,
-        2,
-        "pubsub loading stale",
-        "pubsub",
-        "Answers how many patterns have subscribers.",
-    ),
-    spec(
-        "pubsub|numsub",
-        Verb::PubsubNumsub,
-        -2,
-        "pubsub loading stale",
-        "pubsub",
-        "Answers how many subscribers channels have.",
-    ),
-    spec(
-        "pubsub|shardchannels",
-        Verb::PubsubShardchannels,
-        -2,
-        "pubsub loading stale",
-        "pubsub",
-        "Lists the shard channels that have subscribers.",
-    ),
-    spec(
-        "pubsub|shardnumsub",
-        Verb::PubsubShardnumsub,
-        -2,
-        "pubsub loading stale",
-        "pubsub",
-        "Answers how many subscribers shard channels have.",
-    ),
-    spec(
-        "punsubscribe",
-        Verb::Punsubscribe,
-        -1,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Unsubscribes from patterns, or from all.",
-    ),
-    spec(
-        "quit",
-        Verb::Quit,
-        -1,
-        "noscript loading stale fast no_auth",
-        "connection",
-        "Closes the connection.",
-    ),
-    spec(
-        "reset",
-        Verb::Reset,
-        1,
-        "noscript loading stale fast no_auth",
-        "connection",
-        "Puts the connection back to its first state.",
-    ),
-    spec(
-        "role",
-        Verb::Role,
-        1,
-        "noscript loading stale fast",
-        "server",
-        "Answers the node's role in replication.",
-    ),
-    spec(
-        "select",
-        Verb::Select,
-        2,
-        "loading stale fast",
-        "connection",
-        "Selects a database; topics are the same in all.",
-    ),
-    spec(
-        "spublish",
-        Verb::Spublish,
-        3,
-        "pubsub loading stale fast",
-        "pubsub",
-        "Publishes an event on a shard channel.",
-    ),
-    spec(
-        "ssubscribe",
-        Verb::Ssubscribe,
-        -2,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Subscribes to shard channels.",
-    ),
-    spec(
-        "subscribe",
-        Verb::Subscribe,
-        -2,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Subscribes to channels.",
-    ),
-    spec(
-        "sunsubscribe",
-        Verb::Sunsubscribe,
-        -1,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Unsubscribes from shard channels, or from all.",
-    ),
-    spec(
-        "time",
-        Verb::Time,
-        1,
-        "loading stale fast",
-        "server",
-        "Answers the time of day.",
-    ),
-    spec(
-        "unsubscribe",
-        Verb::Unsubscribe,
-        -1,
-        "pubsub noscript loading stale",
-        "pubsub",
-        "Unsubscribes from channels, or from all.",
-    ),
-    spec(
-        "unwatch",
-        Verb::Unwatch,
-        1,
-        "noscript loading stale fast",
-        "transactions",
-        "Accepted for compatibility; no key is watched.",
-    ),
-    spec(
-        "watch",
-        Verb::Watch,
-        -2,
-        "noscript loading stale fast",
-        "transactions",
-        "Accepted for compatibility; no key can change.",
-    ),
-];
+commands! {
+    "auth" Auth -2 "noscript loading stale fast no_auth" "connection" "Authenticates the connection.";
+    "client" Container -2 "" "connection" "A group of commands about connections.";
+    "client|getname" ClientGetname 2 "noscript loading stale" "connection" "Answers the connection's name.";
+    "client|id" ClientId 2 "noscript loading stale" "connection" "Answers the connection's number.";
+    "client|info" ClientInfo 2 "noscript loading stale" "connection" "Describes this connection.";
+    "client|kill" ClientKill -3 "admin noscript loading stale" "connection" "Closes connections.";
+    "client|list" ClientList -2 "admin noscript loading stale" "connection" "Describes all connections of the node.";
+    "client|no-evict" ClientNoEvict 3 "admin noscript loading stale" "connection" "Notes the wish to be spared by eviction.";
+    "client|no-touch" ClientNoTouch 3 "noscript loading stale" "connection" "Accepted for compatibility; no key is touched.";
+    "client|reply" ClientReply 3 "noscript loading stale" "connection" "Turns replies on or off, or skips the next one.";
+    "client|setinfo" ClientSetinfo 4 "noscript loading stale" "connection" "Names the client's library or its version.";
+    "client|setname" ClientSetname 3 "noscript loading stale" "connection" "Names the connection.";
+    "command" Command -1 "loading stale" "server" "Describes all commands.";
+    "command|count" CommandCount 2 "loading stale" "server" "Answers how many commands there are.";
+    "command|docs" CommandDocs -2 "loading stale" "server" "Documents commands.";
+    "command|info" CommandInfo -2 "loading stale" "server" "Describes some or all commands.";
+    "command|list" CommandList -2 "loading stale" "server" "Lists the names of all commands.";
+    "config" Container -2 "" "server" "A group of commands about the configuration.";
+    "config|get" ConfigGet -3 "admin noscript loading stale" "server" "Answers configuration values.";
+    "config|set" ConfigSet -4 "admin noscript loading stale" "server" "Refused: values are set when the broker starts.";
+    "dbsize" Dbsize 1 "readonly fast" "server" "Answers 0: no keys are kept yet.";
+    "discard" Discard 1 "noscript loading stale fast" "transactions" "Drops a transaction.";
+    "echo" Echo 2 "fast loading stale" "connection" "Answers its argument.";
+    "exec" Exec 1 "noscript loading stale skip_slowlog" "transactions" "Carries a transaction out.";
+    "flushall" Flush -1 "write" "server" "Answers OK: no keys are kept yet.";
+    "flushdb" Flush -1 "write" "server" "Answers OK: no keys are kept yet.";
+    "hello" Hello -1 "noscript loading stale fast no_auth" "connection" "Chooses the protocol's version.";
+    "info" Info -1 "loading stale" "server" "Answers facts and counters of the node.";
+    "multi" Multi 1 "noscript loading stale fast" "transactions" "Begins a transaction.";
+    "ping" Ping -1 "fast" "connection" "Answers PONG, or its argument.";
+    "psubscribe" Psubscribe -2 "pubsub noscript loading stale" "pubsub" "Subscribes to patterns.";
+    "publish" Publish 3 "pubsub loading stale fast" "pubsub" "Publishes an event on a channel.";
+    "pubsub" Container -2 "" "pubsub" "A group of commands about subscriptions.";
+    "pubsub|channels" PubsubChannels -2 "pubsub loading stale" "pubsub" "Lists the channels that have subscribers.";
+    "pubsub|numpat" PubsubNumpat 2 "pubsub loading stale" "pubsub" "Answers how many patterns have subscribers.";
+    "pubsub|numsub" PubsubNumsub -2 "pubsub loading stale" "pubsub" "Answers how many subscribers channels have.";
+    "pubsub|shardchannels" PubsubShardchannels -2 "pubsub loading stale" "pubsub" "Lists the shard channels that have subscribers.";
+    "pubsub|shardnumsub" PubsubShardnumsub -2 "pubsub loading stale" "pubsub" "Answers how many subscribers shard channels have.";
+    "punsubscribe" Punsubscribe -1 "pubsub noscript loading stale" "pubsub" "Unsubscribes from patterns, or from all.";
+    "quit" Quit -1 "noscript loading stale fast no_auth" "connection" "Closes the connection.";
+    "reset" Reset 1 "noscript loading stale fast no_auth" "connection" "Puts the connection back to its first state.";
+    "role" Role 1 "noscript loading stale fast" "server" "Answers the node's role in replication.";
+    "select" Select 2 "loading stale fast" "connection" "Selects a database; topics are the same in all.";
+    "spublish" Spublish 3 "pubsub loading stale fast" "pubsub" "Publishes an event on a shard channel.";
+    "ssubscribe" Ssubscribe -2 "pubsub noscript loading stale" "pubsub" "Subscribes to shard channels.";
+    "subscribe" Subscribe -2 "pubsub noscript loading stale" "pubsub" "Subscribes to channels.";
+    "sunsubscribe" Sunsubscribe -1 "pubsub noscript loading stale" "pubsub" "Unsubscribes from shard channels, or from all.";
+    "time" Time 1 "loading stale fast" "server" "Answers the time of day.";
+    "unsubscribe" Unsubscribe -1 "pubsub noscript loading stale" "pubsub" "Unsubscribes from channels, or from all.";
+    "unwatch" Unwatch 1 "noscript loading stale fast" "transactions" "Accepted for compatibility; no key is watched.";
+    "watch" Watch -2 "noscript loading stale fast" "transactions" "Accepted for compatibility; no key can change.";
+}
 
 /// Longest name in the table, with room to spare; a longer word is no command.
 const NAME_BYTES_MAX: usize = 24;
@@ -553,7 +192,7 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_found() {
         assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
-        for spec in &COMMANDS {
+        for spec in COMMANDS {
             let found = match spec.name.split_once('|') {
                 None => find(spec.name.to_uppercase().as_bytes()),
                 Some((group, name)) => {
