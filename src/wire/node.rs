@@ -67,8 +67,13 @@ pub enum FrameError {
     Version(u8),
     /// The reserved bytes are not zero.
     Reserved(u16),
-    /// The body would be longer than any may be; holds its length.
-    TooLong(usize),
+    /// The body would be longer than one may be here.
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The most that is allowed here.
+        cap: usize,
+    },
     /// The checksum differs.
     Checksum,
     /// Nothing of this kind is known, or it must not stand here.
@@ -90,10 +95,10 @@ impl fmt::Display for FrameError {
                 f,
                 "reserved bytes of a frame's header are {bits:#06x}, not zero"
             ),
-            FrameError::TooLong(length) => {
+            FrameError::TooLong { length, cap } => {
                 write!(
                     f,
-                    "a frame's body has {length} bytes, at most {NODE_FRAME_BYTES_MAX} are allowed"
+                    "a frame's body has {length} bytes, at most {cap} are allowed here"
                 )
             }
             FrameError::Checksum => write!(f, "a frame's checksum is wrong"),
@@ -128,8 +133,9 @@ pub fn parse(input: &[u8], version: u8, body_max: usize) -> Result<Parsed<'_>, F
         return Err(FrameError::Reserved(reserved));
     }
     let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
-    if length > body_max.min(NODE_FRAME_BYTES_MAX) {
-        return Err(FrameError::TooLong(length));
+    let cap = body_max.min(NODE_FRAME_BYTES_MAX);
+    if length > cap {
+        return Err(FrameError::TooLong { length, cap });
     }
     let Some(body) = input.get(HEADER_BYTES..HEADER_BYTES + length) else {
         return incomplete(HEADER_BYTES + length);

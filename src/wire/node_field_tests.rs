@@ -300,7 +300,10 @@ fn interest_beyond_its_caps_is_refused_and_never_written() {
         large[..fitting].to_vec(),
     ));
     let result = interest(&large[..fitting + 1]);
-    assert!(matches!(result, Err(FrameError::TooLong(_))), "{result:?}");
+    assert!(
+        matches!(result, Err(FrameError::TooLong { .. })),
+        "{result:?}"
+    );
 }
 
 #[test]

@@ -523,9 +523,13 @@ fn a_wrong_header_is_refused_for_what_is_wrong() {
     assert_eq!(parse_changed(1, b'X', 2), Err(FrameError::Magic(b'X')));
     assert_eq!(parse_changed(2, 2, 16), Err(FrameError::Version(2)));
     assert_eq!(parse_changed(7, 1, 16), Err(FrameError::Reserved(256)));
-    assert_eq!(parse_changed(10, 1, 16), Err(FrameError::TooLong(65_552)));
+    let too_long = |length, cap| FrameError::TooLong { length, cap };
+    let error = parse_changed(10, 1, 16).unwrap_err();
+    assert_eq!(error, too_long(65_552, 1_000));
+    let text = "a frame's body has 65552 bytes, at most 1000 are allowed here";
+    assert_eq!(error.to_string(), text);
     assert_eq!(parse_changed(16, 9, 32), Err(FrameError::Checksum));
-    assert_eq!(parse(&bytes, VERSION, 15), Err(FrameError::TooLong(16)));
+    assert_eq!(parse(&bytes, VERSION, 15), Err(too_long(16, 15)));
 }
 
 /// Names that a client may publish to.

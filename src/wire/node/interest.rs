@@ -171,8 +171,9 @@ impl<'a> Interest<'a> {
     /// Reads it from a frame, and checks all of it.
     pub fn read(frame: &Frame<'a>) -> Result<Interest<'a>, FrameError> {
         let wrong = |field| FrameError::Body(kind::INTEREST, field);
-        if frame.body.len() > NODE_INTEREST_BYTES_MAX {
-            return Err(FrameError::TooLong(frame.body.len()));
+        let (length, cap) = (frame.body.len(), NODE_INTEREST_BYTES_MAX);
+        if length > cap {
+            return Err(FrameError::TooLong { length, cap });
         }
         let archive = access::<ArchivedInterestArchive>(frame, kind::INTEREST)?;
         let (column, bytes) = (archive.changes.get(), archive.bytes.get());

@@ -531,8 +531,9 @@ where
         + Deserialize<T, rkyv::api::high::HighDeserializer<Error>>,
 {
     debug_assert!((kind::PLACE_FIRST..=kind::PLACE_LAST).contains(&frame.kind));
-    if frame.body.len() > BODY_BYTES_MAX {
-        return Err(FrameError::TooLong(frame.body.len()));
+    let (length, cap) = (frame.body.len(), BODY_BYTES_MAX);
+    if length > cap {
+        return Err(FrameError::TooLong { length, cap });
     }
     if frame.flags != 0 {
         return Err(FrameError::Body(frame.kind, "flags"));

@@ -310,7 +310,10 @@ fn a_body_over_the_cap_and_flags_are_refused() {
     let body = vec![0; BODY_BYTES_MAX + 1];
     assert_eq!(
         read_body(kinds::ASK, &body),
-        Err(FrameError::TooLong(body.len()))
+        Err(FrameError::TooLong {
+            length: body.len(),
+            cap: BODY_BYTES_MAX
+        })
     );
     let body = body_of(&each()[0]);
     let frame = Frame {
