@@ -38,6 +38,12 @@ counters! {
     bytes_in,
     /// Bytes written to clients.
     bytes_out,
+    /// Commands a second of late.
+    commands_per_s,
+    /// Bytes read from clients a second of late.
+    bytes_in_per_s,
+    /// Bytes written to clients a second of late.
+    bytes_out_per_s,
     /// Events published by this shard's clients.
     events_published,
     /// Events put into outboxes, once for each receiving subscription.
@@ -124,4 +130,49 @@ counters! {
     link_bytes_kept,
     /// Shards of other nodes whose last event number is remembered to find duplicates.
     link_origins,
+}
+
+/// How fast some counters have grown: over a second, or since then if the shard had nothing to do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rates {
+    since_ns: u64,
+    seen: [u64; 3],
+    /// The growth of each in a second.
+    pub per_s: [u64; 3],
+}
+
+impl Rates {
+    /// Looks at the counters, if it has been a second.
+    pub(crate) fn look(&mut self, now_ns: u64, totals: [u64; 3]) {
+        let elapsed_ns = now_ns.saturating_sub(self.since_ns);
+        if elapsed_ns < 1_000_000_000 {
+            return;
+        }
+        let seen = std::mem::replace(&mut self.seen, totals);
+        self.since_ns = now_ns;
+        for ((rate, total), before) in self.per_s.iter_mut().zip(totals).zip(seen) {
+            let grown = u128::from(total - before) * 1_000_000_000;
+            *rate = (grown / u128::from(elapsed_ns)) as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_of_the_last_second_or_since() {
+        let mut rates = Rates::default();
+        let second = 1_000_000_000;
+        rates.look(100 * second, [50, 0, 0]);
+        rates.look(100 * second + second / 2, [80, 0, 0]);
+        rates.look(101 * second, [250, 1_000, 10]);
+        assert_eq!(rates.per_s, [200, 1_000, 10]);
+        rates.look(101 * second + 1, [9_999, 9_999, 9_999]);
+        assert_eq!(rates.per_s, [200, 1_000, 10]);
+        // Nothing happened for ten seconds, then this was asked.
+        rates.look(111 * second, [251, 1_200, 10]);
+        assert_eq!(rates.per_s, [0, 20, 0]);
+    }
 }

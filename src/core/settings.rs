@@ -15,6 +15,10 @@ pub struct Vitals {
     pub memory_bytes: AtomicU64,
     /// CPU use since the measurement before, in thousandths of one CPU.
     pub cpu_permille: AtomicU64,
+    /// CPU time in user mode since the start, in microseconds.
+    pub cpu_user_us: AtomicU64,
+    /// CPU time in the kernel since the start, in microseconds.
+    pub cpu_system_us: AtomicU64,
 }
 
 /// Settings of HTTP and WebSocket.

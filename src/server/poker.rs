@@ -106,13 +106,15 @@ fn start_dozing(
     doze: Duration,
 ) -> io::Result<PokingThread> {
     let ended = Arc::new(AtomicBool::new(false));
+    let mut meter = Meter::new(vitals);
+    meter.look();
     let mut poker = Poker {
         doors: Arc::clone(&doors),
         still: vec![false; sleepers.len()],
         turns: vec![0; sleepers.len()],
         sleepers,
         ended: Arc::clone(&ended),
-        meter: Meter::new(vitals),
+        meter,
         doze,
     };
     let thread = std::thread::Builder::new()

@@ -1,6 +1,6 @@
-//! Vitals: memory and CPU time of the process, measured once a second, for questions to the node.
+//! Vitals: memory and CPU time of the process, measured at the start and once a second, for questions to the node.
 
-use rustix::param::page_size;
+use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::time::{ClockId, clock_gettime};
 use sapwood_core::Vitals;
 use std::fs;
@@ -38,9 +38,22 @@ impl Meter {
             gauge.store(permille as u64, Ordering::Relaxed);
         }
         // On systems without this file, no memory is reported.
-        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-        let bytes = pages.unwrap_or(0_u64) * page_size() as u64;
-        self.vitals.memory_bytes.store(bytes, Ordering::Relaxed);
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The name, which may hold anything, stands in parentheses before the third field.
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let number = |field: usize| {
+            let text = fields.split_ascii_whitespace().nth(field - 3);
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let us = |ticks: u64| ticks * 1_000_000 / clock_ticks_per_second();
+        let Vitals {
+            memory_bytes,
+            cpu_user_us,
+            cpu_system_us,
+            ..
+        } = &*self.vitals;
+        cpu_user_us.store(us(number(14)), Ordering::Relaxed);
+        cpu_system_us.store(us(number(15)), Ordering::Relaxed);
+        memory_bytes.store(number(24) * page_size() as u64, Ordering::Relaxed);
     }
 }

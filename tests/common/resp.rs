@@ -101,13 +101,24 @@ impl RawClient {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Sends a request and reads one value, as the bytes that it came as: they tell what [`Value`] does not.
+    pub fn call_raw(&mut self, args: &[&str]) -> Vec<u8> {
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        self.send(&request(&args));
+        let value = self.try_bytes(VALUE_SECONDS_MAX);
+        value.unwrap_or_else(|error| panic!("{error}")).1
+    }
+
     /// Reads exactly one value within `limit`.
     pub fn try_value(&mut self, limit: Duration) -> Result<Value, String> {
+        self.try_bytes(limit).map(|(value, _)| value)
+    }
+
+    fn try_bytes(&mut self, limit: Duration) -> Result<(Value, Vec<u8>), String> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some((value, length)) = parse(&self.buffer, 0)? {
-                self.buffer.drain(..length);
-                return Ok(value);
+                return Ok((value, self.buffer.drain(..length).collect()));
             }
             if !self.fill(deadline)? {
                 return Err(format!(

@@ -128,7 +128,10 @@ impl Shard {
         outputs: &mut Outputs,
     ) -> Answer {
         match query {
-            Query::Counters => Answer::Counters(Box::new(self.counters())),
+            Query::Counters => {
+                self.note_rates(now);
+                Answer::Counters(Box::new(self.counters()))
+            }
             Query::Select {
                 selection,
                 sort,

@@ -16,7 +16,7 @@ use crate::calls::Calls;
 use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
 use crate::connection::{Connection, Connections};
 use crate::context::{Blocked, Context, Parts, Scratch};
-use crate::counters::Counters;
+use crate::counters::{Counters, Rates};
 use crate::delivery::{Delivery, Egress, Source};
 use crate::guesses::Guesses;
 use crate::input::{Config, Handled, Input, Next, Outputs};
@@ -59,6 +59,7 @@ pub struct Shard {
     tree: Option<Box<Tree>>,
     delivery: Delivery,
     counters: Counters,
+    rates: Rates,
     calls: Calls,
     guesses: Guesses,
     liveness: Liveness,
@@ -116,6 +117,7 @@ impl Shard {
             tree,
             delivery: Delivery::new(config.hash_seed, first_number),
             counters: Counters::default(),
+            rates: Rates::default(),
             calls: Calls::default(),
             guesses: Guesses::new(config.hash_seed),
             liveness: Liveness::default(),
@@ -344,6 +346,7 @@ impl Shard {
 
     /// Current values of the counters.
     pub fn counters(&self) -> Counters {
+        let [commands_per_s, bytes_in_per_s, bytes_out_per_s] = self.rates.per_s;
         let outboxes = &self.outboxes.counters;
         let (links, link_bytes_kept) = self.links.gauges();
         let beyond = &self.links.counters;
@@ -357,6 +360,9 @@ impl Shard {
             link_events_lost_before: beyond.events_lost_before,
             link_origins: self.links.dedup.len() as u64,
             bytes_out: outboxes.bytes_out,
+            commands_per_s,
+            bytes_in_per_s,
+            bytes_out_per_s,
             closed_outbox_full: outboxes.closed_outbox_full,
             closed_outboxes_full: outboxes.closed_outboxes_full,
             events_lost_drop_oldest: outboxes.lost_drop_oldest,
@@ -396,6 +402,15 @@ impl Shard {
         if milliseconds <= limits::CLOSE_EARLY_MS {
             self.close_early(outputs);
         }
+    }
+
+    /// Notes how fast the counters grow.
+    fn note_rates(&mut self, now: Now) {
+        let Counters {
+            commands, bytes_in, ..
+        } = self.counters;
+        let totals = [commands, bytes_in, self.outboxes.counters.bytes_out];
+        self.rates.look(now.monotonic_ns, totals);
     }
 
     fn note_bytes(&mut self, conn: ConnId, fresh: usize) {
@@ -757,6 +772,7 @@ impl Shard {
     }
 
     fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        self.note_rates(now);
         self.delivery.look_ups.begin_turn();
         self.go_on_leaving(outputs);
         self.give_what_was_put_off(now, outputs);

@@ -31,6 +31,8 @@ impl RedisSession {
             },
             Verb::ClientSetinfo => self.set_info(word(2), word(3), cx),
             Verb::ClientNoEvict | Verb::ClientNoTouch => self.set_switch(verb, word(2), cx),
+            Verb::ClientTracking => self.track(arguments, cx),
+            Verb::ClientCaching => self.cache(word(2), cx),
             Verb::ClientReply => self.set_reply_mode(word(2), cx),
             // The same record as in CLIENT LIST, so it takes a call.
             Verb::ClientInfo => return self.ask_itself(cx),

@@ -6,6 +6,8 @@
 
 mod calls;
 mod client;
+mod info;
+mod probes;
 mod pubsub;
 mod server;
 mod table;
@@ -18,6 +20,7 @@ use crate::outbox::Outboxes;
 use crate::session::pending::PendingCalls;
 use crate::settings::Settings;
 use calls::PendingCall;
+use probes::Tracking;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::resp::{self, Arguments, Parser, Progress, RequestLimits, Version};
 use sapwood_wire::run::Head;
@@ -68,6 +71,7 @@ pub(crate) struct RedisSession {
     authenticated: bool,
     needs_auth: bool,
     no_evict: bool,
+    tracking: Tracking,
     reply_mode: ReplyMode,
     database: u8,
     last_command: &'static str,
@@ -89,6 +93,7 @@ impl RedisSession {
             authenticated: settings.password.is_none(),
             needs_auth: false,
             no_evict: false,
+            tracking: Tracking::Off,
             reply_mode: ReplyMode::On,
             database: 0,
             last_command: "NULL",
@@ -319,7 +324,7 @@ impl RedisSession {
         cx: &mut Context<'_>,
     ) -> Result<&'static Spec, ()> {
         let Some(mut spec) = table::find(name) else {
-            self.reject(None, unknown_command(name, arguments), cx);
+            self.reject(None, probes::refusal(name, arguments), cx);
             return Err(());
         };
         if spec.verb == Verb::Quit {
@@ -408,7 +413,8 @@ impl RedisSession {
             | Verb::PubsubNumsub
             | Verb::PubsubShardchannels
             | Verb::PubsubShardnumsub => return self.pubsub(verb, arguments, cx),
-            Verb::ClientGetname
+            Verb::ClientCaching
+            | Verb::ClientGetname
             | Verb::ClientId
             | Verb::ClientInfo
             | Verb::ClientKill
@@ -417,7 +423,8 @@ impl RedisSession {
             | Verb::ClientNoTouch
             | Verb::ClientReply
             | Verb::ClientSetinfo
-            | Verb::ClientSetname => return self.client(verb, arguments, cx),
+            | Verb::ClientSetname
+            | Verb::ClientTracking => return self.client(verb, arguments, cx),
             Verb::Multi => self.multi(cx),
             Verb::Exec => self.begin_exec(cx),
             Verb::Discard => self.discard(cx),

@@ -1,16 +1,12 @@
-//! HELLO, AUTH, INFO, CONFIG, COMMAND and the small commands of a connection.
+//! HELLO, AUTH, COMMAND and the small commands of a connection.
 
-use super::table::{self, COMMANDS, Spec, Verb};
+use super::info::DATABASES;
+use super::probes::Tracking;
+use super::table::{self, COMMANDS, Spec, Verb, subcommands};
 use super::{REDIS_VERSION, RedisSession, RedisStep, ReplyMode};
-use crate::command::{Answers, FilterKind, ShardId, counters_of};
 use crate::context::Context;
-use crate::counters::Counters;
-use sapwood_wire::glob::Glob;
 use sapwood_wire::resp::{self, Arguments, Version};
-use sapwood_wire::topic;
-use std::fmt::Write;
 
-const DATABASES: i64 = 16;
 /// Most names in COMMAND INFO and DOCS: each is answered with up to a kilobyte.
 const COMMAND_NAMES_MAX: usize = 2 * COMMANDS.len();
 const TOO_MANY_NAMES: &[u8] = b"ERR more names than there are commands, ask without names for all";
@@ -45,11 +41,6 @@ impl RedisSession {
             }
             Verb::Hello => self.hello(arguments, cx),
             Verb::Unwatch => self.simple(cx, "OK"),
-            Verb::Flush => match (arguments.len(), word(1).to_ascii_lowercase().as_slice()) {
-                (1, _) | (2, b"sync" | b"async") => self.simple(cx, "OK"),
-                _ => self.error(cx, b"ERR syntax error"),
-            },
-            Verb::Dbsize => self.integer(cx, 0),
             Verb::Time => {
                 let (seconds, millis) = (cx.now().wall_ms / 1000, cx.now().wall_ms % 1000);
                 self.write(cx, |out| {
@@ -78,7 +69,7 @@ impl RedisSession {
                 resp::array(out, top_commands().count());
                 top_commands().for_each(|spec| resp::bulk(out, spec.name.as_bytes()));
             }),
-            other => unreachable!("{other:?} is carried out elsewhere"),
+            _ => self.answer_probe(verb, arguments, cx),
         }
         RedisStep::Done
     }
@@ -122,6 +113,7 @@ impl RedisSession {
         self.name = Box::default();
         self.database = 0;
         self.no_evict = false;
+        self.tracking = Tracking::Off;
         self.needs_auth |= self.authenticated && cx.settings().password.is_some();
         self.authenticated = cx.settings().password.is_none();
         if self.reply_mode == ReplyMode::Off {
@@ -201,154 +193,6 @@ impl RedisSession {
         self.write(cx, |out| write_greeting(out, version, client));
     }
 
-    /// The text of INFO, from the counters of all shards.
-    pub(super) fn info(
-        &self,
-        sections: &[String],
-        answers: Answers,
-        cx: &mut Context<'_>,
-    ) -> String {
-        let shards = counters_of(answers);
-        let mut total = Counters::default();
-        shards.iter().for_each(|(_, counters)| total.add(counters));
-        let all = ["all", "default", "everything"];
-        let wants_all = sections.is_empty() || sections.iter().any(|name| all.contains(&&**name));
-        let wants = |name: &str| wants_all || sections.iter().any(|section| section == name);
-        let mut text = String::new();
-        let uptime_s = cx
-            .now()
-            .wall_ms
-            .saturating_sub(cx.settings().started_wall_ms)
-            / 1000;
-        // Writing to a String cannot fail.
-        if wants("server") {
-            let _ = write!(
-                text,
-                "# Server\r\nredis_version:{REDIS_VERSION}\r\nsapwood_version:{}\r\nredis_mode:standalone\r\nos:Linux\r\narch_bits:64\r\nmultiplexing_api:io_uring\r\nprocess_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime_s}\r\nuptime_in_days:{}\r\n\r\n",
-                env!("CARGO_PKG_VERSION"),
-                cx.settings().process_id,
-                cx.settings().run_id,
-                cx.identity().local.port(),
-                uptime_s / 86_400,
-            );
-        }
-        if wants("clients") {
-            let _ = write!(
-                text,
-                "# Clients\r\nconnected_clients:{}\r\nmaxclients:{}\r\n\r\n",
-                total.connections,
-                cx.settings().limits.connections_max * usize::from(cx.settings().shards),
-            );
-        }
-        if wants("persistence") {
-            text.push_str("# Persistence\r\nloading:0\r\n\r\n");
-        }
-        if wants("stats") {
-            let count = |kind| cx.filters(kind);
-            let _ = write!(
-                text,
-                "# Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_net_input_bytes:{}\r\ntotal_net_output_bytes:{}\r\nrejected_connections:{}\r\ntotal_error_replies:{}\r\npubsub_channels:{}\r\npubsub_patterns:{}\r\npubsubshard_channels:{}\r\n\r\n",
-                total.connections_accepted,
-                total.commands,
-                total.bytes_in,
-                total.bytes_out,
-                total.connections_refused,
-                total.errors,
-                count(FilterKind::Topic),
-                cx.active_globs(),
-                count(FilterKind::ShardChannel),
-            );
-        }
-        if wants("replication") {
-            text.push_str("# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");
-        }
-        if wants("sapwood") {
-            write_counters(&mut text, &total, &shards);
-        }
-        text
-    }
-
-    fn config_get(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
-        let limits = &cx.settings().limits;
-        let values = [
-            ("appendonly", "no".to_string()),
-            ("databases", DATABASES.to_string()),
-            (
-                "maxclients",
-                (limits.connections_max * usize::from(cx.settings().shards)).to_string(),
-            ),
-            ("maxmemory", "0".to_string()),
-            ("port", cx.identity().local.port().to_string()),
-            (
-                "proto-max-bulk-len",
-                sapwood_wire::limits::PAYLOAD_BYTES_MAX.to_string(),
-            ),
-            ("save", String::new()),
-            ("timeout", "0".to_string()),
-        ];
-        let mut found: Vec<(Vec<u8>, &str)> = Vec::new();
-        for pattern in arguments
-            .iter()
-            .skip(2)
-            .filter(|name| topic::check_name(name).is_ok())
-        {
-            let lower = pattern.to_ascii_lowercase();
-            let glob = Glob::new(&lower);
-            for (name, value) in &values {
-                let is_exact = lower == name.as_bytes();
-                if !is_exact && !glob.matches_text(name.as_bytes()) {
-                    continue;
-                }
-                // The reply repeats the key as it was asked for.
-                let key = if is_exact { pattern } else { name.as_bytes() };
-                if !found
-                    .iter()
-                    .any(|(other, _)| other.eq_ignore_ascii_case(key))
-                {
-                    found.push((key.to_vec(), value));
-                }
-            }
-        }
-        let version = self.version;
-        self.write(cx, |out| {
-            resp::map(out, version, found.len());
-            for (name, value) in &found {
-                resp::bulk(out, name);
-                resp::bulk(out, value.as_bytes());
-            }
-        });
-    }
-
-    fn config_set(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
-        let name = super::shown(arguments.get(2).unwrap_or_default(), 128);
-        let known: [&[u8]; 8] = [
-            b"appendonly",
-            b"databases",
-            b"maxclients",
-            b"maxmemory",
-            b"port",
-            b"proto-max-bulk-len",
-            b"save",
-            b"timeout",
-        ];
-        let text = if known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            [
-                b"ERR CONFIG SET failed (possibly related to argument '",
-                name,
-                b"') - can't set immutable config; set it when the broker starts, see sapwood serve --help",
-            ]
-            .concat()
-        } else {
-            [
-                b"ERR Unknown option or number of arguments for CONFIG SET - '",
-                name,
-                b"'",
-            ]
-            .concat()
-        };
-        self.error(cx, &text);
-    }
-
     fn command_info(&self, arguments: Arguments<'_>, cx: &mut Context<'_>) {
         if arguments.len() > COMMAND_NAMES_MAX {
             return self.error(cx, TOO_MANY_NAMES);
@@ -364,10 +208,7 @@ impl RedisSession {
             for name in arguments.iter().skip(2) {
                 match find_by_full_name(name) {
                     Some(spec) => write_spec(out, version, spec),
-                    None => match version {
-                        Version::Two => out.extend_from_slice(b"*-1\r\n"),
-                        Version::Three => resp::null(out, version),
-                    },
+                    None => resp::null(out, version),
                 }
             }
         });
@@ -414,47 +255,8 @@ fn write_greeting(out: &mut Vec<u8>, version: Version, client: i64) {
     resp::array(out, 0);
 }
 
-fn write_counters(text: &mut String, total: &Counters, shards: &[(ShardId, Counters)]) {
-    let _ = write!(text, "# Sapwood\r\nshards:{}\r\n", shards.len());
-    for (name, value) in total.entries() {
-        // Every shard reports filters and shared payloads of the whole node, so a sum would be wrong.
-        let value = match name {
-            "filters" | "shared_body_bytes" => {
-                let each = shards.iter().map(|(_, counters)| {
-                    if name == "filters" {
-                        counters.filters
-                    } else {
-                        counters.shared_body_bytes
-                    }
-                });
-                each.max().unwrap_or(0)
-            }
-            _ => value,
-        };
-        let _ = write!(text, "{name}:{value}\r\n");
-    }
-    for (shard, counters) in shards {
-        let entries = counters.entries();
-        let line: Vec<String> = entries
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let _ = write!(text, "shard{}:{}\r\n", shard.0, line.join(","));
-    }
-    text.push_str("\r\n");
-}
-
 fn top_commands() -> impl Iterator<Item = &'static Spec> {
     COMMANDS.iter().filter(|spec| spec.is_top())
-}
-
-fn subcommands(group: &Spec) -> impl Iterator<Item = &'static Spec> {
-    let name = group.name;
-    COMMANDS.iter().filter(move |spec| {
-        spec.name
-            .split_once('|')
-            .is_some_and(|(container, _)| container == name)
-    })
 }
 
 fn find_by_full_name(name: &[u8]) -> Option<&'static Spec> {
