@@ -25,6 +25,8 @@ mod json;
 mod json_cases;
 #[path = "http/monitoring.rs"]
 mod monitoring;
+#[path = "http/nats_pages.rs"]
+mod nats_pages;
 #[path = "http/random.rs"]
 mod random;
 #[path = "http/refusals.rs"]

@@ -7,6 +7,8 @@ use crate::limits::{SHARDS_MAX, WILDCARDS_WIDTH_MAX};
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
+use sapwood_wire::native::{attributes_headers, flag};
+use sapwood_wire::nats::headers_length;
 use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic;
 use std::sync::Arc;
@@ -169,6 +171,25 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// What it counts as where its headers are delivered.
+    pub(crate) fn volume(&self) -> Volume {
+        let headers = match self.flags & flag::HEADERS {
+            0 => 0,
+            _ => headers_length(attributes_headers(self.flags, self.attributes)),
+        };
+        let Volume { events, bytes } = self.bare_volume();
+        let bytes = bytes + headers as u64;
+        Volume { events, bytes }
+    }
+
+    /// What it counts as where its headers are dropped.
+    pub(crate) fn bare_volume(&self) -> Volume {
+        Volume {
+            events: 1,
+            bytes: self.payload.len() as u64,
+        }
+    }
+
     /// An event of a protocol without reply topics and headers.
     pub fn plain(space: Space, topic: &'a [u8], payload: &'a [u8]) -> Event<'a> {
         Event {
@@ -406,11 +427,11 @@ pub enum Query {
     Describe {
         /// At most [`crate::limits::CALL_CLIENTS_MAX`].
         clients: Vec<(ConnId, ClientId)>,
-        /// Whether the first names of their subscriptions are included.
-        with_names: bool,
+        /// Whether their first subscriptions are included.
+        with_subscriptions: bool,
     },
-    /// The names that a client is subscribed to, from a place among its subscriptions on.
-    NamesOf {
+    /// What a client is subscribed to, from a place among its subscriptions on.
+    SubscriptionsOf {
         /// The client's connection.
         conn: ConnId,
         /// The client.
@@ -450,14 +471,16 @@ pub enum Sort {
     EventsOut,
     /// Events that the client published.
     EventsIn,
-    /// Bytes sent to the client.
+    /// Bytes of the events sent to the client.
     BytesOut,
-    /// Bytes that the client sent.
+    /// Bytes of the events that the client published.
     BytesIn,
     /// Time since the client last sent something.
     Idle,
-    /// Time since the client connected.
-    Age,
+    /// When the client last sent something: the latest first.
+    Last,
+    /// When the client connected: the latest first.
+    Start,
 }
 
 /// A client that matches a selection.
@@ -482,6 +505,8 @@ pub struct Selection {
     pub peer: Option<SocketAddr>,
     /// The broker's address that it connected to.
     pub local: Option<SocketAddr>,
+    /// The form in which it takes events.
+    pub form: Option<Form>,
     /// Whether it is subscribed to something.
     pub subscribed: Option<bool>,
     /// Connected for at least this many seconds.
@@ -500,17 +525,30 @@ impl Selection {
     }
 }
 
-/// Traffic of a connection since it was opened.
+/// A number of events, and their bytes as nats-server counts them: payloads and headers, without what protocols add.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Events that the client published.
-    pub events_in: u64,
-    /// Events put into its output.
-    pub events_out: u64,
-    /// Bytes that the client sent.
-    pub bytes_in: u64,
-    /// Bytes written to the client.
-    pub bytes_out: u64,
+pub struct Volume {
+    /// Number of events.
+    pub events: u64,
+    /// Bytes of their payloads and of their headers, these as NATS writes them.
+    pub bytes: u64,
+}
+
+impl Volume {
+    /// The same for each of so many receivers.
+    pub(crate) fn times(self, receivers: u64) -> Volume {
+        Volume {
+            events: self.events * receivers,
+            bytes: self.bytes * receivers,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Volume {
+    fn add_assign(&mut self, other: Volume) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+    }
 }
 
 /// One connected client, as shown to people.
@@ -540,12 +578,16 @@ pub struct ClientRecord {
     pub output: (usize, usize),
     /// Events dropped by its slow consumer policy.
     pub lost: u64,
-    /// Events and bytes in both directions.
-    pub traffic: Traffic,
-    /// The first names of its subscriptions, if asked for.
-    pub names: Vec<Box<[u8]>>,
-    /// Place of the next name, if there are more.
-    pub names_next: Option<usize>,
+    /// What the client has published.
+    pub published: Volume,
+    /// What was put into its output.
+    pub delivered: Volume,
+    /// The form in which it takes events.
+    pub form: Form,
+    /// Its first subscriptions, if asked for.
+    pub listens_to: Vec<Subscribed>,
+    /// Place of the next one, if there are more.
+    pub listens_next: Option<usize>,
     /// The database it selected.
     pub database: u8,
     /// The version of the Redis protocol; 0 for another protocol.
@@ -554,6 +596,28 @@ pub struct ClientRecord {
     pub command: &'static str,
     /// Whether the client asked for exemption from eviction (CLIENT NO-EVICT).
     pub no_evict: bool,
+}
+
+/// One subscription, as shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// What is subscribed to.
+    pub name: Box<[u8]>,
+    /// The queue group, if any.
+    pub group: Option<Box<[u8]>>,
+    /// The client's name for it and its messages, in a protocol where it has one.
+    pub named: Option<NamedSubscription>,
+}
+
+/// A subscription that its client has named (sid of NATS).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedSubscription {
+    /// The name.
+    pub sid: Box<[u8]>,
+    /// Number of messages that it has been given.
+    pub messages: u64,
+    /// Number of messages after which it ends; 0 if it does not.
+    pub messages_max: u64,
 }
 
 /// One shard's answer to a [`Query`].
@@ -570,7 +634,14 @@ pub enum Answer {
     },
     /// Answers `Describe`.
     Described(Vec<ClientRecord>),
-    /// Answers `NamesOf` and `ActiveNames`.
+    /// Answers `SubscriptionsOf`.
+    Subscribed {
+        /// The subscriptions.
+        listens_to: Vec<Subscribed>,
+        /// Where the next round continues, if there is more.
+        next: Option<usize>,
+    },
+    /// Answers `ActiveNames`.
     Names {
         /// The names.
         names: Vec<Box<[u8]>>,

@@ -3,7 +3,7 @@
 //! Owns what a shard keeps for a connection besides its output ([`Outboxes`](crate::outbox::Outboxes)) and its
 //! subscriptions ([`Broker`](crate::routing::broker::Broker)). Start at [`Connections::get_mut`].
 
-use crate::command::{ClientId, ConnId};
+use crate::command::{ClientId, ConnId, Volume};
 use crate::context::Blocked;
 use crate::session::Session;
 use crate::settings::Identity;
@@ -19,8 +19,8 @@ pub(crate) struct Connection {
     pub local: SocketAddr,
     pub opened_ns: u64,
     pub active_ns: u64,
-    pub bytes_in: u64,
-    pub events_in: u64,
+    /// What the client has published.
+    pub published: Volume,
     /// Calls that are not answered.
     pub calls_waiting: u32,
     /// Bytes of unfinished input that count for it against the shard's cap.

@@ -8,7 +8,7 @@
 use crate::calls::Calls;
 use crate::command::{
     CallId, ClientId, CloseReason, ConnId, Event, Filter, FilterKind, Form, Member, Now, Query,
-    Refusal, Round, ShardId, Space, Written,
+    Refusal, Round, ShardId, Space, Volume, Written,
 };
 use crate::counters::Counters;
 use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
@@ -108,8 +108,8 @@ pub(crate) struct Parts<'a> {
     pub scratch: &'a mut Scratch,
     /// Whether this connection's next password has waited.
     pub has_waited: &'a mut bool,
-    /// Events that this connection has published.
-    pub events_in: &'a mut u64,
+    /// What this connection has published.
+    pub published: &'a mut Volume,
     /// Calls of this connection that are not answered.
     pub calls_waiting: &'a mut u32,
 }
@@ -253,8 +253,7 @@ impl Context<'_> {
                 None
             }
             Published::To(subscriptions) => {
-                self.parts.counters.events_published += 1;
-                *self.parts.events_in += 1;
+                self.note_published(event.volume());
                 Some(subscriptions)
             }
         }
@@ -286,10 +285,15 @@ impl Context<'_> {
         }
         let (delivery, mut egress) = self.parts.delivery();
         let published = delivery.publish_run(&mut egress, head, input, payload_max)?;
-        self.parts.counters.events_published += published.events as u64;
-        *self.parts.events_in += published.events as u64;
-        self.parts.counters.commands += published.events as u64;
+        self.note_published(published.volume);
+        self.parts.counters.commands += published.volume.events;
         Some(published)
+    }
+
+    fn note_published(&mut self, volume: Volume) {
+        self.parts.counters.events_published += volume.events;
+        self.parts.counters.payload_bytes_in += volume.bytes;
+        *self.parts.published += volume;
     }
 
     /// Publishes consecutive runs from the start of the input by `publish`. Gives the bytes consumed, and whether

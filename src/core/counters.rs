@@ -48,6 +48,10 @@ counters! {
     events_published,
     /// Events put into outboxes, once for each receiving subscription.
     events_delivered,
+    /// Bytes of the payloads and headers of the published events.
+    payload_bytes_in,
+    /// Bytes of the payloads and headers of the delivered events.
+    payload_bytes_out,
     /// Events put into batches for other shards, once for each shard.
     events_handed_over,
     /// Events that came in batches from other shards.

@@ -8,7 +8,7 @@
 //! to be handed to another shard, at most [`TURN_TRIES_MAX`] times in all. Start at [`Mailboxes::push`] and
 //! [`Records::next`].
 
-use crate::command::{Answer, CallId, ConnId, Event, Query, ShardId, Space};
+use crate::command::{Answer, CallId, ConnId, Event, Query, ShardId, Space, Volume};
 use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
 use crate::routing::interest::Change;
 use crate::tree::news::TreeNews;
@@ -189,6 +189,31 @@ pub(crate) struct HandedRun<'a> {
     pub frames: &'a [u8],
     /// Spans of the payloads in `frames`.
     pub payloads: &'a [Span],
+    /// Its events, and the bytes of their payloads.
+    pub volume: Volume,
+}
+
+impl<'a> HandedRun<'a> {
+    /// Adds the payloads up, once for each shard that gets the run and not for each receiver.
+    pub(crate) fn new(
+        source: Source,
+        topic: &'a [u8],
+        frames: &'a [u8],
+        payloads: &'a [Span],
+    ) -> HandedRun<'a> {
+        // Together they are no longer than the frames, so that 32 bits are enough, also for a vector of them.
+        let lengths = payloads.iter().map(|&(start, end)| end - start);
+        HandedRun {
+            source,
+            topic,
+            frames,
+            payloads,
+            volume: Volume {
+                events: payloads.len() as u64,
+                bytes: u64::from(lengths.fold(0, u32::wrapping_add)),
+            },
+        }
+    }
 }
 
 /// One event, as read from a record.
@@ -259,12 +284,11 @@ impl<'a> Records<'a> {
             let (span, end) = (self.cursor.span, at + 4 + payload_length);
             self.cursor.record = end;
             self.cursor.span = span + count;
-            return Some(Record::Run(HandedRun {
-                source: SOURCES[usize::from(place)],
-                topic,
-                frames: &records[at + 4..end],
-                payloads: &self.batch.spans[span..span + count],
-            }));
+            let source = SOURCES[usize::from(place)];
+            let (frames, payloads) = (&records[at + 4..end], span..span + count);
+            let payloads = &self.batch.spans[payloads];
+            let run = HandedRun::new(source, topic, frames, payloads);
+            return Some(Record::Run(run));
         }
         let space = match place {
             0 => Space::Topic,
@@ -476,6 +500,7 @@ impl Mailboxes {
             topic,
             frames,
             payloads,
+            ..
         } = run;
         assert!(
             payloads
@@ -705,12 +730,7 @@ mod tests {
     fn runs_are_read_back_between_events_as_they_were_pushed() {
         let mut mailboxes = mailboxes(1 << 20, 1 << 20);
         let to = ShardId(1);
-        let run = |source, topic, frames, payloads| HandedRun {
-            source,
-            topic,
-            frames,
-            payloads,
-        };
+        let run = HandedRun::new;
         let runs = [
             run(Source::Resp, b"a", b"<one><two>", &[(1, 4), (6, 9)][..]),
             run(Source::Native, b"a", b"<>", &[(1, 1)]),
@@ -755,12 +775,7 @@ mod tests {
     #[test]
     fn a_run_is_written_as_it_always_was() {
         let mut mailboxes = mailboxes(1 << 20, 1 << 20);
-        let run = HandedRun {
-            source: Source::Nats,
-            topic: b"t",
-            frames: b"<p>",
-            payloads: &[(1, 2)],
-        };
+        let run = HandedRun::new(Source::Nats, b"t", b"<p>", &[(1, 2)]);
         mailboxes.push_run(ShardId(1), run);
         mailboxes.push_run(ShardId(1), run);
         let batch = mailboxes.take(ShardId(1)).expect("a batch");

@@ -6,7 +6,7 @@
 //! [`Delivery::publish`], then read [`Delivery::execute`], which delivers every event whatever its source, and
 //! [`Delivery::publish_run`], the path of nearly all events under load.
 
-use crate::command::{ConnId, Event, FilterId, Form, Member, ShardId, Space, Target};
+use crate::command::{ConnId, Event, FilterId, Form, Member, ShardId, Space, Target, Volume};
 use crate::form;
 use crate::limits::{
     ENDING_MEMBERS_TRIED, ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN,
@@ -63,8 +63,8 @@ pub(crate) enum Published {
 pub(crate) struct PublishedRun {
     /// Bytes of the run's frames.
     pub bytes: usize,
-    /// Events of the run.
-    pub events: usize,
+    /// The run's events.
+    pub volume: Volume,
     /// Connections of this shard that receive each event.
     pub receivers: usize,
     /// Matching subscriptions on this node, the same for each event.
@@ -113,6 +113,7 @@ impl CachedRoute {
             head: self.head(0, form, entry, run.topic),
             frames: run.frames,
             payloads: run.payloads,
+            volume: run.volume,
             number,
         }
     }
@@ -131,7 +132,7 @@ pub(crate) struct Delivery {
     payloads: Vec<Span>,
     /// Gathered frames for the members of the route's only filter, by form.
     run: [Vec<u8>; Form::COUNT],
-    run_events: u64,
+    run_volume: Volume,
     /// Position of the last frame in each gathered run.
     run_last: [usize; Form::COUNT],
     /// Delivery to clients that name their subscriptions (NATS).
@@ -148,7 +149,7 @@ pub(crate) struct Delivery {
     /// Number of the last event that was delivered here.
     number: u64,
     /// Events delivered, counted once for each subscription; for native clients, once for each connection.
-    pub delivered: u64,
+    pub delivered: Volume,
     /// Group turns sent to another shard because the first had no member left.
     pub turns_retried: u64,
     /// Group turns dropped because no member was left anywhere.
@@ -174,7 +175,7 @@ impl Delivery {
             lent: None,
             payloads: Vec::new(),
             run: Default::default(),
-            run_events: 0,
+            run_volume: Volume::default(),
             run_last: [0; Form::COUNT],
             named: Named::new(hash_seed),
             turns: Vec::new(),
@@ -182,7 +183,7 @@ impl Delivery {
             turn_key: Vec::new(),
             event: 0,
             number: first_number,
-            delivered: 0,
+            delivered: Volume::default(),
             turns_retried: 0,
             turns_unheard: 0,
             questions: Questions::default(),
@@ -239,20 +240,16 @@ impl Delivery {
         let mut payloads = std::mem::take(&mut self.payloads);
         payloads.clear();
         let bytes = head.scan(input, bytes_max, payload_max, &mut payloads);
-        let events = payloads.len();
-        if events > 0 {
-            let run = HandedRun {
-                source: head.source,
-                topic: head.topic,
-                frames: &input[..bytes],
-                payloads: &payloads,
-            };
+        let mut volume = Volume::default();
+        if !payloads.is_empty() {
+            let run = HandedRun::new(head.source, head.topic, &input[..bytes], &payloads);
+            volume = run.volume;
             self.execute_run(egress, &run, only, Reach::Tree);
         }
         self.payloads = payloads;
-        (events > 0).then(|| PublishedRun {
+        (volume.events > 0).then(|| PublishedRun {
             bytes,
-            events,
+            volume,
             receivers: self.route().receivers,
             subscriptions: self.route().subscriptions,
         })
@@ -284,13 +281,12 @@ impl Delivery {
     /// all.
     fn deliver_run(&mut self, egress: &mut Egress<'_>, run: &HandedRun<'_>, only: Option<Member>) {
         let first_number = self.number + form::EVENT_NUMBER_STEP;
-        let events = run.payloads.len() as u64;
-        self.number += events * form::EVENT_NUMBER_STEP;
+        self.number += run.volume.events * form::EVENT_NUMBER_STEP;
         if let Some(member) = only {
             return self.give_run(egress, run, first_number, member);
         }
         self.gather_run(egress, run, first_number);
-        self.run_events += events;
+        self.run_volume += run.volume;
         // For a single receiver that is behind, the slow consumer policy decides at once.
         if self.route().receivers == 1 || self.is_run_full() {
             self.settle(egress.broker, egress.outboxes);
@@ -306,10 +302,9 @@ impl Delivery {
         member: Member,
     ) {
         let form = egress.outboxes.outbox(member.conn).form;
-        let events = run.payloads.len() as u64;
         let way = &mut self.cached[self.present];
         if !way.carries(form) {
-            self.named.uncarried += events;
+            self.named.uncarried += run.volume.events;
             return;
         }
         let entry = egress.broker.filters().entry(way.route.filters[0]);
@@ -318,10 +313,10 @@ impl Delivery {
             self.named.give_run(how, member, egress.outboxes);
             return self.named.end_sids(egress.broker);
         }
-        egress.outboxes.add_run(member.conn, events, |out| {
+        egress.outboxes.add_run(member.conn, run.volume, |out| {
             how.encode(form, out);
         });
-        self.delivered += events;
+        self.delivered += run.volume;
     }
 
     /// Encodes a run in each form that members of the route's only filter take.
@@ -330,12 +325,12 @@ impl Delivery {
         let entry = egress.broker.filters().entry(way.route.filters[0]);
         for form in Form::ALL {
             let members = entry.forms[form.index()];
-            let deliveries = u64::from(members) * run.payloads.len() as u64;
+            let deliveries = run.volume.times(u64::from(members));
             if members == 0 {
                 continue;
             }
             if !way.carries(form) {
-                self.named.uncarried += deliveries;
+                self.named.uncarried += deliveries.events;
                 continue;
             }
             let how = way.encoding(form, entry, run, number);
@@ -548,7 +543,7 @@ impl Delivery {
 
     /// Output of the gathered run that is not in the outboxes yet.
     pub(crate) fn pending(&self) -> Pending {
-        if self.run_events == 0 {
+        if self.run_volume.events == 0 {
             return Pending::default();
         }
         let receivers = self.route().receivers;
@@ -715,7 +710,8 @@ impl Delivery {
                     event,
                     body,
                 };
-                self.delivered += frame.offer_to(members, once, egress.outboxes, owed);
+                let offered = frame.offer_to(members, once, egress.outboxes, owed);
+                self.delivered += offered;
             }
         }
     }
@@ -741,9 +737,9 @@ impl Delivery {
             let run = &mut self.run[form.index()];
             self.run_last[form.index()] = run.len();
             form::encode_event(form, head, None, event, run);
-            self.delivered += u64::from(members);
+            self.delivered += event.bare_volume().times(u64::from(members));
         }
-        self.run_events += 1;
+        self.run_volume += event.bare_volume();
         if self.is_run_full() {
             self.settle(egress.broker, egress.outboxes);
         }
@@ -759,7 +755,7 @@ impl Delivery {
     /// Delivers the gathered run to its receivers. Must be called before subscriptions change and at the end of an
     /// input.
     pub(crate) fn settle(&mut self, broker: &mut Broker, outboxes: &mut Outboxes) {
-        if self.run_events == 0 {
+        if self.run_volume.events == 0 {
             return;
         }
         let entry = broker.filters().entry(self.route().filters[0]);
@@ -785,18 +781,18 @@ impl Delivery {
             if let Some(body) = &shared[form]
                 && outboxes.takes_all(member.conn)
             {
-                outboxes.add_shared_run(member.conn, self.run_events, body);
+                outboxes.add_shared_run(member.conn, self.run_volume, body);
                 continue;
             }
             let offer = Offer {
-                events: self.run_events,
+                volume: self.run_volume,
                 last_at: self.run_last[form],
                 key: &heads[form],
             };
             outboxes.offer(member.conn, &self.run[form], offer);
         }
         self.run.iter_mut().for_each(Vec::clear);
-        self.run_events = 0;
+        self.run_volume = Volume::default();
         self.put_off_run(broker, outboxes);
         self.named.end_run();
         self.named.end_sids(broker);
@@ -826,7 +822,7 @@ impl Frame<'_> {
         once: Option<u64>,
         outboxes: &mut Outboxes,
         put_off: &mut Vec<Owed>,
-    ) -> u64 {
+    ) -> Volume {
         let Frame {
             form,
             head,
@@ -842,6 +838,8 @@ impl Frame<'_> {
             form::encode_event_before_payload(form, head, None, event, &mut before_payload);
         }
         let length = head.len() + event.payload.len() + form::event_room(form, event);
+        let volume = form::volume(form, event);
+        let offer = Offer::one(volume, head);
         let mut offered = 0;
         for (conn, owed) in members {
             if !self.is_for(conn, once, outboxes) {
@@ -854,15 +852,15 @@ impl Frame<'_> {
             match body {
                 Some(body) => {
                     let end = form::event_end(form);
-                    outboxes.offer_shared(conn, &before_payload, body, end, head);
+                    outboxes.offer_shared(conn, &before_payload, body, end, offer);
                 }
-                None => outboxes.offer_with(conn, length, head, |out| {
+                None => outboxes.offer_with(conn, length, offer, |out| {
                     out.reserve(length);
                     form::encode_event(form, head, None, event, out);
                 }),
             }
         }
-        offered
+        volume.times(offered)
     }
 
     fn is_for(&self, conn: ConnId, once: Option<u64>, outboxes: &mut Outboxes) -> bool {
@@ -876,7 +874,8 @@ impl Frame<'_> {
         members: impl Iterator<Item = ConnId>,
         once: Option<u64>,
         outboxes: &mut Outboxes,
-    ) -> u64 {
+    ) -> Volume {
+        let offer = Offer::one(form::volume(self.form, self.event), self.head);
         let mut frame = Vec::new();
         form::encode_event(self.form, self.head, None, self.event, &mut frame);
         let is_long = frame.len() >= SHARED_BODY_BYTES_MIN;
@@ -888,10 +887,10 @@ impl Frame<'_> {
             }
             offered += 1;
             match &shared {
-                Some(shared) => outboxes.offer_shared(conn, b"", shared, b"", self.head),
-                None => outboxes.offer(conn, &frame, Offer::one(self.head)),
+                Some(shared) => outboxes.offer_shared(conn, b"", shared, b"", offer),
+                None => outboxes.offer(conn, &frame, offer),
             }
         }
-        offered
+        offer.volume.times(offered)
     }
 }

@@ -4,7 +4,7 @@
 //! Owns those subscriptions and their gathered run: encoded once with the first subscription's id, and rewritten with
 //! the id of each other one. Must not know who publishes. Start at [`Named::offer`].
 
-use crate::command::{Event, Form, Member};
+use crate::command::{Event, Form, Member, Volume};
 use crate::delivery::is_run_shared;
 use crate::form::sids::Sids;
 use crate::form::{self, NameMark};
@@ -24,8 +24,34 @@ pub(super) struct NamedRun {
     /// The subscription whose id is written in them, and that id.
     first: u32,
     written: Vec<u8>,
+    /// Bytes of all payloads.
+    bytes: u64,
     /// Head of the frames, when they are kept.
     head: Box<[u8]>,
+}
+
+impl NamedRun {
+    /// The first so many messages. The payload of each is what stands between its first line and its end.
+    fn volume(&self, messages: usize) -> Volume {
+        let bytes = match messages == self.marks.len() {
+            true => self.bytes,
+            // Only for a subscription that ends within the run.
+            false => self
+                .marks
+                .windows(2)
+                .take(messages)
+                .map(|pair| {
+                    let frame = &self.frames[pair[0].frame_at..pair[1].frame_at];
+                    let line = frame.iter().take_while(|&&byte| byte != b'\n').count() + 1;
+                    (frame.len() - line - nats::END.len()) as u64
+                })
+                .sum(),
+        };
+        Volume {
+            events: messages as u64,
+            bytes,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -36,7 +62,7 @@ pub(crate) struct Named {
     /// Scratch buffer for the conflation key of the slow consumer policy: topic and subscription id.
     key: Vec<u8>,
     /// Messages delivered, counted once for each subscription.
-    pub delivered: u64,
+    pub delivered: Volume,
     /// Events not delivered because their topic is no NATS subject, counted once for each subscription.
     pub uncarried: u64,
 }
@@ -48,7 +74,7 @@ impl Named {
             sids: Sids::new(seed),
             run: NamedRun::default(),
             key: Vec::new(),
-            delivered: 0,
+            delivered: Volume::default(),
             uncarried: 0,
         }
     }
@@ -65,12 +91,11 @@ impl Named {
         Member { conn, number }: Member,
         outboxes: &mut Outboxes,
     ) {
-        let taken = self.sids.take(number, how.payloads.len() as u64);
-        self.delivered += taken;
-        let payloads = &how.payloads[..taken as usize];
-        let how = form::Run { payloads, ..how };
+        let taken = self.sids.take(number, how.volume.events);
+        let how = how.first(taken as usize);
+        self.delivered += how.volume;
         let (name, marks) = (&self.sids.get(number).name, &mut self.run.marks);
-        outboxes.add_run(conn, taken, |out| how.encode_named(name, out, marks));
+        outboxes.add_run(conn, how.volume, |out| how.encode_named(name, out, marks));
         self.run.marks.clear();
     }
 
@@ -79,6 +104,7 @@ impl Named {
         self.begin_run(entry, outboxes);
         let run = &mut self.run;
         how.encode_named(&run.written, &mut run.frames, &mut run.marks);
+        run.bytes += how.volume.bytes;
     }
 
     /// Adds one event to the gathered run.
@@ -98,6 +124,7 @@ impl Named {
         });
         let sid = self.sids.get(run.first);
         form::encode_event(Form::NAMED, head, Some(sid), event, &mut run.frames);
+        run.bytes += event.bare_volume().bytes;
     }
 
     fn begin_run(&mut self, entry: &Entry, outboxes: &Outboxes) {
@@ -151,10 +178,11 @@ impl Named {
         outboxes: &mut Outboxes,
     ) {
         let taken = self.sids.take(number, run.marks.len() as u64) as usize;
-        self.delivered += taken as u64;
         if taken == 0 {
             return;
         }
+        let volume = run.volume(taken);
+        self.delivered += volume;
         let (name, written) = (&self.sids.get(number).name, &run.written);
         let end = run.marks.get(taken).map(|next| next.frame_at);
         let frames = &run.frames[..end.unwrap_or(run.frames.len())];
@@ -163,7 +191,7 @@ impl Named {
         let is_another = number != run.first && end.is_none();
         if is_alike && is_another && takes_all && is_run_shared(frames.len(), members) {
             let body = shared.get_or_insert_with(|| outboxes.share_run(frames));
-            return outboxes.add_shared_run(conn, taken as u64, body);
+            return outboxes.add_shared_run(conn, volume, body);
         }
         let marks = &run.marks[..taken];
         let encode = |out: &mut Vec<u8>| match is_alike {
@@ -171,7 +199,7 @@ impl Named {
             false => form::encode_renamed(frames, marks, written.len(), name, out),
         };
         if takes_all {
-            return outboxes.add_run(conn, taken as u64, encode);
+            return outboxes.add_run(conn, volume, encode);
         }
         self.key.clear();
         self.key.extend_from_slice(head);
@@ -181,7 +209,7 @@ impl Named {
         // The ids differ in length, so each frame before the last has moved by that difference.
         let before = taken - 1;
         let offer = Offer {
-            events: taken as u64,
+            volume,
             last_at: marks[before].frame_at + before * name.len() - before * written.len(),
             key: &self.key,
         };
@@ -192,6 +220,7 @@ impl Named {
     pub(crate) fn end_run(&mut self) {
         self.run.frames.clear();
         self.run.marks.clear();
+        self.run.bytes = 0;
     }
 
     /// Offers an event to a subscription, unless its message limit is reached. `head` is the frame's encoded head.
@@ -207,19 +236,25 @@ impl Named {
         if self.sids.take(number, 1) == 0 {
             return;
         }
-        self.delivered += 1;
         let sid = self.sids.get(number);
+        let volume = match sid.takes_headers {
+            true => event.volume(),
+            false => event.bare_volume(),
+        };
+        self.delivered += volume;
         self.key.clear();
         self.key.extend_from_slice(head);
         self.key.extend_from_slice(&sid.name);
         if let Some(body) = body {
             let mut before = Vec::new();
             form::encode_event_before_payload(Form::NAMED, head, Some(sid), event, &mut before);
-            outboxes.offer_shared(conn, &before, body, nats::END, &self.key);
+            let offer = Offer::one(volume, &self.key);
+            outboxes.offer_shared(conn, &before, body, nats::END, offer);
         } else {
             let length =
                 self.key.len() + event.payload.len() + form::event_room(Form::NAMED, event);
-            outboxes.offer_with(conn, length, &self.key, |out| {
+            let offer = Offer::one(volume, &self.key);
+            outboxes.offer_with(conn, length, offer, |out| {
                 out.reserve(length);
                 form::encode_event(Form::NAMED, head, Some(sid), event, out);
             });

@@ -439,21 +439,22 @@ impl Delivery {
             self.named.offer(member, &self.turn, event, body, outboxes);
             return;
         }
-        self.delivered += 1;
+        let volume = form::volume(form, event);
+        self.delivered += volume;
         self.turn_key.clear();
         form::encode_turn_key(number, event.topic, &mut self.turn_key);
-        let key = &self.turn_key;
+        let offer = Offer::one(volume, &self.turn_key);
         if form.is_json() {
             form::encode_json_turn(form, number, event, &mut self.turn);
-            outboxes.offer(conn, &self.turn, Offer::one(key));
+            outboxes.offer(conn, &self.turn, offer);
             return;
         }
         form::encode_turn_before_payload(form, number, event, &mut self.turn);
         match body {
-            Some(body) => outboxes.offer_shared(conn, &self.turn, body, b"", key),
+            Some(body) => outboxes.offer_shared(conn, &self.turn, body, b"", offer),
             None => {
                 let length = self.turn.len() + event.payload.len();
-                outboxes.offer_with(conn, length, key, |out| {
+                outboxes.offer_with(conn, length, offer, |out| {
                     out.reserve(length);
                     out.extend_from_slice(&self.turn);
                     out.extend_from_slice(event.payload);

@@ -236,12 +236,7 @@ impl Delivery {
         let count = payloads.len() as u64;
         egress.links.note(head, count - 1);
         egress.links.counters.events_in += count;
-        let run = HandedRun {
-            source: Source::Node,
-            topic: head.topic,
-            frames: arrival.frame,
-            payloads: &payloads,
-        };
+        let run = HandedRun::new(Source::Node, head.topic, arrival.frame, &payloads);
         self.execute_run(egress, &run, only, Reach::Node);
         self.payloads = payloads;
         true

@@ -16,7 +16,7 @@ pub(crate) use nats::{NameMark, encode_renamed};
 pub(crate) use resp::translate_events;
 pub(crate) use text::text_or_binary;
 
-use crate::command::{Event, FilterKind, Form, Space};
+use crate::command::{Event, FilterKind, Form, Space, Volume};
 use sapwood_wire::native::{self as wire_native, kind};
 use sapwood_wire::resp::Version;
 use sapwood_wire::run::{Source, Span};
@@ -77,11 +77,31 @@ pub(crate) struct Run<'a> {
     pub frames: &'a [u8],
     /// Spans of the payloads, counted from the start of `frames`.
     pub payloads: &'a [Span],
+    /// Its events, and the bytes of their payloads.
+    pub volume: Volume,
     /// Number of the first event.
     pub number: u64,
 }
 
 impl Run<'_> {
+    /// The first so many events of it.
+    pub(crate) fn first(self, events: usize) -> Self {
+        if events == self.payloads.len() {
+            return self;
+        }
+        let payloads = &self.payloads[..events];
+        let lengths = payloads.iter().map(|&(start, end)| u64::from(end - start));
+        let volume = Volume {
+            events: events as u64,
+            bytes: lengths.sum(),
+        };
+        Run {
+            payloads,
+            volume,
+            ..self
+        }
+    }
+
     /// Writes the frames in this form; gives the offset in `out` of the last one.
     ///
     /// Cost: one copy of all frames where the forms allow it, else an encoding for each event.
@@ -151,6 +171,14 @@ pub(crate) fn event_end(form: Form) -> &'static [u8] {
         Form::Resp2 | Form::Resp3 => sapwood_wire::resp::END,
         Form::Nats => sapwood_wire::nats::END,
         _ => b"",
+    }
+}
+
+/// What an event counts as, delivered in a form whose messages name no subscription.
+pub(crate) fn volume(form: Form, event: &Event<'_>) -> Volume {
+    match form {
+        Form::Resp2 | Form::Resp3 | Form::Text => event.bare_volume(),
+        _ => event.volume(),
     }
 }
 

@@ -22,9 +22,9 @@ pub(crate) struct Sid {
     /// Whether its client takes headers.
     pub takes_headers: bool,
     /// Number of messages it has been given.
-    delivered: u64,
+    pub delivered: u64,
     /// Number of messages after which it ends; 0 if it does not.
-    after: u64,
+    pub after: u64,
 }
 
 impl Sid {

@@ -249,7 +249,7 @@ impl Outboxes {
             return;
         };
         let owned_before = lossy.latest_owned;
-        let mut lost = offer.events - 1;
+        let mut lost = offer.volume.events - 1;
         let key = offer.key;
         if let Some(latest) = lossy.latest.get_mut(key) {
             lost += 1;

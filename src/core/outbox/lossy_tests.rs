@@ -3,6 +3,7 @@
 
 use super::super::{BodyGauge, Outboxes};
 use super::*;
+use crate::command::Volume;
 use crate::limits::Limits;
 use proptest::prelude::*;
 use sapwood_wire::native::{self, BrokerFrame, Parsed, Parts};
@@ -86,7 +87,10 @@ impl History {
                     native::write_message(&mut frames, &message);
                 }
                 let offer = Offer {
-                    events: events as u64,
+                    volume: Volume {
+                        events: events as u64,
+                        bytes: 0,
+                    },
                     last_at,
                     key: &[topic],
                 };
@@ -99,7 +103,13 @@ impl History {
                 let body_at = frame.len() - more;
                 let body = self.outboxes.gauge().share(&frame[body_at..]);
                 let head = &frame[..body_at];
-                self.outboxes.offer_shared(CONN, head, &body, b"", &[topic]);
+                let one = Volume {
+                    events: 1,
+                    bytes: more as u64,
+                };
+                let key = [topic];
+                let offer = Offer::one(one, &key);
+                self.outboxes.offer_shared(CONN, head, &body, b"", offer);
             }
             Step::Reply => {
                 self.replies += 1;

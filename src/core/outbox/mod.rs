@@ -10,7 +10,7 @@
 mod lossy;
 mod slots;
 
-use crate::command::{CloseReason, ConnId, Form};
+use crate::command::{CloseReason, ConnId, Form, Volume};
 use crate::form::{encode_reply, translate_events};
 use crate::limits::{
     Limits, OUTBOX_CHUNK_BYTES, PUT_OFF_BYTES, SHARED_RUN_BYTES_MIN, SPARE_BYTES_MAX,
@@ -129,8 +129,10 @@ pub(crate) struct Outbox {
     head: usize,
     /// Unsent bytes in `segments` and `tail`.
     length: usize,
-    /// Events admitted and bytes written since it was opened.
-    pub taken: (u64, u64),
+    /// Events admitted since it was opened.
+    pub admitted: Volume,
+    /// Bytes written since it was opened.
+    written: u64,
     /// Events deferred while `deferring`; none for nearly every connection.
     aside: Option<Box<Aside>>,
     /// Reply slots of unfinished replies, if any.
@@ -183,7 +185,7 @@ impl Outbox {
 
     /// Events sent, or still to be sent.
     pub(crate) fn events_out(&self) -> u64 {
-        self.taken.0.saturating_sub(self.lost())
+        self.admitted.events.saturating_sub(self.lost())
     }
 
     /// Events dropped by the slow consumer policy.
@@ -208,8 +210,8 @@ pub(crate) struct Pending {
 /// What a slow consumer policy must know of offered frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer<'a> {
-    /// Number of events, all of one topic.
-    pub events: u64,
+    /// The events, all of one topic.
+    pub volume: Volume,
     /// Offset of the last event's frame.
     pub last_at: usize,
     /// Key that is the same for all frames of the topic that reach a connection by one filter.
@@ -218,9 +220,10 @@ pub(crate) struct Offer<'a> {
 
 impl<'a> Offer<'a> {
     /// One event.
-    pub(crate) fn one(key: &'a [u8]) -> Offer<'a> {
+    pub(crate) fn one(volume: Volume, key: &'a [u8]) -> Offer<'a> {
+        debug_assert!(volume.events == 1, "one event is {volume:?}");
         Offer {
-            events: 1,
+            volume,
             last_at: 0,
             key,
         }
@@ -440,7 +443,7 @@ impl Outboxes {
     pub(crate) fn taken_while_behind(&self, conn: ConnId) -> Option<u64> {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked && outbox.length >= self.outbox_bytes_max / 2;
-        is_behind.then_some(outbox.taken.1)
+        is_behind.then_some(outbox.written)
     }
 
     /// The connection that came above half its cap since this was last asked, and is worth waiting for.
@@ -549,8 +552,10 @@ impl Outboxes {
     /// Appends whole frames of events. If the connection is behind and a cap is reached, its slow consumer policy
     /// decides.
     pub(crate) fn offer(&mut self, conn: ConnId, frames: &[u8], offer: Offer<'_>) {
-        match self.admit(conn, frames.len(), offer.events) {
-            Admission::Append => self.add(conn, offer.events, |out| out.extend_from_slice(frames)),
+        match self.admit(conn, frames.len(), offer.volume) {
+            Admission::Append => self.add(conn, offer.volume.events, |out| {
+                out.extend_from_slice(frames)
+            }),
             Admission::Conflate => self.conflate(conn, offer, None, |out| {
                 out.extend_from_slice(&frames[offer.last_at..]);
             }),
@@ -567,9 +572,14 @@ impl Outboxes {
     }
 
     /// Appends frames of events; the connection must be one that [`takes_all`](Outboxes::takes_all).
-    pub(crate) fn add_run(&mut self, conn: ConnId, events: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn add_run(
+        &mut self,
+        conn: ConnId,
+        volume: Volume,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
         debug_assert!(self.takes_all(conn), "a decision was due");
-        self.boxes[conn.slot()].taken.0 += events;
+        self.boxes[conn.slot()].admitted += volume;
         self.append_piece(conn, encode);
     }
 
@@ -597,9 +607,9 @@ impl Outboxes {
     }
 
     /// Appends the shared frames of a run; the connection must be one that [`takes_all`](Outboxes::takes_all).
-    pub(crate) fn add_shared_run(&mut self, conn: ConnId, events: u64, frames: &Bytes) {
+    pub(crate) fn add_shared_run(&mut self, conn: ConnId, volume: Volume, frames: &Bytes) {
         debug_assert!(self.takes_all(conn), "a decision was due");
-        self.boxes[conn.slot()].taken.0 += events;
+        self.boxes[conn.slot()].admitted += volume;
         self.seal_tail(conn);
         self.push_segment(conn, Segment::Shared(frames.clone()));
         self.boxes[conn.slot()].length += frames.len();
@@ -612,12 +622,12 @@ impl Outboxes {
         &mut self,
         conn: ConnId,
         length: usize,
-        key: &[u8],
+        offer: Offer<'_>,
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
-        match self.admit(conn, length, 1) {
+        match self.admit(conn, length, offer.volume) {
             Admission::Append => self.add(conn, 1, encode),
-            Admission::Conflate => self.conflate(conn, Offer::one(key), None, encode),
+            Admission::Conflate => self.conflate(conn, offer, None, encode),
             Admission::Refuse => {}
         }
     }
@@ -629,15 +639,15 @@ impl Outboxes {
         head: &[u8],
         body: &Bytes,
         end: &'static [u8],
-        key: &[u8],
+        offer: Offer<'_>,
     ) {
-        match self.admit(conn, head.len() + body.len() + end.len(), 1) {
+        match self.admit(conn, head.len() + body.len() + end.len(), offer.volume) {
             Admission::Append if self.boxes[conn.slot()].deferring => {
                 self.set_aside_shared(conn, head, body, end);
             }
             Admission::Append => self.append_shared(conn, head, body, end),
             Admission::Conflate => {
-                self.conflate(conn, Offer::one(key), Some((body.clone(), end)), |out| {
+                self.conflate(conn, offer, Some((body.clone(), end)), |out| {
                     out.extend_from_slice(head);
                 });
             }
@@ -653,14 +663,14 @@ impl Outboxes {
         }
     }
 
-    fn admit(&mut self, conn: ConnId, length: usize, events: u64) -> Admission {
+    fn admit(&mut self, conn: ConnId, length: usize, volume: Volume) -> Admission {
         if self.is_dead(conn) {
             return Admission::Refuse;
         }
         let outbox = &mut self.boxes[conn.slot()];
-        outbox.taken.0 += events;
+        outbox.admitted += volume;
         if outbox.lossy.is_some() {
-            return self.admit_lossy(conn, length, events);
+            return self.admit_lossy(conn, length, volume.events);
         }
         if !outbox.is_stuck() && !self.is_strict {
             // Not behind: its output is flushed before much more is made.
@@ -913,7 +923,7 @@ impl Outboxes {
             outbox.length
         );
         outbox.blocked = blocked;
-        outbox.taken.1 += count as u64;
+        outbox.written += count as u64;
         outbox.length -= count;
         outbox.head += count;
         if outbox.length <= self.outbox_bytes_max / 4 {

@@ -333,7 +333,8 @@ mod tests {
                         }
                     }
                     Step::Event => {
-                        let key = crate::outbox::Offer::one(b"t");
+                        let one_event = crate::command::Volume { events: 1, bytes: 1 };
+                        let key = crate::outbox::Offer::one(one_event, b"t");
                         outboxes.offer(CONN, b"!", key);
                     }
                     Step::Sent(most) => read_all(&mut outboxes, &mut read, most),

@@ -399,17 +399,17 @@ impl Broker {
         membership.is_some_and(|there| there.places.has((filter, number)))
     }
 
-    /// The filters that a connection is subscribed to from an index on, each with its index.
+    /// The filters that a connection is subscribed to from an index on, each with its index and the member's number.
     pub(crate) fn subscribed_from(
         &self,
         conn: ConnId,
         from: usize,
-    ) -> impl Iterator<Item = (usize, &Entry)> {
+    ) -> impl Iterator<Item = (usize, (u32, &Entry))> {
         let membership = self.memberships.get(conn.slot());
         let keys = membership
             .into_iter()
             .flat_map(move |membership| membership.places.keys_from(from));
-        let entries = keys.map(|(id, _)| self.filters.entry(id));
+        let entries = keys.map(|(id, number)| (number, self.filters.entry(id)));
         entries
             .enumerate()
             .map(move |(place, entry)| (from + place, entry))

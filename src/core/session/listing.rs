@@ -6,7 +6,7 @@
 
 use crate::command::{
     Answer, Answers, ClientId, ClientRecord, ConnId, Query, Round, Selected, Selection, ShardId,
-    Sort,
+    Sort, Subscribed,
 };
 use crate::limits::CALL_CLIENTS_MAX;
 use std::cmp::Reverse;
@@ -24,7 +24,7 @@ pub(crate) struct Listing {
     sort: Sort,
     /// Which of the matching clients are shown, as a range of their order.
     range: Range<usize>,
-    with_names: bool,
+    with_subscriptions: bool,
     /// All shards have named their matching clients.
     is_selected: bool,
     /// The matching clients: all so far, later only those that are shown.
@@ -40,10 +40,10 @@ pub(crate) struct Listing {
 pub(crate) enum Listed {
     /// Nothing to show.
     Nothing,
-    /// These clients; if the last has more names than its record shows, they come next.
+    /// These clients; if the last has more subscriptions than its record shows, they come next.
     Clients(Vec<ClientRecord>),
-    /// More names of the last client, and whether still more come.
-    Names(Vec<Box<[u8]>>, bool),
+    /// More subscriptions of the last client, and whether still more come.
+    Subscriptions(Vec<Subscribed>, bool),
 }
 
 impl Listing {
@@ -52,7 +52,7 @@ impl Listing {
         selection: Selection,
         sort: Sort,
         range: Range<usize>,
-        with_names: bool,
+        with_subscriptions: bool,
     ) -> (Listing, Query) {
         let selection = Arc::new(selection);
         let first = Query::Select {
@@ -64,7 +64,7 @@ impl Listing {
             selection,
             sort,
             range,
-            with_names,
+            with_subscriptions,
             is_selected: false,
             found: Vec::new(),
             total: 0,
@@ -108,12 +108,15 @@ impl Listing {
         for (shard, answer) in answers {
             match answer {
                 Answer::Described(described) => records.extend(described),
-                Answer::Names { names, next } => {
+                Answer::Subscribed { listens_to, next } => {
                     let next_round = match next {
-                        Some(from) => Some(self.ask_names(from)),
+                        Some(from) => Some(self.ask_subscriptions(from)),
                         None => self.describe_next(),
                     };
-                    return (Listed::Names(names, next.is_some()), next_round);
+                    return (
+                        Listed::Subscriptions(listens_to, next.is_some()),
+                        next_round,
+                    );
                 }
                 answer => unreachable!("{shard:?} answers {answer:?}"),
             }
@@ -123,9 +126,9 @@ impl Listing {
             let mut part = part.iter();
             part.position(|selected| selected.client == record.id)
         });
-        let names_next = records.last().and_then(|record| record.names_next);
-        let round = match names_next {
-            Some(from) => Some(self.ask_names(from)),
+        let listens_next = records.last().and_then(|record| record.listens_next);
+        let round = match listens_next {
+            Some(from) => Some(self.ask_subscriptions(from)),
             None => self.describe_next(),
         };
         (Listed::Clients(records), round)
@@ -170,8 +173,12 @@ impl Listing {
 
     /// The round for the next part, if there is one.
     fn describe_next(&mut self) -> Option<Round> {
-        // One client at a time, as it may have many names, which come after its record.
-        let most = if self.with_names { 1 } else { CALL_CLIENTS_MAX };
+        // One client at a time, as it may have many subscriptions, which come after its record.
+        let most = if self.with_subscriptions {
+            1
+        } else {
+            CALL_CLIENTS_MAX
+        };
         let start = self.part.end;
         self.part = start..(start + most).min(self.found.len());
         let mut each: BTreeMap<ShardId, Vec<(ConnId, ClientId)>> = BTreeMap::new();
@@ -179,11 +186,11 @@ impl Listing {
             let of_shard = each.entry(client.shard).or_default();
             of_shard.push((client.conn, client.client));
         }
-        let with_names = self.with_names;
+        let with_subscriptions = self.with_subscriptions;
         let round = each.into_iter().map(|(shard, clients)| {
             let query = Query::Describe {
                 clients,
-                with_names,
+                with_subscriptions,
             };
             (shard, query)
         });
@@ -191,22 +198,22 @@ impl Listing {
         (!round.is_empty()).then_some(round)
     }
 
-    fn ask_names(&self, from: usize) -> Round {
-        // With names, a part is a single client.
+    fn ask_subscriptions(&self, from: usize) -> Round {
+        // With subscriptions, a part is a single client.
         let Selected {
             client,
             shard,
             conn,
             ..
         } = self.found[self.part.start];
-        vec![(shard, Query::NamesOf { conn, client, from })]
+        vec![(shard, Query::SubscriptionsOf { conn, client, from })]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Traffic;
+    use crate::command::{Form, Volume};
     use core::net::SocketAddr;
 
     fn selected(rank: u64, client: u64, shard: u16) -> Selected {
@@ -218,7 +225,7 @@ mod tests {
         }
     }
 
-    fn record(client: u64, names_next: Option<usize>) -> ClientRecord {
+    fn record(client: u64, listens_next: Option<usize>) -> ClientRecord {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         ClientRecord {
             id: ClientId(client),
@@ -233,9 +240,11 @@ mod tests {
             queued: None,
             output: (0, 0),
             lost: 0,
-            traffic: Traffic::default(),
-            names: Vec::new(),
-            names_next,
+            published: Volume::default(),
+            delivered: Volume::default(),
+            form: Form::Nats,
+            listens_to: Vec::new(),
+            listens_next,
             database: 0,
             version: 0,
             command: "",
@@ -312,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn many_names_come_in_parts_behind_their_client() {
+    fn many_subscriptions_come_in_parts_behind_their_client() {
         let (mut listing, _) = Listing::new(Selection::default(), Sort::Id, 0..9, true);
         let found = vec![selected(0, 3, 0), selected(0, 4, 0)];
         let answer = Answer::Selected { found, next: None };
@@ -322,26 +331,30 @@ mod tests {
             Some([(
                 ShardId(0),
                 Query::Describe {
-                    with_names: true,
+                    with_subscriptions: true,
                     ..
                 }
             )])
         ));
         let answer = Answer::Described(vec![record(3, Some(50))]);
         let (_, round) = listing.answered(vec![(ShardId(0), answer)]);
-        let more = Query::NamesOf {
+        let more = Query::SubscriptionsOf {
             conn: ConnId(3),
             client: ClientId(3),
             from: 50,
         };
         assert_eq!(round, Some(vec![(ShardId(0), more)]));
-        let names = vec![Box::from(&b"a"[..])];
-        let answer = Answer::Names {
-            names: names.clone(),
+        let listens_to = vec![Subscribed {
+            name: Box::from(&b"a"[..]),
+            group: None,
+            named: None,
+        }];
+        let answer = Answer::Subscribed {
+            listens_to: listens_to.clone(),
             next: None,
         };
         let (listed, round) = listing.answered(vec![(ShardId(0), answer)]);
-        assert_eq!(listed, Listed::Names(names, false));
+        assert_eq!(listed, Listed::Subscriptions(listens_to, false));
         assert!(matches!(
             round.as_deref(),
             Some([(_, Query::Describe { .. })])

@@ -129,7 +129,7 @@ fn http_streams_its_lists_and_keeps_the_order_of_requests() {
     node.ask(1, 0, &request("SUBSCRIBE", &many));
     node.web(0, 0);
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let names = node.ask(0, 0, &get("/connz?subs=1&limit=1000"));
+    let names = node.ask(0, 0, &get("/connz?all=1&subs=1&limit=1000"));
     let names: Value = serde_json::from_str(&unchunked(&names)).expect("JSON");
     let list = names["connections"].as_array().expect("a list");
     assert_eq!((list.len(), &names["total"]), (602, &Value::from(602)));
@@ -145,9 +145,9 @@ fn http_streams_its_lists_and_keeps_the_order_of_requests() {
         assert_eq!(value["num_connections"], list.len());
         list.iter().filter_map(|one| one["cid"].as_u64()).collect()
     };
-    let page = node.ask(0, 0, &get("/connz?offset=590&limit=5"));
+    let page = node.ask(0, 0, &get("/connz?all=1&offset=590&limit=5"));
     assert_eq!(ids(&page), [591, 592, 593, 594, 595]);
-    let largest = node.ask(0, 0, &get("/connz?sort=subs&limit=2"));
+    let largest = node.ask(0, 0, &get("/connz?all=1&sort=subs&limit=2"));
     assert_eq!(ids(&largest), [601, 1]);
 
     let pipeline = [get("/varz"), get("/connz"), get("/subsz"), get("/health")].concat();
@@ -163,7 +163,7 @@ fn http_streams_its_lists_and_keeps_the_order_of_requests() {
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 4);
     // HTTP/1.0 has no chunked bodies: the body ends with the connection.
     node.web(0, 1);
-    let answer = node.ask(0, 1, "GET /connz HTTP/1.0\r\n\r\n");
+    let answer = node.ask(0, 1, "GET /connz?all=1 HTTP/1.0\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("Connection: close") && !head.contains("Transfer-Encoding"));
     let body: Value = serde_json::from_str(body).expect("JSON");
@@ -174,7 +174,7 @@ fn http_streams_its_lists_and_keeps_the_order_of_requests() {
 #[test]
 fn lists_that_nobody_reads_stay_small_and_stop_nobody() {
     let mut node = Node::with_subscribers(2, 2_000);
-    let get = b"GET /connz?limit=100000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let get = b"GET /connz?all=1&limit=100000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for conn in 0..50 {
         node.web(0, conn);
         node.give(0, conn, get);

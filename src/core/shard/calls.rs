@@ -7,8 +7,8 @@
 use super::{Shard, resume_if_free, split};
 use crate::calls::CallKey;
 use crate::command::{
-    Answer, Answers, CallError, ClientRecord, CloseReason, ConnId, FilterKind, Now, Query,
-    Selected, Selection, ShardId, Sort, Traffic,
+    Answer, Answers, CallError, ClientRecord, CloseReason, ConnId, FilterKind, Form,
+    NamedSubscription, Now, Query, Selected, Selection, ShardId, Sort, Subscribed, Volume,
 };
 use crate::connection::Connection;
 use crate::input::Outputs;
@@ -141,7 +141,7 @@ impl Shard {
                 let found = places.filter_map(|conn| {
                     let connection = self.selected(conn, selection, now)?;
                     Some(Selected {
-                        rank: self.rank(conn, connection, *sort, now),
+                        rank: self.rank(conn, connection, *sort),
                         client: connection.client,
                         shard: self.settings.shard,
                         conn,
@@ -154,23 +154,23 @@ impl Shard {
             }
             Query::Describe {
                 clients,
-                with_names,
+                with_subscriptions,
             } => {
                 assert!(clients.len() <= CALL_CLIENTS_MAX, "too many in a round");
                 let there = clients.iter().filter_map(|&(conn, client)| {
                     let connection = self.connections.get(conn)?;
                     let is_meant = connection.client == client && is_shown(connection);
-                    is_meant.then(|| self.describe(conn, connection, *with_names, now))
+                    is_meant.then(|| self.describe(conn, connection, *with_subscriptions, now))
                 });
                 Answer::Described(there.collect())
             }
-            Query::NamesOf { conn, client, from } => {
+            Query::SubscriptionsOf { conn, client, from } => {
                 let is_there = self.connections.is_there(*conn, *client);
-                let (names, next) = match is_there {
-                    true => self.names_of(*conn, *from),
+                let (listens_to, next) = match is_there {
+                    true => self.subscriptions_of(*conn, *from),
                     false => (Vec::new(), None),
                 };
-                Answer::Names { names, next }
+                Answer::Subscribed { listens_to, next }
             }
             Query::ActiveNames {
                 kind,
@@ -251,18 +251,19 @@ impl Shard {
         is_meant.then_some(connection)
     }
 
-    fn rank(&self, conn: ConnId, connection: &Connection, sort: Sort, now: Now) -> u64 {
+    fn rank(&self, conn: ConnId, connection: &Connection, sort: Sort) -> u64 {
         let outbox = self.outboxes.outbox(conn);
         match sort {
             Sort::Id => 0,
             Sort::Subscriptions => self.broker.count_all(conn) as u64,
             Sort::Pending => outbox.waiting() as u64,
             Sort::EventsOut => outbox.events_out(),
-            Sort::EventsIn => connection.events_in,
-            Sort::BytesOut => outbox.taken.1,
-            Sort::BytesIn => connection.bytes_in,
-            Sort::Idle => seconds(now.monotonic_ns, connection.active_ns),
-            Sort::Age => seconds(now.monotonic_ns, connection.opened_ns),
+            Sort::EventsIn => connection.published.events,
+            Sort::BytesOut => outbox.admitted.bytes,
+            Sort::BytesIn => connection.published.bytes,
+            Sort::Idle => u64::MAX - connection.active_ns,
+            Sort::Last => connection.active_ns,
+            Sort::Start => connection.opened_ns,
         }
     }
 
@@ -278,6 +279,7 @@ impl Shard {
             ids,
             peer,
             local,
+            form,
             subscribed,
             age_s_min,
             but,
@@ -287,36 +289,54 @@ impl Shard {
             && (ids.is_empty() || ids.binary_search(&connection.client).is_ok())
             && peer.is_none_or(|peer| peer == connection.peer)
             && local.is_none_or(|local| local == connection.local)
+            && form.is_none_or(|form| form == self.outboxes.outbox(conn).form)
             && subscribed.is_none_or(|subscribed| subscribed == self.broker.listens(conn))
             && age_s_min.is_none_or(|least| age_s >= least)
             && but.is_none_or(|but| but != connection.client)
     }
 
-    /// The names that a connection is subscribed to, from a place among them on, and where the rest begins.
-    fn names_of(&self, conn: ConnId, from: usize) -> (Vec<Box<[u8]>>, Option<usize>) {
+    /// What a connection is subscribed to, from a place on, and where the rest begins.
+    fn subscriptions_of(&self, conn: ConnId, from: usize) -> (Vec<Subscribed>, Option<usize>) {
         let mut bytes = 0;
-        let mut names = Vec::new();
-        for (place, entry) in self.broker.subscribed_from(conn, from) {
+        let mut listens_to = Vec::new();
+        let is_named = self.outboxes.outbox(conn).form == Form::NAMED;
+        for (place, (number, entry)) in self.broker.subscribed_from(conn, from) {
             if bytes >= CALL_NAMES_BYTES {
-                return (names, Some(place));
+                return (listens_to, Some(place));
             }
-            bytes += entry.name.len();
-            names.push(entry.name.clone());
+            let named = is_named.then(|| {
+                let sid = self.delivery.named.sids.get(number);
+                NamedSubscription {
+                    sid: sid.name.clone(),
+                    messages: sid.delivered,
+                    messages_max: sid.after,
+                }
+            });
+            let group = entry
+                .group
+                .map(|group| self.broker.filters().groups.name(group).into());
+            let subscribed = Subscribed {
+                name: entry.name.clone(),
+                group,
+                named,
+            };
+            bytes += size_of_val(&subscribed) + entry.name.len();
+            listens_to.push(subscribed);
         }
-        (names, None)
+        (listens_to, None)
     }
 
     fn describe(
         &self,
         conn: ConnId,
         connection: &Connection,
-        with_names: bool,
+        with_subscriptions: bool,
         now: Now,
     ) -> ClientRecord {
         let outbox = self.outboxes.outbox(conn);
         let count = |kind| self.broker.count(conn, kind);
-        let (names, names_next) = match with_names {
-            true => self.names_of(conn, 0),
+        let (listens_to, listens_next) = match with_subscriptions {
+            true => self.subscriptions_of(conn, 0),
             false => (Vec::new(), None),
         };
         let mut record = ClientRecord {
@@ -336,14 +356,14 @@ impl Shard {
             queued: None,
             output: (outbox.waiting(), outbox.pieces()),
             lost: outbox.lost(),
-            traffic: Traffic {
-                events_in: connection.events_in,
-                events_out: outbox.events_out(),
-                bytes_in: connection.bytes_in,
-                bytes_out: outbox.taken.1,
+            published: connection.published,
+            delivered: Volume {
+                events: outbox.events_out(),
+                ..outbox.admitted
             },
-            names,
-            names_next,
+            form: outbox.form,
+            listens_to,
+            listens_next,
             database: 0,
             version: 0,
             command: "",

@@ -13,7 +13,7 @@ mod links;
 mod tests;
 
 use crate::calls::Calls;
-use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId};
+use crate::command::{ClientId, CloseReason, ConnId, Form, Now, ShardId, Volume};
 use crate::connection::{Connection, Connections};
 use crate::context::{Blocked, Context, Parts, Scratch};
 use crate::counters::{Counters, Rates};
@@ -152,11 +152,11 @@ impl Shard {
         self.outboxes.take_crowded();
         let handled = match input {
             Input::Bytes { conn, bytes, fresh } => {
-                self.note_bytes(conn, fresh);
+                self.counters.bytes_in += fresh as u64;
                 self.handle_bytes(conn, bytes, now, outputs)
             }
             Input::Lent { conn, bytes, fresh } => {
-                self.note_bytes(conn, fresh);
+                self.counters.bytes_in += fresh as u64;
                 self.delivery.lent = Some(bytes.clone());
                 let handled = self.handle_bytes(conn, bytes, now, outputs);
                 self.delivery.lent = None;
@@ -348,6 +348,8 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let [commands_per_s, bytes_in_per_s, bytes_out_per_s] = self.rates.per_s;
         let outboxes = &self.outboxes.counters;
+        let mut delivered = self.delivery.delivered;
+        delivered += self.delivery.named.delivered;
         let (links, link_bytes_kept) = self.links.gauges();
         let beyond = &self.links.counters;
         Counters {
@@ -375,7 +377,8 @@ impl Shard {
             calls_waiting: self.calls.len() as u64,
             outbox_bytes: self.outboxes.waiting_bytes() as u64,
             shared_body_bytes: self.outboxes.gauge().bytes() as u64,
-            events_delivered: self.delivery.delivered + self.delivery.named.delivered,
+            events_delivered: delivered.events,
+            payload_bytes_out: delivered.bytes,
             events_handed_over: self.mailboxes.events,
             handovers: self.mailboxes.sent,
             handover_events_lost: self.mailboxes.lost,
@@ -411,13 +414,6 @@ impl Shard {
         } = self.counters;
         let totals = [commands, bytes_in, self.outboxes.counters.bytes_out];
         self.rates.look(now.monotonic_ns, totals);
-    }
-
-    fn note_bytes(&mut self, conn: ConnId, fresh: usize) {
-        self.counters.bytes_in += fresh as u64;
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.bytes_in += fresh as u64;
-        }
     }
 
     fn open(
@@ -459,8 +455,7 @@ impl Shard {
             local,
             opened_ns: now.monotonic_ns,
             active_ns: now.monotonic_ns,
-            bytes_in: 0,
-            events_in: 0,
+            published: Volume::default(),
             calls_waiting: 0,
             kept_bytes: 0,
             auth_deadline_ns: 0,
@@ -879,7 +874,7 @@ fn split<'a>(
         has_waited: &mut connection.has_waited,
         counters: &mut shard.counters,
         scratch: &mut shard.scratch,
-        events_in: &mut connection.events_in,
+        published: &mut connection.published,
         calls_waiting: &mut connection.calls_waiting,
     };
     (&mut connection.session, Context::new(parts))

@@ -205,7 +205,7 @@ impl RedisSession {
                 self.answer_runs(answer, times, cx);
                 (answer, times) = (run.subscriptions, 0);
             }
-            times += run.events;
+            times += run.volume.events as usize;
             consumed += run.bytes;
             if cx.is_check_due(&run, consumed) {
                 break;

@@ -2,7 +2,7 @@
 //!
 //! Owns paths and methods, and the rules about passwords, hosts and origins. Start at [`find`].
 
-use crate::command::Sort;
+use super::monitor::Connz;
 use crate::session::Spoken;
 use crate::settings::{Asset, Settings};
 use core::net::IpAddr;
@@ -57,16 +57,6 @@ pub(super) struct Opening {
     pub accept: String,
     /// The request has authenticated the client, or no password is wanted.
     pub is_known: bool,
-}
-
-/// Parameters of `/connz`: which connections are shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Connz {
-    pub offset: usize,
-    pub limit: usize,
-    pub with_subscriptions: bool,
-    pub sort: Sort,
-    pub cid: Option<u64>,
 }
 
 /// The endpoint of a request's path, before its rights are checked.
@@ -171,7 +161,7 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
         Endpoint::Health => HttpRoute::Health,
         Endpoint::Info => HttpRoute::Info,
         Endpoint::Varz => HttpRoute::Varz,
-        Endpoint::Connz => HttpRoute::Connz(connz(head)?),
+        Endpoint::Connz => HttpRoute::Connz(Connz::asked(head)?),
         Endpoint::Subsz => HttpRoute::Subsz,
         Endpoint::Topics => topics(head)?,
         Endpoint::WebSocket | Endpoint::Echo => {
@@ -312,7 +302,7 @@ fn sends_basic(head: &Head<'_>) -> bool {
     })
 }
 
-fn invalid(text: &str) -> NoRoute {
+pub(super) fn invalid(text: &str) -> NoRoute {
     refuse(400, "request_invalid", text)
 }
 
@@ -351,47 +341,6 @@ pub(super) fn has_been_away(head: &Head<'_>) -> bool {
     let in_query = query_pairs(head.query).flatten();
     let mut in_query = in_query.filter(|(name, _)| name == b"lastEventId");
     head.values("last-event-id").any(|id| !id.is_empty()) || in_query.any(|(_, id)| !id.is_empty())
-}
-
-fn connz(head: &Head<'_>) -> Result<Connz, NoRoute> {
-    let mut connz = Connz {
-        offset: 0,
-        limit: 1_024,
-        with_subscriptions: false,
-        sort: Sort::Id,
-        cid: None,
-    };
-    let number = |text: &[u8]| -> Result<u64, NoRoute> {
-        let text = std::str::from_utf8(text).ok();
-        let number = text.and_then(|text| text.parse().ok());
-        number.ok_or_else(|| invalid("`offset`, `limit` and `cid` are numbers"))
-    };
-    for pair in query_pairs(head.query) {
-        let (name, value) = pair.ok_or_else(|| invalid("the query is not percent-encoded"))?;
-        match name.as_slice() {
-            b"offset" => connz.offset = number(&value)? as usize,
-            b"limit" => connz.limit = number(&value)? as usize,
-            b"cid" => connz.cid = Some(number(&value)?),
-            b"subs" => connz.with_subscriptions = matches!(&value[..], b"1" | b"true" | b"detail"),
-            // The largest first, except by id, as in nats-server.
-            b"sort" => {
-                connz.sort = match value.as_slice() {
-                    b"subs" => Sort::Subscriptions,
-                    b"pending" => Sort::Pending,
-                    b"msgs_to" => Sort::EventsOut,
-                    b"msgs_from" => Sort::EventsIn,
-                    b"bytes_to" => Sort::BytesOut,
-                    b"bytes_from" => Sort::BytesIn,
-                    b"idle" => Sort::Idle,
-                    b"uptime" => Sort::Age,
-                    _ => Sort::Id,
-                }
-            }
-            // Other parameters are ignored: tools ask for more than there is here.
-            _ => {}
-        }
-    }
-    Ok(connz)
 }
 
 /// Checks a request to open a WebSocket, and chooses the sub-protocol.
