@@ -8,7 +8,6 @@ use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 use sapwood_wire::native::{attributes_headers, flag};
-use sapwood_wire::nats::headers_length;
 use sapwood_wire::scope::ScopeError;
 use sapwood_wire::topic;
 use std::sync::Arc;
@@ -175,7 +174,7 @@ impl<'a> Event<'a> {
     pub(crate) fn volume(&self) -> Volume {
         let headers = match self.flags & flag::HEADERS {
             0 => 0,
-            _ => headers_length(attributes_headers(self.flags, self.attributes)),
+            _ => attributes_headers(self.flags, self.attributes).block_length(),
         };
         let Volume { events, bytes } = self.bare_volume();
         let bytes = bytes + headers as u64;

@@ -750,6 +750,10 @@ impl World {
                 .count("publishers stalled", counters.stalled_publishers);
             self.coverage
                 .count("readers stalled", counters.stalled_readers);
+            self.coverage.count(
+                "publishers stalled for subscribers",
+                counters.stalled_for_subscribers,
+            );
         }
         Ok(())
     }

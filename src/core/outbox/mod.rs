@@ -456,7 +456,7 @@ impl Outboxes {
     pub(crate) fn taken_since_crowded(&self, conn: ConnId) -> Option<u64> {
         let outbox = &self.boxes[conn.slot()];
         let is_behind = outbox.blocked && outbox.length > self.outbox_bytes_max / 4;
-        (is_behind && !outbox.is_given_up && !outbox.dead).then_some(outbox.taken.1)
+        (is_behind && !outbox.is_given_up && !outbox.dead).then_some(outbox.written)
     }
 
     /// The connection is not waited for until it is below a quarter of its cap.

@@ -414,7 +414,7 @@ fn type_of(form: Form) -> &'static str {
         Form::Nats => "nats",
         Form::Text => "text",
         Form::Json | Form::JsonLines => "json",
-        Form::Sse => "http",
+        Form::Sse | Form::SsePlain => "http",
     }
 }
 
