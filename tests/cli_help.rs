@@ -87,15 +87,11 @@ fn every_flag_of_every_command_is_documented_and_every_command_has_examples() {
 }
 
 #[test]
-fn exit_codes_stand_in_help_manual_and_readme() {
+fn exit_codes_stand_in_help_manual_and_examples() {
     let cli = Cli::at("127.0.0.1:1");
-    let readme = include_str!("../README.md");
+    let page = include_str!("../src/docs/examples.md");
     for (code, meaning) in [("3", "nobody listens"), ("4", "in time")] {
-        for text in [
-            cli.text(&["--help"]),
-            cli.text(&["man"]),
-            readme.to_string(),
-        ] {
+        for text in [cli.text(&["--help"]), cli.text(&["man"]), page.to_string()] {
             assert!(text.contains(meaning) && text.contains(code), "{meaning}");
         }
     }
@@ -224,7 +220,7 @@ fn examples_that_measure_are_right() {
     }
 }
 
-/// The commands of a part of README.md that are shown in a terminal, each with what is printed.
+/// The commands of a part of the examples page that are shown in a terminal, each with what is printed.
 fn transcripts(section: &str) -> Vec<(String, String)> {
     let mut transcripts: Vec<(String, String)> = Vec::new();
     let mut is_inside = false;
@@ -247,11 +243,11 @@ fn transcripts(section: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn readme_shows_what_happens() {
+fn examples_page_shows_what_happens() {
     let broker = Broker::start(2, &[]);
     let cli = Cli::of(&broker);
-    let readme = include_str!("../README.md");
-    let section = readme
+    let page = include_str!("../src/docs/examples.md");
+    let section = page
         .split("\n## ")
         .find(|part| part.starts_with("On the command line\n"));
     let transcripts = transcripts(section.unwrap());

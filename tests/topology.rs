@@ -371,7 +371,7 @@ fn a_file_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn examples_of_the_help_and_the_readme_are_right() {
+fn examples_of_the_help_and_the_page_are_right() {
     let directory = Directory::new();
     let help = cli().text(&["check", "--help"]);
     // The file in the help is set off by two spaces.
@@ -399,10 +399,8 @@ fn examples_of_the_help_and_the_readme_are_right() {
     }
     assert_eq!(count, 2);
 
-    let readme = include_str!("../README.md");
-    let (_, section) = readme
-        .split_once("\n### A tree of nodes in a file\n")
-        .unwrap();
+    let page = include_str!("../src/docs/tree.md");
+    let (_, section) = page.split_once("\n## A tree of nodes in a file\n").unwrap();
     let block = |kind: &str| {
         let (_, rest) = section.split_once(&format!("```{kind}\n")).unwrap();
         rest.split_once("```").unwrap().0.to_string()

@@ -103,7 +103,7 @@ Examples:
           shards = 2
           log_format = \"json\"
           [limits]
-          # the caps, by name: see README.md
+          # the caps, by name: see src/docs/operating.md
 
 Each setting may stand in a flag, in the environment (--redis is SAPWOOD_REDIS) or in the
 file (redis). The flag wins, then the environment, then the file. A password has no flag,

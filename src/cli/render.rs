@@ -1,6 +1,6 @@
 //! What a command prints for an event or a reply: a line for people, the payload alone, or a JSON object.
 //!
-//! Owns the three forms, which scripts rely on; README.md and the help texts describe them. Knows neither connections nor
+//! Owns the three forms, which scripts rely on; src/docs/examples.md and the help texts describe them. Knows neither connections nor
 //! stdout: it appends to a buffer. Notices, which are about events that are missing, have the same forms but go to stderr.
 //! Start at [`Render::push`].
 

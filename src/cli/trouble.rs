@@ -1,7 +1,7 @@
 //! What can go wrong while a command is a client, how that is said, and with which exit code it ends.
 //!
 //! The exit codes are for scripts, so they tell apart what a script would act on: nobody listened, or no answer came in
-//! time. They stand in the help of `sapwood`, in its manual pages and in README.md.
+//! time. They stand in the help of `sapwood`, in its manual pages and in src/docs/examples.md.
 
 use std::fmt;
 use std::io;

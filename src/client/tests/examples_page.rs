@@ -1,4 +1,4 @@
-//! The program in the README is this package's example, word for word, and prints what the README says.
+//! The program in the examples page is this package's example, word for word, and prints what the page says.
 
 mod support;
 
@@ -8,12 +8,10 @@ use std::process::Command;
 const EXAMPLE: &str = include_str!("../examples/publish_subscribe.rs");
 
 #[test]
-fn program_in_readme_runs_as_it_stands() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let (_, behind) = readme
-        .split_once("```rust\n")
-        .expect("a program in the README");
+fn program_in_examples_page_runs_as_it_stands() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, behind) = page.split_once("```rust\n").expect("a program in the page");
     let (program, _) = behind.split_once("```").expect("its end");
     assert_eq!(program, EXAMPLE);
 
