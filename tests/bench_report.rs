@@ -34,12 +34,12 @@ use crowd::{Arrival, Crowd, Phase, Round};
 use figures::{Spread, bytes, count, duration, number, ratio, rows};
 use goals::{Finding, Reached, findings};
 use hops::Hops;
-use plot::charts;
+use plot::{Chart, charts};
 use record::{Contender, Kind, Latency, Machine, Record, Run, RunFailure, Who, Workload};
-use report::{CHARTS, NOTES, RECORD, files, markdown};
+use report::{CHARTS, NOTES, RECORD, files, markdown, opening_lines};
 use verdicts::{Standing, Verdict, verdicts};
 
-use Who::{Nats, Redis, Relay, SapwoodNative, SapwoodNats, SapwoodRedis};
+use Who::{Nats, NatsNow, Redis, Relay, SapwoodNative, SapwoodNats, SapwoodRedis};
 
 /// A run of 10 s at a rate and a cost, with the generator half busy.
 fn run(who: Who, rate: f64, cpu_per_million: f64) -> Run {
@@ -196,6 +196,13 @@ fn check_verdict(ours: Vec<Run>, theirs: Vec<Run>, standing: Standing, sentences
     assert!(page.contains(sentences), "{page}");
 }
 
+/// A chart of the record.
+#[track_caller]
+fn chart(record: &Record, file: &str) -> Chart {
+    let found = charts(record).into_iter().find(|chart| chart.file == file);
+    found.unwrap_or_else(|| panic!("no {file}"))
+}
+
 /// The finding of a goal, by the words of the goal.
 #[track_caller]
 fn finding(record: &Record, workload: &str, words: &str) -> Finding {
@@ -273,7 +280,7 @@ fn numbers_have_three_significant_digits_and_their_unit() {
     );
     assert_eq!(
         [ratio(4.1), ratio(1.0 / 7.3), ratio(0.95), ratio(0.5)],
-        ["4.1x", "1/7.3", "0.95x", "1/2"]
+        ["4.1x", "0.137x", "0.95x", "0.5x"]
     );
 }
 
@@ -283,7 +290,7 @@ fn a_win_is_said_with_both_ratios() {
         runs(SapwoodRedis, 1.64e6, 0.2),
         runs(Redis, 400e3, 1.46),
         Standing::Ahead,
-        "Sapwood needs 1/7.3 of redis-server's CPU and delivers 4.1x as much.",
+        "Sapwood needs 0.137x redis-server's CPU and delivers 4.1x as much.",
     );
 }
 
@@ -309,7 +316,7 @@ fn a_win_and_a_loss_are_both_said() {
         runs(SapwoodRedis, 320e3, 1.0),
         runs(Redis, 400e3, 2.0),
         Standing::Mixed,
-        "Sapwood needs 1/2 of redis-server's CPU. Sapwood is slower here: it delivers 0.8x as much.",
+        "Sapwood needs 0.5x redis-server's CPU. Sapwood is slower here: it delivers 0.8x as much.",
     );
 }
 
@@ -332,7 +339,7 @@ fn overlapping_spreads_are_no_difference() {
 
 #[test]
 fn generator_bound_rates_are_not_compared() {
-    let limit = "Sapwood needs 1/10 of redis-server's CPU. \
+    let limit = "Sapwood needs 0.1x redis-server's CPU. \
                  Only CPU compares: in rate the generator was the limit (load 0.95) and not the server.";
     let (ours, theirs) = (runs(SapwoodRedis, 2e6, 0.2), runs(Redis, 400e3, 2.0));
     let bound = with_load(ours.clone(), 0.95);
@@ -344,7 +351,7 @@ fn generator_bound_rates_are_not_compared() {
         with_load(ours, 0.9),
         theirs,
         Standing::Ahead,
-        "Sapwood needs 1/10 of redis-server's CPU and delivers 5x as much.",
+        "Sapwood needs 0.1x redis-server's CPU and delivers 5x as much.",
     );
 }
 
@@ -362,7 +369,7 @@ fn generator_bound_latencies_are_compared_at_fixed_rates_alone() {
         ),
         (
             Kind::Latency,
-            "Sapwood has 1/2 of redis-server's p50 and 1/2 of redis-server's p99. \
+            "Sapwood has 0.5x redis-server's p50 and 0.5x redis-server's p99. \
              No difference beyond the spread in CPU.",
         ),
     ] {
@@ -379,9 +386,9 @@ fn the_floor_is_no_rival() {
     assert_eq!(found.len(), 1);
     assert_eq!(
         found[0].sentences(),
-        "Sapwood needs 2x the floor's CPU and delivers 1/1.5 as much."
+        "Sapwood needs 2x the floor's CPU and delivers 0.667x as much."
     );
-    assert_eq!(found[0].short(), "against the floor: CPU 2x, rate 1/1.5");
+    assert_eq!(found[0].short(), "against the floor: CPU 2x, rate 0.667x");
 }
 
 #[test]
@@ -389,7 +396,7 @@ fn variants_are_rows_of_their_own() {
     let page = markdown(&full(), &[], "");
     for line in [
         "| Sapwood, Redis protocol, 2 shards | 2.5M/s (2.48M to 2.52M) | 0.28 (0.277 to 0.283) |",
-        "- **Sapwood, Redis protocol, 2 shards, against redis-server:** Sapwood needs 1/7.14 of redis-server's CPU and \
+        "- **Sapwood, Redis protocol, 2 shards, against redis-server:** Sapwood needs 0.14x redis-server's CPU and \
          delivers 6.25x as much.",
         "- **Sapwood, Redis protocol, 2 shards, against its usual run:** Sapwood delivers 1.47x as much. Sapwood costs \
          more here: it needs 1.12x the usual CPU.",
@@ -464,7 +471,7 @@ fn a_contender_that_failed_has_no_figure() {
         !page.contains("| Sapwood, Redis protocol | 1.7M/s"),
         "{page}"
     );
-    assert!(charts(&record)[0].svg.contains(">failed</text>"));
+    assert!(chart(&record, "cpu.svg").svg.contains(">failed</text>"));
 }
 
 #[test]
@@ -478,6 +485,60 @@ fn a_quick_look_says_so_before_anything_else() {
             "# Benchmarks: a quick look\n\n> **This is a quick look and not a result.**"
         )
     );
+}
+
+#[test]
+fn the_page_opens_with_a_chart_and_lines_that_say_ahead_even_and_behind() {
+    let page = markdown(&full(), &[], "");
+    let begin = "# Benchmarks\n\n\
+        ![CPU for the same deliveries, divided by the peer's](benches/results/overview.svg)\n\n\
+        - **the pipelined-128 one**, Sapwood, Redis protocol: 0.25 s of CPU for a million deliveries, redis-server 2 s; \
+        0.125x, **ahead**.\n\
+        - **the idle-10000 one**, Sapwood, Redis protocol: 700 B for each, redis-server 9.57 KiB; 0.0714x, **ahead**.\n\
+        - **the latency-10k one**, Sapwood, Redis protocol: p50 42 us, redis-server 40 us; 1.05x, **behind**.\n\n\
+        Sapwood beside its peers";
+    assert!(page.starts_with(begin), "{page}");
+    let even = [
+        runs_with_latency(Redis, 10e3, 18.0, 40_000),
+        runs_with_latency(SapwoodRedis, 10e3, 17.0, 40_100),
+    ];
+    let record = record(vec![workload("latency-10k", Kind::Latency, &even)]);
+    let line = "p50 40.1 us, redis-server 40 us; 1x, **even**, within the spread.";
+    assert!(
+        opening_lines(&record)[0].ends_with(line),
+        "{:?}",
+        opening_lines(&record)
+    );
+}
+
+#[test]
+fn the_overview_shows_each_ratio_once_and_hollow_where_it_is_even() {
+    let runs = [
+        runs(Redis, 400e3, 2.0),
+        runs(SapwoodRedis, 400e3, 0.5),
+        runs(NatsNow, 400e3, 1.0),
+        runs(SapwoodNats, 400e3, 1.002),
+    ];
+    let record = record(vec![workload("pipelined-128", Kind::Throughput, &runs)]);
+    let svg = chart(&record, "overview.svg").svg;
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let texts: Vec<_> = document
+        .descendants()
+        .filter(|node| node.has_tag_name("text"))
+        .collect();
+    let has = |text: &str| {
+        texts
+            .iter()
+            .filter(|node| node.text() == Some(text))
+            .count()
+    };
+    // The scale has a 1x of its own.
+    assert_eq!([has("0.25x"), has("1x")], [1, 2], "{svg}");
+    let white = |node: &roxmltree::Node<'_, '_>| {
+        node.has_tag_name("rect") && node.attribute("fill") == Some("#ffffff")
+    };
+    // The background, and one that is hollow.
+    assert_eq!(document.descendants().filter(white).count(), 2, "{svg}");
 }
 
 #[test]
@@ -526,15 +587,25 @@ fn goals_are_judged_by_medians() {
             "{found:?}"
         );
     };
-    check("pipelined-128", "CPU at most 1/7", Reached::Met, "1/8");
+    check(
+        "pipelined-128",
+        "CPU at most 0.143x",
+        Reached::Met,
+        "0.125x",
+    );
     check("pipelined-128", "rate at least 4x", Reached::Met, "4.25x");
     check("pipelined-128", "CPU at most 1.5x", Reached::Met, "1.43x");
     check("closed-1", "rate at least 0.95x", Reached::NotMet, "0.9x");
     check("closed-1", "p50 at most 1.05x", Reached::NotMet, "1.1x");
     check("latency-10k", "p50 at most 1.1x", Reached::Met, "1.05x");
-    check("latency-10k", "p50 at most 1/2", Reached::Met, "1/2.67");
+    check("latency-10k", "p50 at most 0.5x", Reached::Met, "0.375x");
     check("latency-10k", "p99 no higher", Reached::NotMet, "1.05x");
-    check("idle-10000", "memory at most 1/6", Reached::Met, "1/14");
+    check(
+        "idle-10000",
+        "memory at most 0.167x",
+        Reached::Met,
+        "0.0714x",
+    );
     let why = "Sapwood, native was not run here".to_string();
     check(
         "idle-10000",
@@ -544,7 +615,7 @@ fn goals_are_judged_by_medians() {
     );
     check(
         "single-1",
-        "CPU at most 1/3",
+        "CPU at most 0.333x",
         Reached::NotMeasured("not run".to_string()),
         "-",
     );
@@ -598,7 +669,10 @@ fn charts_are_well_formed_whatever_the_text() {
     }
     let charts = charts(&record);
     let names: Vec<_> = charts.iter().map(|chart| chart.file.as_str()).collect();
-    assert_eq!(names, ["cpu.svg", "rate.svg", "latency-10k.svg"]);
+    assert_eq!(
+        names,
+        ["overview.svg", "cpu.svg", "rate.svg", "latency-10k.svg"]
+    );
     for chart in charts {
         let document = roxmltree::Document::parse(&chart.svg).unwrap();
         let texts: Vec<_> = document
@@ -643,7 +717,7 @@ fn the_page_shows_every_chart() {
     let written = files(&full(), &[], "");
     let page = &written[0];
     assert_eq!(page.0, "BENCHMARKS.md");
-    assert_eq!(written.len(), 4);
+    assert_eq!(written.len(), 5);
     for (path, _) in &written[1..] {
         assert!(page.1.contains(&format!("]({path})")), "{path}");
     }

@@ -286,11 +286,7 @@ fn scaled<'a>(value: f64, units: &[(f64, &'a str)]) -> (f64, &'a str) {
     (value / size, unit)
 }
 
-/// How many times as much: `4.1x`, `0.95x`, and `1/7.3` where it is well below one.
+/// How many times as much: `4.1x`, `0.137x`. Always so, because a page that says it in two ways has to be read twice.
 pub fn ratio(value: f64) -> String {
-    // Above 0.667 a fraction of one reads worse than the number: 1/1.05.
-    if value > 0.0 && value <= 0.667 {
-        return format!("1/{}", number(1.0 / value));
-    }
     format!("{}x", number(value))
 }

@@ -239,7 +239,7 @@ impl Bound {
 }
 
 impl Goal {
-    /// In words: `CPU at most 1/7`.
+    /// In words: `CPU at most 0.143x`.
     pub fn words(&self) -> String {
         let show = |value: f64| match self.against {
             Some(_) => ratio(value),

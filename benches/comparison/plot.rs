@@ -1,11 +1,16 @@
-//! Charts of a record: bars for what gets through and what it costs, percentiles for latencies.
+//! Charts of a record: what Sapwood costs beside its peers, bars for what gets through and what it costs, percentiles for
+//! latencies.
 //!
 //! Owns what is drawn where; shapes and colours are [`crate::svg`]'s, figures [`crate::figures`]'. Bars are small panels,
-//! one a workload, each with its own scale from 0: on one scale, or on a logarithmic one, lengths would say nothing.
+//! one a workload, each with its own scale from 0: on one scale, or on a logarithmic one, lengths would say nothing. Ratios, as
+//! in the overview, share one.
 
-use crate::figures::{Metric, Row, Spread, count, has_failed, named, number, of_kind, rows};
+use crate::figures::{
+    Metric, Row, Spread, count, has_failed, named, number, of_kind, ratio, rows, usual,
+};
 use crate::record::{Kind, Latency, Record, Who, Workload};
 use crate::svg::{Anchor, FAINT, GRID, INK, Svg, WIDTH, colour, fitted, text_width};
+use crate::verdicts::{Comparison, Outcome, compare};
 
 /// A chart as a file.
 #[derive(Clone, Debug)]
@@ -14,8 +19,8 @@ pub struct Chart {
     pub file: String,
     /// What it shows.
     pub title: String,
-    /// Of which workloads.
-    pub kind: Kind,
+    /// Of which workloads; none is the one that the page opens with.
+    pub kind: Option<Kind>,
     /// Its contents.
     pub svg: String,
 }
@@ -32,6 +37,10 @@ const PANEL_EXTRA: f64 = 68.0;
 const NAMES_WIDTH: f64 = 176.0;
 /// For the values after them.
 const VALUES_WIDTH: f64 = 74.0;
+/// For the names of workloads beside the overview's bars.
+const GROUP_NAMES_WIDTH: f64 = 290.0;
+/// Between two workloads of it.
+const GROUP_GAP: f64 = 9.0;
 
 /// Percentiles that an axis of nines is labelled with.
 const PERCENTILES: [(f64, &str, Metric); 4] = [
@@ -48,6 +57,7 @@ const POINTS: usize = 64;
 pub fn charts(record: &Record) -> Vec<Chart> {
     let mut charts = Vec::new();
     let throughput = of_kind(record, Kind::Throughput);
+    charts.extend(overview(&throughput));
     if throughput.iter().any(|workload| !rows(workload).is_empty()) {
         charts.push(bars(
             &throughput,
@@ -67,6 +77,101 @@ pub fn charts(record: &Record) -> Vec<Chart> {
     let latency = of_kind(record, Kind::Latency);
     charts.extend(latency.into_iter().filter_map(percentiles));
     charts
+}
+
+/// What Sapwood's CPU for a workload is, divided by a peer's.
+struct Share {
+    who: Who,
+    found: Comparison,
+}
+
+/// Whom the overview holds Sapwood against: in each protocol the peer of this year.
+const OVERVIEW: [(Who, Who); 2] = [
+    (Who::SapwoodRedis, Who::Redis),
+    (Who::SapwoodNats, Who::NatsNow),
+];
+
+/// CPU beside the peers', all workloads on one scale. None where nothing can be compared.
+fn overview(workloads: &[&Workload]) -> Option<Chart> {
+    let groups: Vec<_> = workloads
+        .iter()
+        .map(|workload| (workload.title.as_str(), shares(workload)))
+        .filter(|(_, shares)| !shares.is_empty())
+        .collect();
+    let shares = groups.iter().flat_map(|(_, shares)| shares);
+    // At least to where Sapwood needs as much as the peer.
+    let most = shares
+        .map(|share| share.found.ratio)
+        .reduce(f64::max)?
+        .max(1.0);
+    let title = "CPU for the same deliveries, divided by the peer's";
+    let about = "Shorter is better; 1x is as much as the peer needs. Medians. Hollow: no difference beyond the spread.";
+    let bars: usize = groups.iter().map(|(_, shares)| shares.len()).sum();
+    let bottom = TOP + bars as f64 * STEP + groups.len() as f64 * GROUP_GAP;
+    let mut svg = Svg::new(bottom + 30.0, title, about);
+    let mut x = MARGIN;
+    for (who, peer) in OVERVIEW {
+        let name = format!("{} / {}", who.title(), peer.title());
+        svg.bar((x, 73.0), (13.0, 13.0), colour(who));
+        svg.text((x + 20.0, 84.0), 13.0, Anchor::Start, INK, &name);
+        x += 20.0 + text_width(&name, 13.0) + 24.0;
+    }
+    let left = MARGIN + GROUP_NAMES_WIDTH;
+    let width = WIDTH - left - VALUES_WIDTH - MARGIN;
+    let scale = |ratio: f64| ratio / most * width;
+    let step = tick_step(most);
+    for tick in 0..=(most / step) as usize {
+        let at = left + scale(tick as f64 * step);
+        svg.line((at, TOP - 4.0), (at, bottom), GRID, 1.0);
+        let label = format!("{}x", number(tick as f64 * step));
+        svg.text((at, bottom + 17.0), 11.0, Anchor::Middle, FAINT, &label);
+    }
+    svg.line(
+        (left + scale(1.0), TOP - 4.0),
+        (left + scale(1.0), bottom),
+        INK,
+        1.5,
+    );
+    let mut y = TOP;
+    for (title, shares) in &groups {
+        let middle = y + shares.len() as f64 * STEP / 2.0;
+        let title = fitted(title, 13.0, GROUP_NAMES_WIDTH - 8.0);
+        svg.text((left - 8.0, middle + 4.5), 13.0, Anchor::End, INK, &title);
+        for share in shares {
+            share_bar(&mut svg, (left, y), scale(share.found.ratio), share);
+            y += STEP;
+        }
+        y += GROUP_GAP;
+    }
+    Some(Chart {
+        file: "overview.svg".to_string(),
+        title: title.to_string(),
+        kind: None,
+        svg: svg.finish(),
+    })
+}
+
+/// A workload's, of those that took part.
+fn shares(workload: &Workload) -> Vec<Share> {
+    let rows = rows(workload);
+    let share = |(who, peer): (Who, Who)| {
+        let (ours, theirs) = (usual(&rows, who)?, usual(&rows, peer)?);
+        let found = compare(ours, theirs, Metric::Cpu, workload.kind)?;
+        Some(Share { who, found })
+    };
+    OVERVIEW.into_iter().filter_map(share).collect()
+}
+
+fn share_bar(svg: &mut Svg, (left, y): (f64, f64), length: f64, share: &Share) {
+    let size = (length.max(1.0), STEP - 6.0);
+    svg.bar((left, y + 3.0), size, colour(share.who));
+    if share.found.outcome == Outcome::Even {
+        let inner = ((size.0 - 4.0).max(0.0), size.1 - 4.0);
+        svg.bar((left + 2.0, y + 5.0), inner, "#ffffff");
+    }
+    let value = ratio(share.found.ratio);
+    let at = (left + length + 6.0, y + STEP / 2.0 + 4.0);
+    svg.text(at, 12.0, Anchor::Start, INK, &value);
 }
 
 /// A bar of a panel.
@@ -105,7 +210,7 @@ fn bars(workloads: &[&Workload], metric: Metric, file: &str, title: &str, about:
     Chart {
         file: file.to_string(),
         title: title.to_string(),
-        kind: Kind::Throughput,
+        kind: Some(Kind::Throughput),
         svg: svg.finish(),
     }
 }
@@ -297,7 +402,7 @@ fn percentiles(workload: &Workload) -> Option<Chart> {
     Some(Chart {
         file: format!("{}.svg", file_name(&workload.id)),
         title,
-        kind: Kind::Latency,
+        kind: Some(Kind::Latency),
         svg: svg.finish(),
     })
 }

@@ -5,12 +5,12 @@
 //! wrote are appended as they are. The same record gives the same bytes, which a test holds the repository to.
 //! Start at [`files`].
 
-use crate::figures::{Metric, Row, bytes, has_failed, named, of_kind, rows, usual};
+use crate::figures::{Metric, Row, bytes, has_failed, named, number, of_kind, ratio, rows, usual};
 use crate::goals::{Reached, findings};
 use crate::pieces::{one_line, table, text};
 use crate::plot::{Chart, charts};
 use crate::record::{Kind, Record, Who, Workload};
-use crate::verdicts::{Against, PAIRS, Standing, Verdict, compare, judged, verdicts};
+use crate::verdicts::{Against, Outcome, PAIRS, Standing, Verdict, compare, judged, verdicts};
 
 /// Where the record is kept, from the repository's root.
 pub const RECORD: &str = "benches/results/comparison.json";
@@ -36,6 +36,7 @@ pub fn files(record: &Record, sections: &[String], notes: &str) -> Vec<(String, 
 pub fn markdown(record: &Record, sections: &[String], notes: &str) -> String {
     let charts = charts(record);
     let mut parts = vec![
+        opening(record, &charts),
         head(record),
         summary(record),
         setting(record),
@@ -52,7 +53,8 @@ pub fn markdown(record: &Record, sections: &[String], notes: &str) -> String {
     format!("{}\n", parts.join("\n\n"))
 }
 
-fn head(record: &Record) -> String {
+/// The title, a chart and five lines: what a reader takes along who reads no further.
+fn opening(record: &Record, charts: &[Chart]) -> String {
     let title = match record.quick {
         true => {
             "# Benchmarks: a quick look\n\n\
@@ -61,9 +63,68 @@ fn head(record: &Record) -> String {
         }
         false => "# Benchmarks",
     };
+    let mut parts = vec![title.to_string()];
+    let chart = charts.iter().find(|chart| chart.kind.is_none());
+    parts.extend(chart.map(|chart| format!("![{}]({CHARTS}/{})", chart.title, chart.file)));
+    let lines = opening_lines(record);
+    if !lines.is_empty() {
+        parts.push(lines.join("\n"));
+    }
+    parts.join("\n\n")
+}
+
+/// What the page says first: the same figures, whatever comes out.
+const OPENING: [(&str, Who, Who, Metric); 5] = [
+    ("pipelined-128", Who::SapwoodRedis, Who::Redis, Metric::Cpu),
+    ("fanout-100", Who::SapwoodNats, Who::NatsNow, Metric::Cpu),
+    (
+        "idle-10000",
+        Who::SapwoodRedis,
+        Who::Redis,
+        Metric::Connection,
+    ),
+    ("latency-10k", Who::SapwoodRedis, Who::Redis, Metric::P50),
+    ("single-100", Who::SapwoodNats, Who::Nats, Metric::Cpu),
+];
+
+/// Those of [`OPENING`] that were measured, a line each.
+pub fn opening_lines(record: &Record) -> Vec<String> {
+    let line = |(id, who, peer, metric): &(&str, Who, Who, Metric)| {
+        let workload = record.workloads.iter().find(|found| found.id == *id)?;
+        let rows = rows(workload);
+        let (ours, theirs) = (usual(&rows, *who)?, usual(&rows, *peer)?);
+        let found = compare(ours, theirs, *metric, workload.kind)?;
+        let (our, their) = (ours.spread(*metric)?, theirs.spread(*metric)?);
+        let amount = |median: f64| match metric {
+            Metric::Cpu => format!("{} s of CPU for a million deliveries", number(median)),
+            Metric::Connection => format!("{} for each", bytes(median)),
+            _ => format!("{} {}", metric.noun(), metric.show(median)),
+        };
+        let verdict = match found.outcome {
+            Outcome::Better => "**ahead**",
+            Outcome::Worse => "**behind**",
+            Outcome::Even => "**even**, within the spread",
+            Outcome::GeneratorLimit => "not comparable",
+        };
+        Some(format!(
+            "- **{}**, {}: {}, {} {}; {}, {verdict}.",
+            text(&workload.title),
+            who.title(),
+            amount(our.median),
+            peer.title(),
+            match metric {
+                Metric::Cpu => format!("{} s", number(their.median)),
+                _ => metric.show(their.median),
+            },
+            ratio(found.ratio),
+        ))
+    };
+    OPENING.iter().filter_map(line).collect()
+}
+
+fn head(record: &Record) -> String {
     format!(
-        "{title}\n\n\
-         Sapwood beside its peers on one machine. This page is written by the comparison from \
+        "Sapwood beside its peers on one machine. This page is written by the comparison from \
          [{RECORD}]({RECORD}), verdicts included: do not edit it. What people found out is at its end, from \
          [{NOTES}]({NOTES}). To measure again:\n\n\
          ```console\n{}\n```",
@@ -92,7 +153,7 @@ fn summary(record: &Record) -> String {
     format!(
         "## In half a minute\n\n\
          Medians. s/M is the server's CPU-seconds for a million deliveries; less is better in every column. \
-         A ratio is Sapwood's figure divided by the other's: `CPU 1/7` is a seventh of the CPU.\n\n\
+         A ratio is Sapwood's figure divided by the other's: `CPU 0.143x` is a seventh of the CPU.\n\n\
          {table}\n\n{standings}"
     )
     .trim_end()
@@ -269,7 +330,7 @@ fn reading(record: &Record) -> String {
          says otherwise. It checks the content, the order and the count of every delivery; a run with a fault is a \
          failure and has no figure. Its **load** is its own CPU time beside the clock: above {}, it was the limit and \
          not the server, so rates are not compared, and s/M is.\n\
-         - **Ratios** are Sapwood's figure divided by the other's: `CPU 1/7` is a seventh of its CPU, `rate 4x` four \
+         - **Ratios** are Sapwood's figure divided by the other's: `CPU 0.143x` is a seventh of its CPU, `rate 4x` four \
          times as much.\n\
          - **Peak memory** is the server's largest resident size in the run, with what it takes before clients connect.",
         crate::figures::GENERATOR_LOAD_MAX
@@ -350,7 +411,7 @@ fn section(
         return String::new();
     }
     let mut parts = vec![format!("## {title}\n\n{about}")];
-    let shown = charts.iter().filter(|chart| chart.kind == kind);
+    let shown = charts.iter().filter(|chart| chart.kind == Some(kind));
     parts.extend(shown.map(|chart| format!("![{}]({CHARTS}/{})", chart.title, chart.file)));
     for workload in workloads {
         parts.push(format!(
@@ -397,7 +458,7 @@ fn workload_table(workload: &Workload, metrics: &[Metric]) -> Option<String> {
     Some(table(&header, lines.collect()))
 }
 
-/// A row's ratios to a peer, if it is one that the row is held against: `CPU 1/7.3, rate 4.1x`.
+/// A row's ratios to a peer, if it is one that the row is held against: `CPU 0.137x, rate 4.1x`.
 fn against(rows: &[Row<'_>], row: &Row<'_>, peer: Who, kind: Kind) -> Option<String> {
     if !PAIRS.contains(&(row.who, peer)) {
         return None;

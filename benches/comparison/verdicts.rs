@@ -174,7 +174,7 @@ fn judge<'a>(ours: &Row<'a>, theirs: &Row<'a>, kind: Kind) -> Option<Verdict<'a>
 }
 
 impl Comparison {
-    /// `CPU 1/7.3`; without a number where that would be the generator's.
+    /// `CPU 0.137x`; without a number where that would be the generator's.
     pub fn short(&self) -> String {
         let noun = self.metric.noun();
         match self.outcome {
@@ -295,20 +295,16 @@ impl Verdict<'_> {
         found.map(|found| found.metric.noun().to_string()).collect()
     }
 
-    /// `needs 1/7.3 of redis-server's CPU`.
+    /// `needs 0.137x redis-server's CPU`.
     fn phrase(&self, found: &Comparison) -> String {
         let ratio = ratio(found.ratio);
-        let of = match ratio.starts_with("1/") {
-            true => " of",
-            false => "",
-        };
         let whose = self.against.of(found.metric.noun());
         match found.metric {
             Metric::Rate if self.kind == Kind::Closed => format!("answers {ratio} as many"),
             Metric::Rate => format!("delivers {ratio} as much"),
-            Metric::Cpu => format!("needs {ratio}{of} {whose}"),
-            Metric::Memory | Metric::Connection => format!("takes {ratio}{of} {whose}"),
-            _ => format!("has {ratio}{of} {whose}"),
+            Metric::Cpu => format!("needs {ratio} {whose}"),
+            Metric::Memory | Metric::Connection => format!("takes {ratio} {whose}"),
+            _ => format!("has {ratio} {whose}"),
         }
     }
 
