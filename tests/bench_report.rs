@@ -838,6 +838,20 @@ fn repository_holds_what_the_record_gives() {
             hops::RECORD
         );
     }
+    // README.md quotes lines of the page, so that it says nothing that was not measured.
+    let readme = read("README.md");
+    let (_, begin) = readme.split_once("BENCHMARKS.md").unwrap();
+    let quoted = begin.lines().skip_while(|line| !line.starts_with("- "));
+    let quoted: Vec<_> = quoted.take_while(|line| line.starts_with("- ")).collect();
+    let lines = opening_lines(&record);
+    assert!(
+        quoted.len() >= 4
+            && quoted
+                .iter()
+                .all(|line| lines.iter().any(|own| own == line)),
+        "README.md has to quote four of these:\n{}",
+        lines.join("\n")
+    );
     let paths: BTreeSet<_> = written.into_iter().map(|(path, _)| path).collect();
     for entry in fs::read_dir(root.join(CHARTS)).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -9,7 +9,7 @@ alone=(sapwood:load sapwood:attacks sapwood:fairness sapwood:allocations sapwood
 waiting=(
     sapwood:page sapwood:conformance sapwood:faults sapwood:tree_namespaces sapwood:applications sapwood:http
     sapwood:web_clients sapwood:cli_bench sapwood:cli_native sapwood:native_hostile sapwood:cli_tree sapwood:cli_help
-    sapwood:nats
+    sapwood:nats sapwood:docs
 )
 waiting_max=2
 slowest_shown=10
