@@ -235,6 +235,60 @@ fn first_messages_of_the_readme_arrive() {
     check_transcripts(section(README, "Start"), 4);
 }
 
+/// What `tools/run` does with the binary before it serves, for a user with this home and path: what it says.
+fn offer(home: &Path, path: &str, built: &Path) -> String {
+    let script = format!(
+        "source tools/common.sh; offer_command '{}'",
+        built.display()
+    );
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &script])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("HOME", home)
+        .env("PATH", path);
+    let output = Running::start(bash, b"").end();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn the_built_binary_becomes_a_command() {
+    let directory = Directory::new();
+    let (home, built) = (directory.path(), directory.path().join("built here"));
+    fs::create_dir(&built).unwrap();
+    // Not the binary itself: the link is followed.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sapwood"), built.join("sapwood")).unwrap();
+    let link = home.join(".local/bin/sapwood");
+    let version = |path: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", "sapwood --version"]).env("PATH", path);
+        String::from_utf8(bash.output().unwrap().stdout).unwrap()
+    };
+    let wanted = format!("sapwood {}\n", env!("CARGO_PKG_VERSION"));
+    // Where the shell does not look for a user's programs, the line that is said works.
+    let plain = "/usr/bin:/bin";
+    let said = offer(home, plain, &built);
+    let line = said.split_once("export PATH=").expect(&said).1.trim();
+    assert!(!link.exists());
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &format!("export PATH={line}; sapwood --version")])
+        .env("PATH", plain);
+    assert_eq!(
+        String::from_utf8(bash.output().unwrap().stdout).unwrap(),
+        wanted
+    );
+    // Where it does, a link is made, once.
+    let personal = format!("{}/.local/bin:{plain}", home.display());
+    assert!(offer(home, &personal, &built).contains("is now a command"));
+    assert_eq!(version(&personal), wanted);
+    assert_eq!(offer(home, &personal, &built), "");
+    // Whatever else is called so is left alone.
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, "another program").unwrap();
+    assert!(offer(home, &personal, &built).contains("export PATH="));
+    assert_eq!(fs::read(&link).unwrap(), b"another program");
+}
+
 #[test]
 fn examples_of_the_command_line_print_what_the_page_says() {
     check_transcripts(section(EXAMPLES, "On the command line"), 7);

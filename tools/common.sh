@@ -7,6 +7,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export SAPWOOD_CACHE=${SAPWOOD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, so say in SAPWOOD_CACHE where to keep things}/.cache}/sapwood}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$SAPWOOD_CACHE/target}
 
+# As the caller has it: what follows adds places that the caller's shell does not know.
+callers_path=$PATH
+
 # rustup's default place, which a shell that does not log in may not have in its PATH.
 if ! command -v cargo >/dev/null && [ -x "${HOME:-}/.cargo/bin/cargo" ]; then
     export PATH="$HOME/.cargo/bin:$PATH"
@@ -39,6 +42,22 @@ step() {
 
 has() {
     command -v "$1" >/dev/null 2>&1
+}
+
+# Has the caller's shell find `sapwood`, which stands in this directory. What is installed already is left alone.
+offer_command() {
+    local built=$1 bin=${HOME:-}/.local/bin
+    local link=$bin/sapwood
+    if [ "$(PATH=$callers_path command -v sapwood)" -ef "$built/sapwood" ]; then
+        return
+    fi
+    if [[ ":$callers_path:" == *":$bin:"* ]] && { [ -L "$link" ] || [ ! -e "$link" ]; } &&
+        mkdir -p "$bin" && ln -sfn "$built/sapwood" "$link" 2>/dev/null &&
+        [ "$(PATH=$callers_path command -v sapwood)" = "$link" ]; then
+        say "sapwood is now a command: $link"
+    else
+        say "for sapwood to be a command in other terminals: export PATH=$(printf '%q' "$built"):\$PATH"
+    fi
 }
 
 wasm_target=wasm32-wasip1
