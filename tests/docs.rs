@@ -392,6 +392,29 @@ fn every_link_between_pages_leads_somewhere() {
     assert!(count > 20, "{count}");
 }
 
+#[test]
+fn the_top_level_holds_what_a_visitor_looks_for() {
+    let wanted = [
+        "BENCHMARKS.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "benches",
+        "src",
+        "tests",
+        "tools",
+    ];
+    let entries = fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // Cargo's, if it was not told otherwise, and not in the repository.
+    let shown = |name: &String| !name.starts_with('.') && name != "target";
+    let mut names: Vec<String> = names.filter(shown).collect();
+    names.sort();
+    assert_eq!(names, wanted);
+}
+
 /// All pages of the repository.
 fn collect_pages(directory: &Path, pages: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
