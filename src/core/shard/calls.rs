@@ -263,7 +263,8 @@ impl Shard {
             Sort::BytesIn => connection.published.bytes,
             Sort::Idle => u64::MAX - connection.active_ns,
             Sort::Last => connection.active_ns,
-            Sort::Start => connection.opened_ns,
+            // Not the time, which is that of a turn and differs from shard to shard.
+            Sort::Start => connection.client.0,
         }
     }
 
