@@ -264,6 +264,8 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ),
     ("children-max", "0", "is not a whole number from 1 to 255"),
     ("children-max", "256", "is not a whole number from 1 to 255"),
+    ("heartbeat", "99", "is not a whole number from 100 to 60000"),
+    ("heartbeat", "61s", "is not a whole number from 1 to 60"),
     ("topology", "/nowhere.toml", "cannot read /nowhere.toml"),
     ("cluster-secret-file", "/nowhere", "cannot read /nowhere"),
     ("shards", "0", "is not a whole number from 1"),
@@ -344,6 +346,7 @@ const WRONG_LINES: &[(&str, &str)] = &[
         "children_max = 300",
         "children_max: \"300\" is not a whole number",
     ),
+    ("heartbeat = 50", "heartbeat: \"50\" is not a whole number"),
     ("topology = \"nowhere\"", "topology: cannot read "),
     (
         "cluster_secret_file = \"nowhere\"",

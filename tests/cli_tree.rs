@@ -485,7 +485,7 @@ fn an_event_for_nodes_that_are_not_there_is_said_to_be_lost() {
 #[test]
 fn a_single_broker_is_a_tree_of_one() {
     let broker = Broker::start(2, &["--node-name", "alone"]);
-    check_alone(&Cli::of(&broker), "/", "  -");
+    check_alone(&Cli::of(&broker), "/", " s");
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod load;
 #[path = "common/nats.rs"]
 mod nats;
 
+#[path = "tree/busy.rs"]
+mod busy;
 #[path = "tree/connect_urls.rs"]
 mod connect_urls;
 #[path = "tree/faults.rs"]

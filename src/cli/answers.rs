@@ -118,6 +118,8 @@ pub struct Link {
     pub events_out: u64,
     pub events_in: u64,
     pub events_lost: u64,
+    /// How often its lanes were connected again.
+    pub reconnects: u64,
     pub bytes_kept: u64,
     pub filters_wanted: u64,
     pub everything_wanted: bool,
@@ -137,6 +139,7 @@ impl Link {
             events_out: number(link, "events_out"),
             events_in: number(link, "events_in"),
             events_lost: number(link, "events_lost"),
+            reconnects: number(link, "reconnects"),
             bytes_kept: number(link, "bytes_kept"),
             filters_wanted: number(link, "filters_wanted"),
             everything_wanted: link["everything_wanted"] == true,
@@ -151,6 +154,7 @@ impl Link {
             (&mut self.events_out, other.events_out),
             (&mut self.events_in, other.events_in),
             (&mut self.events_lost, other.events_lost),
+            (&mut self.reconnects, other.reconnects),
             (&mut self.bytes_kept, other.bytes_kept),
         ];
         for (sum, more) in sums {
@@ -181,6 +185,8 @@ pub struct Node {
     pub parent: Option<String>,
     /// How many nodes there are from here on, if it takes part in a tree.
     pub subtree: Option<u64>,
+    /// For how long it has known the root for one; of the root itself, how long it is that.
+    pub root_for_ms: Option<u64>,
     pub links: Vec<Link>,
     pub counters: Map<String, Value>,
 }
@@ -227,6 +233,7 @@ impl Node {
         if let Some(place) = answer.get("place") {
             self.parent = place["parent"].as_str().map(ToString::to_string);
             self.subtree = place["subtree"].as_u64();
+            self.root_for_ms = place["root_for_ms"].as_u64();
         }
         for link in answer["links"].as_array().into_iter().flatten() {
             let link = Link::read(link);

@@ -91,6 +91,8 @@ pub enum Key {
     NodeGroups,
     /// How many children this node may have.
     ChildrenMax,
+    /// How often this node looks whether its neighbours live.
+    Heartbeat,
     /// The file that describes the tree.
     Topology,
     /// Where the secret of all nodes stands.
@@ -119,7 +121,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 32] = [
+    pub const ALL: [Key; 33] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -141,6 +143,7 @@ impl Key {
         Key::NodeTags,
         Key::NodeGroups,
         Key::ChildrenMax,
+        Key::Heartbeat,
         Key::Topology,
         Key::ClusterSecretFile,
         Key::Data,
@@ -178,6 +181,7 @@ impl Key {
             Key::NodeTags => "node_tags",
             Key::NodeGroups => "node_groups",
             Key::ChildrenMax => "children_max",
+            Key::Heartbeat => "heartbeat",
             Key::Topology => "topology",
             Key::ClusterSecretFile => "cluster_secret_file",
             Key::Data => "data",
@@ -210,6 +214,7 @@ impl Key {
                 "\"edge\", several with commas between them, or a list of them"
             }
             Key::ChildrenMax => "a whole number, such as 8",
+            Key::Heartbeat => "\"250ms\", \"1s\" or a whole number of milliseconds",
             Key::Data => "a string: the path of a directory",
             Key::Shards => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",

@@ -237,7 +237,8 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Advertise
         | Key::NatsAdvertise
         | Key::Parent
-        | Key::ChildrenMax => string.or_else(|| integer_text(value)),
+        | Key::ChildrenMax
+        | Key::Heartbeat => string.or_else(|| integer_text(value)),
         Key::Cpus => string.or_else(|| integer_text(value)).or_else(|| {
             let cpus = value
                 .as_array()?

@@ -241,6 +241,9 @@ struct ServeArgs {
     /// Most nodes that have this one as their parent, 1 to 255 [default: 8]
     #[arg(long, value_name = "N")]
     children_max: Option<String>,
+    /// How often this node looks whether its neighbours live, in milliseconds or as 1s: 8 looks without an answer end a link [default: 250ms]
+    #[arg(long, value_name = "TIME")]
+    heartbeat: Option<String>,
     /// A TOML file that describes the whole tree, in which this node stands by its name; see `sapwood check`
     #[arg(long, value_name = "FILE")]
     topology: Option<String>,

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use sapwood_server::{SecretKey, TreeSettings};
 
@@ -20,6 +21,12 @@ const SECRET_FILE_BYTES_MAX: u64 = 65 << 10;
 /// Most children that can be allowed: each has a number of one byte, from 0.
 const CHILDREN_MAX: u64 = 255;
 
+/// The shortest heartbeat, in milliseconds: others beat each 250 ms, and eight of these must span some of theirs.
+const HEARTBEAT_MS_MIN: u64 = 100;
+
+/// The longest: who hangs for eight minutes is missed by people.
+const HEARTBEAT_MS_MAX: u64 = 60_000;
+
 /// Every setting of the tree, read and in range.
 #[derive(Debug)]
 pub struct NodeSettings {
@@ -31,6 +38,7 @@ pub struct NodeSettings {
     tags: Option<Sourced<Vec<String>>>,
     groups: Option<Sourced<Vec<String>>>,
     children_max: Option<Sourced<u8>>,
+    heartbeat: Option<Sourced<Duration>>,
     topology: Option<Sourced<Topology>>,
     secret: Option<Sourced<SecretKey>>,
 }
@@ -49,6 +57,7 @@ impl NodeSettings {
             tags: sources.choose(Key::NodeTags, parse_names),
             groups: sources.choose(Key::NodeGroups, parse_names),
             children_max: sources.choose(Key::ChildrenMax, parse_children_max),
+            heartbeat: sources.choose(Key::Heartbeat, parse_heartbeat),
             topology: read_topology(sources),
             secret,
         }
@@ -86,6 +95,7 @@ impl NodeSettings {
             join: self.join.map_or(Vec::new(), |join| join.value),
             parent: self.parent.map(|parent| parent.value),
             children_max: self.children_max.map(|max| max.value),
+            heartbeat: self.heartbeat.map(|heartbeat| heartbeat.value),
             key: self.secret.map(|secret| secret.value),
             ..TreeSettings::default()
         };
@@ -232,6 +242,19 @@ fn parse_children_max(text: &str) -> Result<u8, Wrong> {
     value::parse_count(text, 1, CHILDREN_MAX).map(|max| max as u8)
 }
 
+/// Reads a time in whole milliseconds, `250` or `250ms`, or in whole seconds, `1s`.
+fn parse_heartbeat(text: &str) -> Result<Duration, Wrong> {
+    let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
+    let ms = match seconds {
+        Some(seconds) => value::parse_count(seconds, 1, HEARTBEAT_MS_MAX / 1_000)? * 1_000,
+        None => {
+            let ms = text.strip_suffix("ms").unwrap_or(text);
+            value::parse_count(ms, HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX)?
+        }
+    };
+    Ok(Duration::from_millis(ms))
+}
+
 fn read_secret(path: &Path, warnings: &mut Vec<Warning>) -> Result<SecretKey, Wrong> {
     let bytes = file::read_capped(path, SECRET_FILE_BYTES_MAX)?;
     let key = SecretKey::from_secret(&bytes).map_err(Wrong::Secret)?;
@@ -274,6 +297,19 @@ mod tests {
     fn the_host_s_name_is_one_or_none() {
         let name = host_name();
         assert!(name.is_empty() || parse_name(&name).is_ok(), "{name:?}");
+    }
+
+    #[test]
+    fn a_heartbeat_is_100_milliseconds_to_a_minute() {
+        let heartbeat = |text| parse_heartbeat(text).map(|time| time.as_millis()).ok();
+        for (text, ms) in [("100", 100), ("250ms", 250), ("1s", 1_000), ("60s", 60_000)] {
+            assert_eq!(heartbeat(text), Some(ms), "{text:?}");
+        }
+        for text in [
+            "99", "60001", "61s", "0s", "", "s", "ms", "1m", "1.5s", "-1s",
+        ] {
+            assert_eq!(heartbeat(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -107,6 +107,7 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::NodeTags, args.node_tags.clone()),
             (Key::NodeGroups, args.node_groups.clone()),
             (Key::ChildrenMax, args.children_max.clone()),
+            (Key::Heartbeat, args.heartbeat.clone()),
             (Key::Topology, args.topology.clone()),
             (Key::ClusterSecretFile, args.cluster_secret_file.clone()),
             (Key::Data, args.data.clone()),

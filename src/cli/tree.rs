@@ -53,8 +53,8 @@ Each line is a node, below its parent. Its columns:
   above, below  filters that have subscribers above the link, and at the node and below it, for
                 which events go over the link; `all` if they are too many to be told one by one
 
-Behind these stand a node's tags and groups, and what is not as it should be: lanes of the link that are down, \
-events that it lost, many bytes that the other side does not have yet, shards or nodes that did not answer in \
+Behind these stand a node's tags and groups, how long the root is that, and what is not as it should be: links that \
+the node lost, lanes of the link that are down, how often they were connected again, events that it lost, many bytes that the other side does not have yet, shards or nodes that did not answer in \
 time. What these questions move themselves is left out of the rates but for a few events.
 
 For one node, `filters` is how many filters are wanted on the other side of a link.

@@ -130,6 +130,10 @@ counters! {
     link_events_lost,
     /// Events that other nodes dropped on their way here.
     link_events_lost_before,
+    /// Times that a lane of a link was connected again after its connection broke.
+    link_reconnects,
+    /// Links to other nodes that were lost: the connection broke for good, or the other node was silent for too long.
+    links_lost,
     /// Bytes kept in lanes until the other node acknowledges them.
     link_bytes_kept,
     /// Shards of other nodes whose last event number is remembered to find duplicates.

@@ -714,8 +714,9 @@ function namesOf({ name, tags, groups, address }) {
 }
 
 /** What a shard says, and how much that is a second since it was asked before. */
-function shardOf({ uptime_ms, counters, links }, before, linksLeft) {
-  const { connections, events_published, events_delivered } = objectOf(counters);
+function shardOf({ uptime_ms, counters, links, place }, before, linksLeft) {
+  const { connections, events_published, events_delivered, links_lost } = objectOf(counters);
+  const { root_for_ms } = objectOf(place);
   const all = listOf(links, LINKS_MAX).map(objectOf).filter(({ node }) => isId(node));
   const up = all.find(({ role }) => role === 'parent');
   const below = all.filter((branch) => branch !== up).slice(0, linksLeft);
@@ -723,6 +724,8 @@ function shardOf({ uptime_ms, counters, links }, before, linksLeft) {
   const shard = {
     uptime: countOf(uptime_ms),
     clients: Math.max(0, countOf(connections) - ownConnections),
+    linksLost: countOf(links_lost),
+    rootSince: typeof root_for_ms === 'number' ? Date.now() - countOf(root_for_ms) : null,
     totals: { in: countOf(events_published), out: countOf(events_delivered), up: countOf(up?.events_out), down: countOf(up?.events_in) },
     parent: up?.node ?? null,
     branch: up && sideOf(up),
@@ -743,6 +746,7 @@ function sideOf(branch) {
     lanesUp: countOf(branch.lanes_up),
     tripUs: typeof branch.round_trip_us === 'number' ? countOf(branch.round_trip_us) : null,
     lost: countOf(branch.events_lost),
+    reconnects: countOf(branch.reconnects),
     filters: branch.everything_wanted === true ? Infinity : countOf(branch.filters_wanted),
   };
 }
@@ -766,6 +770,8 @@ function branchOf(node, parent) {
     lanes: sum(sides, 'lanes'),
     lanesUp: sum(sides, 'lanesUp'),
     lost: sum(sides, 'lost') + sum(others, 'lost'),
+    // Both sides count the same ones.
+    reconnects: Math.max(sum(sides, 'reconnects'), sum(others, 'reconnects')),
     tripUs: trips.length > 0 ? Math.min(...trips) : null,
     up: { rate: sumOf(node, ({ rates }) => rates.up), filters: filters(sides) },
     down: { rate: sumOf(node, ({ rates }) => rates.down), filters: filters(others) },
@@ -811,7 +817,8 @@ function trip(us) {
 /** A node's row, and a function that shows in it what the node says now. */
 function nodeRow(id) {
   const part = (className) => make('span', { className });
-  const [name, place, isHere, called, missed, lanes, lost] = ['name', 'code place', 'mark here', 'code called', 'mark missed', 'mark bad', 'mark bad'].map(part);
+  const [name, place, isHere, reign, called, missed, lanes] = ['name', 'code place', 'mark here', 'mark', 'code called', 'mark missed', 'mark bad'].map(part);
+  const [linksLost, lost, reconnects] = ['mark bad', 'mark bad', 'mark'].map(part);
   const cell = (label, className, ...parts) => make('div', { className }, make('dt', {}, label), make('dd', {}, ...parts));
   const [clients, taken, given, tripText] = ['', '', '', ''].map(part);
   const ways = ['Up/s', 'Down/s'].map((label) => {
@@ -820,7 +827,7 @@ function nodeRow(id) {
   });
   const tripCell = cell('Round trip', 'trip', tripText);
   const figures = [cell('Clients', '', clients), cell('In/s', '', taken), cell('Out/s', '', given), tripCell, ...ways.map(({ element }) => element)];
-  const who = make('div', { className: 'who' }, name, make('span', { className: 'code id' }, id.slice(0, 8)), place, isHere, called, missed, lanes, lost);
+  const who = make('div', { className: 'who' }, name, make('span', { className: 'code id' }, id.slice(0, 8)), place, isHere, reign, called, missed, linksLost, lanes, lost, reconnects);
   const item = make('li', {}, who, make('dl', {}, ...figures));
   const say = (element, text) => {
     if (element.textContent !== text) element.textContent = text;
@@ -845,10 +852,15 @@ function nodeRow(id) {
       say(name, node.name);
       say(place, node.address ?? 'adrift');
       say(isHere, isOwn ? 'this page' : '');
+      const since = node.address === '/' ? sumOf(node, (shard) => shard.rootSince) : null;
+      say(reign, since === null ? '' : `root since ${clock(since)}`);
       say(called, node.called.join(' '));
+      const ended = sumOf(node, (shard) => shard.linksLost) ?? 0;
+      say(linksLost, ended > 0 ? `${plural(ended, 'link')} lost` : '');
       say(missed, rounds > 0 ? 'no answer' : '');
       say(lanes, branch.lanesUp < branch.lanes ? `${whole(branch.lanesUp)} of ${plural(branch.lanes, 'lane')} up` : '');
       say(lost, branch.lost > 0 ? `${plural(branch.lost, 'event')} lost` : '');
+      say(reconnects, branch.reconnects > 0 ? plural(branch.reconnects, 'reconnect') : '');
       say(clients, known(sumOf(node, (shard) => shard.clients), whole));
       say(taken, known(sumOf(node, ({ rates }) => rates.in), rate));
       say(given, known(sumOf(node, ({ rates }) => rates.out), rate));

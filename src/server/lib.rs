@@ -37,7 +37,7 @@ pub use sapwood_core::WebSettings;
 use sapwood_core::command::ShardId;
 pub use sapwood_core::limits::Limits;
 use sapwood_core::tree::TreeConfig;
-use sapwood_core::tree::place::PlaceConfig;
+use sapwood_core::tree::place::{PlaceConfig, Timings};
 pub use sapwood_core::tree::{NodeId, SecretError, SecretKey};
 use sapwood_core::{BodyGauge, Protocol, Shard};
 use std::fmt;
@@ -134,6 +134,8 @@ pub struct TreeSettings {
     pub parent: Option<SocketAddr>,
     /// Maximum number of children; `None` is the default.
     pub children_max: Option<u8>,
+    /// How often it looks whether its neighbours live; `None` is the default.
+    pub heartbeat: Option<Duration>,
     /// The secret shared by all nodes of the tree; `None` leaves links unencrypted.
     pub key: Option<SecretKey>,
     /// The node id and the incarnation; `None` draws both at random.
@@ -553,6 +555,9 @@ fn tree_config(
         .allowed_children
         .clone_from(&settings.allowed_children);
     place.entropy = number(8);
+    if let Some(heartbeat) = settings.heartbeat {
+        place.timings = Timings::with_heartbeat(heartbeat.as_nanos() as u64);
+    }
     if let Some(children_max) = settings.children_max {
         place.children_max = children_max;
     }

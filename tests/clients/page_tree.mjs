@@ -135,7 +135,7 @@ const LIES = [
     truth(7, { counters: null, links: null, uptime_ms: null, place: null }),
     truth(8, { counters: { connections: -5, events_published: '9', events_delivered: 1e308 }, links: [null, 7, HTML, [], { node: 7 }], uptime_ms: -1 }),
     truth(9, { links: Array.from({ length: 3000 }, () => ({ node: '0000000000000001', role: 'child' })) }),
-    truth(10, { links: [{ node: '000000000000000a', role: 'parent', lanes: 2, lanes_up: 1, events_lost: 12345, round_trip_us: HTML, filters_wanted: HTML }] }),
+    truth(10, { links: [{ node: '000000000000000a', role: 'parent', lanes: 2, lanes_up: 1, events_lost: 12345, reconnects: 7, round_trip_us: HTML, filters_wanted: HTML }], counters: { links_lost: 3 }, place: { root_for_ms: HTML } }),
     { node: '000000000000000b', from: null, to: [] }, { node: '000000000000000b', to: HTML },
   ].map((lie) => JSON.stringify(lie)),
 ];
@@ -157,7 +157,9 @@ async function showsLiesAsText() {
   equal(rows.filter(({ isHere }) => isHere).map(({ name }) => name), [nodes.find(({ isHere }) => isHere).name], 'the page stays where it is');
   equal(rows.find(({ name }) => name === HTML.slice(0, 64)).place, 'adrift');
   equal(rows.filter(({ name }) => /^liar-[3-6]$/.test(name)), [], 'shards that cannot be');
-  equal(await page.locator('#nodes .bad:not([hidden])').allTextContents(), ['1 of 2 lanes up', '12,345 events lost']);
+  equal(await page.locator('#nodes .bad:not([hidden])').allTextContents(), ['3 links lost', '1 of 2 lanes up', '12,345 events lost']);
+  equal(await page.locator('#nodes .mark', { hasText: /reconnect/ }).allTextContents(), ['7 reconnects']);
+  equal(await page.locator('#nodes .mark', { hasText: /^root since \d/ }).count(), 1);
   equal(await page.locator('#tree img, #tree b').count(), 0, 'HTML that became elements');
   equal(await page.title(), 'Sapwood');
 }

@@ -13,10 +13,10 @@ use crate::network::{Network, Parting};
 use crate::nodes::{Ear, path, until_native_heard};
 
 /// Silence after which a link is lost, and a little for a machine that is busy.
-const NOTICED: Duration = Duration::from_millis(1_500);
+const NOTICED: Duration = Duration::from_secs(3);
 
 /// What a tree promises when a node falls silent.
-const RESUMED: Duration = Duration::from_secs(2);
+const RESUMED: Duration = Duration::from_secs(4);
 
 /// Within this time after the last node has started the tree stands.
 const FORMED_MAX: Duration = Duration::from_secs(2);
@@ -188,16 +188,16 @@ fn others_go_on_beside_a_node_whose_cable_is_pulled_and_it_comes_back() {
             assert!(lines.len() <= 2, "{lines:#?}");
         }
     }
-    // Who does not get a processor for half a second gives the others as long to speak, so some are late where much else runs.
+    // Who gets no processor for a while gives the others as long to speak, so some are late where much else runs.
     assert!(late <= 3, "{late} of 6 were later than promised");
 }
 
-/// A fifth of the silence after which a link is lost. What gets lost meanwhile is sent again by the system about 0.25, 0.6
-/// and 1.4 seconds after it was sent: silence of much more than half a second makes one of more than a second.
-const SHORT: Duration = Duration::from_millis(200);
+/// A quarter of the silence after which a link is lost. What gets lost meanwhile is sent again by the system about 0.25, 0.6
+/// and 1.4 seconds after it was sent: silence of much more than a second makes one of more than two.
+const SHORT: Duration = Duration::from_millis(500);
 
 #[test]
-fn a_fifth_of_a_second_of_silence_loses_nothing_and_ends_no_link() {
+fn half_a_second_of_silence_loses_nothing_and_ends_no_link() {
     let _alone = alone();
     for shards in [&[1, 2][..], &[2]] {
         let Some(network) = Network::new(NODES) else {

@@ -144,6 +144,7 @@ fn push_cells(cells: &mut Vec<String>, view: &View<'_>, node: &Node, is_first: b
         cells.push(below.map_or("?".to_string(), |(parent, down)| wanted(view, parent, down)));
     }
     let mut notes = marks(node);
+    notes.extend(reign(node));
     notes.extend(troubles(view, node, is_first));
     notes.extend(link_troubles(up, down));
     cells.push(notes.join("  "));
@@ -156,6 +157,14 @@ fn marks(node: &Node) -> Vec<String> {
     lists.map(|list| text::printable(list.as_bytes())).collect()
 }
 
+/// How long a root is that.
+fn reign(node: &Node) -> Option<String> {
+    let root_for_ms = node
+        .root_for_ms
+        .filter(|_| node.place.as_deref() == Some("/"))?;
+    Some(format!("root for {} s", grouped(root_for_ms / 1_000)))
+}
+
 /// What is not as it should be with a node itself.
 fn troubles(view: &View<'_>, node: &Node, is_first: bool) -> Vec<String> {
     let mut troubles = Vec::new();
@@ -165,6 +174,10 @@ fn troubles(view: &View<'_>, node: &Node, is_first: bool) -> Vec<String> {
     } else if !node.is_whole() {
         let shards = counted(usize::try_from(node.shards).unwrap_or(usize::MAX), "shard");
         troubles.push(format!("{answered} of {shards} answered"));
+    }
+    let lost = node.counter("links_lost");
+    if lost > 0 {
+        troubles.push(format!("{} links lost", grouped(lost)));
     }
     if answered == 0 || !is_first {
         return troubles;
@@ -193,6 +206,10 @@ fn link_troubles(up: Option<&Link>, down: Option<&Link>) -> Vec<String> {
     let lost = sum(|link| link.events_lost);
     if lost > 0 {
         troubles.push(format!("{} events lost", grouped(lost)));
+    }
+    let reconnects = sides().map(|link| link.reconnects).max().unwrap_or(0);
+    if reconnects > 0 {
+        troubles.push(format!("{} reconnects", grouped(reconnects)));
     }
     let kept = sum(|link| link.bytes_kept);
     if kept >= KEPT_BYTES_SHOWN_MIN {
@@ -335,6 +352,7 @@ fn push_links(out: &mut Vec<u8>, view: &View<'_>, node: &Node) {
         ("out", Side::Right),
         ("in", Side::Right),
         ("lost", Side::Right),
+        ("reconnects", Side::Right),
         ("bytes kept", Side::Right),
         ("filters", Side::Right),
     ]);
@@ -363,6 +381,7 @@ fn push_links(out: &mut Vec<u8>, view: &View<'_>, node: &Node) {
             grouped(link.events_out),
             grouped(link.events_in),
             grouped(link.events_lost),
+            grouped(link.reconnects),
             grouped(link.bytes_kept),
             filters,
         ]);
@@ -395,6 +414,7 @@ fn node_value(view: &View<'_>, node: &Node) -> Value {
     say("groups", node.groups.clone().into());
     say("broker", node.broker.clone().into());
     say("uptime_ms", node.uptime_ms.into());
+    say("root_for_ms", node.root_for_ms.into());
     say("shards", node.shards.into());
     say("shards_answered", node.answered.len().into());
     say("is_asked_here", view.is_local(node).into());
@@ -429,6 +449,7 @@ fn link_value(view: &View<'_>, node: &Node, link: &Link) -> Value {
         "events_out": link.events_out,
         "events_in": link.events_in,
         "events_lost": link.events_lost,
+        "reconnects": link.reconnects,
         "bytes_kept": link.bytes_kept,
         "filters_wanted": link.filters_wanted,
         "filters_subscribed": view.wanted(node, link),

@@ -38,7 +38,7 @@ impl OneShard {
             name: String::new(),
             address: None,
         };
-        links.open(LINK, 1, peer, None, 0);
+        links.open(LINK, 1, peer, None);
         links.get_mut(LINK).expect("it was opened").is_adopted = true;
         OneShard {
             delivery: Delivery::new(1, 1),

@@ -8,6 +8,7 @@ use crate::command::{Event, LinkId, Now, Space, Target};
 use crate::delivery::{Egress, Published, Question, Subject};
 use crate::routing::broker::{GroupRoute, Route};
 use crate::session::BROKER;
+use crate::tree::lane::Lane;
 use crate::tree::links::Link;
 use crate::tree::place::Place;
 use sapwood_wire::headers;
@@ -113,7 +114,7 @@ impl Shard {
         say("broker", BROKER.into());
         say("uptime_ms", uptime_ms.into());
         if let Some(place) = self.place() {
-            say("place", describe_place(place));
+            say("place", describe_place(place, now));
         }
         let links = self.links.iter().filter(|(_, link)| link.is_adopted);
         let links = links.map(|(id, link)| self.describe_link(id, link));
@@ -141,6 +142,7 @@ impl Shard {
             "events_out": link.events_out,
             "events_in": link.events_in,
             "events_lost": link.events_lost,
+            "reconnects": link.lanes.iter().map(Lane::reconnects).sum::<u64>(),
             "bytes_kept": link.lanes.iter().map(|lane| lane.len()).sum::<usize>(),
             "filters_wanted": self.broker.wanted_behind(id),
             "everything_wanted": self.broker.wants_everything(id),
@@ -186,11 +188,13 @@ impl Shard {
     }
 }
 
-fn describe_place(place: &Place) -> Value {
+fn describe_place(place: &Place, now: Now) -> Value {
+    let root_for_ns = now.monotonic_ns.saturating_sub(place.reign_since_ns());
     let reign = place.reign();
     json!({
         "term": reign.term,
         "root": reign.root().to_string(),
+        "root_for_ms": root_for_ns / 1_000_000,
         "parent": place.parent().map(|parent| parent.contact.node().to_string()),
         "subtree": place.subtree(),
         "below": place.below(),

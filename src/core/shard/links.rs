@@ -8,7 +8,7 @@ use super::{Shard, resume_if_free};
 use crate::command::{CloseReason, ConnId, LinkId, Now};
 use crate::input::Outputs;
 use crate::limits::{
-    LANE_LOOK_NS, LANE_OUTBOX_BYTES, LANE_REDIAL_NS, LANE_SILENCE_NS, PLACES_BYTES_MAX,
+    LANE_LOOK_NS, LANE_OUTBOX_BYTES, LANE_REDIAL_NS, PLACES_BYTES_MAX, SILENT_BEATS_MAX,
 };
 use crate::mailbox::Control;
 use crate::session::Session;
@@ -336,8 +336,7 @@ impl Shard {
                 dial_to,
             } => {
                 let peer = Peer::clone(&peer);
-                self.links
-                    .open(link, token, peer, dial_to, now.monotonic_ns);
+                self.links.open(link, token, peer, dial_to);
                 if let Some(there) = self.links.get_mut(link) {
                     there.is_adopted = true;
                 }
@@ -405,19 +404,14 @@ impl Shard {
         if tree.look_ns > now_ns || self.links.len() == 0 {
             return;
         }
-        // If this shard slept, the others' silence meanwhile does not count.
-        let slept_ns = match tree.look_ns {
-            0 => 0,
-            due_ns => now_ns - due_ns,
-        };
-        tree.look_ns = now_ns + LANE_LOOK_NS;
+        tree.look_ns = now_ns + LANE_LOOK_NS.min(tree.config.place.timings.heartbeat_ns);
         let links: Vec<LinkId> = self.links.iter().map(|(link, _)| link).collect();
         for link in links {
-            self.look_at_link(link, slept_ns, now, outputs);
+            self.look_at_link(link, now, outputs);
         }
     }
 
-    fn look_at_link(&mut self, link: LinkId, slept_ns: u64, now: Now, outputs: &mut Outputs) {
+    fn look_at_link(&mut self, link: LinkId, now: Now, outputs: &mut Outputs) {
         let (Some(tree), Some(there)) = (&mut self.tree, self.links.get_mut(link)) else {
             return;
         };
@@ -425,19 +419,20 @@ impl Shard {
         let (mut silent, mut lost) = (Vec::new(), 0);
         let mut is_broken = is_stuck;
         let mut numbers = Vec::new();
+        let heartbeat_ns = tree.config.place.timings.heartbeat_ns;
         for lane in &mut there.lanes {
-            lane.heard_ns += slept_ns;
             // A lane that is held is not read: its silence is this side's own doing.
             let connection = lane.conn.and_then(|conn| self.connections.get(conn));
             if connection.is_some_and(|connection| connection.blocked.any()) {
-                lane.heard_ns = now.monotonic_ns;
-                if lane.number == 0 && there.is_adopted {
-                    let peer = PeerId(u64::from(link.0));
-                    tree.place(PlaceInput::Heard { peer }, now.monotonic_ns);
-                }
+                lane.silent_ns = 0;
             }
+            if lane.number == 0 && lane.silent_ns == 0 {
+                let peer = PeerId(u64::from(link.0));
+                tree.place(PlaceInput::Heard { peer }, now.monotonic_ns);
+            }
+            lane.note_silence(LANE_LOOK_NS.min(heartbeat_ns));
             lost += lane.take_lost_unsaid();
-            let is_silent = now.monotonic_ns > lane.heard_ns + LANE_SILENCE_NS;
+            let is_silent = lane.silent_ns > SILENT_BEATS_MAX.saturating_mul(heartbeat_ns);
             match lane.conn {
                 Some(conn) if is_silent => silent.push(conn),
                 Some(_) => numbers.push(lane.number),

@@ -360,6 +360,8 @@ impl Shard {
             link_events_twice: beyond.events_twice,
             link_events_lost: beyond.events_lost,
             link_events_lost_before: beyond.events_lost_before,
+            link_reconnects: beyond.reconnects,
+            links_lost: self.place().map_or(0, Place::links_lost),
             link_origins: self.links.dedup.len() as u64,
             bytes_out: outboxes.bytes_out,
             commands_per_s,
@@ -405,6 +407,7 @@ impl Shard {
         if milliseconds <= limits::CLOSE_EARLY_MS {
             self.close_early(outputs);
         }
+        Handled::DONE
     }
 
     /// Notes how fast the counters grow.

@@ -52,14 +52,16 @@ pub(crate) struct Lane {
     pub unsaid_bytes: usize,
     /// The dependencies of the frames that follow, from the last NEEDS frame received.
     pub needs: Needs,
-    /// When something was last received.
-    pub heard_ns: u64,
+    /// How long nothing was received, in checks of the lane that this side has come to: see [`Lane::note_silence`].
+    pub silent_ns: u64,
     /// Whether the lane is in the list of lanes with something to send.
     pub is_listed: bool,
     /// The send time in the other side's last heartbeat, and when it arrived.
     to_echo: (u64, u64),
     /// Round-trip time from the last echo, in nanoseconds.
     pub round_trip_ns: Option<u64>,
+    /// Times that a connection took over the lane.
+    connects: u64,
     /// Whether the lane is being dialed; the next field is when it last was.
     pub is_dialing: bool,
     pub dialed_ns: u64,
@@ -79,7 +81,7 @@ pub(crate) enum Pushed {
 
 impl Lane {
     /// A new lane, which keeps at most `bytes_max` bytes.
-    pub(crate) fn new(number: u16, bytes_max: usize, now_ns: u64) -> Lane {
+    pub(crate) fn new(number: u16, bytes_max: usize) -> Lane {
         Lane {
             number,
             conn: None,
@@ -96,15 +98,22 @@ impl Lane {
             received: 0,
             unsaid_bytes: 0,
             needs: Needs::default(),
-            heard_ns: now_ns,
+            silent_ns: 0,
             is_listed: false,
             to_echo: (0, 0),
             round_trip_ns: None,
+            connects: 0,
             is_dialing: false,
             dialed_ns: 0,
             lost_unsaid: 0,
             bytes_max,
         }
+    }
+
+    /// Counts one check without anything received. It counts as one interval however late it comes: what the other side
+    /// sent meanwhile was read first, so a side that got no CPU itself does not take that for silence.
+    pub(crate) fn note_silence(&mut self, interval_ns: u64) {
+        self.silent_ns = self.silent_ns.saturating_add(interval_ns);
     }
 
     /// Bytes kept.
@@ -303,6 +312,7 @@ impl Lane {
             return false;
         }
         self.conn = Some(conn);
+        self.connects += 1;
         self.split_front(received);
         self.given = received;
         true

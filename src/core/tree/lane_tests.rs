@@ -78,7 +78,7 @@ fn given(lane: &mut Lane, most: usize) -> Vec<u8> {
 
 #[test]
 fn a_lane_knows_how_many_events_it_keeps() {
-    let mut lane = Lane::new(0, 1 << 20, 0);
+    let mut lane = Lane::new(0, 1 << 20);
     for number in 1..=7 {
         lane.push(&frame(number, 10), 1, Needs::default());
     }
@@ -94,7 +94,7 @@ fn a_lane_knows_how_many_events_it_keeps() {
 
 #[test]
 fn a_full_lane_drops_whole_frames_and_says_so_where_they_stood() {
-    let mut lane = Lane::new(0, 1_000, 0);
+    let mut lane = Lane::new(0, 1_000);
     assert!(lane.resume(ConnId(1), 0));
     let needs = Needs::default();
     let pushed: Vec<Pushed> = (1..=20)
@@ -122,7 +122,7 @@ fn a_full_lane_drops_whole_frames_and_says_so_where_they_stood() {
 
 #[test]
 fn one_frame_larger_than_the_cap_goes_through_an_empty_lane() {
-    let mut lane = Lane::new(0, 1_000, 0);
+    let mut lane = Lane::new(0, 1_000);
     assert_eq!(
         lane.push(&frame(1, 5_000), 1, Needs::default()),
         Pushed::Kept
@@ -135,7 +135,7 @@ fn one_frame_larger_than_the_cap_goes_through_an_empty_lane() {
 
 #[test]
 fn interest_goes_in_beyond_the_cap_and_then_the_lane_is_given_up() {
-    let mut lane = Lane::new(0, 1_000, 0);
+    let mut lane = Lane::new(0, 1_000);
     let piece = vec![0; LANE_INTEREST_BYTES_MAX / 2];
     let mut push = || lane.push_interest(|out| out.extend_from_slice(&piece));
     assert!(push() && push());
@@ -144,7 +144,7 @@ fn interest_goes_in_beyond_the_cap_and_then_the_lane_is_given_up() {
 
 #[test]
 fn what_must_be_known_is_said_once_before_the_events_that_need_it() {
-    let mut lane = Lane::new(0, 1 << 20, 0);
+    let mut lane = Lane::new(0, 1 << 20);
     let needs = |sequence, known| Needs { sequence, known };
     for (number, needs) in [
         (1, needs(0, 0)),
@@ -163,7 +163,7 @@ fn what_must_be_known_is_said_once_before_the_events_that_need_it() {
 
 #[test]
 fn what_cannot_have_been_received_is_no_place_to_resume() {
-    let mut lane = Lane::new(0, 1 << 20, 0);
+    let mut lane = Lane::new(0, 1 << 20);
     lane.push(&frame(1, 0), 1, Needs::default());
     given(&mut lane, usize::MAX);
     assert!(!lane.acknowledged(2), "only one was sent");
@@ -200,7 +200,7 @@ proptest! {
     fn everything_comes_once_and_in_order_wherever_connections_break(
         steps in prop::collection::vec(any_step(), 1..80),
     ) {
-        let mut lane = Lane::new(0, 1 << 20, 0);
+        let mut lane = Lane::new(0, 1 << 20);
         let mut other = Other::default();
         let mut pushed = 0;
         prop_assert!(lane.resume(ConnId(0), 0));
@@ -240,7 +240,7 @@ proptest! {
 
 #[test]
 fn buffers_that_the_other_side_has_are_used_again_but_for_those_that_somebody_holds() {
-    let mut lane = Lane::new(0, 1 << 20, 0);
+    let mut lane = Lane::new(0, 1 << 20);
     let mut held = Vec::new();
     for number in 1..=40u64 {
         lane.push(&frame(number, 1_000), 1, Needs::default());

@@ -75,6 +75,7 @@ pub(crate) struct LinkCounters {
     pub events_twice: u64,
     pub events_lost: u64,
     pub events_lost_before: u64,
+    pub reconnects: u64,
 }
 
 /// All links of a node, as seen by one shard.
@@ -169,17 +170,10 @@ impl Links {
     }
 
     /// Adds a link, with this shard's lanes of it.
-    pub(crate) fn open(
-        &mut self,
-        id: LinkId,
-        token: u64,
-        peer: Peer,
-        dial_to: Option<SocketAddr>,
-        now_ns: u64,
-    ) {
+    pub(crate) fn open(&mut self, id: LinkId, token: u64, peer: Peer, dial_to: Option<SocketAddr>) {
         let lanes_total = lanes_between(self.shards, peer.shards);
         let own = (self.shard..lanes_total).step_by(usize::from(self.shards));
-        let lanes = own.map(|number| Lane::new(number, self.lane_bytes_max, now_ns));
+        let lanes = own.map(|number| Lane::new(number, self.lane_bytes_max));
         let link = Link {
             token,
             peer,
@@ -214,7 +208,6 @@ impl Links {
         let link = self.links.get_mut(id.index()).and_then(Option::take);
         self.count -= usize::from(link.is_some());
         self.listed.retain(|&(other, _)| other != id);
-        // Some of them may have arrived: the other side has only not said so.
         let lanes = link.iter().flat_map(|link| &link.lanes);
         self.counters.events_lost += lanes.map(Lane::unacknowledged).sum::<u64>();
         let lanes = link.into_iter().flat_map(|link| link.lanes);

@@ -18,12 +18,14 @@
 //! links.
 
 mod answer;
+mod config;
 mod memory;
 mod neighbours;
 mod search;
 #[cfg(test)]
 mod tests;
 
+pub use config::{PlaceConfig, Timings};
 use core::net::SocketAddr;
 use memory::Memory;
 use sapwood_wire::node::NodeId;
@@ -210,7 +212,7 @@ pub enum PlaceInput {
     },
     /// The time of [`Place::next_deadline`] has come. Also the first input, which starts the machine.
     Tick,
-    /// The node will end: its children are told to move away. Done when [`Place::is_drained`].
+    /// The node will end: its children are told to move away.
     Drain,
 }
 
@@ -252,6 +254,8 @@ pub enum CloseWhy {
     Moved,
     /// The other side left.
     Left,
+    /// The connection was lost.
+    Lost,
     /// This node drains.
     Draining,
     /// The other side sent something impossible; holds what.
@@ -274,6 +278,7 @@ impl core::fmt::Display for CloseWhy {
             CloseWhy::Stalled => "the root is no longer heard",
             CloseWhy::Moved => "this node has moved to another parent",
             CloseWhy::Left => "it left",
+            CloseWhy::Lost => "its connection is lost",
             CloseWhy::Draining => "this node ends",
             CloseWhy::Lie(what) => return write!(out, "it says what cannot be: {what}"),
         })
@@ -358,6 +363,8 @@ struct PlacePeer {
     address: Option<SocketAddr>,
     relation: Relation,
     heard_ns: u64,
+    /// Beats of this node since something was heard, as time: however late a beat, it counts as one.
+    silent_ns: u64,
     /// The question that it still waits on.
     waiting: Option<Ask>,
     /// Whether the answer is deferred until this node's parent shows a sign of life.
@@ -368,6 +375,15 @@ struct PlacePeer {
 impl PlacePeer {
     fn contact(&self) -> Contact {
         Contact::new(self.node, self.address)
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.relation == Relation::Stranger
+    }
+
+    fn note_heard(&mut self, now_ns: u64) {
+        self.heard_ns = self.heard_ns.max(now_ns);
+        self.silent_ns = 0;
     }
 }
 
@@ -491,7 +507,13 @@ pub struct Place {
     memory: Memory,
     next_dial: u64,
     beat: u64,
-    beat_changed_ns: u64,
+    /// Beats of this node since the root's counter changed, as time.
+    stalled_ns: u64,
+    /// When this node, as a root, last lost a child that did not say that it leaves.
+    bereft_ns: Option<u64>,
+    /// The tree that the node is in, and since when.
+    reign_since: (Standing, u64),
+    links_lost: u64,
     beat_at_ns: u64,
     probe_at_ns: u64,
     report_at_ns: u64,
@@ -530,7 +552,10 @@ impl Place {
             memory,
             next_dial: 0,
             beat: 0,
-            beat_changed_ns: 0,
+            stalled_ns: 0,
+            bereft_ns: None,
+            reign_since: (standing, 0),
+            links_lost: 0,
             beat_at_ns: 0,
             probe_at_ns: 0,
             report_at_ns: 0,
@@ -572,6 +597,7 @@ impl Place {
                     address,
                     relation: Relation::Stranger,
                     heard_ns: now_ns,
+                    silent_ns: 0,
                     waiting: None,
                     is_deferred: false,
                     echo: EchoState::default(),
@@ -580,7 +606,7 @@ impl Place {
             }
             PlaceInput::DialFailed { dial } => self.handle_dial_failed(dial),
             PlaceInput::DialedItself { dial } => self.handle_dialed_itself(dial),
-            PlaceInput::Closed { peer } => self.handle_closed(peer, CloseWhy::Left, now_ns, out),
+            PlaceInput::Closed { peer } => self.remove_peer(peer, CloseWhy::Lost, now_ns, out),
             PlaceInput::Message { peer, message } => {
                 self.handle_message(peer, message, now_ns, out)
             }
@@ -593,18 +619,16 @@ impl Place {
         self.flush(now_ns, out);
     }
 
-    /// Starts the machine at the first input. Time that this process slept does not count as its neighbours' silence.
+    /// Starts the machine at the first input. Time that this process slept does not count as others' idleness.
     fn note_time(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         if !self.has_started {
             self.has_started = true;
             self.handled_ns = now_ns;
             self.beat_at_ns = now_ns + self.jitter(self.config.timings.beat_ns);
-            self.beat_changed_ns = now_ns;
             self.start(now_ns, out);
         }
         let slept_ns = now_ns.saturating_sub(self.handled_ns);
         if slept_ns > 2 * self.config.timings.beat_ns {
-            self.beat_changed_ns += slept_ns;
             for peer in self.peers.values_mut() {
                 peer.heard_ns += slept_ns;
             }
@@ -633,17 +657,14 @@ impl Place {
         let timings = &self.config.timings;
         let mut due_ns = self.beat_at_ns;
         let mut note = |ns: u64| due_ns = due_ns.min(ns);
-        for peer in self.peers.values() {
-            note(peer.heard_ns + self.patience_ns(peer));
+        for peer in self.peers.values().filter(|peer| peer.is_stranger()) {
+            note(peer.heard_ns + timings.idle_ns);
         }
         for child in self.children.values().filter(|child| !child.is_confirmed) {
             note(child.reserved_until_ns);
         }
-        if self.parent.is_some() {
-            note(self.beat_changed_ns + timings.stall_ns);
-            if self.is_report_due {
-                note(self.report_at_ns);
-            }
+        if self.parent.is_some() && self.is_report_due {
+            note(self.report_at_ns);
         }
         match &self.search {
             Some(search) => note(search.next_deadline().unwrap_or(u64::MAX)),
@@ -654,12 +675,14 @@ impl Place {
         Some(due_ns)
     }
 
-    fn patience_ns(&self, peer: &PlacePeer) -> u64 {
-        match peer.relation {
-            Relation::Stranger => self.config.timings.idle_ns,
-            _ if self.broken == Some(Broken::Silence) => u64::MAX / 4,
-            Relation::Parent | Relation::Child(_) => self.config.timings.silence_ns,
+    /// Why a connection is to be closed by now, if it is: a neighbour's silence, or a stranger that asks nothing.
+    fn late_why(&self, peer: &PlacePeer, now_ns: u64) -> Option<CloseWhy> {
+        let timings = &self.config.timings;
+        if peer.is_stranger() {
+            return (now_ns >= peer.heard_ns + timings.idle_ns).then_some(CloseWhy::Idle);
         }
+        let is_noticed = self.broken != Some(Broken::Silence);
+        (is_noticed && peer.silent_ns > timings.silence_ns).then_some(CloseWhy::Silent)
     }
 
     fn handle_connected(
@@ -710,9 +733,9 @@ impl Place {
     /// seem silent that is not.
     fn handle_heard(&mut self, id: PeerId, now_ns: u64) {
         if let Some(peer) = self.peers.get_mut(&id)
-            && matches!(peer.relation, Relation::Parent | Relation::Child(_))
+            && !peer.is_stranger()
         {
-            peer.heard_ns = peer.heard_ns.max(now_ns);
+            peer.note_heard(now_ns);
         }
     }
 
@@ -727,12 +750,12 @@ impl Place {
             // The connection was closed while the message was on its way.
             return;
         };
-        peer.heard_ns = peer.heard_ns.max(now_ns);
+        peer.note_heard(now_ns);
         let relation = peer.relation;
         let verdict = match (relation, message) {
             (Relation::Stranger, PlaceMessage::Ask(ask)) => self.handle_ask(id, ask, now_ns, out),
             (Relation::Stranger, PlaceMessage::Offer(offer)) => {
-                self.handle_offer(id, offer, now_ns)
+                self.handle_offer(id, offer, now_ns, out)
             }
             (Relation::Stranger, PlaceMessage::Accept(accept)) => {
                 self.handle_accept(id, accept.lineage, now_ns, out)
@@ -772,8 +795,9 @@ impl Place {
         if self.is_drained {
             return;
         }
-        let is_late =
-            |place: &Place, peer: &PlacePeer| now_ns >= peer.heard_ns + place.patience_ns(peer);
+        if now_ns >= self.beat_at_ns {
+            self.count_silence();
+        }
         let mut late = Vec::new();
         for (&id, peer) in &self.peers {
             let is_unconfirmed = matches!(peer.relation, Relation::Child(number) if self.children.get(&number).is_some_and(|child| {
@@ -781,19 +805,15 @@ impl Place {
             }));
             if is_unconfirmed {
                 late.push((id, CloseWhy::Unconfirmed));
-            } else if is_late(self, peer) {
-                let why = match peer.relation {
-                    Relation::Stranger => CloseWhy::Idle,
-                    _ => CloseWhy::Silent,
-                };
-                late.push((id, why));
+            } else {
+                late.extend(self.late_why(peer, now_ns).map(|why| (id, why)));
             }
         }
         for (id, why) in late {
             self.close_peer(id, why, now_ns, out);
         }
-        let stall_ns = self.beat_changed_ns + self.config.timings.stall_ns;
-        if let Some(parent) = self.parent.as_ref().filter(|_| now_ns >= stall_ns) {
+        let is_stalled = self.stalled_ns > self.config.timings.stall_ns;
+        if let Some(parent) = self.parent.as_ref().filter(|_| is_stalled) {
             self.close_peer(parent.peer, CloseWhy::Stalled, now_ns, out);
         }
         if self.search.is_none() && self.is_root() && now_ns >= self.probe_at_ns {
@@ -910,6 +930,11 @@ impl Place {
         self.standing
     }
 
+    /// Since when the node has been in that tree, whatever its place there: as long it knows the root for one.
+    pub fn reign_since_ns(&self) -> u64 {
+        self.reign_since.1
+    }
+
     /// Whether the node is the root of a tree.
     pub fn is_root(&self) -> bool {
         self.parent.is_none() && self.standing.settled
@@ -918,6 +943,11 @@ impl Place {
     /// Whether the node is a root that has other addresses to try, none of which answers.
     pub fn is_alone(&self) -> bool {
         self.is_root() && self.peers.is_empty() && !self.memory.is_empty()
+    }
+
+    /// Links that were lost: neither this node nor the other one ended them.
+    pub fn links_lost(&self) -> u64 {
+        self.links_lost
     }
 
     /// The parent.

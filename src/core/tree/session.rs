@@ -486,9 +486,8 @@ impl NodeSession {
                 let (node, address) = (peer.node, peer.address.or(Some(cx.identity.peer)));
                 let incarnation = peer.incarnation;
                 let peer = Peer { address, ..peer };
-                let now_ns = cx.now.monotonic_ns;
                 cx.links
-                    .open(link, self.token, peer, Some(cx.identity.peer), now_ns);
+                    .open(link, self.token, peer, Some(cx.identity.peer));
                 self.go_up(link, 0, 0, 0, cx)?;
                 let input = PlaceInput::Connected {
                     peer: PeerId(u64::from(link.0)),
@@ -531,14 +530,14 @@ impl NodeSession {
         told: u64,
         cx: &mut Parts<'_>,
     ) -> Result<Option<ConnId>, Fault> {
-        let now_ns = cx.now.monotonic_ns;
         let there = cx.links.lane_mut(link, lane);
         let there = there.ok_or(Fault::Other("a lane that the link does not have"))?;
         let before = there.conn;
         if !there.resume(cx.conn, has) {
             return Err(Fault::Other("it says that it has what it cannot have"));
         }
-        there.heard_ns = now_ns;
+        there.silent_ns = 0;
+        let is_again = there.reconnects() > 0;
         let again = if self.purpose.is_none() {
             there.received - told
         } else {
@@ -546,6 +545,7 @@ impl NodeSession {
         };
         self.phase = Phase::Up { link, lane, again };
         cx.links.list(link, lane);
+        cx.links.counters.reconnects += u64::from(is_again);
         Ok(before)
     }
 

@@ -69,7 +69,7 @@ impl World {
 
     /// How long something lasts: less than a link's silence may, about as long, or longer.
     fn any_time_ns(&mut self) -> u64 {
-        self.network.rng.pick(&[20, 50, 300, 1_100, 2_500]) * MS
+        self.network.rng.pick(&[20, 50, 300, 2_200, 4_000]) * MS
     }
 
     fn harm_node(&mut self) {
@@ -84,7 +84,7 @@ impl World {
             }
             18..20 if health == Health::Runs => {
                 self.count_fault("hang");
-                let time_ns = self.network.rng.below(3_000) as u64 * MS;
+                let time_ns = self.network.rng.below(5_000) as u64 * MS;
                 self.network.hang(node, now_ns + time_ns);
             }
             20 if health == Health::Runs => {
@@ -273,6 +273,9 @@ impl World {
         let there = &self.network.nodes[node];
         if there.health == Health::Dead || there.incarnation != incarnation {
             return;
+        }
+        if there.health == Health::Runs {
+            self.network.leave(node);
         }
         let is_done = self.network.is_drained(node);
         if is_done {

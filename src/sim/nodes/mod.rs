@@ -9,8 +9,10 @@ mod client;
 mod faults;
 mod finale;
 mod network;
+mod patience;
 mod world;
 
+pub use patience::{starve, stop};
 pub use world::{Sabotage, Story, Sum};
 
 use crate::Failure;

@@ -727,6 +727,19 @@ impl Network {
         place.path().map(|_| place.reign().root().0)
     }
 
+    /// Whether another node takes this one for its neighbour.
+    pub(crate) fn is_linked_to(&self, node: usize) -> bool {
+        let id = NodeId(FIRST_ID + node as u64);
+        (0..self.nodes.len())
+            .filter(|&other| other != node)
+            .filter_map(|other| self.place(other))
+            .any(|place| {
+                let parent = place.parent().map(|parent| parent.contact.node());
+                let children = place.children().map(|child| child.contact.node());
+                parent.into_iter().chain(children).any(|other| other == id)
+            })
+    }
+
     /// The parent that a node takes for its own.
     pub(crate) fn parent(&self, node: usize) -> Option<usize> {
         let parent = self.place(node)?.parent()?.contact.node();

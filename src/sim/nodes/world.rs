@@ -214,6 +214,13 @@ impl World {
         Ok(self.sum.clone())
     }
 
+    /// Starts the nodes and waits until they stand in one tree.
+    pub(super) fn stand(&mut self) -> Result<(), Failure> {
+        self.found(None);
+        self.settle("joining", 30_000)?;
+        self.pass(1_000)
+    }
+
     /// Starts the nodes, each of which knows one or two that came before; in two parts, if it is said where the second begins,
     /// of which only the first node knows one of the other.
     fn found(&mut self, second: Option<usize>) {

@@ -3,7 +3,7 @@
 mod budget;
 
 use budget::Budget;
-use sapwood_sim::nodes::{Sabotage, Story, Sum, run};
+use sapwood_sim::nodes::{Sabotage, Story, Sum, run, starve, stop};
 use std::collections::BTreeMap;
 
 fn play(story: &Story) -> Sum {
@@ -117,5 +117,31 @@ fn broken_rules_are_noticed() {
             sabotage: None,
             ..story(seed)
         });
+    }
+}
+
+#[test]
+fn nodes_that_get_little_cpu_keep_their_links() {
+    for seed in 0..6 {
+        // What a node sends in its turn comes to others that sleep: none may take that for silence.
+        for (nodes, pause_ms) in [(1, 1_500), (2, 900), (4, 400), (4, 900), (4, 1_500)] {
+            let lost = starve(seed, nodes, pause_ms, 60);
+            let lost = lost.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+            assert_eq!(lost, 0, "seed {seed}, {nodes} nodes, {pause_ms} ms");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_stops_loses_its_links_within_three_seconds() {
+    for seed in 0..6 {
+        for node in 0..4 {
+            let took_ms =
+                stop(seed, node).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+            assert!(
+                (2_000..=3_000).contains(&took_ms),
+                "seed {seed}: {took_ms} ms"
+            );
+        }
     }
 }

@@ -36,7 +36,7 @@ fn root_killed_among_seven_is_replaced_within_a_second() {
             world.run_until(world.now_ns() + 2_000 * MS).unwrap();
             world.crash(0, vanishes);
             let silence_ns = if vanishes == Vanishes::Yes {
-                1_000 * MS
+                2_250 * MS
             } else {
                 0
             };
@@ -109,7 +109,7 @@ fn hang_of_any_of_seven_is_mended_within_silence_and_a_second() {
         let hung = seed as usize % 7;
         world.hang(hung);
         // The hung one counts as running, so the others are judged without it.
-        world.run_until(world.now_ns() + 2_000 * MS).unwrap();
+        world.run_until(world.now_ns() + 3_250 * MS).unwrap();
         let roots: Vec<_> = (0..7)
             .filter(|number| *number != hung)
             .map(|number| world.place(number).unwrap().reign())

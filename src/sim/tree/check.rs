@@ -10,8 +10,8 @@ use sapwood_wire::node::NodeId;
 use std::collections::BTreeMap;
 
 /// A loop of links may stand for so long, in nanoseconds: news go around it at once, but a node of it that hangs or is cut off
-/// is found by its silence, of one second, and the beats may then take one more.
-const LOOP_NS_MAX: u64 = 2_000_000_000;
+/// is found by its silence, of up to 2.25 s, and the beats may then take one more.
+const LOOP_NS_MAX: u64 = 3_250_000_000;
 
 /// Events less than so far apart, in nanoseconds, come in a rush, and of one so many at most, and a hundred for each node.
 const RUSH_NS: u64 = 1_000;

@@ -73,6 +73,9 @@ impl Place {
         now_ns: u64,
         out: &mut Vec<PlaceOutput>,
     ) -> Result<(), CloseWhy> {
+        if ask.standing.settled && !self.config.is_static {
+            self.return_as_root(&ask.standing, now_ns);
+        }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.waiting = Some(ask);
             peer.is_deferred = false;
@@ -187,7 +190,8 @@ impl Place {
         }
         match self.free_number(node, &ask.name) {
             Some(number) if ask.commits => Verdict::Give(number),
-            Some(_) => Verdict::Say(self.offer(self.room(), Vec::new())),
+            // Who has a place here already, on an old connection, finds it though there is no other.
+            Some(_) => Verdict::Say(self.offer(self.room().max(1), Vec::new())),
             None => {
                 let candidates = self.candidates(node, ask);
                 Verdict::Say(self.offer(0, candidates))

@@ -13,17 +13,6 @@ use sapwood_wire::node::place::{
 };
 
 impl Place {
-    /// Handles a connection that the caller reports as closed.
-    pub(super) fn handle_closed(
-        &mut self,
-        id: PeerId,
-        why: CloseWhy,
-        now_ns: u64,
-        out: &mut Vec<PlaceOutput>,
-    ) {
-        self.remove_peer(id, why, now_ns, out);
-    }
-
     /// Closes a connection of any kind.
     pub(super) fn close_peer(
         &mut self,
@@ -38,8 +27,17 @@ impl Place {
         }
     }
 
-    fn remove_peer(&mut self, id: PeerId, why: CloseWhy, now_ns: u64, out: &mut Vec<PlaceOutput>) {
+    /// Forgets a connection, and does what follows from that.
+    pub(super) fn remove_peer(
+        &mut self,
+        id: PeerId,
+        why: CloseWhy,
+        now_ns: u64,
+        out: &mut Vec<PlaceOutput>,
+    ) {
+        let is_lost = matches!(why, CloseWhy::Silent | CloseWhy::Stalled | CloseWhy::Lost);
         if self.is_adopted(id) {
+            self.links_lost += u64::from(is_lost);
             out.push(PlaceOutput::Dropped { peer: id });
         }
         let Some(peer) = self.peers.remove(&id) else {
@@ -48,6 +46,9 @@ impl Place {
         match peer.relation {
             Relation::Stranger => self.fail_target(id),
             Relation::Child(number) => {
+                if self.is_root() && matches!(why, CloseWhy::Silent | CloseWhy::Lost) {
+                    self.bereft_ns = Some(now_ns);
+                }
                 self.children.remove(&number);
                 self.memory.add(peer.address);
                 self.note_children();
@@ -81,7 +82,7 @@ impl Place {
         let standing = Standing::new(false, was_in.term, level, self.config.node);
         let contacts = self.take_neighbours();
         let lost = contacts.first().map_or(self.config.node, Contact::node);
-        self.top(standing, now_ns);
+        self.top(standing);
         if self.drains_until_ns.is_some() {
             return;
         }
@@ -122,14 +123,14 @@ impl Place {
     }
 
     /// Resets the machine to a node without a parent.
-    fn top(&mut self, standing: Standing, now_ns: u64) {
+    fn top(&mut self, standing: Standing) {
         self.parent = None;
         self.standing = standing;
         self.path.clear();
         self.ancestors.clear();
         self.root_children.clear();
         self.siblings.clear();
-        self.beat_changed_ns = now_ns;
+        self.stalled_ns = 0;
         self.lineage_due = Due::Now;
         self.has_moved = true;
         self.answers_due = true;
@@ -144,10 +145,34 @@ impl Place {
     ) {
         self.end_search(now_ns, None, out);
         self.take_neighbours();
-        self.top(standing, now_ns);
+        self.top(standing);
         // Other nodes may have become roots at the same time: probe soon.
         let wait_ns = self.config.timings.probe_ns;
         self.probe_at_ns = now_ns + wait_ns / 4 + self.jitter(wait_ns / 4);
+    }
+
+    /// Takes the place of the root again from the one that was elected while this node could not be heard: its own
+    /// tree's members know it, and either tree joins the other by one new link. It happens once for each loss, and only
+    /// in the next term, so that two of them never take turns. True if this node's tree now ranks first.
+    pub(super) fn return_as_root(&mut self, other: &Standing, now_ns: u64) -> bool {
+        let return_ns = self.config.timings.return_ns;
+        let was_lost = self
+            .bereft_ns
+            .is_some_and(|since_ns| now_ns < since_ns + return_ns);
+        // A child that was elected has left, though its old connection has not ended yet on this side.
+        let is_child = self
+            .confirmed()
+            .any(|(_, child)| self.peers[&child.peer].node == other.root());
+        let is_recent = was_lost || is_child;
+        let is_next = other.settled && other.term == self.standing.term + 1;
+        if !is_recent || !is_next || !self.is_root() || self.drains_until_ns.is_some() {
+            return false;
+        }
+        self.bereft_ns = None;
+        self.standing = Standing::new(true, other.term + 1, 0, self.config.node);
+        self.lineage_due = Due::Now;
+        self.has_moved = true;
+        self.standing.outranks(other)
     }
 
     /// Takes the place that a node has given.
@@ -163,12 +188,12 @@ impl Place {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.relation = Relation::Parent;
             peer.waiting = None;
-            peer.heard_ns = now_ns;
+            peer.note_heard(now_ns);
         }
         let room = 0;
         let peer = id;
         self.parent = Some(Parent { peer, child, room });
-        self.beat_changed_ns = now_ns;
+        self.stalled_ns = 0;
         let message = PlaceMessage::Confirm(Confirm { child });
         out.push(PlaceOutput::Send { peer, message });
         let role = Role::Parent;
@@ -304,7 +329,7 @@ impl Place {
         }
         if pulse.beat != self.beat {
             self.beat = pulse.beat;
-            self.beat_changed_ns = now_ns;
+            self.stalled_ns = 0;
         }
         self.is_parent_alive = true;
         Ok(())
@@ -434,6 +459,9 @@ impl Place {
             }
             return;
         }
+        if !self.standing.is_same_tree(&self.reign_since.0) {
+            self.reign_since = (self.standing, now_ns);
+        }
         if now_ns >= self.beat_at_ns {
             self.beat(now_ns, out);
         }
@@ -458,12 +486,23 @@ impl Place {
         }
     }
 
+    /// Counts one beat without a sign of life. However late it comes it counts as one interval: what others sent
+    /// meanwhile was read before, so a node that got no CPU itself takes nobody for silent.
+    pub(super) fn count_silence(&mut self) {
+        let beat_ns = self.config.timings.beat_ns;
+        if self.parent.is_some() {
+            self.stalled_ns = self.stalled_ns.saturating_add(beat_ns);
+        }
+        for peer in self.peers.values_mut() {
+            peer.silent_ns = peer.silent_ns.saturating_add(beat_ns);
+        }
+    }
+
     fn beat(&mut self, now_ns: u64, out: &mut Vec<PlaceOutput>) {
         let beat_ns = self.config.timings.beat_ns;
-        self.beat_at_ns = (self.beat_at_ns + beat_ns).max(now_ns + beat_ns / 2);
+        self.beat_at_ns = now_ns + beat_ns;
         if self.parent.is_none() {
             self.beat = self.beat.wrapping_add(1);
-            self.beat_changed_ns = now_ns;
         }
         if self.lineage_due == Due::AtBeat {
             self.lineage_due = Due::Now;

@@ -6,7 +6,8 @@
 //! asked for its place. Start at [`Place::poll_search`].
 
 use super::{
-    ASKED_MAX, Broken, CloseWhy, DialId, PeerId, Place, PlaceOutput, PlacePeer, TARGETS_MAX,
+    ASKED_MAX, Broken, CloseWhy, DialId, PeerId, Place, PlaceOutput, PlacePeer, STRANGERS_MAX,
+    TARGETS_MAX,
 };
 use core::net::SocketAddr;
 use sapwood_wire::node::NodeId;
@@ -712,12 +713,25 @@ impl Place {
         id: PeerId,
         offer: Offer,
         now_ns: u64,
+        out: &mut Vec<PlaceOutput>,
     ) -> Result<(), CloseWhy> {
         let own = self.standing;
+        let is_probe = self
+            .search
+            .as_ref()
+            .is_some_and(|search| search.goal == Goal::Probe);
+        let returns = is_probe && self.return_as_root(&offer.standing, now_ns);
+        let has_room = self.counts().strangers < STRANGERS_MAX;
         let Some(search) = &mut self.search else {
             return Err(CloseWhy::Done);
         };
         let goal = search.goal;
+        let mut targets = search.targets.iter();
+        if returns && let Some(index) = targets.position(|target| target.peer() == Some(id)) {
+            // The question said what is no longer so.
+            self.ask_target(index, false, now_ns, out);
+            return Ok(());
+        }
         let Some(target) = search.of_peer(id) else {
             return Err(CloseWhy::Done);
         };
@@ -730,13 +744,17 @@ impl Place {
         let is_lower = own.outranks(&offer.standing) && self.broken != Some(Broken::Rank);
         if goal == Goal::Probe && is_lower {
             // The question itself told that node of this tree; its root, if another node, is asked next. The connection
-            // stays, because the root may ask on it now.
+            // stays if there is room for a stranger, because the root may ask on it now.
             target.stage = Stage::Used;
             if Some(offer.root.node()) != node {
                 let (address, node) = (offer.root.address(), offer.root.node());
                 search.add(address, Some(node), false);
             }
-            return Ok(());
+            return if has_room {
+                Ok(())
+            } else {
+                Err(CloseWhy::Busy)
+            };
         }
         target.stage = Stage::Offered {
             peer: id,

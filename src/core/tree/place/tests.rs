@@ -1,6 +1,6 @@
 use super::*;
 use core::net::Ipv4Addr;
-use sapwood_wire::node::place::{Accept, Confirm, Lineage, Refuse, RefuseWhy, Report, Wait};
+use sapwood_wire::node::place::{Accept, Confirm, Known, Lineage, Refuse, RefuseWhy, Report, Wait};
 
 const MS: u64 = 1_000_000;
 
@@ -133,9 +133,23 @@ fn member() -> (Rig, PeerId) {
     (rig, peer)
 }
 
+fn member_with(timings: Timings) -> (Rig, PeerId) {
+    let (mut rig, peer) = asking_with(timings);
+    rig.say(peer, PlaceMessage::Accept(Accept { lineage: lineage() }));
+    (rig, peer)
+}
+
 /// A node that has asked the root for its place.
 fn asking() -> (Rig, PeerId) {
-    let (mut rig, outputs) = Rig::new(config(&[ROOT]));
+    asking_with(Timings::default())
+}
+
+fn asking_with(timings: Timings) -> (Rig, PeerId) {
+    let config = PlaceConfig {
+        timings,
+        ..config(&[ROOT])
+    };
+    let (mut rig, outputs) = Rig::new(config);
     let [PlaceOutput::Dial { dial, .. }] = outputs[..] else {
         panic!("{outputs:?}");
     };
@@ -391,11 +405,11 @@ fn ancestor_gets_no_place() {
 }
 
 #[test]
-fn silent_parent_is_lost_after_a_second() {
+fn silent_parent_is_lost_after_eight_beats() {
     let (mut rig, parent) = member();
-    let outputs = rig.pass(999);
+    let outputs = rig.pass(1_999);
     assert!(!outputs.contains(&PlaceOutput::Dropped { peer: parent }));
-    let outputs = rig.pass(2);
+    let outputs = rig.pass(252);
     check_closed(&outputs, parent, CloseWhy::Silent);
 }
 
@@ -409,7 +423,7 @@ fn others_are_asked_without_waiting_for_a_parent_that_hangs() {
         dials.collect()
     };
     let (mut rig, parent) = member();
-    let outputs = rig.pass(1_001);
+    let outputs = rig.pass(2_251);
     check_closed(&outputs, parent, CloseWhy::Silent);
     assert!(dialed(&outputs).contains(&contact(7).address()));
     assert!(!dialed(&outputs).contains(&contact(ROOT).address()));
@@ -431,9 +445,9 @@ fn others_are_asked_without_waiting_for_a_parent_that_hangs() {
 }
 
 #[test]
-fn parent_whose_root_counts_no_further_is_lost_after_three_seconds() {
+fn parent_whose_root_counts_no_further_is_lost_after_sixteen_beats() {
     let (mut rig, parent) = member();
-    for _ in 0..14 {
+    for _ in 0..18 {
         let pulse = sapwood_wire::node::place::Pulse {
             beat: 5,
             room: 0,
@@ -485,11 +499,94 @@ fn later_start_of_a_child_replaces_the_earlier_one() {
 #[test]
 fn a_node_that_slept_does_not_take_its_own_silence_for_that_of_others() {
     let (mut rig, parent) = member();
-    rig.now_ns += 900 * MS;
-    let outputs = rig.handle(PlaceInput::Tick);
+    // However late its beats come, each counts as one.
+    for late_ms in [900, 5_000, 300, 1_000, 600, 400] {
+        rig.now_ns += late_ms * MS;
+        let outputs = rig.handle(PlaceInput::Tick);
+        assert!(!outputs.contains(&PlaceOutput::Dropped { peer: parent }));
+    }
+    rig.handle(PlaceInput::Heard { peer: parent });
+    let outputs = rig.pass(1_900);
     assert!(!outputs.contains(&PlaceOutput::Dropped { peer: parent }));
-    let outputs = rig.pass(900);
-    assert!(!outputs.contains(&PlaceOutput::Dropped { peer: parent }));
+}
+
+#[test]
+fn patience_is_a_nodes_own_and_its_beats_are_not_rarer_for_it() {
+    for (heartbeat_ms, least_ms, most_ms) in [
+        (100, 800, 901),
+        (250, 2_000, 2_251),
+        (2_000, 16_000, 16_251),
+    ] {
+        let timings = Timings::with_heartbeat(heartbeat_ms * MS);
+        assert!(timings.beat_ns <= 250 * MS);
+        let (mut rig, parent) = member_with(timings);
+        let outputs = rig.pass(least_ms - 1);
+        assert!(!outputs.contains(&PlaceOutput::Dropped { peer: parent }));
+        let outputs = rig.pass(most_ms + 1 - least_ms);
+        check_closed(&outputs, parent, CloseWhy::Silent);
+    }
+}
+
+/// The question of a node that was elected.
+fn ask_as_root(term: u64) -> PlaceMessage {
+    PlaceMessage::Ask(Ask {
+        commits: false,
+        standing: Standing::new(true, term, 0, NodeId(9)),
+        lost: 0,
+        subtree: 3,
+        name: String::new(),
+    })
+}
+
+/// A root whose child was silent, and the connection by which the one that was elected meanwhile asks it for a place.
+fn bereft(term: u64) -> (Rig, PeerId) {
+    let (mut rig, _) = Rig::new(config(&[]));
+    let child = rig.child(9);
+    check_closed(&rig.pass(2_300), child, CloseWhy::Silent);
+    let (peer, _) = rig.connect(9, None);
+    rig.say(peer, ask_as_root(term));
+    (rig, peer)
+}
+
+#[test]
+fn a_root_that_comes_back_takes_its_place_again() {
+    let (mut rig, peer) = bereft(2);
+    let reign = rig.place.reign();
+    assert_eq!(
+        (reign.settled, reign.term, reign.root()),
+        (true, 3, NodeId(u64::from(OWN)))
+    );
+    let outputs = rig.say(peer, ask(true));
+    assert!(matches!(
+        outputs[..],
+        [PlaceOutput::Send {
+            message: PlaceMessage::Accept(_),
+            ..
+        }]
+    ));
+    // Who was elected more than once since has the place for good.
+    let (rig, _) = bereft(3);
+    assert_eq!(rig.place.reign().term, 1);
+    // The old connection of a child that was elected may end later than its question comes by a new one.
+    let (mut rig, _) = Rig::new(config(&[]));
+    rig.child(9);
+    let (peer, _) = rig.connect(9, None);
+    rig.say(peer, ask_as_root(2));
+    assert_eq!(rig.place.reign().term, 3);
+}
+
+#[test]
+fn a_root_that_comes_back_late_or_a_second_time_joins() {
+    let (mut rig, _) = Rig::new(config(&[]));
+    let child = rig.child(9);
+    check_closed(&rig.pass(2_300), child, CloseWhy::Silent);
+    rig.pass(61_000);
+    let (peer, _) = rig.connect(9, None);
+    rig.say(peer, ask_as_root(2));
+    assert_eq!(rig.place.reign().term, 1);
+    let (mut rig, peer) = bereft(2);
+    rig.say(peer, ask_as_root(4));
+    assert_eq!(rig.place.reign().term, 3);
 }
 
 #[test]

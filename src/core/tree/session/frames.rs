@@ -107,9 +107,7 @@ impl NodeSession {
             return Err(Fault::Other("its link has ended"));
         }
         let link = cx.links.free_place();
-        let now_ns = cx.now.monotonic_ns;
-        cx.links
-            .open(link, guest.token, guest.peer.clone(), None, now_ns);
+        cx.links.open(link, guest.token, guest.peer.clone(), None);
         self.go_up(link, 0, 0, 0, cx)?;
         self.write_beat(cx);
         let input = PlaceInput::Connected {
@@ -119,7 +117,7 @@ impl NodeSession {
             address: guest.peer.address,
             dialed: None,
         };
-        tree.place(input, now_ns);
+        tree.place(input, cx.now.monotonic_ns);
         Ok(true)
     }
 
@@ -143,7 +141,7 @@ impl NodeSession {
         let Some(there) = there.filter(|there| there.conn == Some(cx.conn)) else {
             return Err(Fault::Other("its link has ended"));
         };
-        there.heard_ns = cx.now.monotonic_ns;
+        there.silent_ns = 0;
         let went = match frame.kind {
             kind::EVENTS => self.take_events(whole, frame, (link, lane), tree, cx)?,
             kind::NEEDS => {
@@ -173,11 +171,7 @@ impl NodeSession {
                 if !there.take_beat(&beat, cx.now.monotonic_ns) {
                     return Err(Fault::Other("it acknowledges what was never sent"));
                 }
-                if lane == 0 {
-                    let peer = PeerId(u64::from(link.0));
-                    tree.place(PlaceInput::Heard { peer }, cx.now.monotonic_ns);
-                }
-                went_on(tree)
+                Went::On
             }
             kind::PLACE_FIRST..=kind::PLACE_LAST if lane == 0 => {
                 let message = place::read(frame)?;
