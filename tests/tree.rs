@@ -14,6 +14,8 @@ mod nats;
 mod busy;
 #[path = "tree/connect_urls.rs"]
 mod connect_urls;
+#[path = "tree/ending.rs"]
+mod ending;
 #[path = "tree/faults.rs"]
 mod faults;
 #[path = "tree/groups.rs"]

@@ -17,7 +17,7 @@ use rustix::net::{
 use sapwood_core::command::{ClientId, CloseReason, ConnId, Now, ShardId};
 use sapwood_core::driver::{Driver, Sockets};
 use sapwood_core::tree::{Dial, Notice};
-use sapwood_core::{Input, Next};
+use sapwood_core::{Input, Next, Protocol};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -104,6 +104,8 @@ struct Socket {
     held: bool,
     /// Reads with input since the last one that brought too little for pacing; counts up to [`PACED_AFTER_READS`].
     reads: u8,
+    /// The connection leads to another node: it is read until the very end.
+    is_link: bool,
     phase: Phase,
 }
 
@@ -146,7 +148,7 @@ pub(crate) struct Connections {
     much_left: usize,
     /// Whether busy connections are paced, see [`crate::pace`].
     pub is_pacing: bool,
-    /// Whether reading has ended, because the node drains.
+    /// Whether reading of clients has ended, because the node drains.
     pub reading_ended: bool,
     /// Dials to other nodes.
     pub dials: Dials,
@@ -203,6 +205,10 @@ impl Connections {
             brings_much: false,
             held: false,
             reads: 0,
+            is_link: matches!(
+                accepted.front.protocol,
+                Protocol::Node | Protocol::NodeDialed { .. }
+            ),
             phase: Phase::Open,
         });
         let Accepted {
@@ -547,7 +553,7 @@ impl Connections {
                 continue;
             };
             let is_due = socket.phase == Phase::Open && !socket.receiving && !socket.held;
-            if is_due && !self.reading_ended {
+            if is_due && (socket.is_link || !self.reading_ended) {
                 if self.is_pacing && !is_now && socket.reads >= PACED_AFTER_READS {
                     self.paced.push(place);
                     continue;

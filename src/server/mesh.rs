@@ -119,6 +119,8 @@ pub struct Doors {
     lame: AtomicBool,
     /// Number of shards that have disconnected all their clients since then.
     emptied: AtomicU64,
+    /// Number of shards that have handed over to other nodes since the drain began.
+    handed_over: AtomicU64,
     /// Number of shards that have written all output since the drain began.
     flushed: AtomicU64,
 }
@@ -215,6 +217,7 @@ pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
         draining: AtomicBool::new(false),
         lame: AtomicBool::new(false),
         emptied: AtomicU64::new(0),
+        handed_over: AtomicU64::new(0),
         flushed: AtomicU64::new(0),
     });
     let ends = receivers
@@ -339,6 +342,17 @@ impl Mesh {
         if emptied == self.doors.doors.len() as u64 {
             self.doors.drain();
         }
+    }
+
+    /// Records that this shard has handed over to other nodes what it had for them.
+    pub fn note_handed_over(&self) {
+        self.doors.handed_over.fetch_add(1, Ordering::AcqRel);
+        self.doors.doors.iter().for_each(Door::wake);
+    }
+
+    /// Whether all shards have handed over.
+    pub fn all_handed_over(&self) -> bool {
+        self.doors.handed_over.load(Ordering::Acquire) >= self.others.len() as u64
     }
 
     /// Records that this shard has written all its output.

@@ -61,6 +61,9 @@ const LAME_DUCK_GRACE_PART: u64 = 12;
 /// How long a draining node still reads input that clients sent before.
 const DRAIN_READ_NS: u64 = 100_000_000;
 
+/// Part of a drain's time after which a node leaves the tree, whether other nodes have acknowledged everything or not.
+const HAND_OVER_NS: u64 = 800_000_000;
+
 /// A drain ends after this time, even if some clients have not read their replies.
 const DRAIN_NS: u64 = 1_500_000_000;
 
@@ -99,6 +102,10 @@ enum Drain {
     },
     /// Reading the last input, since this time.
     Reading(u64),
+    /// Other nodes have to acknowledge what they were sent. Since this time.
+    HandingOver(u64),
+    /// This shard has handed over; other shards may not have. Since this time.
+    HandedOver(u64),
     Flushing(u64),
     /// This shard has written all output; other shards may not have. Since this time.
     Waiting(u64),
@@ -282,7 +289,7 @@ impl ShardLoop {
             self.busy_at = now.monotonic_ns;
         }
         self.keep_time(now);
-        self.step_drain(now);
+        while self.step_drain(now) {}
         self.pace();
         self.arm();
         is_busy
@@ -433,6 +440,7 @@ impl ShardLoop {
             Drain::No | Drain::Lame { is_empty: true, .. } => None,
             Drain::Lame { next, .. } => Some(next),
             Drain::Reading(since) => Some(since + DRAIN_READ_NS),
+            Drain::HandingOver(since) | Drain::HandedOver(since) => Some(since + HAND_OVER_NS),
             Drain::Flushing(since) | Drain::Waiting(since) => Some(since + DRAIN_NS),
         };
         let deadlines = [
@@ -489,8 +497,9 @@ impl ShardLoop {
         }
     }
 
-    /// Advances the drain, if there is one.
-    fn step_drain(&mut self, now: Now) {
+    /// Advances the drain, if there is one. True if another step may follow at once.
+    fn step_drain(&mut self, now: Now) -> bool {
+        let before = self.drain;
         match self.drain {
             Drain::No if self.mesh.is_draining() => {
                 self.drain = Drain::Reading(now.monotonic_ns);
@@ -522,11 +531,27 @@ impl ShardLoop {
             }
             Drain::Reading(since) if now.monotonic_ns >= since + DRAIN_READ_NS => {
                 self.connections.reading_ended = true;
+                self.tell_core(Input::HandOver, now);
+                self.drain = Drain::HandingOver(since);
+            }
+            Drain::HandingOver(since) => {
+                let core = self.driver.shard();
+                let is_over = core.has_handed_over() && core.is_settled();
+                if is_over || now.monotonic_ns >= since + HAND_OVER_NS {
+                    self.mesh.note_handed_over();
+                    self.drain = Drain::HandedOver(since);
+                }
+            }
+            Drain::HandedOver(since)
+                if self.mesh.all_handed_over() || now.monotonic_ns >= since + HAND_OVER_NS =>
+            {
+                self.tell_core(Input::Leave, now);
                 self.drain = Drain::Flushing(since);
             }
             Drain::Flushing(since) => {
-                let is_flushed =
-                    self.connections.is_flushed(&self.driver) && self.driver.shard().is_settled();
+                let core = self.driver.shard();
+                let is_done = core.is_settled() && core.has_left_tree();
+                let is_flushed = is_done && self.connections.is_flushed(&self.driver);
                 if is_flushed || now.monotonic_ns >= since + DRAIN_NS {
                     self.mesh.note_flushed();
                     self.drain = Drain::Waiting(since);
@@ -534,12 +559,16 @@ impl ShardLoop {
             }
             _ => {}
         }
+        self.drain != before
     }
 
     fn announce_end(&mut self, within_ns: u64, now: Now) {
         let milliseconds = (within_ns / 1_000_000) as u32;
-        let ending = Input::Ending { milliseconds };
-        self.driver.handle(&mut self.connections, ending, now);
+        self.tell_core(Input::Ending { milliseconds }, now);
+    }
+
+    fn tell_core(&mut self, input: Input<'_>, now: Now) {
+        self.driver.handle(&mut self.connections, input, now);
         self.driver.flush(&mut self.connections, now);
     }
 

@@ -190,7 +190,7 @@ impl Ear {
                         // Nobody listens any more when a test is over.
                         let _ = heard.send(Event::of(&message));
                     }
-                    BrokerFrame::Ack { .. } => {}
+                    BrokerFrame::Ack { .. } | BrokerFrame::Draining { .. } => {}
                     other => panic!("{other:?} for a listener"),
                 });
             }
@@ -325,6 +325,14 @@ impl Ear {
     pub fn next(&self) -> Event {
         let event = self.within(VALUE_SECONDS_MAX);
         event.unwrap_or_else(|| panic!("{} hears nothing", self.what))
+    }
+
+    /// All that came before its node closed it, without probes.
+    pub fn rest(&self) -> Vec<Event> {
+        let events = std::iter::from_fn(|| self.events.recv_timeout(VALUE_SECONDS_MAX).ok());
+        events
+            .filter(|event| !event.payload.starts_with(PROBE))
+            .collect()
     }
 
     /// Nothing but probes comes for a moment.

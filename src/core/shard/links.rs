@@ -6,7 +6,7 @@
 
 use super::{Shard, resume_if_free};
 use crate::command::{CloseReason, ConnId, LinkId, Now};
-use crate::input::Outputs;
+use crate::input::{Handled, Outputs};
 use crate::limits::{
     LANE_LOOK_NS, LANE_OUTBOX_BYTES, LANE_REDIAL_NS, PLACES_BYTES_MAX, SILENT_BEATS_MAX,
 };
@@ -14,6 +14,7 @@ use crate::mailbox::Control;
 use crate::session::Session;
 use crate::tree::address::Path;
 use crate::tree::interest_sync;
+use crate::tree::lane::Lane;
 use crate::tree::links::Peer;
 use crate::tree::news::TreeNews;
 use crate::tree::notice::{Notice, is_usual, note_place, show_peer};
@@ -317,8 +318,18 @@ impl Shard {
 
     fn close_link(&mut self, link: LinkId, outputs: &mut Outputs) {
         self.unadopt(link);
-        for conn in self.links.close(link) {
+        self.drop_lanes(link, outputs);
+    }
+
+    /// Removes a link's lanes of this shard, and says what they had not handed over.
+    fn drop_lanes(&mut self, link: LinkId, outputs: &mut Outputs) {
+        let peer = self.links.get(link).map(|there| show_peer(&there.peer));
+        let (conns, events) = self.links.close(link);
+        for conn in conns {
             self.begin_close(conn, CloseReason::Quit, outputs);
+        }
+        if let Some(peer) = peer.filter(|_| events > 0) {
+            outputs.notices.push(Notice::LostAtEnd { peer, events });
         }
     }
 
@@ -345,9 +356,7 @@ impl Shard {
             }
             TreeNews::Down { link } => {
                 self.forget_interest(link);
-                for conn in self.links.close(link) {
-                    self.begin_close(conn, CloseReason::Quit, outputs);
-                }
+                self.drop_lanes(link, outputs);
             }
             TreeNews::Told { link, number } => {
                 if let Some(there) = self.links.get_mut(link) {
@@ -475,17 +484,25 @@ impl Shard {
         }
     }
 
+    /// Whether links are told of interest. Who hands over tells them nothing: its neighbours must not forget those behind it
+    /// before they know where these have moved.
+    pub(super) fn tells_links(&self) -> bool {
+        self.tree.as_ref().is_none_or(|tree| !tree.hands_over)
+    }
+
     /// Tells links what interest has changed, and gives lane connections the frames that wait for them.
     pub(crate) fn end_turn_of_links(&mut self) {
         if self.links.len() == 0 {
             return;
         }
-        interest_sync::tell(
-            &mut self.broker,
-            &mut self.links,
-            &mut self.mailboxes,
-            &self.settings.limits,
-        );
+        if self.tells_links() {
+            interest_sync::tell(
+                &mut self.broker,
+                &mut self.links,
+                &mut self.mailboxes,
+                &self.settings.limits,
+            );
+        }
         for (link, number) in self.links.take_listed() {
             self.write_waiting_places(link, number);
             let Some(lane) = self.links.lane_mut(link, number) else {
@@ -520,11 +537,44 @@ impl Shard {
         }
     }
 
-    /// The node shuts down: its children must find another parent.
-    pub(crate) fn drain_tree(&mut self, now: Now) {
+    /// Takes nothing more from other nodes, tells them what was taken, and the children to find another parent.
+    pub(crate) fn hand_over(&mut self, now: Now, outputs: &mut Outputs) -> Handled {
+        let Some(tree) = &mut self.tree else {
+            return Handled::DONE;
+        };
+        tree.hands_over = true;
+        let lanes = self.links.iter().flat_map(|(link, there)| {
+            let lanes = there.lanes.iter();
+            lanes.map(move |lane| (link, lane.number))
+        });
+        for (link, number) in lanes.collect::<Vec<_>>() {
+            self.write_beat(link, number, now);
+        }
         if let Some(tree) = &mut self.tree {
             tree.place(PlaceInput::Drain, now.monotonic_ns);
         }
+        self.resume_waiting(outputs);
+        Handled::DONE
+    }
+
+    /// Whether other nodes have acknowledged all that was sent to them by this shard's lanes.
+    pub fn has_handed_over(&self) -> bool {
+        let branches = self.links.iter().filter(|(_, link)| link.is_adopted);
+        let mut lanes = branches.flat_map(|(_, link)| &link.lanes);
+        lanes.all(Lane::is_acknowledged)
+    }
+
+    /// Leaves the tree once no child is left.
+    pub(crate) fn leave_tree(&mut self, now: Now) -> Handled {
+        if let Some(tree) = &mut self.tree {
+            tree.place(PlaceInput::Leave, now.monotonic_ns);
+        }
+        Handled::DONE
+    }
+
+    /// Whether the node has left the tree, or was in none. Only shard 0 knows.
+    pub fn has_left_tree(&self) -> bool {
+        self.place().is_none_or(|place| place.is_drained())
     }
 }
 

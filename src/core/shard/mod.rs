@@ -200,11 +200,9 @@ impl Shard {
                 self.end_turn(now, outputs);
                 Handled::DONE
             }
-            Input::Ending { milliseconds } => {
-                self.announce_end(milliseconds, outputs);
-                self.drain_tree(now);
-                Handled::DONE
-            }
+            Input::Ending { milliseconds } => self.announce_end(milliseconds, outputs),
+            Input::HandOver => self.hand_over(now, outputs),
+            Input::Leave => self.leave_tree(now),
             Input::Tick => {
                 self.delivery.put_off.look_again();
                 self.let_guess(now, outputs);
@@ -314,7 +312,8 @@ impl Shard {
     /// publishers, and a write may have found that a subscriber is gone.
     pub fn is_turn_due(&self) -> bool {
         let has_news = self.broker.has_changes() || self.interest.is_awaited();
-        let has_lanes = self.links.has_listed() || self.broker.has_changes_for_links();
+        let has_interest = self.tells_links() && self.broker.has_changes_for_links();
+        let has_lanes = self.links.has_listed() || has_interest;
         let is_asked = !self.delivery.questions.is_empty() && self.has_room_everywhere();
         let has_calls =
             self.calls.is_ready(!self.outboxes.is_full()) || self.calls.may_resume_waiting();
@@ -393,7 +392,7 @@ impl Shard {
 
     /// Announces the shutdown of the node to all clients whose protocol has a message for it, and closes WebSockets and
     /// event streams if it is near.
-    fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) {
+    fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) -> Handled {
         for (conn, connection) in self.connections.iter().filter(|(_, there)| !there.closing) {
             connection.session.announce_end(
                 milliseconds,

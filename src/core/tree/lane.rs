@@ -261,6 +261,16 @@ impl Lane {
         pieces.map(events_in).sum()
     }
 
+    /// Times that a connection took the lane over from another.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.connects.saturating_sub(1)
+    }
+
+    /// Whether the other side has acknowledged everything.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.kept.is_empty() && self.tail_frames == 0
+    }
+
     /// Whether there are frames to give to the connection.
     pub(crate) fn has_more(&self) -> bool {
         self.sent > self.given

@@ -203,15 +203,17 @@ impl Links {
         self.count += 1;
     }
 
-    /// Removes a link. Returns the connections of its lanes on this shard.
-    pub(crate) fn close(&mut self, id: LinkId) -> Vec<ConnId> {
+    /// Removes a link. Returns the connections of its lanes on this shard, and how many events the other side has not
+    /// acknowledged: some of them may have arrived.
+    pub(crate) fn close(&mut self, id: LinkId) -> (Vec<ConnId>, u64) {
         let link = self.links.get_mut(id.index()).and_then(Option::take);
         self.count -= usize::from(link.is_some());
         self.listed.retain(|&(other, _)| other != id);
         let lanes = link.iter().flat_map(|link| &link.lanes);
-        self.counters.events_lost += lanes.map(Lane::unacknowledged).sum::<u64>();
+        let lost = lanes.map(Lane::unacknowledged).sum::<u64>();
+        self.counters.events_lost += lost;
         let lanes = link.into_iter().flat_map(|link| link.lanes);
-        lanes.filter_map(|lane| lane.conn).collect()
+        (lanes.filter_map(|lane| lane.conn).collect(), lost)
     }
 
     pub(crate) fn get(&self, id: LinkId) -> Option<&Link> {

@@ -58,6 +58,13 @@ pub enum Notice {
         /// Events dropped since the last notice.
         events: u64,
     },
+    /// A link ended before the other side had acknowledged everything.
+    LostAtEnd {
+        /// The node at the other side.
+        peer: String,
+        /// Events that were not acknowledged.
+        events: u64,
+    },
     /// The other side of a link was full and dropped events on their way here.
     LostBefore {
         /// The node at the other side.
@@ -82,6 +89,12 @@ impl fmt::Display for Notice {
             }
             Notice::Lost { peer, events } => {
                 write!(f, "the link with {peer} is full and lost {events} events")
+            }
+            Notice::LostAtEnd { peer, events } => {
+                write!(
+                    f,
+                    "the link with {peer} ended before {events} events were acknowledged: they are lost, or some of them"
+                )
             }
             Notice::LostBefore { peer, events } => {
                 write!(

@@ -62,111 +62,6 @@ pub struct PeerId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DialId(pub u64);
 
-/// Time-outs and intervals, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timings {
-    /// Interval of heartbeats.
-    pub beat_ns: u64,
-    /// A link without any sign of life for this long is lost.
-    pub silence_ns: u64,
-    /// If the root's beat counter stands still for this long, the node is adrift, though its parent lives.
-    pub stall_ns: u64,
-    /// Time-out for an answer, dialing included, while the node is adrift or probes for other trees.
-    pub answer_ns: u64,
-    /// Time-out for an answer, dialing included, while the node has never had a place.
-    pub first_answer_ns: u64,
-    /// Time-out for the confirmation of a place.
-    pub reserve_ns: u64,
-    /// A connection that neither asks nor is asked is closed after this long.
-    pub idle_ns: u64,
-    /// Interval at which a root probes for other trees.
-    pub probe_ns: u64,
-    /// If no other node can be reached for this long, the node becomes a root.
-    pub alone_ns: u64,
-    /// If others can be reached but none has become a root for this long, the node becomes a root.
-    pub drift_ns: u64,
-    /// First delay before the whole search is retried, drifting nodes included.
-    pub retry_ns: u64,
-    /// Maximum of that delay, which doubles.
-    pub retry_max_ns: u64,
-    /// How long the first good offer of a first search waits for a better one.
-    pub gather_ns: u64,
-    /// Minimum interval of reports to the parent.
-    pub report_ns: u64,
-    /// How long a draining node waits for its children to move away.
-    pub drain_ns: u64,
-}
-
-const MS: u64 = 1_000_000;
-
-impl Default for Timings {
-    fn default() -> Timings {
-        Timings {
-            beat_ns: 250 * MS,
-            silence_ns: 1_000 * MS,
-            stall_ns: 3_000 * MS,
-            answer_ns: 300 * MS,
-            first_answer_ns: 1_000 * MS,
-            reserve_ns: 1_000 * MS,
-            idle_ns: 2_000 * MS,
-            probe_ns: 1_000 * MS,
-            alone_ns: 1_000 * MS,
-            drift_ns: 3_000 * MS,
-            retry_ns: 50 * MS,
-            retry_max_ns: 1_000 * MS,
-            gather_ns: 100 * MS,
-            report_ns: 20 * MS,
-            drain_ns: 3_000 * MS,
-        }
-    }
-}
-
-/// Start-up settings of the place machine.
-#[derive(Clone, Debug)]
-pub struct PlaceConfig {
-    /// The node id.
-    pub node: NodeId,
-    /// The node's incarnation: grows with each start.
-    pub incarnation: u64,
-    /// The advertised address.
-    pub address: Option<SocketAddr>,
-    /// The node's name; may be empty.
-    pub name: String,
-    /// Addresses to ask for a place; the first [`SEEDS_MAX`] count. A node without seeds and parent is a root.
-    pub seeds: Vec<SocketAddr>,
-    /// The only allowed parent.
-    pub parent: Option<SocketAddr>,
-    /// Whether a file describes the tree: there is no root election, and the tree may be [`STATIC_DEPTH_MAX`] deep.
-    pub is_static: bool,
-    /// Names of the allowed children, at the index of their child numbers; `None` allows any.
-    pub allowed_children: Option<Vec<String>>,
-    /// Maximum number of children.
-    pub children_max: u8,
-    /// Seed of all randomness.
-    pub entropy: u64,
-    /// Time-outs and intervals.
-    pub timings: Timings,
-}
-
-impl PlaceConfig {
-    /// The default settings of a node that finds its own place.
-    pub fn new(node: NodeId, incarnation: u64, address: Option<SocketAddr>) -> PlaceConfig {
-        PlaceConfig {
-            node,
-            incarnation,
-            address,
-            name: String::new(),
-            seeds: Vec::new(),
-            parent: None,
-            is_static: false,
-            allowed_children: None,
-            children_max: 8,
-            entropy: node.0 ^ incarnation,
-            timings: Timings::default(),
-        }
-    }
-}
-
 /// An input of the machine.
 #[derive(Debug)]
 pub enum PlaceInput {
@@ -214,6 +109,8 @@ pub enum PlaceInput {
     Tick,
     /// The node will end: its children are told to move away.
     Drain,
+    /// The node that drains leaves once its children are gone. Done when [`Place::is_drained`].
+    Leave,
 }
 
 /// The role of the other side of a link.
@@ -527,6 +424,9 @@ pub struct Place {
     handled_ns: u64,
     has_started: bool,
     drains_until_ns: Option<u64>,
+    may_leave: bool,
+    /// When the last child of this node left while it drains.
+    childless_ns: Option<u64>,
     is_drained: bool,
     broken: Option<Broken>,
 }
@@ -567,6 +467,8 @@ impl Place {
             handled_ns: 0,
             has_started: false,
             drains_until_ns: None,
+            may_leave: false,
+            childless_ns: None,
             is_drained: false,
             broken: None,
         }
@@ -613,6 +515,7 @@ impl Place {
             PlaceInput::Heard { peer } => self.handle_heard(peer, now_ns),
             PlaceInput::Tick => {}
             PlaceInput::Drain => self.start_drain(now_ns, out),
+            PlaceInput::Leave => self.may_leave = true,
         }
         self.apply_time(now_ns, out);
         self.poll_search(now_ns, out);
@@ -672,6 +575,11 @@ impl Place {
             None => {}
         }
         self.drains_until_ns.into_iter().for_each(&mut note);
+        let parts_ns = self.childless_ns.map(|since_ns| since_ns + timings.part_ns);
+        parts_ns
+            .filter(|_| self.may_leave && self.children.is_empty())
+            .into_iter()
+            .for_each(&mut note);
         Some(due_ns)
     }
 
@@ -860,7 +768,14 @@ impl Place {
         let Some(until_ns) = self.drains_until_ns else {
             return;
         };
-        if self.is_drained || !(self.children.is_empty() || now_ns >= until_ns) {
+        // Children in a tree that a file describes stay where they are.
+        let has_moved = self.children.is_empty() || self.config.is_static;
+        let part_ns = self.config.timings.part_ns;
+        let has_waited = self
+            .childless_ns
+            .is_none_or(|since_ns| now_ns >= since_ns + part_ns);
+        let is_over = (has_moved && has_waited && self.may_leave) || now_ns >= until_ns;
+        if self.is_drained || !is_over {
             return;
         }
         self.end_search(now_ns, None, out);

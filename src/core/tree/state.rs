@@ -52,6 +52,8 @@ pub(crate) struct Tree {
     pub has_news: bool,
     /// Connections replaced by newer ones of the same lane.
     pub replaced: Vec<ConnId>,
+    /// Whether the node is about to leave: numbered frames are left to the other side, unacknowledged.
+    pub hands_over: bool,
 }
 
 impl Tree {
@@ -74,6 +76,7 @@ impl Tree {
             broken: Vec::new(),
             has_news: false,
             replaced: Vec::new(),
+            hands_over: false,
         }
     }
 

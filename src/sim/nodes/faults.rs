@@ -5,8 +5,8 @@
 use super::network::{Cut, Health};
 use super::world::{MS, World};
 
-/// A node that drains is ended after this time at the latest: a place gives up on its children after 3 s.
-const DRAIN_NS: u64 = 3_500 * MS;
+/// A node that drains is ended after this time at the latest: a place gives up on its children after a second.
+const DRAIN_NS: u64 = 1_500 * MS;
 
 /// Something that goes on for a while.
 #[derive(Debug)]

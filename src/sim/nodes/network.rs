@@ -274,12 +274,25 @@ impl Network {
     pub(crate) fn drain(&mut self, number: usize, milliseconds: u32) {
         let now = self.now();
         for shard in 0..self.nodes[number].shards.len() {
-            let input = Input::Ending { milliseconds };
-            self.with_driver((number, shard), |driver, host| {
-                driver.handle(host, input, now)
-            });
+            for input in [Input::Ending { milliseconds }, Input::HandOver] {
+                self.with_driver((number, shard), |driver, host| {
+                    driver.handle(host, input, now)
+                });
+            }
         }
         self.wake_node(number);
+    }
+
+    /// Lets a node that drains leave, if it has handed over what it had for others.
+    pub(crate) fn leave(&mut self, number: usize) {
+        let mut shards = self.nodes[number].shards.iter();
+        if shards.all(|driven| driven.core().has_handed_over()) {
+            let now = self.now();
+            self.with_driver((number, 0), |driver, host| {
+                driver.handle(host, Input::Leave, now)
+            });
+            self.wake_node(number);
+        }
     }
 
     /// Ends everything that is wrong with the network and the nodes.

@@ -151,7 +151,7 @@ fn draining_node_leaves_without_anybody_adrift() {
         world.run_until(world.now_ns() + 2_000 * MS).unwrap();
         let leaving = seed as usize % 4;
         world.drain(leaving);
-        // Ends: after 3 s at most a draining node gives up on its children.
+        // Ends: after a second at most a draining node gives up on its children.
         while !world.place(leaving).unwrap().is_drained() {
             world.run_until(world.now_ns() + MS).unwrap();
             for number in (0..20).filter(|number| *number != leaving) {

@@ -312,6 +312,7 @@ impl World {
     /// Tells a node to drain.
     pub fn drain(&mut self, number: usize) {
         self.give(number, PlaceInput::Drain);
+        self.give(number, PlaceInput::Leave);
     }
 
     /// The simulated time, in nanoseconds.

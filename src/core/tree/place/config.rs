@@ -44,6 +44,8 @@ pub struct Timings {
     pub report_ns: u64,
     /// How long a draining node waits for its children to move away.
     pub drain_ns: u64,
+    /// How long it stays after the last of them has: its parent must learn first what they want where they are now.
+    pub part_ns: u64,
 }
 
 const MS: u64 = 1_000_000;
@@ -87,7 +89,8 @@ impl Default for Timings {
             retry_max_ns: 1_000 * MS,
             gather_ns: 100 * MS,
             report_ns: 20 * MS,
-            drain_ns: 3_000 * MS,
+            drain_ns: 1_000 * MS,
+            part_ns: 20 * MS,
         }
     }
 }

@@ -50,6 +50,9 @@ impl Place {
                     self.bereft_ns = Some(now_ns);
                 }
                 self.children.remove(&number);
+                if self.drains_until_ns.is_some() && self.children.is_empty() {
+                    self.childless_ns = Some(now_ns);
+                }
                 self.memory.add(peer.address);
                 self.note_children();
             }

@@ -137,6 +137,10 @@ impl NodeSession {
             *again -= 1;
             return Ok(Went::On);
         }
+        if is_numbered && tree.hands_over {
+            // It stays with the sender, who learns from the heartbeats that it was not taken.
+            return Ok(Went::On);
+        }
         let there = cx.links.lane_mut(link, lane);
         let Some(there) = there.filter(|there| there.conn == Some(cx.conn)) else {
             return Err(Fault::Other("its link has ended"));
