@@ -16,6 +16,8 @@ mod busy;
 mod connect_urls;
 #[path = "tree/ending.rs"]
 mod ending;
+#[path = "tree/fake.rs"]
+mod fake;
 #[path = "tree/faults.rs"]
 mod faults;
 #[path = "tree/groups.rs"]

@@ -551,6 +551,7 @@ fn tree_config(
     place.seeds.clone_from(&settings.join);
     place.parent = settings.parent;
     place.is_static = settings.is_static;
+    place.is_local = settings.key.is_none();
     place
         .allowed_children
         .clone_from(&settings.allowed_children);

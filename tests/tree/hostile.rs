@@ -2,16 +2,18 @@
 //! node's clients nor its links notice.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use sapwood_wire::node::hello::{ANSWER_BYTES, Dial, Hello, Refusal, Welcome};
 use sapwood_wire::node::interest::Beat;
+use sapwood_wire::node::place::{Contact, Known, PlaceMessage};
 use sapwood_wire::node::{self, NodeId, Parsed, VERSIONS, kind};
 
-use crate::common::Broker;
 use crate::common::native::{Event, NativeClient};
 use crate::common::resp::{RawClient, Value, request};
+use crate::common::Broker;
+use crate::fake::FakeNode;
 use crate::load::{File, alone, wait_until};
 use crate::nodes::{Ear, Tree, until_native_heard};
 
@@ -318,5 +320,45 @@ fn a_sealed_tree_carries_events_of_any_size() {
                 }
             }
         }
+    }
+}
+
+/// An address of this machine that is not loopback, if it has one.
+fn outer_address() -> Option<IpAddr> {
+    // Connecting a datagram socket sends nothing.
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    Some(ip).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+#[test]
+fn a_child_without_a_secret_cannot_make_a_node_dial_other_machines() {
+    let _alone = alone();
+    let Some(outer) = outer_address() else {
+        println!("this machine has no address but loopback: nothing is tested");
+        return;
+    };
+    for shards in [1, 2] {
+        let node = Broker::start(shards, &[]);
+        let listen = |ip: IpAddr| TcpListener::bind((ip, 0)).unwrap();
+        let (far, near) = (listen(outer), listen(Ipv4Addr::LOCALHOST.into()));
+        far.set_nonblocking(true).unwrap();
+        let mut fake = FakeNode::join(&node);
+        // The one on loopback is named behind the other, so that it is dialed after it.
+        for _ in 0..3 {
+            let contacts = [&far, &near]
+                .map(|listener| Contact::new(NodeId(0), Some(listener.local_addr().unwrap())));
+            fake.say(&PlaceMessage::Known(Known {
+                contacts: contacts.to_vec(),
+            }));
+            near.accept().unwrap();
+        }
+        let dialed = far.accept().map(|(_, peer)| peer);
+        assert_eq!(
+            dialed.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::WouldBlock),
+            "{shards} shards"
+        );
     }
 }

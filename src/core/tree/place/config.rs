@@ -114,6 +114,8 @@ pub struct PlaceConfig {
     /// Whether a file describes the tree: there is no root election, and the tree may be
     /// [`STATIC_DEPTH_MAX`](super::STATIC_DEPTH_MAX) deep.
     pub is_static: bool,
+    /// Whether nothing protects links: then only addresses of this machine are dialed, and those that the operator named.
+    pub is_local: bool,
     /// Names of the allowed children, at the index of their child numbers; `None` allows any.
     pub allowed_children: Option<Vec<String>>,
     /// Maximum number of children.
@@ -135,10 +137,19 @@ impl PlaceConfig {
             seeds: Vec::new(),
             parent: None,
             is_static: false,
+            is_local: false,
             allowed_children: None,
             children_max: 8,
             entropy: node.0 ^ incarnation,
             timings: Timings::default(),
         }
+    }
+
+    /// Whether an address may be dialed, whoever named it. Others name any address; with a secret they are members of the
+    /// tree, and without one they may be anybody on this machine, for whom no other machine is dialed.
+    pub(super) fn may_dial(&self, address: SocketAddr) -> bool {
+        let is_near = address.ip().to_canonical().is_loopback();
+        let is_named = self.seeds.contains(&address) || self.parent == Some(address);
+        !self.is_local || is_near || is_named
     }
 }

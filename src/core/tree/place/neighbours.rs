@@ -228,8 +228,10 @@ impl Place {
     pub(super) fn handle_known(&mut self, known: &Known, out: &mut Vec<PlaceOutput>) {
         let mut news = Vec::new();
         for contact in &known.contacts {
-            if self.memory.add(contact.address()) {
-                news.extend(contact.address());
+            let address = contact.address();
+            let address = address.filter(|address| self.config.may_dial(*address));
+            if self.memory.add(address) {
+                news.extend(address);
             }
         }
         self.tell_known(&news, out);

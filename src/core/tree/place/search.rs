@@ -328,8 +328,10 @@ impl Place {
             if asked >= ASKED_MAX || !matches!(target.stage, Stage::Queued) {
                 continue;
             }
-            let is_useless =
-                |address| self.memory.is_own(address) || target.node == Some(self.config.node);
+            let is_useless = |address| {
+                let is_own = self.memory.is_own(address) || target.node == Some(self.config.node);
+                is_own || !self.config.may_dial(address)
+            };
             let Some(address) = target.address.filter(|address| !is_useless(*address)) else {
                 target.stage = Stage::Used;
                 continue;

@@ -603,3 +603,52 @@ fn memory_keeps_what_was_heard_of_last() {
     assert_eq!(shared[..3], [address(1), address(10), address(11)]);
     assert_eq!(shared.len(), 16);
 }
+
+/// Where a root dials in three seconds after a child has named these addresses.
+fn dialed_when_told(is_local: bool, named: &[&str]) -> Vec<String> {
+    let config = PlaceConfig {
+        is_local,
+        seeds: vec![address(1)],
+        ..config(&[])
+    };
+    let (mut rig, outputs) = Rig::new(config);
+    let mut dialed = outputs;
+    // The seed does not answer, so the node is a root in a moment.
+    dialed.extend(rig.pass(1_200));
+    let child = rig.child(9);
+    let contacts = named.iter().map(|named| {
+        let address = named.parse().unwrap();
+        Contact::new(NodeId(0), Some(address))
+    });
+    let known = Known {
+        contacts: contacts.collect(),
+    };
+    dialed.extend(rig.say(child, PlaceMessage::Known(known)));
+    for _ in 0..12 {
+        rig.handle(PlaceInput::Heard { peer: child });
+        dialed.extend(rig.pass(250));
+    }
+    let dials = dialed.iter().filter_map(|output| match output {
+        PlaceOutput::Dial { address, .. } => Some(address.to_string()),
+        _ => None,
+    });
+    let mut dials: Vec<String> = dials.collect();
+    dials.sort();
+    dials.dedup();
+    dials
+}
+
+#[test]
+fn without_a_secret_others_name_no_addresses_of_other_machines() {
+    let named = ["192.0.2.7:22", "[2001:db8::7]:22", "[::ffff:192.0.2.7]:22"];
+    assert_eq!(dialed_when_told(true, &named), ["10.0.0.1:7401"]);
+    let near = ["127.0.0.1:7402", "[::1]:7403"];
+    let dialed = dialed_when_told(true, &near);
+    assert!(
+        near.iter().all(|near| dialed.contains(&near.to_string())),
+        "{dialed:?}"
+    );
+    // Who has the secret is a member, and may know of nodes elsewhere.
+    let dialed = dialed_when_told(false, &named[..1]);
+    assert!(dialed.contains(&named[0].to_string()), "{dialed:?}");
+}
