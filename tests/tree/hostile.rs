@@ -12,7 +12,7 @@ use sapwood_wire::node::{self, NodeId, Parsed, VERSIONS, kind};
 
 use crate::common::native::{Event, NativeClient};
 use crate::common::resp::{RawClient, Value, request};
-use crate::common::Broker;
+use crate::common::{Broker, VALUE_SECONDS_MAX};
 use crate::fake::FakeNode;
 use crate::load::{File, alone, wait_until};
 use crate::nodes::{Ear, Tree, until_native_heard};
@@ -360,5 +360,42 @@ fn a_child_without_a_secret_cannot_make_a_node_dial_other_machines() {
             Err(std::io::ErrorKind::WouldBlock),
             "{shards} shards"
         );
+    }
+}
+
+/// More than a node keeps for a link.
+const GLOBS: usize = 300_000;
+/// How long a PING may take meanwhile. Before it was 1.4 s; the rest is room for a busy machine.
+const PING_MAX: Duration = Duration::from_millis(600);
+
+#[test]
+fn a_node_that_wants_more_globs_than_it_may_gets_everything_and_stops_nobody() {
+    let _alone = alone();
+    for shards in [1, 2] {
+        let node = Broker::start(shards, &[]);
+        let mut fake = FakeNode::join(&node);
+        let globs: Vec<String> = (0..GLOBS).map(|number| format!("*[ab]{number}*")).collect();
+        fake.want_globs(&globs);
+        // All of it is known when what nobody asked for comes, as the first globs do not match it.
+        let mut publisher = NativeClient::connect(node.native_port());
+        wait_until("everything is sent", || {
+            publisher.publish(&Event::new("unasked", "-"));
+            fake.hears("unasked", Duration::from_millis(20))
+        });
+        let mut redis = RawClient::connect(node.port());
+        let mut longest = Duration::ZERO;
+        for number in 0..100 {
+            let begun = Instant::now();
+            redis.call(&["PUBLISH", &format!("topic{number}"), "-"]);
+            longest = longest.max(begun.elapsed());
+        }
+        println!("{shards} shards, {GLOBS} globs: a PUBLISH takes {longest:?} at most");
+        assert!(longest < PING_MAX, "a PUBLISH took {longest:?}");
+        // The node's own clients have their patterns all the same.
+        let ear = Ear::redis(&node, "PSUBSCRIBE", "own.*");
+        let event = Event::new("own.one", "heard");
+        publisher.publish(&event);
+        assert_eq!(ear.next(), event);
+        assert!(fake.hears("own.one", VALUE_SECONDS_MAX));
     }
 }
