@@ -267,10 +267,14 @@ fn a_link_below_which_nobody_listens_carries_nothing() {
         let ear = Ear::native(&tree.nodes[to], "heard");
         let mut publisher = NativeClient::connect(tree.nodes[from].native_port());
         until_native_heard(&mut publisher, "heard", [&ear]);
-        let (before_out, before_in) = (
-            tree.counters("link_events_out"),
-            tree.counters("link_events_in"),
-        );
+        // Of the events by which that was found out, some may be on their way still.
+        let (before_out, before_in) = loop {
+            let went = tree.counters("link_events_out");
+            let came = tree.counters("link_events_in");
+            if went[from] == came[middle] && went[middle] == came[to] && came[middle] == came[to] {
+                break (went, came);
+            }
+        };
         publish_all(&tree.nodes[from], "heard", EVENTS);
         for _ in 0..EVENTS {
             ear.next();
