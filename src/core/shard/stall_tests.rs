@@ -82,7 +82,13 @@ fn a_publisher_waits_for_subscribers_that_read() {
     // For its own connection at any speed, even with long pauses; for others at one that gets them down in time.
     let steady = |_| 16 * 1024;
     let slow = |_| 1024;
-    let in_bursts = |ms: u64| if ms % 500 == 0 { 512 * 1024 } else { 0 };
+    let in_bursts = |ms: u64| {
+        if ms.is_multiple_of(500) {
+            512 * 1024
+        } else {
+            0
+        }
+    };
     let speeds: [(u32, &dyn Fn(u64) -> usize); 4] =
         [(1, &steady), (0, &steady), (0, &slow), (0, &in_bursts)];
     for (publisher, bytes_each_ms) in speeds {

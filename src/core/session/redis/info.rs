@@ -16,8 +16,11 @@ use std::sync::atomic::Ordering;
 /// Number of databases that a client may select. They have no keys, and the same topics.
 pub(super) const DATABASES: i64 = 16;
 
+/// Writes the fields of a section.
+type WriteSection = fn(&mut Section<'_>, &Facts<'_, '_>);
+
 /// The sections of INFO, in redis-server's order.
-const SECTIONS: [(&str, fn(&mut Section<'_>, &Facts<'_, '_>)); 11] = [
+const SECTIONS: [(&str, WriteSection); 11] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
