@@ -141,18 +141,7 @@ impl fmt::Display for Trouble {
                 topic,
                 unheard,
                 events,
-            } => match events {
-                1 if publish::names_nodes(topic) => write!(
-                    out,
-                    "nobody listens on {topic}: no node that it names is known, or none has a subscriber; sapwood tree \
-                     shows who is there."
-                ),
-                1 => write!(out, "nobody listens on {topic}."),
-                _ => write!(
-                    out,
-                    "nobody listened on {topic} to {unheard} of {events} events."
-                ),
-            },
+            } => write_nobody_listens(out, topic, *unheard, *events),
             Trouble::Subscribe(filter, error) => {
                 write!(out, "cannot subscribe to {filter}: {}.", shown(error))
             }
@@ -253,6 +242,26 @@ fn write_not_published(
         )?;
     }
     Ok(())
+}
+
+fn write_nobody_listens(
+    out: &mut fmt::Formatter<'_>,
+    topic: &str,
+    unheard: u64,
+    events: u64,
+) -> fmt::Result {
+    match events {
+        1 if publish::names_nodes(topic) => write!(
+            out,
+            "nobody listens on {topic}: no node that it names is known, or none has a subscriber; sapwood tree shows \
+             who is there."
+        ),
+        1 => write!(out, "nobody listens on {topic}."),
+        _ => write!(
+            out,
+            "nobody listened on {topic} to {unheard} of {events} events."
+        ),
+    }
 }
 
 fn write_request(
