@@ -297,8 +297,9 @@ fn connz_is_as_nats_server_has_it() {
             assert_eq!(our_page["num_connections"], 1);
             assert_eq!(our_page["limit"], page["limit"]);
         }
-        // The last client was the last to be read from, the publisher the first.
-        for (sort, place) in [("last", CLIENTS.len() - 1), ("idle", 0)] {
+        // The last client was the last to be read from, the publisher the first; by the clock of one shard.
+        let sorts = [("last", CLIENTS.len() - 1), ("idle", 0)];
+        for (sort, place) in sorts.into_iter().filter(|_| shards == 1) {
             let (_, page) = ours.page(&format!("/connz?sort={sort}&limit=1"));
             assert_eq!(page["connections"][0]["cid"], cids[1][place], "{sort}");
         }
