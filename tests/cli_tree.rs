@@ -483,6 +483,58 @@ fn an_event_for_nodes_that_are_not_there_is_said_to_be_lost() {
 }
 
 #[test]
+fn nodes_of_the_same_name_are_warned_of_where_they_are_linked() {
+    let join = |node: &Broker, name| {
+        let seed = node.node_port().to_string();
+        Broker::start(1, &["--node-name", name, "--join", &seed])
+    };
+    let root = Broker::start(2, &["--node-name", "oslo"]);
+    let twin = join(&root, "oslo");
+    let (first, second) = (join(&root, "voss"), join(&root, "voss"));
+    let other = join(&root, "rana");
+    let until_said = |node: &Broker, words: &[&str]| {
+        let deadline = Instant::now() + VALUE_SECONDS_MAX;
+        let is_said = |line: &str| words.iter().all(|word| line.contains(word));
+        while !node.stderr().lines().any(is_said) {
+            assert!(Instant::now() < deadline, "{words:?}: {}", node.stderr());
+            thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let own = [
+        "WARN",
+        "node oslo",
+        "has the same name as this node",
+        "--node-name",
+    ];
+    until_said(&root, &own);
+    until_said(&twin, &own);
+    let same = [
+        "WARN",
+        "node voss",
+        "has the same name as node voss",
+        "--node-name",
+    ];
+    until_said(&root, &same);
+    for node in [&first, &second, &other] {
+        until_said(node, &["linked with node oslo"]);
+    }
+    until_said(&root, &["linked with node rana"]);
+    for node in [&first, &second, &other] {
+        assert!(
+            !node.stderr().contains("the same name"),
+            "{}",
+            node.stderr()
+        );
+    }
+    assert_eq!(
+        root.stderr().matches("the same name").count(),
+        2,
+        "{}",
+        root.stderr()
+    );
+}
+
+#[test]
 fn a_single_broker_is_a_tree_of_one() {
     let broker = Broker::start(2, &["--node-name", "alone"]);
     check_alone(&Cli::of(&broker), "/", " s");

@@ -92,7 +92,7 @@ Examples:
       Two shards that keep their CPUs busy while anything goes on, for a lower latency.
   sapwood serve --redis 127.0.0.1:0 --native off
       Redis clients alone, on any free port; the table at start says which.
-  sapwood serve --join 127.0.0.1:7401 --node 7501 --native 7500 --redis 7563 --nats 7522 --http 7580
+  sapwood serve --node-name second --join 127.0.0.1:7401 --node 7501 --native 7500 --redis 7563 --nats 7522 --http 7580
       A second node beside the one above: what is published on one reaches those who subscribed on the other.
   sapwood serve --node 0.0.0.0:7401 --cluster-secret-file secret --join 10.0.0.1:7401
       The same across machines. The secret is made once and copied to all of them:

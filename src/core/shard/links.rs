@@ -251,6 +251,7 @@ impl Shard {
                 Role::Child(_) => "child",
             },
         });
+        self.note_same_name(link, &peer, outputs);
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
         self.broker.tell_links(true);
         for shard in self.mailboxes.others() {
@@ -264,6 +265,25 @@ impl Shard {
         }
         self.dial_lanes(link, now, outputs);
         self.resume_waiting(outputs);
+    }
+
+    /// Warns of a node that has the name of this one, or of another that is linked with it.
+    fn note_same_name(&self, link: LinkId, peer: &Peer, outputs: &mut Outputs) {
+        let own = self
+            .tree
+            .as_ref()
+            .map(|tree| tree.config.place.name.as_str());
+        let mut others = self.links.iter();
+        let other = others
+            .find(|(id, other)| *id != link && other.is_adopted && other.peer.name == peer.name);
+        let other = match other {
+            _ if peer.name.is_empty() => return,
+            _ if own == Some(peer.name.as_str()) => "this node".to_string(),
+            Some((_, other)) => show_peer(&other.peer),
+            None => return,
+        };
+        let peer = show_peer(peer);
+        outputs.notices.push(Notice::SameName { peer, other });
     }
 
     fn dial_lanes(&mut self, link: LinkId, now: Now, outputs: &mut Outputs) {

@@ -33,6 +33,13 @@ pub enum Notice {
         /// Its role: parent or child.
         role: &'static str,
     },
+    /// The node at the other side of a link has the name of this node, or of another that it is linked with.
+    SameName {
+        /// The node at the other side.
+        peer: String,
+        /// The other node of this name.
+        other: String,
+    },
     /// A link is no longer a branch of the tree.
     Unlinked {
         /// The node at the other side.
@@ -79,6 +86,10 @@ impl fmt::Display for Notice {
         match self {
             Notice::Refused { peer, why } => write!(f, "no link with {peer}: {why}"),
             Notice::Linked { peer, role } => write!(f, "linked with {peer}, the {role}"),
+            Notice::SameName { peer, other } => write!(
+                f,
+                "{peer} has the same name as {other}: what is sent to that name reaches both; give each node its own with --node-name"
+            ),
             Notice::Unlinked { peer, why } => write!(f, "link with {peer} ended: {why}"),
             Notice::Placed(place) | Notice::Alone(place) => write!(f, "{place}"),
             Notice::WrongPasswords { address, count } => {
