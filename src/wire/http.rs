@@ -121,7 +121,10 @@ impl<'a> Head<'a> {
                 let text = "HTTP/1.1 and HTTP/1.0 are spoken here";
                 return Err(HttpError::new(505, "request_invalid", text));
             }
-            Err(error) => return Err(HttpError::bad(&format!("this is no HTTP request: {error}"))),
+            Err(error) => {
+                let why = why_no_request(error);
+                return Err(HttpError::bad(&format!("this is no HTTP request: {why}")));
+            }
         };
         let is_current = request.version == Some(1);
         let headers: Vec<(&str, &[u8])> = request
@@ -235,6 +238,18 @@ impl<'a> Head<'a> {
         let expects_continue = self.is_current && self.values("expect").next().is_some();
         self.expects_continue = expects_continue;
         Ok(())
+    }
+}
+
+/// What the parser found wrong.
+fn why_no_request(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => {
+            "a header is a name of letters, digits and hyphens, a colon and a value"
+        }
+        httparse::Error::HeaderValue => "a header's value has a control character",
+        httparse::Error::NewLine => "a line ends with CR LF, and CR stands nowhere else",
+        _ => "it begins with a line such as GET /v1/info HTTP/1.1",
     }
 }
 

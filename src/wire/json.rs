@@ -3,12 +3,15 @@
 //! Owns how requests are read and frames are written; must not know how they travel, as lines or in
 //! WebSocket messages, nor connections. Start at [`Request::parse`] and [`write_event`].
 
+mod wrong;
+
 use crate::native::{self, Parts, PartsError, Policy, When};
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::fmt;
+use wrong::Wrong;
 
 /// Largest request id: the largest whole number that JSON libraries keep exactly.
 const ID_MAX: u64 = 9_007_199_254_740_991;
@@ -24,12 +27,6 @@ where
     T: Deserialize<'de>,
 {
     T::deserialize(deserializer).map(Some)
-}
-
-/// The id of a frame that is no request.
-#[derive(Debug, Deserialize)]
-struct OnlyId {
-    id: Option<u64>,
 }
 
 /// All fields that any request may have.
@@ -181,6 +178,27 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
+/// Why a text is no base64.
+fn not_base64(text: &str, error: DecodeError) -> String {
+    let why = match error {
+        DecodeError::InvalidByte(place, byte) => format!(
+            "`{}` stands at byte {}, and only A-Z, a-z, 0-9, + and / may, and = at the end",
+            byte.escape_ascii(),
+            place + 1
+        ),
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => format!(
+            "it has {} bytes, and with = at the end it has a multiple of 4",
+            text.len()
+        ),
+        DecodeError::InvalidLastSymbol { offset, symbol, .. } => format!(
+            "`{}` at byte {} says more bits than the last byte has",
+            symbol.escape_ascii(),
+            offset + 1
+        ),
+    };
+    format!("`data_b64` is no base64: {why}")
+}
+
 /// A field that must be there.
 fn need<'a>(field: &mut Option<Text<'a>>, name: &str) -> Result<Cow<'a, str>, String> {
     let text = field.take().map(|text| text.0);
@@ -200,7 +218,7 @@ impl<'a> Fields<'a> {
             (Some(Text(Cow::Owned(text))), None) => Cow::Owned(text.into_bytes()),
             (None, Some(Text(text))) => {
                 let bytes = STANDARD.decode(text.as_bytes());
-                Cow::Owned(bytes.map_err(|error| format!("`data_b64` is no base64: {error}"))?)
+                Cow::Owned(bytes.map_err(|error| not_base64(&text, error))?)
             }
             (Some(_), Some(_)) => {
                 return Err("only one of `data` and `data_b64` may be given".to_string());
@@ -320,12 +338,9 @@ impl<'a> Request<'a> {
     pub fn parse(frame: &'a [u8]) -> Result<Request<'a>, RequestError> {
         let mut fields: Fields<'a> = match serde_json::from_slice(frame) {
             Ok(fields) => fields,
-            Err(error) => {
-                // Whoever waits for an answer gets it, if it can be told whose it is.
-                let only = serde_json::from_slice::<OnlyId>(frame);
-                let id = only.ok().and_then(|only| only.id);
-                let id = id.filter(|id| (1..=ID_MAX).contains(id));
-                let text = format!("this is no request: {error}");
+            // Whoever waits for an answer gets it, if it can be told whose it is.
+            Err(_) => {
+                let Wrong { id, text } = Wrong::of(frame);
                 return Err(RequestError { id, text });
             }
         };

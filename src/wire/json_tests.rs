@@ -484,3 +484,114 @@ proptest! {
         }
     }
 }
+
+/// What a library would say, and a user of the broker should not have to read.
+const OF_LIBRARIES: [&str; 12] = [
+    "EOF while",
+    " at line ",
+    "expected value",
+    "expected ident",
+    "expected `",
+    "invalid type",
+    "invalid value",
+    "invalid length",
+    "missing field",
+    "unknown field",
+    "duplicate field",
+    "trailing",
+];
+
+#[test]
+fn what_is_wrong_is_said_in_words_of_our_own_and_where() {
+    const EXAMPLE: &str = r#"a request is one JSON object such as {"op":"ping","id":1}"#;
+    let no_json = |what: &str| format!("this is no JSON: {what}; {EXAMPLE}");
+    let cases: [(&[u8], Option<u64>, String); 29] = [
+        (b"", None, no_json("it ends too early, at byte 0")),
+        (b"{\"op\":\"ping\"", None, no_json("it ends too early, at byte 12")),
+        (b"{\"op\":ping}", None, no_json("at byte 7 stands `p`")),
+        (b"{\"op\":\"ping\",}", None, no_json("at byte 14 stands `}`")),
+        (b"{\"op\":\"ping\"} x", None, no_json("at byte 15 stands `x`")),
+        (b"{'op':'ping'}", None, no_json("at byte 2 stands ', and strings stand in double quotes")),
+        (b"{\n \"op\":\n  ping}", None, no_json("at byte 3 of line 3 stands `p`")),
+        (
+            b"{\"op\":\"a\tb\"}",
+            None,
+            no_json("at byte 9 stands the byte 0x09, which is written \\u0009 in a string"),
+        ),
+        (
+            b"{\"op\":\"a\nb\"}",
+            None,
+            no_json("line 1 ends within a string, where \\n is written"),
+        ),
+        (b"{\"op\":\"\xff\"}", None, no_json("byte 8 is not UTF-8")),
+        (b"[1]", None, format!("this is no object: {EXAMPLE}")),
+        (b"7", None, format!("this is no object: {EXAMPLE}")),
+        (b"{}", None, format!("the field `op` is missing: {EXAMPLE}")),
+        (b"{\"id\":4}", Some(4), format!("the field `op` is missing: {EXAMPLE}")),
+        (b"{\"op\":5,\"id\":4}", Some(4), "the field `op` is a string, not this number".into()),
+        (b"{\"op\":\"ping\",\"id\":\"4\"}", None, "the field `id` is a whole number from 1 to 9007199254740991, not a string".into()),
+        (b"{\"op\":\"ping\",\"id\":1.5}", None, "the field `id` is a whole number from 1 to 9007199254740991, not this number".into()),
+        (b"{\"op\":\"ping\",\"id\":0}", None, "`id` is a whole number from 1 to 9007199254740991".into()),
+        (b"{\"op\":\"ping\",\"topc\":1,\"id\":4}", Some(4), "a request has no field `topc`".into()),
+        (b"{\"op\":\"ping\",\"op\":\"ping\",\"id\":4}", Some(4), "the field `op` stands there twice".into()),
+        (b"{\"op\":\"ping\",\"id\":4,\"id\":5}", None, "the field `id` stands there twice".into()),
+        (b"{\"op\":\"hello\",\"user\":null}", None, "the field `user` is a string, not null".into()),
+        (b"{\"op\":\"publish\",\"last\":\"no\"}", None, "the field `last` is true or false, not a string".into()),
+        (b"{\"op\":\"publish\",\"data\":{\"a\":1}}", None, "the field `data` is a string, not an object".into()),
+        (b"{\"op\":\"publish\",\"data\":true}", None, "the field `data` is a string, not true or false".into()),
+        (
+            b"{\"op\":\"publish\",\"headers\":{}}",
+            None,
+            "the field `headers` is a list of pairs of strings such as [[\"name\",\"value\"]], not an object".into(),
+        ),
+        (
+            b"{\"op\":\"publish\",\"headers\":[[\"a\"]],\"id\":9}",
+            Some(9),
+            "the field `headers` is a list of pairs of strings such as [[\"name\",\"value\"]]".into(),
+        ),
+        (
+            b"{\"op\":\"subscribe\",\"member\":4294967296}",
+            None,
+            "the field `member` is a whole number from 0 to 4294967295, not this number".into(),
+        ),
+        (
+            b"{\"op\":\"publish\",\"topic\":\"a\",\"data_b64\":\"AA!A\"}",
+            None,
+            "`data_b64` is no base64: `!` stands at byte 3, and only A-Z, a-z, 0-9, + and / may, and = at the end".into(),
+        ),
+    ];
+    for (frame, id, text) in cases {
+        let error = Request::parse(frame).expect_err("it is no request");
+        let frame = frame.escape_ascii();
+        assert_eq!((error.id, error.to_string()), (id, text), "{frame}");
+    }
+}
+
+#[test]
+fn names_of_fields_are_cut_and_escaped() {
+    let frame = format!("{{\"op\":\"ping\",\"\\u001b[2J{}\":1}}", "x".repeat(5_000));
+    let error = Request::parse(frame.as_bytes()).expect_err("it has no such field");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("a request has no field `\\u{1b}[2Jxx"),
+        "{text}"
+    );
+    assert!(text.len() < 100, "{text}");
+}
+
+proptest! {
+    #[test]
+    fn no_library_speaks_for_us(frame in "[\\[\\]{}:,\"\\\\0-9a-z' \n\t\u{e9}.-]{0,12}", place in 0usize..40) {
+        let whole = r#"{"op":"publish","topic":"a","headers":[["b","c"]],"data_b64":"AAA=","id":7}"#;
+        let mut frames = vec![frame.clone()];
+        let (before, after) = whole.split_at(place);
+        frames.push(format!("{before}{frame}{after}"));
+        for frame in frames {
+            if let Err(error) = Request::parse(frame.as_bytes()) {
+                let text = error.to_string();
+                let spoken = OF_LIBRARIES.iter().find(|words| text.contains(**words));
+                prop_assert_eq!(spoken, None, "{}: {}", frame, text);
+            }
+        }
+    }
+}
