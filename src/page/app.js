@@ -645,10 +645,19 @@ const tree = {
     this.say(all.length);
     showParts(byId('tree-alone'), isAlone ? aloneText(all[0]) : []);
     byId('tree-rows').hidden = isAlone || all.length === 0;
+    if (all.length > 0) this.stand(isAlone);
     this.drawRows(isAlone ? [] : shown);
     const more = all.length - shown.length;
     byId('tree-more').hidden = more === 0;
     byId('tree-more').textContent = `and ${whole(more)} more`;
+  },
+
+  /** Several nodes stand before what this one does, a single one behind it. */
+  stand(isAlone) {
+    const panel = byId('tree');
+    const [first, last] = [byId('messages'), byId('bytes')];
+    if (isAlone && last.nextElementSibling !== panel) last.after(panel);
+    if (!isAlone && first.previousElementSibling !== panel) first.before(panel);
   },
 
   say(count) {

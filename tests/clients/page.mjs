@@ -162,6 +162,39 @@ async function fitsAPhoneAndTheKeyboard() {
   }));
 }
 
+async function keepsTheListShortOnAPhone() {
+  const opened = await open('#topic=many', { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true });
+  const { page } = opened;
+  await opened.state('live');
+  const publish = async (from, to) => {
+    for (let number = from; number < to; number += 1) await byRedis('many', `event ${number}`);
+    await opened.shown('many', `event ${to - 1}`);
+  };
+  const measures = () => page.evaluate(() => {
+    const list = document.querySelector('#events');
+    list.scrollIntoView();
+    const { top, bottom } = list.getBoundingClientRect();
+    const bar = document.querySelector('.bar').getBoundingClientRect().bottom;
+    return { height: list.clientHeight, all: list.scrollHeight, page: document.documentElement.scrollHeight, isSeen: top >= bar && bottom <= innerHeight };
+  });
+  await publish(0, 15);
+  const few = await measures();
+  await publish(15, 30);
+  const many = await measures();
+  assert(many.isSeen, `the whole list is in sight: ${JSON.stringify(many)}`);
+  assert(many.height >= 200 && many.height <= 400, `it is ${many.height} pixels high`);
+  assert(many.all > few.all && many.all > many.height, 'there is more of it to scroll to');
+  equal(many.page, few.page, 'the height of the page');
+  // The oldest stands last, and is reached within the list.
+  equal(await page.evaluate(() => {
+    const list = document.querySelector('#events');
+    list.scrollTop = list.scrollHeight;
+    const last = list.lastElementChild.getBoundingClientRect();
+    return Math.round(last.bottom - list.getBoundingClientRect().bottom) <= 0;
+  }), true, 'the last row is in sight');
+  await opened.close();
+}
+
 async function comesBackAfterARestart() {
   const all = await both((carrier) => open(`#topic=again&by=${carrier}`));
   const isAnswered = (opened) => opened.page.waitForSelector('#node[data-answers=yes]');
@@ -193,5 +226,5 @@ async function closesTheBrowser() {
 }
 
 // The number of shards and a password make no difference to the others.
-const once = [followsItsSubscriptions, saysWhatWasDropped, fitsAPhoneAndTheKeyboard];
+const once = [followsItsSubscriptions, saysWhatWasDropped, fitsAPhoneAndTheKeyboard, keepsTheListShortOnAPhone];
 await run([showsWhatRuns, showsEventsOfAll, ...(shards === '1' ? once : []), comesBackAfterARestart, closesTheBrowser]);

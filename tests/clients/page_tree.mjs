@@ -53,6 +53,8 @@ async function showsEachNodeAtItsPlace() {
     assert.match(branch, /Round trip[\d.]+ [µm]sUp\/s[\d.]+\d filters?Down\/s[\d.]+\d filters?$/);
   }
   equal(await page.locator('#nodes .bad:not([hidden])').count(), 0, 'marks of what is wrong');
+  const panels = await page.locator('main > .panel').evaluateAll((all) => all.map(({ id }) => id));
+  equal(panels.slice(0, 4), ['node', 'tree', 'messages', 'bytes'], 'the tree of several nodes stands before the charts');
   assert.match(await opened.text('#tree-note'), /^3 nodes, asked every 2 seconds$/);
   await opened.close();
 }
