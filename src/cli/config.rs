@@ -4,8 +4,6 @@
 //! refuses what can be read but must not be run. What a value may be is judged in [`value`]. Nothing here starts,
 //! connects or logs.
 
-use std::env;
-use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
@@ -15,9 +13,12 @@ use std::time::Duration;
 
 use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, WebSettings};
 
+use super::environment;
+pub use super::environment::Environment;
 use super::file;
 use super::nodes::NodeSettings;
 use super::problem::{Problem, Source, Wrong};
+use super::text;
 use super::value::{self, Listen, LogFormat};
 
 /// Where the Redis protocol listens unless told otherwise; it is also where `info` asks.
@@ -238,7 +239,7 @@ impl Key {
     }
 
     fn variable(self) -> String {
-        format!("SAPWOOD_{}", self.name().to_uppercase())
+        environment::variable_of(self.name())
     }
 }
 
@@ -270,51 +271,6 @@ pub struct Sourced<T> {
     pub value: T,
 }
 
-/// The environment, as a function so that tests can have their own.
-pub struct Environment(Box<LookUp>);
-
-type LookUp = dyn Fn(&str) -> Option<OsString>;
-
-impl Environment {
-    /// The environment of this process.
-    pub fn of_process() -> Environment {
-        Environment(Box::new(|name| env::var_os(name)))
-    }
-
-    #[cfg(test)]
-    fn of(pairs: &'static [(&'static str, &'static str)]) -> Environment {
-        let find = move |name: &str| pairs.iter().find(|(key, _)| *key == name);
-        Environment(Box::new(move |name| {
-            find(name).map(|(_, value)| value.into())
-        }))
-    }
-
-    /// A variable's value; an empty one counts as not set.
-    fn variable(&self, name: &str) -> Option<OsString> {
-        (self.0)(name).filter(|value| !value.is_empty())
-    }
-
-    fn given(&self, name: &str) -> Option<Result<Given, Problem>> {
-        let source = Source::Env(name.to_string());
-        Some(match self.variable(name)?.into_string() {
-            Ok(text) => Ok(Given {
-                source,
-                text,
-                directory: None,
-            }),
-            Err(_) => Err(Problem {
-                source,
-                wrong: Wrong::NotUtf8,
-            }),
-        })
-    }
-
-    /// The log filter, `RUST_LOG`, where one is set.
-    pub fn log_filter(&self) -> Option<Result<Given, Problem>> {
-        self.given("RUST_LOG")
-    }
-}
-
 /// A password, which no debug output shows.
 pub struct Password(pub Vec<u8>);
 
@@ -329,16 +285,26 @@ impl fmt::Debug for Password {
 pub enum Warning {
     /// Every user of the machine can read this file, which holds this.
     FileReadable(PathBuf, &'static str),
+    /// A variable that nothing reads, and the one that it was probably meant to be.
+    Misspelt(String, String),
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Warning::FileReadable(path, what) = self;
-        let path = path.display();
-        write!(
-            out,
-            "every user of this machine can read the {what} file {path}; run: chmod o-rwx {path}"
-        )
+        match self {
+            Warning::FileReadable(path, what) => {
+                let path = path.display();
+                write!(
+                    out,
+                    "every user of this machine can read the {what} file {path}; run: chmod o-rwx {path}"
+                )
+            }
+            Warning::Misspelt(name, nearest) => write!(
+                out,
+                "{} in the environment is no setting and does nothing; did you mean {nearest}?",
+                text::printable(name.as_bytes())
+            ),
+        }
     }
 }
 
@@ -509,7 +475,7 @@ pub fn resolve_client(
         Some(brokers) => brokers.value,
         None => vec![NATIVE_DEFAULT.to_string()],
     };
-    let mut warnings = Vec::new();
+    let mut warnings = environment.misspelt();
     let password = sources.choose_password(&mut warnings);
     sources.finish()?;
     Ok(ClientSettings {
@@ -525,7 +491,7 @@ pub fn resolve_client(
 /// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let (mut sources, limits) = sources(flags, environment);
-    let mut warnings = Vec::new();
+    let mut warnings = environment.misspelt();
     let nodes = NodeSettings::read(&mut sources, &mut warnings);
     let settings = Settings {
         redis: sources.choose_listen(Key::Redis, REDIS_DEFAULT),
@@ -735,7 +701,7 @@ impl Sources<'_> {
     fn choose_password(&mut self, warnings: &mut Vec<Warning>) -> Option<Password> {
         let files = self.given(Key::PasswordFile);
         let variable = "SAPWOOD_PASSWORD";
-        let direct = (self.environment.0)(variable);
+        let direct = self.environment.unfiltered(variable);
         let strongest = files.into_iter().next();
         let by_flag = matches!(
             &strongest,

@@ -306,7 +306,7 @@ fn nearest_limit(name: &str) -> Option<String> {
 }
 
 /// The key a misspelt one was meant to be: one that begins with it, or one that is few edits away.
-fn nearest<'a>(name: &str, keys: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, keys: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let edits = |key: &&str| strsim::damerau_levenshtein(&name, key);
     let close = keys

@@ -13,6 +13,7 @@ mod config;
 mod connect;
 mod data;
 mod drawing;
+mod environment;
 mod file;
 mod info;
 mod latency;
