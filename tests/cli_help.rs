@@ -255,13 +255,15 @@ fn other_shells_are_given_a_script_that_knows_the_commands() {
 fn manual_pages_are_written_and_render_without_a_warning() {
     let cli = Cli::at("127.0.0.1:1");
     let directory = Directory::new();
-    cli.text(&["man", "--directory", directory.path().to_str().unwrap()]);
+    // It is made where it is missing.
+    let pages = directory.path().join("share/man1");
+    cli.text(&["man", "--directory", pages.to_str().unwrap()]);
     let has_man = is_installed("man");
     for command in CLIENTS
         .into_iter()
         .chain(["serve", "info", "check", "completion", "man"])
     {
-        let path = directory.path().join(format!("sapwood-{command}.1"));
+        let path = pages.join(format!("sapwood-{command}.1"));
         let page = std::fs::read(&path).unwrap();
         assert_eq!(page, cli.text(&["man", command]).as_bytes(), "{command}");
         if !has_man {
@@ -284,6 +286,6 @@ fn manual_pages_are_written_and_render_without_a_warning() {
             assert!(shown.contains(&words), "{command}: {words}\n{shown}");
         }
     }
-    let root = std::fs::read_to_string(directory.path().join("sapwood.1")).unwrap();
+    let root = std::fs::read_to_string(pages.join("sapwood.1")).unwrap();
     assert!(root.contains("EXIT STATUS"), "{root}");
 }

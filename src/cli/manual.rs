@@ -86,10 +86,12 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 fn write_all(directory: &Path) -> Result<(), Failure> {
+    let failed = |path: &Path, error| Failure::Client(Trouble::File(path.to_path_buf(), error));
+    fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     for page in pages() {
         let path = directory.join(format!("{}.1", page.get_name()));
         let written = fs::File::create(&path).and_then(|mut file| file.write_all(&render(&page)));
-        written.map_err(|error| Failure::Client(Trouble::File(path, error)))?;
+        written.map_err(|error| failed(&path, error))?;
     }
     Ok(())
 }

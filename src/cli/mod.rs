@@ -75,16 +75,24 @@ Examples:
   sapwood trace news.art                see which way an event would take through it
   sapwood info                          read every counter of the running broker
 
-`sapwood COMMAND --help` has examples of each command. Redis clients can use the same broker: \
-redis-cli -p 7463 subscribe news.art
+`sapwood COMMAND --help` has examples of each command. Clients of other protocols share the broker and its topics:
+  Redis   port 7463: redis-cli -p 7463 subscribe news.art
+  NATS    port 7422: nats -s nats://127.0.0.1:7422 sub news.art
+  native  port 7400: these commands, and the client library
+  HTTP    port 7480: http://127.0.0.1:7480/ is a page; HTTP, WebSocket, JSON and server-sent events
+  nodes   port 7401: other brokers that form a tree with this one
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nobody listens, 4 no answer or event in time.";
 
 const SERVE_HELP: &str = "\
 Examples:
   sapwood serve
-      Listens on 127.0.0.1, which only this machine reaches, for Redis clients on port 7463 and for
-      native ones on 7400; one shard for each CPU.
+      Listens on 127.0.0.1, which only this machine reaches, one shard for each CPU:
+          7463  Redis clients
+          7422  NATS clients
+          7400  native clients, such as `sapwood sub`
+          7480  HTTP: the page, publishing, WebSocket, JSON and server-sent events
+          7401  nodes: other brokers that form a tree with this one
   sapwood serve --redis 0.0.0.0:7463 --password-file /etc/sapwood/password
       Listens on every network; clients have to AUTH. Without a password this is refused.
   sapwood serve --shards 2 --cpus 0-1
@@ -124,7 +132,8 @@ Examples:
 A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
 the environment.";
 
-/// A real-time data broker: one shard a core, io_uring, its own clients and unmodified Redis clients.
+/// A real-time data broker for clients of Redis, NATS, HTTP, WebSocket, JSON, server-sent events and its own protocol, on one
+/// node or a tree of nodes: one shard a core, io_uring.
 #[derive(Debug, Parser)]
 #[command(name = "sapwood", version, after_help = ROOT_HELP, max_term_width = 110)]
 struct Cli {
