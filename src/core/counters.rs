@@ -28,8 +28,10 @@ counters! {
     connections,
     /// Connections accepted, those refused at the cap included.
     connections_accepted,
-    /// Connections refused at the cap.
+    /// Connections refused at the cap, or closed there in a place kept for loopback that another needed.
     connections_refused,
+    /// Connections let in beyond the cap, in the places kept for loopback.
+    connections_kept,
     /// Commands carried out.
     commands,
     /// Commands answered with an error.

@@ -7,7 +7,7 @@ use crate::limits::Limits;
 use crate::mailbox::{Batch, BatchCursor};
 use crate::outbox::BodyGauge;
 use crate::session::Protocol;
-use crate::settings::{Vitals, WebSettings};
+use crate::settings::{Capacity, Vitals, WebSettings};
 use crate::tree::config::TreeConfig;
 use crate::tree::notice::{Dial, Notice};
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub struct Config {
     pub vitals: Arc<Vitals>,
     /// Identity of this node in a tree, and where it looks for other nodes; `None` for a node that stays alone.
     pub tree: Option<TreeConfig>,
+    /// Connections of the whole node; shared by its shards.
+    pub capacity: Arc<Capacity>,
     /// The caps in force.
     pub limits: Limits,
     /// Seed of hash tables: keeps outsiders from choosing names that collide.

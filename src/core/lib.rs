@@ -43,5 +43,5 @@ pub use routing::interest;
 pub use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
 pub use sapwood_wire::native::Policy;
 pub use session::{Protocol, Spoken};
-pub use settings::{Asset, Vitals, WebSettings};
+pub use settings::{Asset, Capacity, Vitals, WebSettings};
 pub use shard::Shard;

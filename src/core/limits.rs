@@ -10,6 +10,11 @@ pub const SHARDS_MAX: usize = 64;
 /// Most connections of a shard: 64k idle subscribed ones cost about 64 MiB.
 pub const CONNECTIONS_MAX: usize = 65_536;
 
+/// Places of a shard beyond its cap on connections, for peers on loopback: so that `sapwood info`, a monitor and an
+/// operator's shell get in together while the broker is full. Whoever comes when all are taken gets the place of the one
+/// that has had it longest, so clients that try again and again do not keep an operator out.
+pub const CONNECTIONS_KEPT: usize = 4;
+
 /// Most unsent output of one connection, in bytes: a second at 250 Mbit/s. A slow consumer further behind is not
 /// reading.
 pub const OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -6,7 +6,7 @@ use crate::command::{ClientId, ShardId};
 use crate::limits::Limits;
 use core::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory and CPU use of the node's process, as its driver last measured them; 0 before that.
 #[derive(Debug, Default)]
@@ -19,6 +19,45 @@ pub struct Vitals {
     pub cpu_user_us: AtomicU64,
     /// CPU time in the kernel since the start, in microseconds.
     pub cpu_system_us: AtomicU64,
+}
+
+/// Connections of the whole node: how many there are, and how many the machine allows, which may be fewer than the caps of
+/// the shards together.
+#[derive(Debug)]
+pub struct Capacity {
+    connections_max: u64,
+    connections: AtomicU64,
+}
+
+impl Default for Capacity {
+    /// As many as the shards' caps allow.
+    fn default() -> Capacity {
+        Capacity::of(u64::MAX)
+    }
+}
+
+impl Capacity {
+    /// Of a machine that allows so many connections.
+    pub fn of(connections_max: u64) -> Capacity {
+        Capacity {
+            connections_max,
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether there is room for another connection, if `kept` of those that are open do not count.
+    pub(crate) fn has_room(&self, kept: u64) -> bool {
+        let connections = self.connections.load(Ordering::Relaxed);
+        connections < self.connections_max.saturating_add(kept)
+    }
+
+    pub(crate) fn note_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Settings of HTTP and WebSocket.
@@ -69,6 +108,7 @@ pub(crate) struct Settings {
     pub run_id: String,
     pub process_id: u32,
     pub started_wall_ms: u64,
+    pub capacity: Arc<Capacity>,
     pub limits: Limits,
 }
 
@@ -79,6 +119,12 @@ impl Settings {
     /// The name of the only user.
     pub(crate) fn user(&self) -> &[u8] {
         self.user.as_deref().unwrap_or(USER)
+    }
+
+    /// Most connections of the node: as many as its shards may have, and as the machine allows.
+    pub(crate) fn connections_max(&self) -> u64 {
+        let most = self.limits.connections_max as u64 * u64::from(self.shards);
+        most.min(self.capacity.connections_max)
     }
 
     pub(crate) fn is_user(&self, name: &[u8]) -> bool {

@@ -39,7 +39,7 @@ pub use sapwood_core::limits::Limits;
 use sapwood_core::tree::TreeConfig;
 use sapwood_core::tree::place::{PlaceConfig, Timings};
 pub use sapwood_core::tree::{NodeId, SecretError, SecretKey};
-use sapwood_core::{BodyGauge, Protocol, Shard};
+use sapwood_core::{BodyGauge, Capacity, Protocol, Shard};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -294,7 +294,8 @@ impl Server {
         let (ends, doors) = mesh::weave(shards as u16).map_err(StartError::System)?;
         let of = |wanted| listeners.iter().find(|(name, _)| *name == wanted);
         let [node, nats] = ["node", "nats"].map(|name| of(name).map(|&(_, address)| address));
-        let identity = identity(&config, node, nats).map_err(StartError::System)?;
+        let mut identity = identity(&config, node, nats).map_err(StartError::System)?;
+        identity.capacity = Arc::new(Capacity::of(granted.connections));
         let mut server = Server {
             listeners,
             cpus: plan.cpus,
@@ -512,6 +513,7 @@ fn identity(
         may_broadcast: !config.no_broadcast,
         tree: tree_config(config, node, nats)?,
         vitals: Arc::default(),
+        capacity: Arc::default(),
         limits: config.limits.clone(),
         hash_seed: seed,
         body_gauge: BodyGauge::default(),

@@ -26,7 +26,7 @@ const GLOMMIO_LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// 64 KiB three times, and does without if it has to. So 16 shards fit the usual limit of 8 MiB.
 const SHARD_LOCKED_BYTES: u64 = 512 * 1024;
 /// Descriptors of one shard besides its connections: four rings and the duplicate of one, two
-/// eventfds, a handful of listeners, rounded up.
+/// eventfds, five listeners, and the places kept for connections from this machine.
 const SHARD_FILES: u64 = 16;
 /// Descriptors of no shard: storage, logs, links between nodes, administration.
 const PROCESS_FILES: u64 = 256;

@@ -97,6 +97,7 @@ impl World {
             vitals: Default::default(),
             limits: limits.clone(),
             hash_seed: options.hash_seed,
+            capacity: Default::default(),
             body_gauge: gauge.clone(),
             run_id: "0".repeat(40),
             process_id: 1,

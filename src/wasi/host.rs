@@ -148,6 +148,7 @@ impl Host {
             vitals: Arc::default(),
             limits: Limits::default(),
             hash_seed: seed,
+            capacity: Default::default(),
             body_gauge: BodyGauge::default(),
             run_id: setup.run.unwrap_or_else(|| format!("{seed:040x}")),
             process_id: 0,

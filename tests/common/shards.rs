@@ -106,6 +106,7 @@ impl Node {
                 password: None,
                 limits: Limits::default(),
                 hash_seed: 1,
+                capacity: Default::default(),
                 body_gauge: body_gauge.clone(),
                 run_id: "0".repeat(40),
                 process_id: 1,

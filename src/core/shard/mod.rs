@@ -65,6 +65,8 @@ pub struct Shard {
     liveness: Liveness,
     /// Scratch buffers, empty between inputs.
     scratch: Scratch,
+    /// Connections beyond the caps, in places kept for peers on loopback, those that came first before.
+    kept_places: VecDeque<ConnId>,
     /// Connections that end, with more subscriptions than one turn removes.
     leaving: VecDeque<Leaving>,
     /// For each other shard, the connections that wait for room there: a publisher waits for the shard that was full,
@@ -122,6 +124,7 @@ impl Shard {
             guesses: Guesses::new(config.hash_seed),
             liveness: Liveness::default(),
             scratch: Scratch::default(),
+            kept_places: VecDeque::new(),
             leaving: VecDeque::new(),
             stalled: vec![Vec::new(); usize::from(shards)],
             telling: Telling::default(),
@@ -139,6 +142,7 @@ impl Shard {
                 run_id: config.run_id,
                 process_id: config.process_id,
                 started_wall_ms: config.started_wall_ms,
+                capacity: config.capacity,
                 limits,
             },
         }
@@ -440,8 +444,8 @@ impl Shard {
             local,
         };
         session.greet(&self.settings, identity, conn, &mut self.outboxes);
-        let is_full = self.counters.connections >= self.settings.limits.connections_max as u64;
-        if is_full {
+        let is_refused = !self.takes_in(conn, protocol, peer, outputs);
+        if is_refused {
             self.counters.connections_refused += 1;
             let reason = CloseReason::TooManyConnections;
             session.say_why(reason, conn, &mut self.outboxes);
@@ -449,6 +453,7 @@ impl Shard {
         }
         self.counters.connections += 1;
         self.counters.connections_accepted += 1;
+        self.settings.capacity.note_opened();
         let mut connection = Box::new(Connection {
             client,
             session,
@@ -463,7 +468,7 @@ impl Shard {
             auth_deadline_ns: 0,
             in_auth_deadlines: false,
             has_waited: false,
-            closing: is_full,
+            closing: is_refused,
             kills_itself: false,
         });
         self.liveness
@@ -471,10 +476,63 @@ impl Shard {
         self.connections.put(conn, connection);
     }
 
+    /// Whether a new connection may stay. Beyond the caps, only a peer on loopback may: it gets one of the places kept for
+    /// such, and the one that has had its place longest is closed if all are taken.
+    fn takes_in(
+        &mut self,
+        conn: ConnId,
+        protocol: Protocol,
+        peer: SocketAddr,
+        outputs: &mut Outputs,
+    ) -> bool {
+        let connections = self.counters.connections;
+        let has_room = |kept: usize, settings: &Settings| {
+            let most = settings.limits.connections_max + kept;
+            connections < most as u64 && settings.capacity.has_room(kept as u64)
+        };
+        // Those that would have room by now are no longer in a place beyond the caps.
+        while !self.kept_places.is_empty() && has_room(self.kept_places.len(), &self.settings) {
+            self.kept_places.pop_front();
+        }
+        let is_node = matches!(protocol, Protocol::Node | Protocol::NodeDialed { .. });
+        if has_room(0, &self.settings) {
+            return true;
+        }
+        if is_node || !peer.ip().to_canonical().is_loopback() {
+            return false;
+        }
+        if self.kept_places.len() == limits::CONNECTIONS_KEPT
+            && let Some(longest) = self.kept_places.pop_front()
+        {
+            self.close_kept(longest, outputs);
+        }
+        self.counters.connections_kept += 1;
+        self.kept_places.push_back(conn);
+        true
+    }
+
+    /// Closes a connection beyond the caps.
+    fn close_kept(&mut self, conn: ConnId, outputs: &mut Outputs) {
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        if connection.closing {
+            return;
+        }
+        self.counters.connections_refused += 1;
+        let reason = CloseReason::TooManyConnections;
+        if !connection.session.is_replying() {
+            connection.session.say_why(reason, conn, &mut self.outboxes);
+        }
+        self.begin_close(conn, reason, outputs);
+    }
+
     fn close(&mut self, conn: ConnId, now: Now, outputs: &mut Outputs) {
         let Some(connection) = self.connections.take(conn) else {
             return;
         };
+        self.kept_places.retain(|&there| there != conn);
+        self.settings.capacity.note_closed();
         self.counters.connections -= 1;
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.leave(conn, connection.client);

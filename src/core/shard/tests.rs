@@ -2,6 +2,8 @@
 
 #[path = "call_tests.rs"]
 mod call_shards;
+#[path = "kept_tests.rs"]
+mod kept_shards;
 #[path = "leaving_tests.rs"]
 mod leaving_shards;
 #[path = "native_tests.rs"]
@@ -15,7 +17,7 @@ mod stall_shards;
 
 use super::*;
 use crate::limits::Limits;
-use crate::{BodyGauge, PAYLOAD_BYTES_MAX, Policy};
+use crate::{BodyGauge, Capacity, PAYLOAD_BYTES_MAX, Policy};
 use sapwood_wire::native;
 
 /// Shards of one node, and the outputs of each.
@@ -30,7 +32,17 @@ struct Node {
 
 impl Node {
     fn new(shards: u16, password: Option<&[u8]>, limits: Limits) -> Node {
+        Node::make(shards, password, limits, Capacity::default())
+    }
+
+    /// On a machine that allows so many connections.
+    fn on_machine(shards: u16, limits: Limits, connections_max: u64) -> Node {
+        Node::make(shards, None, limits, Capacity::of(connections_max))
+    }
+
+    fn make(shards: u16, password: Option<&[u8]>, limits: Limits, capacity: Capacity) -> Node {
         let body_gauge = BodyGauge::default();
+        let capacity = std::sync::Arc::new(capacity);
         let make = |shard| {
             Shard::new(Config {
                 shard: ShardId(shard),
@@ -44,6 +56,7 @@ impl Node {
                 vitals: Default::default(),
                 limits: limits.clone(),
                 hash_seed: 1,
+                capacity: capacity.clone(),
                 body_gauge: body_gauge.clone(),
                 run_id: "0".repeat(40),
                 process_id: 1,

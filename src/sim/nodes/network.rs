@@ -253,6 +253,7 @@ impl Network {
             }),
             limits: plan.limits.clone(),
             hash_seed: 1,
+            capacity: Default::default(),
             body_gauge: gauge.clone(),
             run_id: "0".repeat(40),
             process_id: 1,

@@ -59,6 +59,7 @@ fn shard(password: bool) -> Driver {
             ..Limits::default()
         },
         hash_seed: 1,
+        capacity: Default::default(),
         body_gauge: BodyGauge::default(),
         run_id: "0".repeat(40),
         process_id: 1,

@@ -143,7 +143,7 @@ fn config_values(cx: &Context<'_>) -> [(&'static str, String); 14] {
         ("databases", DATABASES.to_string()),
         // 0 and, below, -1: latencies are not monitored, and no log of slow commands is kept.
         ("latency-monitor-threshold", "0".to_string()),
-        ("maxclients", connections_max(cx).to_string()),
+        ("maxclients", cx.settings().connections_max().to_string()),
         ("maxmemory", "0".to_string()),
         ("maxmemory-policy", "noeviction".to_string()),
         ("notify-keyspace-events", String::new()),
@@ -154,10 +154,6 @@ fn config_values(cx: &Context<'_>) -> [(&'static str, String); 14] {
         ("slowlog-max-len", "0".to_string()),
         ("timeout", "0".to_string()),
     ]
-}
-
-fn connections_max(cx: &Context<'_>) -> usize {
-    cx.settings().limits.connections_max * usize::from(cx.settings().shards)
 }
 
 fn server(section: &mut Section<'_>, facts: &Facts<'_, '_>) {
@@ -180,7 +176,7 @@ fn server(section: &mut Section<'_>, facts: &Facts<'_, '_>) {
 fn clients(section: &mut Section<'_>, facts: &Facts<'_, '_>) {
     section.add("connected_clients", facts.total.connections);
     section.add("cluster_connections", 0);
-    section.add("maxclients", connections_max(facts.cx));
+    section.add("maxclients", facts.cx.settings().connections_max());
     section.add("blocked_clients", 0);
 }
 

@@ -597,7 +597,7 @@ impl Http {
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
         let is_late = reason == CloseReason::Stale && (self.begun_ns > 0 || self.has_body_begun);
         let (status, code, text) = match reason {
-            CloseReason::TooManyConnections => {
+            CloseReason::TooManyConnections if self.pending.is_empty() => {
                 (503, ErrorCode::ConnectionsFull.name(), TOO_MANY_CONNECTIONS)
             }
             _ if is_late => (408, "request_invalid", "the request did not come in time"),

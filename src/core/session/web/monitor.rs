@@ -90,7 +90,7 @@ fn show_varz(sum: &Counters, shards: usize, cx: &Context<'_>) -> Value {
         "https_port": 0,
         "auth_required": cx.settings().password.is_some(),
         "auth_timeout": limits.guest_ms_max as f64 / 1_000.0,
-        "max_connections": limits.connections_max * shards,
+        "max_connections": cx.settings().connections_max(),
         "max_control_line": limits.control_line_bytes_max,
         "max_payload": cx.settings().nats_payload_max,
         "max_pending": limits.outbox_bytes_max,
