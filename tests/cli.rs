@@ -1,5 +1,7 @@
 //! The command line as a user meets it: the real binary, its messages, its exit codes, and its end on a signal.
 
+#[path = "cli/full.rs"]
+mod full;
 #[path = "cli/nodes.rs"]
 mod nodes;
 
@@ -86,7 +88,12 @@ struct Broker {
 impl Broker {
     /// Starts a broker and reads its table, which ends with the line of the listener for nodes.
     fn start(args: &[&str], environment: &[(&str, &str)]) -> Broker {
-        let mut child = sapwood(&[&["serve"], args].concat(), environment)
+        Broker::start_by(sapwood(&[&["serve"], args].concat(), environment))
+    }
+
+    /// Starts it by a command that is made ready.
+    fn start_by(mut command: Command) -> Broker {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -700,6 +707,107 @@ fn info_says_how_to_start_a_broker_where_none_listens() {
     );
     let output = run(&["info", "--redis", "off"], &[]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn info_asks_over_the_native_protocol_too() {
+    for shards in ["1", "2"] {
+        let args = ["--redis", "off", "--shards", shards, "--node-name", "oslo"];
+        let broker = Broker::start(&args, &[("SAPWOOD_PASSWORD", "sesame")]);
+        let native = broker.listener("native");
+        let ask = |args: &[&str]| {
+            let args = [&["info", "--native", &native], args].concat();
+            let output = run(&args, &[("SAPWOOD_PASSWORD", "sesame")]);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let text = ask(&[]);
+        assert!(text.starts_with("Server\n  broker "), "{text}");
+        assert!(text.contains("\n\nSapwood\n  shards "), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&ask(&["--json"])).unwrap();
+        assert_eq!(value["server"]["name"], "oslo");
+        assert_eq!(value["sapwood"]["shards"].to_string(), shards);
+        assert_eq!(value["sapwood"]["connections"], 1);
+        let last = shards.parse::<u32>().unwrap() - 1;
+        assert!(value["sapwood"][format!("shard{last}")].is_string());
+        assert!(!ask(&["sapwood"]).contains("Server"));
+        let output = run(&["info", "--native", &native], &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("wants a password"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    let output = run(&["info", "--native", "127.0.0.1:1"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("sapwood serve"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn info_over_the_native_protocol_is_of_the_node_it_asks_alone() {
+    let root = Broker::start(&["--redis", "127.0.0.1:0", "--node-name", "oslo"], &[]);
+    let join = root.listener("node");
+    let args = [
+        "--redis",
+        "127.0.0.1:0",
+        "--node-name",
+        "rana",
+        "--join",
+        &join,
+    ];
+    let child = Broker::start(&args, &[]);
+    for (broker, name) in [(&root, "oslo"), (&child, "rana")] {
+        let native = broker.listener("native");
+        let output = run(&["info", "server", "--json", "--native", &native], &[]);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["server"]["name"], name, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_of_with_the_right_one() {
+    let misspelt = [("SAPWOOD_SHARD", "1"), ("SAPWOOD_TEST_ALL", "1")];
+    let warning = "SAPWOOD_SHARD in the environment is no setting and does nothing; did you mean SAPWOOD_SHARDS?";
+    let broker = Broker::start(&["--redis", "127.0.0.1:0"], &misspelt);
+    let output = run(&["info", "--redis", &broker.address()], &misspelt);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), format!("sapwood: {warning}\n"));
+    let native = broker.listener("native");
+    let output = run(&["pub", "a", "b", "--native", &native], &misspelt);
+    assert_eq!(stderr(&output), format!("sapwood: {warning}\n"));
+    let (code, _, log) = broker.end_by("TERM");
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
+    assert!(!log.contains("SAPWOOD_TEST_ALL"), "{log}");
+}
+
+#[test]
+fn help_names_every_protocol_and_its_port() {
+    for args in [&["--help"][..], &["serve", "--help"]] {
+        let help = String::from_utf8(run(args, &[]).stdout).unwrap();
+        for word in [
+            "7463",
+            "Redis",
+            "7422",
+            "NATS",
+            "7400",
+            "native",
+            "7480",
+            "HTTP",
+            "WebSocket",
+            "JSON",
+            "server-sent events",
+            "7401",
+            "nodes",
+        ] {
+            assert!(help.contains(word), "{args:?}: {word}: {help}");
+        }
+    }
 }
 
 #[test]

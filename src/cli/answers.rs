@@ -18,6 +18,9 @@ use super::{Failure, connect, text};
 /// How long to wait for answers unless told otherwise: many times what a message takes around the world.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What is traced to learn which node a client is connected to, as that is the first on the way.
+const HERE: &str = "$trace:sapwood.here";
+
 /// How long to go on listening where it is not known how many nodes there are, once those that are known have answered.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -91,6 +94,20 @@ pub async fn ask(
         };
     }
     Ok(End::Late)
+}
+
+/// Asks the node that the client is connected to who it is; none if it does not answer in time.
+pub async fn here(client: &Client, timeout: Duration) -> Result<Option<Value>, Failure> {
+    let mut here = None;
+    ask(client, HERE, timeout, |answer, _| {
+        if answer["from"].is_null() {
+            here = Some(answer.clone());
+            return Wanted::Nothing;
+        }
+        Wanted::More
+    })
+    .await?;
+    Ok(here)
 }
 
 fn failed(topic: &str, error: RequestError) -> Failure {

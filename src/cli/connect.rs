@@ -40,6 +40,18 @@ pub struct ConnectArgs {
     common: CommonArgs,
 }
 
+impl ConnectArgs {
+    /// The flags of a command that only says where the broker is.
+    pub fn at(native: String, wait: Option<Duration>, common: CommonArgs) -> ConnectArgs {
+        ConnectArgs {
+            native: vec![native],
+            wait,
+            common,
+            ..ConnectArgs::default()
+        }
+    }
+}
+
 fn parse_name(text: &str) -> Result<String, String> {
     match text.len() {
         0..=NAME_BYTES_MAX => Ok(text.to_string()),

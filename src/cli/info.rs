@@ -1,8 +1,10 @@
 //! `sapwood info`: asks a running broker for its counters, and prints them for people or for programs.
 //!
-//! Speaks just enough of the Redis protocol (RESP2, redis.io/docs/latest/develop/reference/protocol-spec) for `AUTH` and
+//! Over the native protocol as a client of that, see [`native`]. Otherwise it speaks just enough of the Redis protocol (RESP2, redis.io/docs/latest/develop/reference/protocol-spec) for `AUTH` and
 //! `INFO` over a blocking socket. It takes the reply as foreign bytes: capped, and control characters are escaped before
 //! they reach a terminal.
+
+mod native;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::config::{self, Environment, Flags, Key, Password};
+use super::connect::{self, ConnectArgs};
 use super::problem::{Problem, Wrong};
 use super::value::{self, Listen};
 use super::{Failure, InfoArgs};
@@ -63,7 +66,7 @@ impl fmt::Display for InfoError {
             InfoError::Connect(address, error) if error.kind() == ErrorKind::ConnectionRefused => {
                 write!(
                     out,
-                    "nothing listens on {address}. Start a broker with `sapwood serve`, or name another address with --redis."
+                    "nothing listens on {address}. Start a broker with `sapwood serve`, or name another address with --redis or --native."
                 )
             }
             InfoError::Connect(address, error) => {
@@ -111,26 +114,14 @@ impl fmt::Display for InfoError {
 /// Errors: wrong settings or section, exit code 2; a broker that cannot be asked, exit code 1. A reader that closes
 /// stdout early, such as `head`, is not an error.
 pub fn run(args: &InfoArgs, environment: &Environment) -> Result<(), Failure> {
-    let flags = Flags {
-        config: args.common.config.clone(),
-        given: vec![
-            (Key::Redis, args.redis.clone()),
-            (Key::PasswordFile, args.common.password_file.clone()),
-        ],
-    };
-    let settings = config::resolve(flags, environment).map_err(Failure::Config)?;
-    let address = match settings.redis.value {
-        Listen::At(address) if address.port() != 0 => value::reachable(address),
-        _ => {
-            let problem = Problem {
-                source: settings.redis.source,
-                wrong: Wrong::NoAddressToAsk("--redis", config::REDIS_DEFAULT),
-            };
-            return Err(Failure::Config(vec![problem]));
+    let sections = match &args.native {
+        Some(native) => {
+            let args = ConnectArgs::at(native.clone(), args.wait, args.common.clone());
+            native::ask(&args, environment)?
         }
+        None => ask_redis(args, environment)?,
     };
-    let text = ask(address, settings.password.as_ref()).map_err(Failure::Info)?;
-    let sections = choose(parse(&text), args.section.as_deref()).map_err(Failure::Info)?;
+    let sections = choose(sections, args.section.as_deref()).map_err(Failure::Info)?;
     let output = match args.json {
         true => format!("{:#}\n", json(&sections)),
         false => table(&sections),
@@ -144,6 +135,33 @@ pub fn run(args: &InfoArgs, environment: &Environment) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Asks where the broker listens for Redis clients.
+fn ask_redis(args: &InfoArgs, environment: &Environment) -> Result<Vec<Section>, Failure> {
+    let flags = Flags {
+        config: args.common.config.clone(),
+        given: vec![
+            (Key::Redis, args.redis.clone()),
+            (Key::PasswordFile, args.common.password_file.clone()),
+        ],
+    };
+    let settings = config::resolve(flags, environment).map_err(Failure::Config)?;
+    for warning in &settings.warnings {
+        connect::say(&format!("sapwood: {warning}\n"));
+    }
+    let address = match settings.redis.value {
+        Listen::At(address) if address.port() != 0 => value::reachable(address),
+        _ => {
+            let problem = Problem {
+                source: settings.redis.source,
+                wrong: Wrong::NoAddressToAsk("--redis", config::REDIS_DEFAULT),
+            };
+            return Err(Failure::Config(vec![problem]));
+        }
+    };
+    let text = ask(address, settings.password.as_ref()).map_err(Failure::Info)?;
+    Ok(parse(&text))
 }
 
 /// Connects, authenticates where there is a password, and returns the text of `INFO everything`.

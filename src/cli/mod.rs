@@ -127,10 +127,12 @@ Examples:
   sapwood info                       every section of the broker on 127.0.0.1:7463
   sapwood info sapwood               one section
   sapwood info --redis 7500          another port of this machine
+  sapwood info --native 7400         over the native protocol, where Redis clients are not let in
   sapwood info --json                for a program
 
 A broker with a password wants it here too: --password-file FILE, or SAPWOOD_PASSWORD in
-the environment.";
+the environment. A broker that has as many connections as it may keeps some places for this machine, so this
+command gets in there.";
 
 /// A real-time data broker for clients of Redis, NATS, HTTP, WebSocket, JSON, server-sent events and its own protocol, on one
 /// node or a tree of nodes: one shard a core, io_uring.
@@ -289,7 +291,7 @@ struct ServeArgs {
 }
 
 /// The flags that `serve` and `info` share.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 struct CommonArgs {
     /// A TOML file with settings, also SAPWOOD_CONFIG
     #[arg(long, value_name = "FILE")]
@@ -307,6 +309,12 @@ struct InfoArgs {
     /// Where the broker listens for Redis clients [default: 127.0.0.1:7463]
     #[arg(long, value_name = "ADDR")]
     redis: Option<String>,
+    /// Ask over the native protocol instead, where the broker listens for its clients
+    #[arg(long, value_name = "ADDR", conflicts_with = "redis")]
+    native: Option<String>,
+    /// Go on trying for so long if no broker is there yet, such as 10s
+    #[arg(long, value_name = "TIME", requires = "native", value_parser = quantity::flag(quantity::parse_time))]
+    wait: Option<std::time::Duration>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,

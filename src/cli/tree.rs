@@ -30,9 +30,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// What clears a terminal and goes to its first line.
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 
-/// What is traced to learn which node this client is connected to, as that is the first on the way.
-const HERE: &str = "$trace:sapwood.tree";
-
 /// What follows the options in the help.
 pub const HELP: &str = "\
 Examples:
@@ -233,17 +230,9 @@ impl Question {
 
 /// Finds out which node this client is connected to.
 async fn local(client: &Client, timeout: Duration) -> Result<Option<Local>, Failure> {
-    let mut local = None;
-    answers::ask(client, HERE, timeout, |answer, _| {
-        if answer["from"].is_null() {
-            local = Some(Local {
-                id: answers::string(answer, "node"),
-                place: answer["address"].as_str().map(answers::numbers),
-            });
-            return Wanted::Nothing;
-        }
-        Wanted::More
-    })
-    .await?;
-    Ok(local)
+    let here = answers::here(client, timeout).await?;
+    Ok(here.map(|here| Local {
+        id: answers::string(&here, "node"),
+        place: here["address"].as_str().map(answers::numbers),
+    }))
 }
