@@ -40,7 +40,7 @@ fn limits(connections_max: usize) -> Limits {
 #[test]
 fn beyond_the_cap_only_the_newest_from_loopback_stay() {
     let mut node = Node::new(1, None, limits(3));
-    let mut open = |node: &mut Node, conn, peer| open_from(node, Protocol::Redis, 0, conn, peer);
+    let open = |node: &mut Node, conn, peer| open_from(node, Protocol::Redis, 0, conn, peer);
     for conn in 0..3 {
         assert_eq!(open(&mut node, conn, AWAY), [0; 0]);
     }
@@ -71,7 +71,7 @@ fn beyond_the_cap_only_the_newest_from_loopback_stay() {
 #[test]
 fn who_has_room_by_now_does_not_have_to_leave() {
     let mut node = Node::new(1, None, limits(2));
-    let mut open = |node: &mut Node, conn, peer| open_from(node, Protocol::Redis, 0, conn, peer);
+    let open = |node: &mut Node, conn, peer| open_from(node, Protocol::Redis, 0, conn, peer);
     for conn in 0..6 {
         assert_eq!(open(&mut node, conn, "127.0.0.1:9"), [0; 0]);
     }
