@@ -298,8 +298,8 @@ fn contenders_are_held_against_each_other_by_the_same_rule() {
     check(
         &hops,
         &[
-            "- **Sapwood, NATS protocol, against nats-server, current, 3 hops:** the CPU of all nodes together is 1/10 when \
-             paced and 1/10 at full speed, p50 is 4.86x.",
+            "- **Sapwood, NATS protocol, against nats-server, current, 3 hops:** the CPU of all nodes together is 0.1x when \
+             paced and 0.1x at full speed, p50 is 4.86x.",
         ],
     );
     let hops = record(&[

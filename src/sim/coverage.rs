@@ -34,6 +34,7 @@ const NAMES: &[&str] = &[
     "barrier waits",
     "publishers stalled",
     "readers stalled",
+    "publishers stalled for subscribers",
     "credit waits",
     "gathered answers",
     "input flushed in the middle",

@@ -186,7 +186,7 @@ fn what_is_written_is_read_again() {
 
 #[test]
 fn a_mask_comes_off_at_every_offset() {
-    let payload: Vec<u8> = (0..60).map(|place| place * 7).collect();
+    let payload: Vec<u8> = (0..60_u8).map(|place| place.wrapping_mul(7)).collect();
     let far = [
         0,
         1,
