@@ -105,8 +105,9 @@ pub const STALL_MS_MAX: u64 = 100;
 /// Longest time that such a subscriber may take nothing meanwhile, in milliseconds.
 pub const STALL_IDLE_MS_MAX: u64 = 20;
 
-/// The same for one that publishes to itself, in milliseconds: libraries may write for long before they read again.
-pub const STALL_OWN_IDLE_MS_MAX: u64 = 1_000;
+/// The same for one that publishes to itself, in milliseconds: a library may write for seconds before it reads again, and
+/// nobody else waits. As long as nats-server lets a write wait (`write_deadline`).
+pub const STALL_OWN_IDLE_MS_MAX: u64 = 10_000;
 
 /// Routes in the cache, each at the place that its topic hashes to: enough that publishers on some hundred topics in
 /// turn find nearly all of theirs. Worst memory: about 40 KiB each, for topics and filters of the greatest length, 40
