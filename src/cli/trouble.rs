@@ -271,6 +271,11 @@ fn write_request(
     replies: u64,
 ) -> fmt::Result {
     match error {
+        RequestError::NoResponders if publish::names_nodes(topic) => write!(
+            out,
+            "nobody listens on {topic}, so nobody will answer; `sapwood reply '{}' --echo` on such a node would.",
+            topic.rsplit(':').next().unwrap_or_default()
+        ),
         RequestError::NoResponders => write!(
             out,
             "nobody listens on {topic}, so nobody will answer; `sapwood reply {topic} --echo` would."

@@ -20,6 +20,10 @@ impl Broker {
                 "127.0.0.1:0",
                 "--nats",
                 "off",
+                "--http",
+                "off",
+                "--node",
+                "off",
             ])
             .env_remove("SAPWOOD_PASSWORD")
             .stdin(std::process::Stdio::null())
