@@ -79,7 +79,7 @@ pub fn charts(record: &Record) -> Vec<Chart> {
     charts
 }
 
-/// What Sapwood's CPU for a workload is, divided by a peer's.
+/// Sapwood's CPU time for a workload divided by a peer's.
 struct Share {
     who: Who,
     found: Comparison,

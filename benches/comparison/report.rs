@@ -73,7 +73,8 @@ fn opening(record: &Record, charts: &[Chart]) -> String {
     parts.join("\n\n")
 }
 
-/// What the page says first: the same figures, whatever comes out. README.md quotes some of these lines, which a test holds it to.
+/// Comparisons in the first lines of BENCHMARKS.md, always the same ones, whatever the results. README.md quotes some of the lines; a test
+/// compares them.
 const OPENING: [(&str, Who, Who, Metric); 5] = [
     ("pipelined-128", Who::SapwoodRedis, Who::Redis, Metric::Cpu),
     ("fanout-100", Who::SapwoodNats, Who::NatsNow, Metric::Cpu),

@@ -211,7 +211,7 @@ impl Listener {
         Ok(())
     }
 
-    /// The same of what is not in chunks, or no more.
+    /// Takes bytes of a body without chunks, or of the content of a chunk.
     fn take_plain(
         &mut self,
         mut input: &[u8],

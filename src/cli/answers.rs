@@ -18,7 +18,7 @@ use super::{Failure, connect, text};
 /// How long to wait for answers unless told otherwise: many times what a message takes around the world.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is traced to learn which node a client is connected to, as that is the first on the way.
+/// Topic of a trace whose first answer comes from the node that the client is connected to.
 const HERE: &str = "$trace:sapwood.here";
 
 /// How long to go on listening where it is not known how many nodes there are, once those that are known have answered.

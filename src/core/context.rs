@@ -263,13 +263,8 @@ impl Context<'_> {
     pub(crate) fn reached(&self, subscriptions: u64) -> Reached {
         Reached {
             subscriptions,
-            is_beyond: self.is_heard_remotely(),
+            is_beyond: self.parts.delivery.is_heard_remotely(),
         }
-    }
-
-    /// Whether the event published last may have subscribers on another node.
-    pub(crate) fn is_heard_remotely(&self) -> bool {
-        self.parts.delivery.is_heard_remotely()
     }
 
     /// Publishes the run at the start of the input, whose first frame has this head. `None` if nothing was done,

@@ -489,19 +489,22 @@ pub fn write_welcome(out: &mut Vec<u8>, id: Option<u64>, welcome: &native::Welco
 
 /// Writes `ok`.
 pub fn write_ok(out: &mut Vec<u8>, id: u64, count: u64) {
-    out.extend_from_slice(b"{\"op\":\"ok\"");
-    write_number(out, "id", id);
-    write_number(out, "count", count);
-    out.push(b'}');
+    let reached = native::Reached {
+        subscriptions: count,
+        is_beyond: false,
+    };
+    write_published(out, id, reached);
 }
 
 /// Writes `ok` for what was published; `beyond` stands only where it is true.
 pub fn write_published(out: &mut Vec<u8>, id: u64, reached: native::Reached) {
-    write_ok(out, id, reached.subscriptions);
+    out.extend_from_slice(b"{\"op\":\"ok\"");
+    write_number(out, "id", id);
+    write_number(out, "count", reached.subscriptions);
     if reached.is_beyond {
-        out.pop();
-        out.extend_from_slice(b",\"beyond\":true}");
+        out.extend_from_slice(b",\"beyond\":true");
     }
+    out.push(b'}');
 }
 
 /// Writes `error`.

@@ -366,9 +366,8 @@ impl NatsSession {
             return NatsStep::Hold;
         };
         if let Some(reply) = publish.reply
-            && subscriptions == 0
             && self.no_responders
-            && !cx.is_heard_remotely()
+            && cx.reached(subscriptions).is_nobody()
         {
             self.say_unheard(reply, cx);
         }

@@ -7,7 +7,7 @@
 use super::Shard;
 use crate::command::{ConnId, Now};
 use crate::limits::{CONNECT_URLS_MAX, CONNECT_URLS_MS, PLACES_TOLD_AT_ONCE};
-use crate::settings::{ConnectUrls, Identity};
+use crate::settings::ConnectUrls;
 
 /// How far clients have been told.
 #[derive(Debug, Default)]
@@ -47,11 +47,7 @@ impl Shard {
             if let Some(connection) = self.connections.get_mut(conn)
                 && !connection.closing
             {
-                let identity = Identity {
-                    client: connection.client,
-                    peer: connection.peer,
-                    local: connection.local,
-                };
+                let identity = connection.identity();
                 let (settings, outboxes) = (&self.settings, &mut self.outboxes);
                 connection
                     .session

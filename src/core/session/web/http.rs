@@ -348,7 +348,7 @@ impl Http {
         cx.counters().commands += 1;
         self.has_body_begun = false;
         self.has_continued = false;
-        let beyond = match cx.is_heard_remotely() {
+        let beyond = match cx.reached(count).is_beyond {
             true => ",\"beyond\":true",
             false => "",
         };
