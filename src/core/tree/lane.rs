@@ -276,11 +276,20 @@ impl Lane {
         self.sent > self.given
     }
 
-    /// Handles an acknowledgement of all frames up to this number. False if they were never sent.
+    /// Handles an acknowledgement of all frames up to this number. False if they were never queued.
+    ///
+    /// What this connection was not given yet may have come on the one before, after the other side had said where to
+    /// resume: it skips those frames when they come again, so they are kept until they are given.
     pub(crate) fn acknowledged(&mut self, received: u64) -> bool {
-        if received > self.given {
+        if received > self.sent {
             return false;
         }
+        self.forget(received.min(self.given));
+        true
+    }
+
+    /// Drops the pieces of which the other side has all frames.
+    fn forget(&mut self, received: u64) {
         while let Some(piece) = self.kept.front()
             && self.first_kept + piece.frames - 1 <= received
         {
@@ -300,7 +309,6 @@ impl Lane {
                 self.sent
             );
         }
-        true
     }
 
     /// Keeps a buffer for reuse, unless it is shared or too large, or there are enough.
@@ -318,9 +326,10 @@ impl Lane {
     /// Resumes on a new connection; the other side has the frames up to `received`. False if that is not possible.
     pub(crate) fn resume(&mut self, conn: ConnId, received: u64) -> bool {
         self.end_piece();
-        if received.saturating_add(1) < self.first_kept || !self.acknowledged(received) {
+        if received.saturating_add(1) < self.first_kept || received > self.sent {
             return false;
         }
+        self.forget(received);
         self.conn = Some(conn);
         self.connects += 1;
         self.split_front(received);

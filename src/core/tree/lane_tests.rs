@@ -93,6 +93,39 @@ fn a_lane_knows_how_many_events_it_keeps() {
 }
 
 #[test]
+fn a_lane_goes_on_when_its_old_connection_brought_more_than_its_new_one_was_told() {
+    let mut lane = Lane::new(0, 1 << 20);
+    assert!(lane.resume(ConnId(1), 0));
+    let mut old = Vec::new();
+    for number in 1..=6 {
+        lane.push(&frame(number, 10), 1, Needs::default());
+        // Each is a piece.
+        old.extend(given(&mut lane, usize::MAX));
+    }
+    let mut other = Other::default();
+    let half = old.len() / 2;
+    other.take(&old[..half]);
+    let told = other.received;
+    // It says what it has, and only then comes to the rest of the old connection.
+    assert!(lane.resume(ConnId(2), told));
+    other.take(&old[half..]);
+    assert_eq!(other.received, 6);
+    let first = given(&mut lane, 1);
+    let frames = first.len() / frame(1, 10).len();
+    assert!(frames < 3, "one piece at a time");
+    assert!(lane.acknowledged(other.received), "it has all of them");
+    // What it skips must still come.
+    let again = [first, given(&mut lane, usize::MAX)].concat();
+    assert_eq!(again, old[half..]);
+    // The next connection begins behind all that it has, given on this one or not.
+    assert!(lane.resume(ConnId(3), told + 1));
+    assert_eq!(given(&mut lane, 1), frame(told + 2, 10));
+    assert!(lane.resume(ConnId(4), 6));
+    assert!(lane.is_acknowledged() && !lane.has_more());
+    assert!(!lane.resume(ConnId(5), 7), "never queued");
+}
+
+#[test]
 fn a_full_lane_drops_whole_frames_and_says_so_where_they_stood() {
     let mut lane = Lane::new(0, 1_000);
     assert!(lane.resume(ConnId(1), 0));
