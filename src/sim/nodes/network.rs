@@ -23,6 +23,9 @@ use sapwood_core::{BodyGauge, Config, Input, Next, PAYLOAD_BYTES_MAX, Policy, Pr
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+/// How long a closing connection may take to read its last output, as in the server.
+const LINGER_NS: u64 = 1_000_000_000;
+
 /// What a socket takes before it blocks.
 const SOCKET_BYTES: usize = 256 * 1024;
 
@@ -83,8 +86,15 @@ struct Socket {
     input: Vec<u8>,
     needed: usize,
     held: bool,
-    is_closing: bool,
+    /// It closes once its output is written, or at this time.
+    closing_until_ns: Option<u64>,
     is_blocked: bool,
+}
+
+impl Socket {
+    fn is_closing(&self) -> bool {
+        self.closing_until_ns.is_some()
+    }
 }
 
 /// One shard and what its driver keeps.
@@ -443,7 +453,7 @@ impl Network {
             input: Vec::new(),
             needed: 1,
             held: false,
-            is_closing: false,
+            closing_until_ns: None,
             is_blocked: false,
         });
         let conn = ConnId(slot as u32);
@@ -543,7 +553,9 @@ impl Network {
             }
             first = first.min(driven.core().next_deadline().unwrap_or(u64::MAX));
             for socket in driven.sockets.iter().flatten() {
-                if !socket.held && !socket.is_closing {
+                if let Some(until_ns) = socket.closing_until_ns {
+                    first = first.min(until_ns);
+                } else if !socket.held {
                     let due_ns = self.arrival_ns(socket.pipe, 1 - socket.side);
                     first = first.min(due_ns.unwrap_or(u64::MAX));
                 }

@@ -83,7 +83,7 @@ impl Host<'_> {
             let Some(socket) = self.socket(slot) else {
                 continue;
             };
-            if socket.held || socket.is_closing {
+            if socket.held || socket.is_closing() {
                 continue;
             }
             let (pipe, side) = (socket.pipe, socket.side);
@@ -138,7 +138,7 @@ impl Host<'_> {
     /// Writes to who waited for room, or for the end of the connection.
     fn write_waiting(&mut self, driver: &mut Driver, now: Now) {
         for slot in 0..self.driven().sockets.len() {
-            let waits = |socket: &mut Socket| socket.is_blocked || socket.is_closing;
+            let waits = |socket: &mut Socket| socket.is_blocked || socket.is_closing();
             if self.socket(slot).is_some_and(waits) {
                 self.write(driver, ConnId(slot as u32), now);
             }
@@ -154,7 +154,7 @@ impl Host<'_> {
 }
 
 impl Sockets for Host<'_> {
-    fn write(&mut self, driver: &mut Driver, conn: ConnId, _now: Now) {
+    fn write(&mut self, driver: &mut Driver, conn: ConnId, now: Now) {
         let delay = self.network.delay();
         let Network {
             nodes,
@@ -197,7 +197,9 @@ impl Sockets for Host<'_> {
                 driver.sent(conn, count, is_more);
             }
         }
-        let is_closed = socket.is_closing && !driver.has_output(conn);
+        let closing_until_ns = socket.closing_until_ns;
+        let is_late = closing_until_ns.is_some_and(|until_ns| until_ns <= now.monotonic_ns);
+        let is_closed = socket.is_closing() && (is_late || !driver.has_output(conn));
         if let Some((pipe, side, due_ns)) = arrives {
             self.network.wake_end(pipe, side, due_ns);
         }
@@ -207,10 +209,11 @@ impl Sockets for Host<'_> {
         }
     }
 
-    fn close(&mut self, conn: ConnId, _reason: CloseReason, _now: Now) {
+    fn close(&mut self, conn: ConnId, _reason: CloseReason, now: Now) {
         self.is_busy = true;
         if let Some(socket) = self.socket(conn.0 as usize) {
-            socket.is_closing = true;
+            let until_ns = now.monotonic_ns + LINGER_NS;
+            socket.closing_until_ns.get_or_insert(until_ns);
             socket.input.clear();
         }
     }
@@ -219,7 +222,7 @@ impl Sockets for Host<'_> {
         let slot = conn.0 as usize;
         if let Some(socket) = self.socket(slot)
             && socket.held
-            && !socket.is_closing
+            && !socket.is_closing()
         {
             socket.held = false;
             self.hand(driver, slot, 0);
@@ -229,7 +232,7 @@ impl Sockets for Host<'_> {
     fn is_open(&self, conn: ConnId) -> bool {
         let sockets = &self.network.nodes[self.node].shards[self.shard].sockets;
         let socket = sockets.get(conn.0 as usize).and_then(Option::as_ref);
-        socket.is_some_and(|socket| !socket.is_closing)
+        socket.is_some_and(|socket| !socket.is_closing())
     }
 
     fn dial(&mut self, dial: Dial) {
