@@ -244,6 +244,16 @@ fn members_of_a_group_take_turns() {
 }
 
 #[test]
+fn who_subscribes_to_an_address_for_publishers_is_told_the_topic() {
+    with_brokers(|cli| {
+        for (topic, plain) in [("$to:vos:orders", "orders"), ("$near:a:b", "a:b")] {
+            let advice = format!("get it as {plain}, so subscribe to that");
+            check_failed(cli, &["sub", topic, "--timeout", "10ms"], 4, &[&advice]);
+        }
+    });
+}
+
+#[test]
 fn closed_stdout_ends_a_subscriber_although_nothing_is_published() {
     with_brokers(|cli| {
         let mut shell = Running::start(

@@ -1,7 +1,7 @@
 //! Where settings come from, and which one wins: flag, then environment, then file, then default.
 //!
-//! [`resolve`] reads every source and reports everything that is wrong in one go; [`Settings::into_server_config`] then
-//! refuses what can be read but must not be run. What a value may be is judged in [`value`]. Nothing here starts,
+//! [`resolve`] reads every source and reports everything that is wrong in one go; [`resolve_server`] also refuses what
+//! can be read but must not be run. What a value may be is judged in [`value`]. Nothing here starts,
 //! connects or logs.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, WebSettings};
+use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, SHARDS_MAX, WebSettings};
 
 use super::environment;
 pub use super::environment::Environment;
@@ -336,8 +336,7 @@ pub struct Settings {
     nats_policy: Policy,
     nats_advertise: Option<SocketAddr>,
     max_payload: Option<usize>,
-    /// The directory where the node keeps who it is.
-    pub data: Option<Sourced<PathBuf>>,
+    data: Option<Sourced<PathBuf>>,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
     is_pinned: bool,
@@ -346,8 +345,9 @@ pub struct Settings {
     user: Option<Sourced<String>>,
     /// What clients have to AUTH with.
     pub password: Option<Password>,
-    /// How log lines look.
-    pub log_format: LogFormat,
+    /// A password was given, though perhaps a wrong one.
+    is_password_given: bool,
+    log_format: LogFormat,
     limits: Limits,
     /// What the operator should know.
     pub warnings: Vec<Warning>,
@@ -369,7 +369,7 @@ impl Settings {
                 Listen::At(address) => Some(address),
             };
             if let Some(address) = address
-                && self.password.is_none()
+                && !self.is_password_given
                 && !value::is_loopback(address)
             {
                 let wrong = Wrong::OpenToAll(flag, address);
@@ -383,18 +383,17 @@ impl Settings {
         addresses
     }
 
-    /// The server's configuration, or every reason why these settings must not be run.
-    pub fn into_server_config(self) -> Result<Config, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let addresses = self.addresses(&mut problems);
-        let (node, tree) = self.nodes.into_tree(&mut problems);
+    /// What a broker runs with; appends every reason why these settings must not be run.
+    fn into_broker(self, problems: &mut Vec<Problem>) -> BrokerSettings {
+        let addresses = self.addresses(problems);
+        let (node, tree) = self.nodes.into_tree(problems);
         if node.is_none() && addresses.iter().all(Option::is_none) {
             problems.push(Problem {
                 source: self.redis.source.clone(),
                 wrong: Wrong::NothingListens,
             });
         }
-        if let (Some(user), None) = (&self.user, &self.password) {
+        if let (Some(user), false) = (&self.user, self.is_password_given) {
             problems.push(Problem {
                 source: user.source.clone(),
                 wrong: Wrong::UserWithoutPassword,
@@ -412,10 +411,7 @@ impl Settings {
                 wrong,
             });
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(Config {
+        let config = Config {
             shards: self.shards.map(|shards| shards.value),
             cpus: self.cpus.map(|cpus| cpus.value),
             is_unpinned: !self.is_pinned,
@@ -443,8 +439,27 @@ impl Settings {
             password: self.password.map(|password| password.0),
             limits: self.limits,
             ..Config::default()
-        })
+        };
+        BrokerSettings {
+            config,
+            data: self.data,
+            log_format: self.log_format,
+            warnings: self.warnings,
+        }
     }
+}
+
+/// What a broker runs with.
+#[derive(Debug)]
+pub struct BrokerSettings {
+    /// What the server is started with.
+    pub config: Config,
+    /// The directory where the node keeps who it is.
+    pub data: Option<Sourced<PathBuf>>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
 }
 
 /// What a client of the broker has to know.
@@ -490,6 +505,24 @@ pub fn resolve_client(
 /// A value that another one overrides is judged all the same: it would be wrong on the day the other one goes.
 /// Errors: everything that is wrong, flags and environment first, then the file by line; nothing has been started.
 pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<Problem>> {
+    let (settings, sources) = read(flags, environment);
+    sources.finish()?;
+    Ok(settings)
+}
+
+/// As [`resolve`], for a broker: also refuses settings that must not be run, or not together.
+pub fn resolve_server(
+    flags: Flags,
+    environment: &Environment,
+) -> Result<BrokerSettings, Vec<Problem>> {
+    let (settings, mut sources) = read(flags, environment);
+    let settings = settings.into_broker(&mut sources.problems);
+    sources.finish()?;
+    Ok(settings)
+}
+
+/// Every setting, the default in place of a wrong one, and what is wrong.
+fn read(flags: Flags, environment: &Environment) -> (Settings, Sources<'_>) {
     let (mut sources, limits) = sources(flags, environment);
     let mut warnings = environment.misspelt();
     let nodes = NodeSettings::read(&mut sources, &mut warnings);
@@ -528,7 +561,7 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
         user: sources.choose(Key::User, |text| Ok(text.to_string())),
         data: sources.choose_path(Key::Data),
         shards: sources.choose(Key::Shards, |text| {
-            value::parse_count(text, 1, value::SHARDS_MAX).map(|shards| shards as usize)
+            value::parse_count(text, 1, SHARDS_MAX as u64).map(|shards| shards as usize)
         }),
         cpus: sources.choose(Key::Cpus, value::parse_cpus),
         is_pinned: sources
@@ -542,12 +575,14 @@ pub fn resolve(flags: Flags, environment: &Environment) -> Result<Settings, Vec<
             .map_or(LogFormat::Text, |format| format.value),
         warnings,
         password: None,
+        is_password_given: false,
         limits,
     };
     let mut settings = settings;
+    let before = sources.problems.len();
     settings.password = sources.choose_password(&mut settings.warnings);
-    sources.finish()?;
-    Ok(settings)
+    settings.is_password_given = settings.password.is_some() || sources.problems.len() > before;
+    (settings, sources)
 }
 
 /// Everything that gives settings, not judged yet but for the file's form, and the limits, which only the file gives.
@@ -611,6 +646,11 @@ impl Sources<'_> {
         given
     }
 
+    /// Whether anything gives a setting, right or wrong.
+    pub fn has(&mut self, key: Key) -> bool {
+        !self.given(key).is_empty()
+    }
+
     /// Reads every value given for a key, and returns the strongest.
     pub fn choose<T>(
         &mut self,
@@ -650,7 +690,7 @@ impl Sources<'_> {
 
     /// Where a protocol listens.
     pub fn choose_listen(&mut self, key: Key, usual: SocketAddr) -> Sourced<Listen> {
-        let listen = self.choose(key, value::parse_listen);
+        let listen = self.choose(key, |text| value::parse_listen(text, usual.port()));
         listen.unwrap_or(Sourced {
             source: Source::Default(key.name()),
             value: Listen::At(usual),
@@ -793,8 +833,8 @@ mod tests {
 
     #[test]
     fn default_listens_on_loopback_only() {
-        let settings = resolve(Flags::default(), &Environment::of(&[])).unwrap();
-        let config = settings.into_server_config().unwrap();
+        let settings = resolve_server(Flags::default(), &Environment::of(&[])).unwrap();
+        let config = settings.config;
         assert_eq!(config.redis, Some(REDIS_DEFAULT));
         assert!(config.password.is_none() && config.shards.is_none() && config.cpus.is_none());
     }
@@ -828,6 +868,34 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_must_not_be_run_are_reported_with_those_that_cannot_be_read() {
+        let given = [
+            (Key::Redis, "0.0.0.0:7463"),
+            (Key::Nats, "nonsense"),
+            (Key::Shards, "65"),
+            (Key::Heartbeat, "5ms"),
+            (Key::Node, "0.0.0.0:7401"),
+        ];
+        let all = messages(resolve_server(flags(&given), &Environment::of(&[])).unwrap_err());
+        for right in [
+            "--nats: \"nonsense\" has no port; write nonsense:7422",
+            "--shards: \"65\"",
+            "from 1 to 64",
+            "--heartbeat: \"5ms\"",
+            "from 100ms to 60s",
+            "--redis: 0.0.0.0:7463 can be reached",
+            "--node: 0.0.0.0:7401 can be reached",
+        ] {
+            let is_said = all.iter().any(|message| message.contains(right));
+            assert!(is_said, "{right:?} in {all:?}");
+        }
+        // A password that cannot be read is one: it is not also said to be missing.
+        let wrong = [given[0], (Key::PasswordFile, "/nowhere/password")];
+        let messages = messages(resolve_server(flags(&wrong), &Environment::of(&[])).unwrap_err());
+        assert_eq!(messages.len(), 1, "{messages:?}");
+    }
+
+    #[test]
     fn overridden_value_is_judged_all_the_same() {
         let environment = Environment::of(&[("SAPWOOD_SHARDS", "many")]);
         assert!(resolve(flags(&[(Key::Shards, "2")]), &environment).is_err());
@@ -836,8 +904,8 @@ mod tests {
     #[test]
     fn open_listener_is_refused_without_password_and_taken_with_one() {
         let given = [(Key::Redis, "0.0.0.0:7463")];
-        let settings = resolve(flags(&given), &Environment::of(&[])).unwrap();
-        let messages = messages(settings.into_server_config().unwrap_err());
+        let settings = resolve_server(flags(&given), &Environment::of(&[]));
+        let messages = messages(settings.unwrap_err());
         assert!(
             messages[0].contains("--redis 127.0.0.1:7463"),
             "{messages:?}"
@@ -846,8 +914,8 @@ mod tests {
         let environment = Environment::of(&[("SAPWOOD_PASSWORD", "sesame")]);
         let settings = resolve(flags(&given), &environment).unwrap();
         assert!(!format!("{settings:?}").contains("sesame"));
-        let config = settings.into_server_config().unwrap();
-        assert_eq!(config.password.as_deref(), Some(&b"sesame"[..]));
+        let settings = resolve_server(flags(&given), &environment).unwrap();
+        assert_eq!(settings.config.password.as_deref(), Some(&b"sesame"[..]));
     }
 
     #[test]
@@ -895,8 +963,8 @@ mod tests {
     #[test]
     fn more_shards_than_cpus_are_refused() {
         let given = [(Key::Shards, "3"), (Key::Cpus, "0-1")];
-        let settings = resolve(flags(&given), &Environment::of(&[])).unwrap();
-        let messages = messages(settings.into_server_config().unwrap_err());
+        let settings = resolve_server(flags(&given), &Environment::of(&[]));
+        let messages = messages(settings.unwrap_err());
         assert!(
             messages[0].contains("ask for at most 2 shards"),
             "{messages:?}"

@@ -298,11 +298,15 @@ fn nearest_root_key(name: &str) -> Option<String> {
 }
 
 fn nearest_limit(name: &str) -> Option<String> {
+    let above = |root| format!("{root:?} above every [table]");
+    if let Some(key) = Key::ALL.into_iter().find(|key| key.name() == name) {
+        return Some(above(key.name()));
+    }
     if let Some(limit) = nearest(name, limits::KEYS.iter().copied()) {
         return Some(format!("{limit:?}"));
     }
     let root = nearest(name, Key::ALL.into_iter().map(Key::name))?;
-    Some(format!("{root:?} above every [table]"))
+    Some(above(root))
 }
 
 /// The key a misspelt one was meant to be: one that begins with it, or one that is few edits away.

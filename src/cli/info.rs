@@ -66,7 +66,8 @@ impl fmt::Display for InfoError {
             InfoError::Connect(address, error) if error.kind() == ErrorKind::ConnectionRefused => {
                 write!(
                     out,
-                    "nothing listens on {address}. Start a broker with `sapwood serve`, or name another address with --redis or --native."
+                    "nothing listens on {address}. Start a broker with `sapwood serve`, or name another address with --redis (or \
+                     SAPWOOD_REDIS) or --native."
                 )
             }
             InfoError::Connect(address, error) => {

@@ -41,6 +41,8 @@ pub struct NodeSettings {
     heartbeat: Option<Sourced<Duration>>,
     topology: Option<Sourced<Topology>>,
     secret: Option<Sourced<SecretKey>>,
+    /// A secret was given, though perhaps a wrong one.
+    is_secret_given: bool,
 }
 
 impl NodeSettings {
@@ -48,8 +50,11 @@ impl NodeSettings {
     pub fn read(sources: &mut Sources<'_>, warnings: &mut Vec<Warning>) -> NodeSettings {
         let secret =
             sources.choose_file(Key::ClusterSecretFile, |path| read_secret(path, warnings));
+        let is_secret_given = sources.has(Key::ClusterSecretFile);
         NodeSettings {
-            node: sources.choose(Key::Node, value::parse_listen),
+            node: sources.choose(Key::Node, |text| {
+                value::parse_listen(text, NODE_DEFAULT.port())
+            }),
             join: sources.choose(Key::Join, value::parse_nodes),
             advertise: sources.choose(Key::Advertise, value::parse_advertised),
             parent: sources.choose(Key::Parent, value::parse_node),
@@ -60,6 +65,7 @@ impl NodeSettings {
             heartbeat: sources.choose(Key::Heartbeat, parse_heartbeat),
             topology: read_topology(sources),
             secret,
+            is_secret_given,
         }
     }
 
@@ -159,7 +165,7 @@ impl NodeSettings {
         seat: Option<&Seat<'_>>,
         problems: &mut Vec<Problem>,
     ) {
-        if self.secret.is_some() {
+        if self.is_secret_given {
             return;
         }
         let mut refuse = |source: &Source, wrong| {
@@ -246,13 +252,16 @@ fn parse_children_max(text: &str) -> Result<u8, Wrong> {
 fn parse_heartbeat(text: &str) -> Result<Duration, Wrong> {
     let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
     let ms = match seconds {
-        Some(seconds) => value::parse_count(seconds, 1, HEARTBEAT_MS_MAX / 1_000)? * 1_000,
+        Some(seconds) => {
+            value::parse_count(seconds, 1, HEARTBEAT_MS_MAX / 1_000).map(|seconds| seconds * 1_000)
+        }
         None => {
             let ms = text.strip_suffix("ms").unwrap_or(text);
-            value::parse_count(ms, HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX)?
+            value::parse_count(ms, HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX)
         }
     };
-    Ok(Duration::from_millis(ms))
+    ms.map(Duration::from_millis)
+        .map_err(|_| Wrong::Heartbeat(text.to_string()))
 }
 
 fn read_secret(path: &Path, warnings: &mut Vec<Warning>) -> Result<SecretKey, Wrong> {

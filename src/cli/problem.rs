@@ -101,6 +101,8 @@ pub enum Wrong {
         given: String,
         /// Why it cannot be read.
         reason: AddressReason,
+        /// The port of a right one.
+        usual_port: u16,
     },
     /// The address of a broker to connect to that cannot be read.
     Broker {
@@ -188,6 +190,8 @@ pub enum Wrong {
     OpenToAll(&'static str, SocketAddr),
     /// Two settings that cannot both be there; holds where the other stands, and what the two have to do with each other.
     Excluded(Box<Source>, &'static str),
+    /// An interval between heartbeats that cannot be read, or is out of its range; holds what was given.
+    Heartbeat(String),
     /// A listener for nodes that other machines can reach, without a secret.
     NodesOpenToAll(SocketAddr),
     /// A node on another machine, without a secret.
@@ -303,9 +307,11 @@ impl fmt::Display for Wrong {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wrong::NotUtf8 => write!(out, "the value is not UTF-8 text."),
-            Wrong::Address { given, reason } => {
-                write_address(out, given, reason, (7463, ", or off"))
-            }
+            Wrong::Address {
+                given,
+                reason,
+                usual_port,
+            } => write_address(out, given, reason, (*usual_port, ", or off")),
             Wrong::Broker { given, reason } => write_address(out, given, reason, (7400, "")),
             Wrong::Node { given, reason } => write_address(out, given, reason, (7401, "")),
             Wrong::Number {
@@ -376,6 +382,10 @@ impl Wrong {
     /// What is wrong with the settings by which nodes form a tree.
     fn write_of_nodes(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Wrong::Heartbeat(given) => write!(
+                out,
+                "{given:?} is not a time from 100ms to 60s, such as 250ms, 1s or a number of milliseconds."
+            ),
             Wrong::Secret(error) => write!(out, "{error}; make one with: {MAKE_SECRET}"),
             Wrong::Excluded(other, why) => write!(
                 out,

@@ -19,6 +19,7 @@ use super::connect::{self, ConnectArgs, Connector, Log, Threads};
 use super::output::Output;
 use super::payload::{Lines, PayloadArgs};
 use super::quantity::{self, Rate};
+use super::text;
 use super::trouble::Trouble;
 
 /// What follows the options in the help.
@@ -72,6 +73,21 @@ pub struct PublishArgs {
 /// Whether a topic says which nodes it is for.
 pub fn names_nodes(topic: &str) -> bool {
     topic.starts_with("$to:")
+}
+
+/// What a subscriber should know who subscribes to a topic as only publishers name it.
+pub fn advice_to_subscriber(topic: &str) -> Option<String> {
+    let plain = match topic.strip_prefix("$to:") {
+        Some(rest) => rest.split_once(':')?.1,
+        None => topic.strip_prefix("$near:")?,
+    };
+    let (topic, plain) = (
+        text::printable(topic.as_bytes()),
+        text::printable(plain.as_bytes()),
+    );
+    Some(format!(
+        "{topic} says where an event is published; subscribers get it as {plain}, so subscribe to that"
+    ))
 }
 
 /// Publishes.

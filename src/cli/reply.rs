@@ -20,6 +20,7 @@ use super::Failure;
 use super::config::Environment;
 use super::connect::{self, ConnectArgs, Connector, Threads};
 use super::payload::{self, PAYLOAD_BYTES_MAX};
+use super::publish::advice_to_subscriber;
 use super::quantity::{self, Header};
 use super::render::{Render, RenderArgs, Topics};
 use super::stop::Stop;
@@ -125,6 +126,9 @@ async fn reply(args: &ReplyArgs, connector: &Connector, stop: &Stop) -> Result<(
     if quiet == Quiet::No {
         let topic = text::printable(args.topic.as_bytes());
         connect::say(&format!("sapwood: answering requests to {topic}\n"));
+        if let Some(advice) = advice_to_subscriber(&args.topic) {
+            connect::say(&format!("sapwood: {advice}\n"));
+        }
     }
     let mut replier = Replier {
         args,

@@ -22,25 +22,28 @@ use super::{Failure, ServeArgs, logs, value};
 ///
 /// Errors: wrong settings, before anything was started; or the server's own, after it has closed what it opened.
 pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut settings = config::resolve(flags(args), environment).map_err(Failure::Config)?;
-    let filter = logs::read_filter(environment.log_filter())
-        .map_err(|problem| Failure::Config(vec![problem]))?;
-    let log_format = settings.log_format;
-    let warnings = std::mem::take(&mut settings.warnings);
-    let directory = settings.data.take();
-    let mut config = settings.into_server_config().map_err(Failure::Config)?;
+    let filter = logs::read_filter(environment.log_filter());
+    let settings = config::resolve_server(flags(args), environment);
+    let (filter, settings) = match (filter, settings) {
+        (Ok(filter), Ok(settings)) => (filter, settings),
+        (filter, settings) => {
+            let problems = settings.err().into_iter().flatten();
+            return Err(Failure::Config(problems.chain(filter.err()).collect()));
+        }
+    };
+    let mut config = settings.config;
     let secrets = Secrets {
         has_password: config.password.is_some(),
         has_cluster_secret: config.tree.key.is_some(),
     };
 
-    let logs = logs::start(log_format, filter)
+    let logs = logs::start(settings.log_format, filter)
         .map_err(|error| Failure::System("start the log", io::Error::other(error)))?;
-    for warning in warnings {
+    for warning in settings.warnings {
         tracing::warn!("{warning}");
     }
     // Its lock is held to the end of the process.
-    let data = directory.map(open_data).transpose()?;
+    let data = settings.data.map(open_data).transpose()?;
     config.tree.identity = data.as_ref().map(|data| (data.node, data.incarnation));
     let stopper = drain_on_signal()?;
     let server = Server::start(config).map_err(Failure::Start)?;

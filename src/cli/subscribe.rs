@@ -20,6 +20,7 @@ use super::Failure;
 use super::config::Environment;
 use super::connect::{self, ConnectArgs, Connector, Threads};
 use super::output::{Flow, Output};
+use super::publish::advice_to_subscriber;
 use super::quantity;
 use super::render::{Parts, Render, RenderArgs, Topics};
 use super::stop::Stop;
@@ -214,6 +215,14 @@ impl Printer<'_> {
             None => format!("listening to {topics}"),
         };
         notify(&self.render, self.quiet, "subscribed", &[], &sentence);
+        for advice in self
+            .args
+            .topics
+            .iter()
+            .filter_map(|topic| advice_to_subscriber(topic))
+        {
+            notify(&self.render, self.quiet, "advice", &[], &advice);
+        }
     }
 
     /// Prints everything that is there. Ready at the end.

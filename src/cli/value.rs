@@ -13,9 +13,6 @@ use super::problem::{AddressReason, CpuReason, Wrong};
 /// machine that is sold, and a list of it costs 64 KiB.
 pub const CPU_NUMBER_MAX: usize = 8_191;
 
-/// The most shards that can be asked for: one for each CPU of the largest machine.
-pub const SHARDS_MAX: u64 = CPU_NUMBER_MAX as u64 + 1;
-
 /// Where a protocol listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -43,8 +40,8 @@ pub fn parse_policy(text: &str) -> Result<Policy, Wrong> {
 }
 
 /// Reads `off`, `HOST:PORT`, `[V6]:PORT` or a bare port, which means 127.0.0.1. A name is looked up, and its first
-/// address taken.
-pub fn parse_listen(text: &str) -> Result<Listen, Wrong> {
+/// address taken. An error suggests the usual port.
+pub fn parse_listen(text: &str, usual_port: u16) -> Result<Listen, Wrong> {
     if text == "off" {
         return Ok(Listen::Off);
     }
@@ -55,6 +52,7 @@ pub fn parse_listen(text: &str) -> Result<Listen, Wrong> {
     address.map(Listen::At).map_err(|reason| Wrong::Address {
         given: text.to_string(),
         reason,
+        usual_port,
     })
 }
 
@@ -416,9 +414,9 @@ mod tests {
             ("0.0.0.0:1", "0.0.0.0:1"),
         ] {
             let expected = Listen::At(address.parse().unwrap());
-            assert_eq!(parse_listen(text).unwrap(), expected, "{text}");
+            assert_eq!(parse_listen(text, 7463).unwrap(), expected, "{text}");
         }
-        assert_eq!(parse_listen("off").unwrap(), Listen::Off);
+        assert_eq!(parse_listen("off", 7463).unwrap(), Listen::Off);
     }
 
     #[test]
@@ -445,7 +443,7 @@ mod tests {
             ("+7463", "is not an address"),
             ("no-such-name.invalid:7463", "has no address here"),
         ] {
-            let message = parse_listen(text).unwrap_err().to_string();
+            let message = parse_listen(text, 7463).unwrap_err().to_string();
             assert!(message.contains(advice), "{text}: {message}");
         }
     }

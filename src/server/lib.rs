@@ -35,7 +35,7 @@ pub use sapwood_core::PAYLOAD_BYTES_MAX;
 pub use sapwood_core::Policy;
 pub use sapwood_core::WebSettings;
 use sapwood_core::command::ShardId;
-pub use sapwood_core::limits::Limits;
+pub use sapwood_core::limits::{Limits, SHARDS_MAX};
 use sapwood_core::tree::TreeConfig;
 use sapwood_core::tree::place::{PlaceConfig, Timings};
 pub use sapwood_core::tree::{NodeId, SecretError, SecretKey};

@@ -145,6 +145,7 @@ pub(crate) fn show_place(place: &Place) -> String {
             Path::new(path).map_or_else(|error| error.to_string(), |path| path.to_string()),
             position.root()
         ),
+        None if place.is_drained() => "this node has left the tree".into(),
         None => "this node is adrift and looks for a parent".into(),
     }
 }
