@@ -105,6 +105,11 @@ pub enum PlaceInput {
         /// The connection.
         peer: PeerId,
     },
+    /// The link has another connection, and messages sent on the one before may be lost.
+    Resumed {
+        /// The link.
+        peer: PeerId,
+    },
     /// The time of [`Place::next_deadline`] has come. Also the first input, which starts the machine.
     Tick,
     /// The node will end: its children are told to move away.
@@ -513,6 +518,7 @@ impl Place {
                 self.handle_message(peer, message, now_ns, out)
             }
             PlaceInput::Heard { peer } => self.handle_heard(peer, now_ns),
+            PlaceInput::Resumed { peer } => self.handle_resumed(peer),
             PlaceInput::Tick => {}
             PlaceInput::Drain => self.start_drain(now_ns, out),
             PlaceInput::Leave => self.may_leave = true,
@@ -644,6 +650,15 @@ impl Place {
             && !peer.is_stranger()
         {
             peer.note_heard(now_ns);
+        }
+    }
+
+    /// Says again what a neighbour needs to know, and is not said with each beat.
+    fn handle_resumed(&mut self, id: PeerId) {
+        match self.peers.get(&id).map(|peer| peer.relation) {
+            Some(Relation::Child(_)) => self.lineage_due = Due::Now,
+            Some(Relation::Parent) => self.is_report_due = true,
+            Some(Relation::Stranger) | None => {}
         }
     }
 

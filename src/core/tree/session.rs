@@ -488,7 +488,7 @@ impl NodeSession {
                 let peer = Peer { address, ..peer };
                 cx.links
                     .open(link, self.token, peer, Some(cx.identity.peer));
-                self.go_up(link, 0, 0, 0, cx)?;
+                self.go_up((link, 0), 0, 0, tree, cx)?;
                 let input = PlaceInput::Connected {
                     peer: PeerId(u64::from(link.0)),
                     node,
@@ -512,7 +512,7 @@ impl NodeSession {
                     }
                     return Err(Fault::Other("the other side knows nothing of the link"));
                 }
-                self.go_up(link, lane, welcome.received, 0, cx)?;
+                self.go_up((link, lane), welcome.received, 0, tree, cx)?;
             }
             None => unreachable!("only who dialed is welcomed"),
         }
@@ -524,10 +524,10 @@ impl NodeSession {
     /// Starts to carry a lane of a link; the other side has received frames up to `has`.
     fn go_up(
         &mut self,
-        link: LinkId,
-        lane: u16,
+        (link, lane): (LinkId, u16),
         has: u64,
         told: u64,
+        tree: &mut Tree,
         cx: &mut Parts<'_>,
     ) -> Result<Option<ConnId>, Fault> {
         let there = cx.links.lane_mut(link, lane);
@@ -546,6 +546,10 @@ impl NodeSession {
         self.phase = Phase::Up { link, lane, again };
         cx.links.list(link, lane);
         cx.links.counters.reconnects += u64::from(is_again);
+        if is_again && lane == 0 {
+            let peer = PeerId(u64::from(link.0));
+            tree.place(PlaceInput::Resumed { peer }, cx.now.monotonic_ns);
+        }
         Ok(before)
     }
 

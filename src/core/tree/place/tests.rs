@@ -511,6 +511,27 @@ fn a_node_that_slept_does_not_take_its_own_silence_for_that_of_others() {
 }
 
 #[test]
+fn who_has_another_connection_is_told_again_what_may_be_lost() {
+    let count = |outputs: &[PlaceOutput], to: PeerId, kind: fn(&PlaceMessage) -> bool| {
+        let is_sent = |output: &&PlaceOutput| matches!(output, PlaceOutput::Send { peer, message } if *peer == to && kind(message));
+        outputs.iter().filter(is_sent).count()
+    };
+    let is_lineage = |message: &PlaceMessage| matches!(message, PlaceMessage::Lineage(_));
+    let is_report = |message: &PlaceMessage| matches!(message, PlaceMessage::Report(_));
+    let (mut rig, parent) = member();
+    let child = rig.child(9);
+    let quiet = rig.handle(PlaceInput::Heard { peer: child });
+    assert_eq!(count(&quiet, child, is_lineage), 0);
+    let outputs = rig.handle(PlaceInput::Resumed { peer: child });
+    assert_eq!(count(&outputs, child, is_lineage), 1);
+    let mut outputs = rig.handle(PlaceInput::Resumed { peer: parent });
+    outputs.extend(rig.pass(60));
+    assert!(count(&outputs, parent, is_report) > 0, "{outputs:?}");
+    // Nobody's number is not an error: the link may have ended meanwhile.
+    rig.handle(PlaceInput::Resumed { peer: PeerId(900) });
+}
+
+#[test]
 fn patience_is_a_nodes_own_and_its_beats_are_not_rarer_for_it() {
     for (heartbeat_ms, least_ms, most_ms) in [
         (100, 800, 901),

@@ -95,7 +95,7 @@ impl NodeSession {
     ) -> Result<bool, Fault> {
         let found = cx.links.find(guest.token, guest.peer.node);
         if let Some(link) = found {
-            let before = self.go_up(link, guest.lane, guest.has, guest.told, cx)?;
+            let before = self.go_up((link, guest.lane), guest.has, guest.told, tree, cx)?;
             tree.replaced.extend(before);
             self.write_beat(cx);
             return Ok(true);
@@ -108,7 +108,7 @@ impl NodeSession {
         }
         let link = cx.links.free_place();
         cx.links.open(link, guest.token, guest.peer.clone(), None);
-        self.go_up(link, 0, 0, 0, cx)?;
+        self.go_up((link, 0), 0, 0, tree, cx)?;
         self.write_beat(cx);
         let input = PlaceInput::Connected {
             peer: PeerId(u64::from(link.0)),
