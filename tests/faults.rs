@@ -25,8 +25,7 @@ use load::{
 };
 use rustix::process::Signal;
 
-/// A drain takes a second and a half at most; beside other programs that keep all processors busy its end was seen after 3.1 s.
-const END_MAX: Duration = Duration::from_secs(5);
+const END_MAX: Duration = Duration::from_secs(2);
 const START_MAX: Duration = Duration::from_secs(5);
 
 /// A client that reconnects for ever and counts what it gets done.
@@ -113,7 +112,9 @@ fn twenty_restarts_under_load_hang_nobody() {
             let asked = Instant::now();
             signal(&broker, Signal::TERM);
             assert_eq!(exit_code(&broker, STUCK_AFTER), Some(0));
-            longest_end = longest_end.max(asked.elapsed());
+            let took = asked.elapsed();
+            assert!(took < END_MAX, "an end took {took:?}: {}", broker.stderr());
+            longest_end = longest_end.max(took);
             let started = Instant::now();
             broker.restart();
             longest_start = longest_start.max(started.elapsed());
@@ -127,7 +128,6 @@ fn twenty_restarts_under_load_hang_nobody() {
         println!(
             "20 restarts, {shards} shards: the longest end {longest_end:?}, the longest start {longest_start:?}"
         );
-        assert!(longest_end < END_MAX, "an end took {longest_end:?}");
         assert!(longest_start < START_MAX, "a start took {longest_start:?}");
     }
 }
@@ -165,7 +165,7 @@ fn drained(shards: usize, requests: &[u8], replies: &[u8]) {
         "drain, {shards} shards: {} bytes of replies, {took:?}",
         replies.len()
     );
-    assert!(took < END_MAX, "the end took {took:?}");
+    assert!(took < END_MAX, "the end took {took:?}: {}", broker.stderr());
 }
 
 fn check_drain(mut stream: TcpStream, expected: &[u8]) {

@@ -549,10 +549,11 @@ impl ShardLoop {
                 self.drain = Drain::Flushing(since);
             }
             Drain::Flushing(since) => {
-                let core = self.driver.shard();
-                let is_done = core.is_settled() && core.has_left_tree();
-                let is_flushed = is_done && self.connections.is_flushed(&self.driver);
-                if is_flushed || now.monotonic_ns >= since + DRAIN_NS {
+                let waits_for = self.unflushed();
+                if waits_for.is_none() || now.monotonic_ns >= since + DRAIN_NS {
+                    if let Some(waits_for) = waits_for {
+                        tracing::warn!(waits_for, "draining took too long, and ends");
+                    }
                     self.mesh.note_flushed();
                     self.drain = Drain::Waiting(since);
                 }
@@ -560,6 +561,20 @@ impl ShardLoop {
             _ => {}
         }
         self.drain != before
+    }
+
+    /// What the end of a drain still waits for on this shard.
+    fn unflushed(&self) -> Option<&'static str> {
+        let core = self.driver.shard();
+        if !core.is_settled() {
+            Some("other shards, or deliveries")
+        } else if !core.has_left_tree() {
+            Some("other nodes")
+        } else if !self.connections.is_flushed(&self.driver) {
+            Some("clients that do not read")
+        } else {
+            None
+        }
     }
 
     fn announce_end(&mut self, within_ns: u64, now: Now) {
