@@ -47,7 +47,8 @@ const LONG_BYTES_MIN: usize = 16 * 1024;
 /// this much input, besides an incomplete request.
 const MUCH_BYTES: usize = 128 * 1024;
 
-/// Maximum bytes read into the shared buffer in one turn; the remaining connections are read first in the next.
+/// Maximum bytes read in one turn into the shared buffer and for long requests, and moved with buffers that grow; the
+/// remaining connections are read first in the next.
 const MUCH_BYTES_EACH_TURN: usize = 4 * 1024 * 1024;
 
 /// Maximum bytes read directly for a long request of one connection in one turn.
@@ -100,6 +101,9 @@ struct Socket {
     /// The last receive left more in the socket, or the last read brought more than a receive would have. Then the ring
     /// only waits for readability, and the socket is read directly into the shared buffer.
     brings_much: bool,
+    /// The request in `input` was read as long as it was said to be, and is longer: it has many arguments. Lending it to
+    /// core piece by piece would copy all of it each time.
+    is_open_ended: bool,
     /// Core said to stop reading (back-pressure).
     held: bool,
     /// Reads with input since the last one that brought too little for pacing; counts up to [`PACED_AFTER_READS`].
@@ -203,6 +207,7 @@ impl Connections {
             receiving: false,
             awaiting_room: false,
             brings_much: false,
+            is_open_ended: false,
             held: false,
             reads: 0,
             is_link: matches!(
@@ -358,6 +363,10 @@ impl Connections {
             let before = socket.input.len();
             let missing = socket.needed.saturating_sub(before);
             let taken = missing.max(COMPLETION_BYTES_MIN).min(bytes.len());
+            if socket.input.capacity() < before + taken {
+                // All of it moves.
+                self.much_left = self.much_left.saturating_sub(before);
+            }
             socket.input.extend_from_slice(&bytes[..taken]);
             // Core sees even an incomplete request: it counts the kept bytes, and its cap must hold while the bytes
             // arrive, not only once they are complete.
@@ -389,7 +398,7 @@ impl Connections {
     /// Reads the rest of a long request, and further ones of the same length, directly into their own buffers. End of
     /// stream and errors are left to the ring's next receive.
     fn read_long(&mut self, driver: &mut Driver, place: usize, now: Now) {
-        let mut left = LONG_BYTES_EACH_TURN;
+        let mut left = LONG_BYTES_EACH_TURN.min(self.much_left);
         // Length of the long request that was just read: the next may be as long.
         let mut last_length = 0;
         loop {
@@ -401,11 +410,20 @@ impl Connections {
             if left == 0 || socket.held || socket.phase != Phase::Open || !(is_begun || is_next) {
                 return;
             }
+            let is_open_ended = socket.is_open_ended;
             let mut input = std::mem::take(&mut socket.input);
             let before = input.len();
             let needed = socket.needed.max(last_length);
-            // At least the size of a receive: the length of an incomplete line is unknown.
-            input.reserve_exact(needed.saturating_sub(before).max(RECEIVE_BYTES));
+            let capacity = input.capacity();
+            match needed.saturating_sub(before) {
+                missing if missing >= RECEIVE_BYTES => input.reserve_exact(missing),
+                // The length of a line or of many arguments is unknown, so there may be much more.
+                _ => input.reserve(RECEIVE_BYTES),
+            }
+            if input.capacity() != capacity {
+                // All of it moves.
+                self.much_left = self.much_left.saturating_sub(before);
+            }
             let received = recv(&socket.fd, spare_capacity(&mut input), RecvFlags::DONTWAIT);
             let fresh = input.len() - before;
             if received.is_err() || fresh == 0 {
@@ -413,10 +431,12 @@ impl Connections {
                 return;
             }
             left = left.saturating_sub(fresh);
-            if input.len() < needed {
+            self.much_left = self.much_left.saturating_sub(fresh);
+            if input.len() < needed || is_open_ended {
                 let Some((consumed, next)) = self.hand(driver, place, &input, fresh, now) else {
                     return;
                 };
+                self.sockets[place].is_open_ended = is_open_ended && consumed == 0;
                 input.drain(..consumed);
                 self.keep(place, input, next);
                 continue;
@@ -432,6 +452,9 @@ impl Connections {
                 return;
             };
             last_length = consumed;
+            if let Some(socket) = self.sockets.get_mut(place) {
+                socket.is_open_ended = consumed == 0 && matches!(next, Next::Read { .. });
+            }
             self.keep(place, bytes[consumed..].to_vec(), next);
         }
     }
