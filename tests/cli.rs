@@ -213,7 +213,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ("redis", ":7463", "127.0.0.1:7463 for this machine alone"),
     ("redis", "127.0.0.1:99999", "a port from 0 to 65535"),
     ("redis", "0.0.0.0:7463", "(--redis 127.0.0.1:7463)"),
-    ("native", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("native", "127.0.0.1", "has no port; write 127.0.0.1:7400"),
     ("native", "0.0.0.0:7400", "(--native 127.0.0.1:7400)"),
     (
         "redis-policy",
@@ -225,7 +225,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
         "newest",
         "is not one of: close, drop-oldest, latest",
     ),
-    ("http", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("http", "127.0.0.1", "has no port; write 127.0.0.1:7480"),
     ("http", "0.0.0.0:7480", "(--http 127.0.0.1:7480)"),
     (
         "http-policy",
@@ -238,7 +238,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
         "is no origin; write https://example.org",
     ),
     ("broadcast", "me", "is not one of: anyone, nobody"),
-    ("nats", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("nats", "127.0.0.1", "has no port; write 127.0.0.1:7422"),
     ("nats", "0.0.0.0:7422", "(--nats 127.0.0.1:7422)"),
     (
         "nats-policy",
@@ -248,7 +248,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ("lame-duck", "0", "is not a whole number from 1"),
     ("max-payload", "65 MiB", "from 1 to"),
     ("user", "service", "no use without a password"),
-    ("node", "127.0.0.1", "has no port; write 127.0.0.1:7463"),
+    ("node", "127.0.0.1", "has no port; write 127.0.0.1:7401"),
     ("node", "0.0.0.0:7401", "(--node 127.0.0.1:7401)"),
     ("join", "127.0.0.1", "has no port; write 127.0.0.1:7401."),
     ("join", "7401,127.0.0.1:0", "\"127.0.0.1:0\" has port 0"),
@@ -271,11 +271,11 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ),
     ("children-max", "0", "is not a whole number from 1 to 255"),
     ("children-max", "256", "is not a whole number from 1 to 255"),
-    ("heartbeat", "99", "is not a whole number from 100 to 60000"),
-    ("heartbeat", "61s", "is not a whole number from 1 to 60"),
+    ("heartbeat", "99", "is not a time from 100ms to 60s"),
+    ("heartbeat", "61s", "is not a time from 100ms to 60s"),
     ("topology", "/nowhere.toml", "cannot read /nowhere.toml"),
     ("cluster-secret-file", "/nowhere", "cannot read /nowhere"),
-    ("shards", "0", "is not a whole number from 1"),
+    ("shards", "0", "is not a whole number from 1 to 64"),
     ("shards", "two", "is not a whole number from 1"),
     ("cpus", "0-", "write for example 0-3,6"),
     ("cpus", "1-0", "1-0 runs backwards"),
@@ -353,7 +353,7 @@ const WRONG_LINES: &[(&str, &str)] = &[
         "children_max = 300",
         "children_max: \"300\" is not a whole number",
     ),
-    ("heartbeat = 50", "heartbeat: \"50\" is not a whole number"),
+    ("heartbeat = 50", "heartbeat: \"50\" is not a time from"),
     ("topology = \"nowhere\"", "topology: cannot read "),
     (
         "cluster_secret_file = \"nowhere\"",
@@ -461,9 +461,30 @@ fn shards_and_cpus_that_the_machine_does_not_have_are_refused() {
     check_refused(
         &["--shards", "300"],
         &[],
-        &["300 shards", "there must be 1 to "],
+        &["\"300\" is not a whole number from 1 to 64"],
     );
     check_refused(&["--cpus", "8191"], &[], &["8191"]);
+}
+
+#[test]
+fn what_must_not_be_run_is_said_together_with_what_cannot_be_read() {
+    check_refused(
+        &[
+            "--redis",
+            "0.0.0.0:7463",
+            "--nats",
+            "nowhere",
+            "--heartbeat",
+            "5ms",
+        ],
+        &[("SAPWOOD_SHARDS", "65")],
+        &[
+            "--redis: 0.0.0.0:7463 can be reached from other machines",
+            "--nats: \"nowhere\" has no port; write nowhere:7422",
+            "--heartbeat: \"5ms\" is not a time from 100ms to 60s",
+            "SAPWOOD_SHARDS in the environment: \"65\" is not a whole number from 1 to 64",
+        ],
+    );
 }
 
 #[test]

@@ -300,6 +300,9 @@ const MAKE_SECRET: &str = "head -c 32 /dev/urandom | base64 > secret";
 const GIVE_SECRET: &str =
     "make a secret, copy it to every node, and name its file with --cluster-secret-file FILE";
 
+const NOTHING_LISTENS: &str = "every listener is off, so nobody could connect; give --redis an address, such as \
+    127.0.0.1:7463, or --native one.";
+
 const USER_WITHOUT_PASSWORD: &str =
     "a user is of no use without a password; set SAPWOOD_PASSWORD or --password-file too";
 
@@ -307,13 +310,9 @@ impl fmt::Display for Wrong {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wrong::NotUtf8 => write!(out, "the value is not UTF-8 text."),
-            Wrong::Address {
-                given,
-                reason,
-                usual_port,
-            } => write_address(out, given, reason, (*usual_port, ", or off")),
-            Wrong::Broker { given, reason } => write_address(out, given, reason, (7400, "")),
-            Wrong::Node { given, reason } => write_address(out, given, reason, (7401, "")),
+            Wrong::Address { .. } | Wrong::Broker { .. } | Wrong::Node { .. } => {
+                self.write_of_addresses(out)
+            }
             Wrong::Number {
                 given,
                 min,
@@ -357,12 +356,7 @@ impl fmt::Display for Wrong {
             }
             Wrong::Origin(given) => write_origin(out, given),
             Wrong::OpenToAll(flag, address) => write_open_to_all(out, flag, *address),
-            Wrong::NothingListens => {
-                write!(
-                    out,
-                    "every listener is off, so nobody could connect; give --redis an address, such as 127.0.0.1:7463, or --native one."
-                )
-            }
+            Wrong::NothingListens => out.write_str(NOTHING_LISTENS),
             Wrong::UserWithoutPassword => out.write_str(USER_WITHOUT_PASSWORD),
             Wrong::NoAddressToAsk(flag, usual) => write!(
                 out,
@@ -379,6 +373,20 @@ impl fmt::Display for Wrong {
 }
 
 impl Wrong {
+    /// What is wrong with an address.
+    fn write_of_addresses(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::Address {
+                given,
+                reason,
+                usual_port,
+            } => write_address(out, given, reason, (*usual_port, ", or off")),
+            Wrong::Broker { given, reason } => write_address(out, given, reason, (7400, "")),
+            Wrong::Node { given, reason } => write_address(out, given, reason, (7401, "")),
+            _ => Ok(()),
+        }
+    }
+
     /// What is wrong with the settings by which nodes form a tree.
     fn write_of_nodes(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
