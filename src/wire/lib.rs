@@ -24,6 +24,8 @@ pub mod node;
 pub mod resp;
 pub mod run;
 pub mod scope;
+#[cfg(feature = "state")]
+pub mod state;
 #[cfg(feature = "web")]
 pub mod text;
 pub mod topic;
