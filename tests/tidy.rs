@@ -31,10 +31,19 @@ const EXCEPTIONS: &[(&str, &str)] = &[];
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("sapwood-wire", &[]),
     ("sapwood-core", &["sapwood-wire"]),
-    ("sapwood-server", &["sapwood-core", "sapwood-wire"]),
+    ("sapwood-state", &["sapwood-wire"]),
+    (
+        "sapwood-server",
+        &["sapwood-core", "sapwood-state", "sapwood-wire"],
+    ),
     (
         "sapwood-sim",
-        &["sapwood-client", "sapwood-core", "sapwood-wire"],
+        &[
+            "sapwood-client",
+            "sapwood-core",
+            "sapwood-state",
+            "sapwood-wire",
+        ],
     ),
     ("sapwood-wasi", &["sapwood-core", "sapwood-wire"]),
     (
@@ -90,7 +99,7 @@ const LAYERS: &[&str] = &[
     "lib",
 ];
 
-/// What would make `core` or `wire` something else than a function of its input.
+/// What would make `core`, `state` or `wire` something else than a function of its input.
 const IMPURE: &[&str] = &[
     "std::net",
     "std::fs",
@@ -140,7 +149,7 @@ type Rule = fn(&Source) -> Vec<Finding>;
 
 const RULES: &[Rule] = &[
     core_is_protocol_blind,
-    core_and_wire_are_pure,
+    machines_are_pure,
     core_layers_point_down,
     runtime_is_in_server_only,
     unsafe_has_its_reason,
@@ -227,16 +236,19 @@ fn core_layers_point_down(source: &Source) -> Vec<Finding> {
     findings
 }
 
-fn core_and_wire_are_pure(source: &Source) -> Vec<Finding> {
-    if !source.path.starts_with("src/core/") && !source.path.starts_with("src/wire/") {
+fn machines_are_pure(source: &Source) -> Vec<Finding> {
+    let pure = ["src/core/", "src/wire/", "src/state/"];
+    let is_in = |directory: &&str| source.path.starts_with(*directory);
+    if !pure.iter().any(is_in) {
         return Vec::new();
     }
     let mut findings = by_line(source, |_, line| {
         let word = ["async", "await"]
             .into_iter()
             .find(|word| has_word(&line.code, word))?;
-        (!line.is_test)
-            .then(|| format!("no {word} here: core and wire are plain functions of their input"))
+        (!line.is_test).then(|| {
+            format!("no {word} here: core, state and wire are plain functions of their input")
+        })
     });
     for (index, path) in paths(source, "std") {
         let impure = IMPURE.iter().find(|impure| {
@@ -244,8 +256,9 @@ fn core_and_wire_are_pure(source: &Source) -> Vec<Finding> {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         });
         if let Some(impure) = impure.filter(|_| !source.lines[index].is_test) {
-            let what =
-                format!("no {impure} here: core and wire are plain functions of their input");
+            let what = format!(
+                "no {impure} here: core, state and wire are plain functions of their input"
+            );
             findings.push(Finding {
                 path: source.path.clone(),
                 line: index + 1,
@@ -722,7 +735,7 @@ fn import_that_points_up_is_found() {
 }
 
 #[test]
-fn impurity_in_core_and_wire_is_found() {
+fn impurity_in_core_state_and_wire_is_found() {
     let bad = [
         "use std::net::TcpStream;",
         "use std::{fmt, fs};",
@@ -734,11 +747,12 @@ fn impurity_in_core_and_wire_is_found() {
         "let s = std::collections::HashSet::new();",
     ];
     for text in bad {
-        check(core_and_wire_are_pure, "src/core/x.rs", text, &[1]);
-        check(core_and_wire_are_pure, "src/wire/x.rs", text, &[1]);
-        check(core_and_wire_are_pure, "src/server/x.rs", text, &[]);
+        check(machines_are_pure, "src/core/x.rs", text, &[1]);
+        check(machines_are_pure, "src/wire/x.rs", text, &[1]);
+        check(machines_are_pure, "src/state/x.rs", text, &[1]);
+        check(machines_are_pure, "src/server/x.rs", text, &[]);
         check(
-            core_and_wire_are_pure,
+            machines_are_pure,
             "src/core/x.rs",
             &format!("#[cfg(test)]\nmod t {{\n{text}\n}}"),
             &[],
@@ -746,7 +760,7 @@ fn impurity_in_core_and_wire_is_found() {
     }
     let good = "use hashbrown::HashMap;\nuse std::time::Duration;\n// std::fs\nlet a = \"async\";\nuse std::fmt;\n\
                 use std::{fmt, mem};\nfn f() { fs() }\n";
-    check(core_and_wire_are_pure, "src/core/x.rs", good, &[]);
+    check(machines_are_pure, "src/core/x.rs", good, &[]);
 }
 
 #[test]
