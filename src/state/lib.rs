@@ -3,4 +3,9 @@
 //! A machine without I/O beside `sapwood-core`: whoever drives it moves the bytes of the log and keeps the store. It
 //! must not know sockets, shards, sessions, files, clocks or threads: time comes with each command. Core and this crate
 //! do not know each other; both speak the types of `sapwood_wire::state`.
+//!
+//! Start reading at [`log`].
 #![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod log;
