@@ -7,11 +7,13 @@
 //! # Driving it
 //! A start: list the files (names: [`FileId`]'s `Display`), read the first [`SEGMENT_HEAD_BYTES`] of each,
 //! [`Recovery::new`] with what the store [remembers](Remembered); while [`Recovery::wanted`] names a file, read it into
-//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]; [`Writer::new`] with
-//! what the store applied. Then [`Writer::prepare`] if a segment is wanted, [`Writer::start`], write, `fdatasync`
-//! [`Writer::unsynced_files`], [`Writer::handle_synced`]. Only now may anything recovered be acknowledged, read by clients
-//! or flushed by the store. (After a failed sync the page cache may call bytes clean that no disk has: who wants to rule
-//! that out writes from [`Recovered::proven`] to [`Recovered::end`] again before this sync.)
+//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]. Then sync every file
+//! and the directory: a process that was killed leaves pages that no disk has. (After a sync that failed, the page cache
+//! may even call such pages clean; who wants to rule that out writes from [`Recovered::proven`] to [`Recovered::end`]
+//! again first.) [`Writer::new`] with what the store applied; [`Writer::prepare`] if a segment is wanted;
+//! [`Writer::start`], write, `fdatasync` [`Writer::unsynced_files`], [`Writer::handle_synced`]. Entries whose index the
+//! store has applied are skipped; the others may be applied as they are read, but acknowledged, shown to clients or
+//! flushed only after the sync.
 //!
 //! A turn: note [`Writer::written`] after [`Writer::append`], write, sync, [`Writer::handle_synced`] with what was noted. A
 //! sync covers several appends if all their writes came before it. In the background: [`Writer::prepare`]. At a flush:
@@ -83,7 +85,7 @@
 //! A bad segment header makes its file be looked at like that, too, for any segment number that is still needed.
 //!
 //! *Dead records stay dead*: the first thing that a start writes, at X, is a record with a new epoch, and nothing else is
-//! written before that is synced. It names the last record that lived, so what stood at X is no successor of anything any
+//! written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names the last record that lived, so what stood at X is no successor of anything any
 //! more; what is behind names dead predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists.
 //! The epoch is one more than any that a sealed header names, dead ones too.
 //!

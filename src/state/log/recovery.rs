@@ -85,7 +85,7 @@ pub struct Recovery {
     segments: BTreeMap<SegmentNumber, SegmentFile>,
     free: Vec<SegmentFile>,
     unreadable: Vec<FileId>,
-    /// Files by id, to name one that is not there.
+    /// Where a segment that is not there may have been.
     suspect: Suspect,
     files: u32,
     step: Option<Step>,
@@ -130,7 +130,7 @@ impl Recovered {
     }
 
     /// Everything before this is known to have been synced. What stands between here and the end may be in the page cache
-    /// alone: see [`Writer::new`](super::Writer::new).
+    /// alone, until the sync that [`Writer::new`](super::Writer::new) asks for.
     pub fn proven(&self) -> Position {
         self.proven
     }
@@ -151,7 +151,7 @@ impl Recovered {
         self.cut
     }
 
-    /// Records behind the end that were written whole: lost with what stood before them, never acknowledged.
+    /// Headers of records at the end or behind it that are whole: lost with what stood before them, never acknowledged.
     pub fn dead_records(&self) -> u64 {
         self.dead_records
     }
@@ -215,8 +215,8 @@ impl Recovery {
         })
     }
 
-    /// The next record in the file that is [wanted](Recovery::wanted), of which `bytes` is all; nothing where no more is to
-    /// be had from it. Once no file is wanted, [`finish`](Recovery::finish).
+    /// The next record in the file that is [wanted](Recovery::wanted), of which `bytes` is all (of a file of more than
+    /// [`SEGMENT_BYTES_MAX`], so many are enough); nothing where no more is to be had from it. Once no file is wanted, [`finish`](Recovery::finish).
     ///
     /// Records are whole and in order whatever comes later, so they may be applied at once, though not acknowledged. Cost:
     /// a checksum of each byte and 0.1 us a record.

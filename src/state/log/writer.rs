@@ -82,7 +82,8 @@ impl Writes {
 }
 
 /// How to prepare a segment. The order matters, because a header that can be read promises a whole segment:
-/// 1. for [`Fill::Zeros`], create the file, write `bytes` zeros, `fdatasync`, and sync the directory;
+/// 1. for [`Fill::Zeros`], create the file, or empty the one that is there, write `bytes` zeros, `fdatasync`, and sync
+///    the directory;
 /// 2. write `head` at offset 0, `fdatasync`;
 /// 3. tell [`Writer::prepared`].
 ///
@@ -154,23 +155,31 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on behind what was recovered. `applied` is each partition's applied index in the store, 0 for none.
+    /// Goes on behind what was recovered. `applied` is each partition's applied index in the store; those that are not
+    /// named have none.
     ///
-    /// The caller then carries out [`Writer::start`] and syncs *all* that was recovered along with it. Fails where the
-    /// log lacks entries between the store and its own first: that is damage.
+    /// Before the caller carries out [`Writer::start`] it syncs *every* file of the log, and the directory: from now on
+    /// all that was recovered counts as synced, and all segments that were found as prepared. Fails where the log lacks
+    /// entries between the store and its own first: that is damage.
     pub fn new(
         recovered: Recovered,
         applied: &[(PartitionId, u64)],
         settings: Settings,
     ) -> Result<Writer, RecoveryError> {
         settings.check();
-        let mut used = Vec::new();
+        let mut in_store = vec![0; PARTITIONS_MAX];
+        for (partition, applied) in applied {
+            let Some(of) = in_store.get_mut(usize::from(partition.0)) else {
+                panic!("{partition:?} is above the cap");
+            };
+            *of = *applied;
+        }
         let mut last = recovered.indexes.last.clone();
-        for &(partition, applied) in applied {
-            let index = usize::from(partition.0);
-            assert!(index < PARTITIONS_MAX, "{partition:?} is above the cap");
+        let mut used = Vec::new();
+        let partitions = (0..).map(PartitionId);
+        for ((partition, applied), index) in partitions.zip(in_store).zip(0..) {
             let first = recovered.indexes.first[index];
-            if first > applied.saturating_add(1) {
+            if first > next_index(0, applied) {
                 return Err(RecoveryError::Gap {
                     partition,
                     applied,
@@ -190,7 +199,7 @@ impl Writer {
             number: recovered.number,
             previous: recovered.previous,
             at: recovered.end,
-            synced: recovered.proven,
+            synced: recovered.end,
             live: recovered.live,
             prepared: recovered.prepared,
             preparing: None,

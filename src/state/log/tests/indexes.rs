@@ -116,3 +116,18 @@ fn log_that_begins_behind_the_store_is_refused() {
         "{error:?}"
     );
 }
+
+#[test]
+fn log_whose_first_entry_of_an_unknown_partition_is_not_its_first_is_refused() {
+    let mut store = Store::default();
+    store.applied.insert(PartitionId(1), 4);
+    let mut world = World::start(&Disk::default(), &store, &[], SMALL).expect("empty");
+    world.append(&[entry_of(1, 5, b"five")]);
+    let (recovered, _) = recover(&world.cache, &store).expect("no damage");
+    let expected = RecoveryError::Gap {
+        partition: PartitionId(1),
+        applied: 0,
+        first: 5,
+    };
+    assert_eq!(Writer::new(recovered, &[], SMALL).err(), Some(expected));
+}
