@@ -433,3 +433,92 @@ fn unknown_kind_of_record_is_refused_even_in_the_tail() {
         "{error}"
     );
 }
+
+/// A record that would come next, but for one thing.
+fn next_but(change: impl FnOnce(&mut RecordHead)) -> (Recovered, usize) {
+    let mut world = World::new(SMALL);
+    // Two starts, so that an epoch can be too small.
+    world.append(&[entry_of(1, 1, b"one")]);
+    let mut world = World::start(&world.cache, &world.store, &world.model, SMALL).expect("whole");
+    world.append(&[entry_of(1, 2, b"two")]);
+    let (recovered, entries) = recover(&world.cache, &world.store).expect("no damage");
+    assert_eq!(entries.len(), 2);
+    let mut head = RecordHead {
+        length: RECORD_HEAD_BYTES as u32,
+        position: recovered.end,
+        number: recovered.number,
+        previous: recovered.previous,
+        synced: recovered.proven,
+        epoch: recovered.epoch - 1,
+        checksum: 0,
+        entries: 0,
+        kind: RecordKind::Batch,
+    };
+    change(&mut head);
+    let (bytes, _) = head.encode(&Secret::new(&SECRET));
+    let mut disk = world.cache.clone();
+    let end = recovered.end;
+    let file = FileId(end.segment.0);
+    disk.write(file, end.offset, &bytes);
+    let (found, entries) = recover(&disk, &world.store).expect("nothing was synced there");
+    assert_eq!(entries.len(), 2);
+    let taken = found.end.offset - end.offset;
+    (found, taken as usize)
+}
+
+#[test]
+fn record_that_differs_in_anything_is_not_the_next() {
+    let (whole, bytes) = next_but(|_| {});
+    assert_eq!((whole.cut(), bytes), (None, RECORD_HEAD_BYTES));
+    let (next, bytes) = next_but(|head| {
+        head.kind = RecordKind::Start;
+        head.epoch += 1;
+    });
+    assert_eq!((next.cut(), bytes), (None, RECORD_HEAD_BYTES));
+    type Change = fn(&mut RecordHead);
+    type IsExpected = fn(Flaw) -> bool;
+    let changes: [(Change, IsExpected); 9] = [
+        (
+            |head| head.number += 1,
+            |flaw| matches!(flaw, Flaw::Number(_)),
+        ),
+        (
+            |head| head.number -= 1,
+            |flaw| matches!(flaw, Flaw::Number(_)),
+        ),
+        (
+            |head| head.previous ^= 1,
+            |flaw| matches!(flaw, Flaw::Previous),
+        ),
+        (
+            |head| head.epoch -= 1,
+            |flaw| matches!(flaw, Flaw::Epoch(1)),
+        ),
+        (
+            |head| head.epoch += 1,
+            |flaw| matches!(flaw, Flaw::Epoch(3)),
+        ),
+        (
+            |head| head.position.offset += 8,
+            |flaw| matches!(flaw, Flaw::Position(_)),
+        ),
+        (
+            |head| head.position.segment.0 += 1,
+            |flaw| matches!(flaw, Flaw::Position(_)),
+        ),
+        (
+            |head| head.synced.segment.0 = u32::MAX,
+            |flaw| matches!(flaw, Flaw::Synced(_)),
+        ),
+        (
+            |head| head.checksum = 1,
+            |flaw| matches!(flaw, Flaw::Checksum),
+        ),
+    ];
+    for (index, (change, is_expected)) in changes.into_iter().enumerate() {
+        let (recovered, bytes) = next_but(change);
+        let cut = recovered.cut();
+        assert!(cut.is_some_and(is_expected), "change {index}: {cut:?}");
+        assert_eq!(bytes, 0, "change {index}");
+    }
+}
