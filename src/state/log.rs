@@ -49,7 +49,7 @@
 //! | 44 | 4 | crc32c of everything behind this header |
 //! | 48 | 4 | number of entries |
 //! | 52 | 1 | kind: 1 batch, 2 start, 3 end of the segment |
-//! | 53 | 11 | reserved, zero |
+//! | 53 | 11 | reserved, zero; the last 8 have room for a term |
 //! | 64 | 8 | seal: SipHash-2-4 of the 64 bytes before, keyed with the secret |
 //!
 //! | offset | size | entry |
@@ -85,14 +85,15 @@
 //! A bad segment header makes its file be looked at like that, too, for any segment number that is still needed.
 //!
 //! *Dead records stay dead*: the first thing that a start writes, at X, is a record with a new epoch, and nothing else is
-//! written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names the last record that lived, so what stood at X is no successor of anything any
-//! more; what is behind names dead predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists.
+//! written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names the
+//! last record that lived, so what stood at X is no successor of anything any more; what is behind names dead
+//! predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists.
 //! The epoch is one more than any that a sealed header names, dead ones too.
 //!
 //! *Noise is cheap*: magic, place, length and synced position are compared before any seal is computed.
 //!
-//! *Only the very last write* cannot be told from a torn one, unless the store remembers its sync; [`Writer::mark`] writes a
-//! record that says it.
+//! *Only the very last write* cannot be told from a torn one, unless the store remembers its sync; [`Writer::mark`] writes
+//! a record that says it.
 //!
 //! # Indexes
 //! Within the chain nothing is lost, and indexes that the store used beyond it (an `os` stream's entries may reach the

@@ -9,7 +9,7 @@ use std::fmt;
 pub enum WriterError {
     /// A write or sync failed before, or this writer was told so: it takes nothing any more.
     Failed,
-    /// An entry's command is longer than [`Settings::command_bytes_max`].
+    /// An entry's command is longer than [`Settings::command_bytes_max`](super::Settings::command_bytes_max).
     EntryTooLong {
         /// Which of the entries.
         entry: usize,
@@ -18,8 +18,9 @@ pub enum WriterError {
         /// The most that is allowed.
         cap: usize,
     },
-    /// The segment is full and no other is prepared: carry out what [`Writer::prepare`] says, then try again. Where it
-    /// says nothing although nothing is being prepared, the log has [`LOG_FILES_MAX`] files, and the store must flush.
+    /// The segment is full and no other is prepared: carry out what [`Writer::prepare`](super::Writer::prepare) says, then
+    /// try again. Where it says nothing although nothing is being prepared, the log has as many files as it may
+    /// ([`LOG_FILES_MAX`](crate::limits::LOG_FILES_MAX)), and the store must flush.
     NoSegment,
 }
 

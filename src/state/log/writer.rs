@@ -85,7 +85,7 @@ impl Writes {
 /// 1. for [`Fill::Zeros`], create the file, or empty the one that is there, write `bytes` zeros, `fdatasync`, and sync
 ///    the directory;
 /// 2. write `head` at offset 0, `fdatasync`;
-/// 3. tell [`Writer::prepared`].
+/// 3. tell [`Writer::handle_prepared`].
 ///
 /// If a step fails, the same may be tried again, or the writer told that it [failed](Writer::fail).
 #[derive(Clone, Debug, PartialEq, Eq)]
