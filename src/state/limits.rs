@@ -4,11 +4,12 @@
 /// and 8 for each segment that is still needed.
 pub const PARTITIONS_MAX: usize = 256;
 
-/// Longest command of one entry: what a partition gathers in a turn. A longer one is refused before anything is written.
+/// Longest command of one entry: what a partition gathers in a turn. A longer one is refused before anything is
+/// written.
 pub const ENTRY_COMMAND_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest record: the smallest that holds the longest entry with both heads. A longer one would save nothing, because a
-/// head of 72 bytes already vanishes, and would leave more of a segment's end unused: this leaves 1.6 % of 64 MiB.
+/// Longest record: the smallest that holds the longest entry with both heads. A longer one would save nothing, because
+/// a head of 72 bytes already vanishes, and would leave more of a segment's end unused: this leaves 1.6 % of 64 MiB.
 pub const RECORD_BYTES_MAX: usize = ENTRY_COMMAND_BYTES_MAX + 4 * 1024;
 
 /// Most bytes that one append encodes, but for its last record; the rest of the entries is left for the next one. It
@@ -24,6 +25,6 @@ pub const SEGMENT_BYTES: u32 = 64 * 1024 * 1024;
 /// Largest segment that is read: recovery wants one in memory.
 pub const SEGMENT_BYTES_MAX: u32 = 256 * 1024 * 1024;
 
-/// Most files of a log: 16 GiB that the store has not flushed, which is more than any start should replay. At the cap no
-/// segment is prepared, and an append says that there is none until the store has flushed.
+/// Most files of a log: 16 GiB that the store has not flushed, which is more than any start should replay. At the cap
+/// no segment is prepared, and an append says that there is none until the store has flushed.
 pub const LOG_FILES_MAX: usize = 256;

@@ -1,31 +1,58 @@
 //! The log of the state plane: one sequence of records for all partitions, in segment files that are used again.
 //!
-//! Owns the format, what is written where, and recovery. Must not know files, threads or clocks, nor what commands mean:
-//! whoever drives it moves bytes with `pwrite` and `fdatasync`, and a simulator tears what it writes at every byte. Start
-//! at [`Writer::append`] for the way in, at [`Recovery`] for a start.
+//! Owns the format, what is written where, and recovery. Must not know files, threads or clocks, nor what commands
+//! mean: whoever drives it moves bytes with `pwrite` and `fdatasync`, and a simulator tears what it writes at every
+//! byte. Start at [`Writer::append`] for the way in, at [`Recovery`] for a start.
 //!
 //! # Driving it
 //! A start: list the files (names: [`FileId`]'s `Display`), read the first [`SEGMENT_HEAD_BYTES`] of each,
 //! [`Recovery::new`] with what the store [remembers](Remembered); while [`Recovery::wanted`] names a file, read it into
-//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]. Then sync every file
-//! and the directory: a process that was killed leaves pages that no disk has. (After a sync that failed, the page cache
-//! may even call such pages clean; who wants to rule that out writes from [`Recovered::proven`] to [`Recovered::end`]
-//! again first.) [`Writer::new`] with what the store applied; [`Writer::prepare`] if a segment is wanted;
-//! [`Writer::start`], write, `fdatasync` [`Writer::unsynced_files`], [`Writer::handle_synced`]. Entries whose index the
-//! store has applied are skipped; the others may be applied as they are read, but acknowledged, shown to clients or
-//! flushed only after the sync.
+//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]. Then sync every
+//! file and the directory: a process that was killed leaves pages that no disk has. (After a sync that failed, the page
+//! cache may even call such pages clean; who wants to rule that out writes from [`Recovered::proven`] to
+//! [`Recovered::end`] again first.) [`Writer::new`] with what the store applied; [`Writer::prepare`] if a segment is
+//! wanted; [`Writer::start`], write, `fdatasync` [`Writer::unsynced_files`], [`Writer::handle_synced`]. Entries whose
+//! index the store has applied are skipped; the others may be applied as they are read, but acknowledged, shown to
+//! clients or flushed only after the sync.
 //!
-//! A turn: note [`Writer::written`] after [`Writer::append`], write, sync, [`Writer::handle_synced`] with what was noted. A
-//! sync covers several appends if all their writes came before it. In the background: [`Writer::prepare`]. At a flush:
-//! [`Writer::remember`], write that in the flush's batch, flush, [`Writer::handle_flushed`]. Any failure:
+//! A turn: note [`Writer::written`] after [`Writer::append`], write, sync, [`Writer::handle_synced`] with what was
+//! noted. A sync covers several appends if all their writes came before it. In the background: [`Writer::prepare`]. At
+//! a flush: [`Writer::remember`], write that in the flush's batch, flush, [`Writer::handle_flushed`]. Any failure:
 //! [`Writer::fail`], for ever.
 //!
-//! # Format, version 1
-//! Numbers are little-endian. A [`Position`] is a segment's number (upper 32 bits) and an offset in it (lower 32): ordered
-//! like one long file, and it names the place without a table, though segments differ in size. 2^58 bytes fit.
+//! ```
+//! use sapwood_state::log::{Entry, PartitionId, Recovery, Remembered, Secret, Settings, Writer, Writes};
 //!
-//! A segment: header, records from offset [`RECORDS_OFFSET`] on, each behind the one before, the mark of its end; behind
-//! that anything. Segment numbers begin at 1 and go on without a hole; a file that is used again gets a new number.
+//! // An empty directory: no file, so none is wanted.
+//! let secret = Secret::new(&[7; 16]);
+//! let recovery = Recovery::new(secret, Remembered::default(), &[])?;
+//! assert_eq!(recovery.wanted(), None);
+//! let mut writer = Writer::new(recovery.finish()?, &[], Settings::default())?;
+//! let prepare = writer.prepare().expect("segment 1");
+//! // Here: make the file as `prepare` says.
+//! writer.handle_prepared(prepare.segment);
+//! let mut writes = Writes::default();
+//! writer.start(&mut writes)?;
+//! // Here: write each of `writes.iter()`, sync.
+//! writer.handle_synced(writer.written())?;
+//!
+//! let partition = PartitionId(3);
+//! let index = writer.next_index(partition);
+//! let entry = Entry { partition, index, wall_ms: 1_700_000_000_000, command: b"put" };
+//! assert_eq!(writer.append(&[entry], &mut writes)?, 1);
+//! let written = writer.written();
+//! // Here: write, sync; only then is the entry acknowledged.
+//! writer.handle_synced(written)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Format, version 1
+//! Numbers are little-endian. A [`Position`] is a segment's number (upper 32 bits) and an offset in it (lower 32):
+//! ordered like one long file, and it names the place without a table, though segments differ in size. 2^58 bytes fit.
+//!
+//! A segment: header, records from offset [`RECORDS_OFFSET`] on, each behind the one before, the mark of its end;
+//! behind that anything. Segment numbers begin at 1 and go on without a hole; a file that is used again gets a new
+//! number.
 //!
 //! | offset | size | segment header |
 //! |---|---|---|
@@ -56,7 +83,7 @@
 //! |---|---|---|
 //! | 0 | 4 | length of the command |
 //! | 4 | 2 | partition |
-//! | 6 | 1 | kind: 1 command, 2 (in start records) all indexes up to this are used; more are free for Raft's hard state |
+//! | 6 | 1 | kind: 1 command, 2 (in start records) all indexes up to this are used; 3 on: room for Raft's hard state |
 //! | 7 | 1 | reserved, zero |
 //! | 8 | 8 | index, from 1 |
 //! | 16 | 8 | wall clock of the proposer, in ms |
@@ -64,15 +91,15 @@
 //! | 32 | | the command |
 //!
 //! # What recovery believes
-//! *The chain.* From the first needed segment on, a record is taken if it stands where the last one ended, its batch number
-//! is one more, it names the last one's seal, its epoch is not smaller (and grows only where a start begins), its own
-//! seal and its checksum are right. The seal is 64 bits under a key that clients never see anything of; it covers the
-//! checksum and the seal before, so a record has one predecessor with all that stood before that. (A seeded crc32c alone
-//! is not enough: it is linear and has 32 bits, so among a few million forged records in the bodies of one torn tail one
-//! would be believed every thousandth time.)
+//! *The chain.* From the first needed segment on, a record is taken if it stands where the last one ended, its batch
+//! number is one more, it names the last one's seal, its epoch is not smaller (and grows only where a start begins),
+//! its own seal and its checksum are right. The seal is 64 bits under a key that clients never see anything of; it
+//! covers the checksum and the seal before, so a record has one predecessor with all that stood before that. (A seeded
+//! crc32c alone is not enough: it is linear and has 32 bits, so among a few million forged records in the bodies of one
+//! torn tail one would be believed every thousandth time.)
 //!
-//! *The first bad record* ends the chain, at X. What stands behind cannot be verified by the chain, but its header can by
-//! itself: sealed, and naming its own place. So these are told apart:
+//! *The first bad record* ends the chain, at X. What stands behind cannot be verified by the chain, but its header can
+//! by itself: sealed, and naming its own place. So these are told apart:
 //! - forged records in a client's command have no seal;
 //! - records of a segment's earlier use name an older segment number, and in free segments nobody looks;
 //! - records behind X with a seal were written to this place: by a start whose tail was cut (*dead* ones), or behind a
@@ -84,16 +111,16 @@
 //! torn tail, cut there. A header's claim counts although its body may be torn.
 //! A bad segment header makes its file be looked at like that, too, for any segment number that is still needed.
 //!
-//! *Dead records stay dead*: the first thing that a start writes, at X, is a record with a new epoch, and nothing else is
-//! written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names the
-//! last record that lived, so what stood at X is no successor of anything any more; what is behind names dead
+//! *Dead records stay dead*: the first thing that a start writes, at X, is a record with a new epoch, and nothing else
+//! is written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names
+//! the last record that lived, so what stood at X is no successor of anything any more; what is behind names dead
 //! predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists.
 //! The epoch is one more than any that a sealed header names, dead ones too.
 //!
 //! *Noise is cheap*: magic, place, length and synced position are compared before any seal is computed.
 //!
-//! *Only the very last write* cannot be told from a torn one, unless the store remembers its sync; [`Writer::mark`] writes
-//! a record that says it.
+//! *Only the very last write* cannot be told from a torn one, unless the store remembers its sync; [`Writer::mark`]
+//! writes a record that says it.
 //!
 //! # Indexes
 //! Within the chain nothing is lost, and indexes that the store used beyond it (an `os` stream's entries may reach the
@@ -152,8 +179,8 @@ impl fmt::Display for SegmentNumber {
     }
 }
 
-/// A file's number, from 1 without holes: files are made once and then hold one segment after the other. Its `Display` is
-/// the file's name.
+/// A file's number, from 1 without holes: files are made once and then hold one segment after the other. Its `Display`
+/// is the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub u32);
 
@@ -231,8 +258,8 @@ impl EntryKind {
     }
 }
 
-/// The secret of a data directory: 16 random bytes in a file of their own, made with it. Never shown, never in a segment.
-/// Without it no client can write a command that looks like a record.
+/// The secret of a data directory: 16 random bytes in a file of their own, made with it. Never shown, never in a
+/// segment. Without it no client can write a command that looks like a record.
 #[derive(Clone)]
 pub struct Secret {
     key: SipHasher24,
@@ -329,7 +356,8 @@ struct SegmentFile {
     bytes: u32,
 }
 
-/// Rule 6: the index of a partition's next entry, given the last in the log and the applied one in the store, 0 for none.
+/// Rule 6: the index of a partition's next entry, given the last in the log and the applied one in the store, 0 for
+/// none.
 pub fn next_index(last_in_log: u64, applied_in_store: u64) -> u64 {
     let last = last_in_log.max(applied_in_store);
     // invariant: an index is an entry, and nobody proposes 2^64.

@@ -18,8 +18,8 @@ pub enum WriterError {
         /// The most that is allowed.
         cap: usize,
     },
-    /// The segment is full and no other is prepared: carry out what [`Writer::prepare`](super::Writer::prepare) says, then
-    /// try again. Where it says nothing although nothing is being prepared, the log has as many files as it may
+    /// The segment is full and no other is prepared: carry out what [`Writer::prepare`](super::Writer::prepare) says,
+    /// then try again. Where it says nothing although nothing is being prepared, the log has as many files as it may
     /// ([`LOG_FILES_MAX`](crate::limits::LOG_FILES_MAX)), and the store must flush.
     NoSegment,
 }

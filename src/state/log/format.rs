@@ -153,7 +153,8 @@ impl RecordHead {
     }
 }
 
-/// Reads the header of the record that stands at this position, of a segment of so many bytes, and returns its seal too.
+/// Reads the header of the record that stands at this position, of a segment of so many bytes, and returns its seal
+/// too.
 ///
 /// `bytes` begin with it. What a seal must not be computed for is checked first, so noise costs a comparison or two. It
 /// is believed as far as it goes: the position is its own and a writer that had the secret made it, but whether it

@@ -1,7 +1,7 @@
 //! What a log holds after a start: its records in order, where it goes on, or why it is refused.
 //!
-//! Invariants: records are given in the order in which they were written, each the successor of the one before; once one
-//! is not, no other is given, and everything behind is only looked at for what it says was synced. Start at
+//! Invariants: records are given in the order in which they were written, each the successor of the one before; once
+//! one is not, no other is given, and everything behind is only looked at for what it says was synced. Start at
 //! [`Recovery::new`].
 
 use super::format::{
@@ -64,8 +64,8 @@ pub(super) struct Indexes {
 enum Step {
     /// The next records are in this file.
     Chain(SegmentFile),
-    /// The chain ended; this file may hold records that say what was synced. Without a number where the header cannot be
-    /// read.
+    /// The chain ended; this file may hold records that say what was synced. Without a number where the header cannot
+    /// be read.
     Scan(FileId, Option<SegmentNumber>),
 }
 
@@ -76,7 +76,8 @@ struct Claim {
     by: Witness,
 }
 
-/// Reads a log, one file after the other: [`wanted`](Recovery::wanted) says which, [`next`](Recovery::next) takes its bytes.
+/// Reads a log, one file after the other: [`wanted`](Recovery::wanted) says which, [`next`](Recovery::next) takes its
+/// bytes.
 #[derive(Debug)]
 pub struct Recovery {
     secret: Secret,
@@ -129,8 +130,8 @@ impl Recovered {
         self.end
     }
 
-    /// Everything before this is known to have been synced. What stands between here and the end may be in the page cache
-    /// alone, until the sync that [`Writer::new`](super::Writer::new) asks for.
+    /// Everything before this is known to have been synced. What stands between here and the end may be in the page
+    /// cache alone, until the sync that [`Writer::new`](super::Writer::new) asks for.
     pub fn proven(&self) -> Position {
         self.proven
     }
@@ -216,10 +217,11 @@ impl Recovery {
     }
 
     /// The next record in the file that is [wanted](Recovery::wanted), of which `bytes` is all (of a file of more than
-    /// [`SEGMENT_BYTES_MAX`], so many are enough); nothing where no more is to be had from it. Once no file is wanted, [`finish`](Recovery::finish).
+    /// [`SEGMENT_BYTES_MAX`], so many are enough); nothing where no more is to be had from it. Once no file is wanted,
+    /// [`finish`](Recovery::finish).
     ///
-    /// Records are whole and in order whatever comes later, so they may be applied at once, though not acknowledged. Cost:
-    /// a checksum of each byte and 0.1 us a record.
+    /// Records are whole and in order whatever comes later, so they may be applied at once, though not acknowledged.
+    /// Cost: a checksum of each byte and 0.1 us a record.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Record<'a>>, RecoveryError> {
         match self.step {
             None => Ok(None),

@@ -1,6 +1,7 @@
 //! A log on a disk of vectors, and a model of what was written and synced.
 //!
-//! [`World`] drives a writer as the log thread will, and notes every step, so that a test can crash at each byte of them.
+//! [`World`] drives a writer as the log thread will, and notes every step, so that a test can crash at each byte of
+//! them.
 //! [`check_crash`] is what must hold after each.
 
 mod caps;
@@ -381,8 +382,8 @@ impl World {
         assert!(disk == self.cache, "a step is missing");
     }
 
-    /// The disk and the store after a crash at a random step, at which each 512 bytes that were not synced are as one of
-    /// the writes to them left them, or as they were before.
+    /// The disk and the store after a crash at a random step, at which each 512 bytes that were not synced are as one
+    /// of the writes to them left them, or as they were before.
     fn lose_sectors(&self, random: &mut Random) -> (Disk, Store, usize) {
         const SECTOR: usize = 512;
         let end = random.below(self.steps.len() as u64 + 1) as usize;
@@ -444,8 +445,8 @@ fn end_in_model(entries: &[Owned], model: &[Owned], store: &Store) -> usize {
     end
 }
 
-/// What must hold after any crash: the log is not refused; what it holds was written, once, in this order, without a hole;
-/// nothing acknowledged is missing; what the log has not, the store has. Returns how many entries are there.
+/// What must hold after any crash: the log is not refused; what it holds was written, once, in this order, without a
+/// hole; nothing acknowledged is missing; what the log has not, the store has. Returns how many entries are there.
 fn check_crash(disk: &Disk, store: &Store, model: &[Owned], acknowledged: usize) -> usize {
     let (recovered, entries) = match recover(disk, store) {
         Ok(recovered) => recovered,

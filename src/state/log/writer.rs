@@ -1,7 +1,7 @@
 //! What is written where: entries to records, records to segments, and which segments are used again.
 //!
-//! Invariants: `synced <= at`; `live` are the segments from the oldest that is needed to the one of `at`, without a hole,
-//! and `prepared` go on from there; a segment is in one of `live`, `prepared`, `preparing` and `free`. Start at
+//! Invariants: `synced <= at`; `live` are the segments from the oldest that is needed to the one of `at`, without a
+//! hole, and `prepared` go on from there; a segment is in one of `live`, `prepared`, `preparing` and `free`. Start at
 //! [`Writer::append`].
 
 use super::format::{
@@ -237,11 +237,11 @@ impl Writer {
     }
 
     /// Encodes the first of these entries, as many as fit, and returns how many. The caller writes what `out` holds, in
-    /// any order, before it asks for more. With fewer than all, the rest is offered again: either [`APPEND_BYTES_MAX`] was
-    /// reached or a segment is wanted.
+    /// any order, before it asks for more. With fewer than all, the rest is offered again: either [`APPEND_BYTES_MAX`]
+    /// was reached or a segment is wanted.
     ///
-    /// Each entry's index is one more than the last of its partition. Cost: a copy and a checksum of each byte, and 0.1 us
-    /// a record; nothing is allocated once the buffer has grown.
+    /// Each entry's index is one more than the last of its partition. Cost: a copy and a checksum of each byte, and 0.1
+    /// us a record; nothing is allocated once the buffer has grown.
     ///
     /// [`APPEND_BYTES_MAX`]: crate::limits::APPEND_BYTES_MAX
     pub fn append(
@@ -320,8 +320,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Handles that a write or a sync failed: nothing is taken any more, and nothing becomes synced. What was handed out
-    /// and not synced may or may not be found at the next start.
+    /// Handles that a write or a sync failed: nothing is taken any more, and nothing becomes synced. What was handed
+    /// out and not synced may or may not be found at the next start.
     pub fn fail(&mut self) {
         self.state = State::Failed;
     }
@@ -337,8 +337,8 @@ impl Writer {
         next_index(last.unwrap_or(0), 0)
     }
 
-    /// What to prepare so that a segment is ready when this one is full; nothing while one is prepared or being prepared.
-    /// May be done beside appends. See [`Prepare`].
+    /// What to prepare so that a segment is ready when this one is full; nothing while one is prepared or being
+    /// prepared. May be done beside appends. See [`Prepare`].
     pub fn prepare(&mut self) -> Option<Prepare> {
         if self.state == State::Failed || self.preparing.is_some() || !self.prepared.is_empty() {
             return None;
@@ -372,8 +372,8 @@ impl Writer {
     /// What the store is to remember with a flush that makes these applied indexes durable: written in the same batch,
     /// before the flush.
     pub fn remember(&self, applied: impl Fn(PartitionId) -> u64) -> Remembered {
-        // The segment of the synced position is kept, and the one before if that has no synced record yet: the chain goes
-        // on from there.
+        // The segment of the synced position is kept, and the one before if that has no synced record yet: the chain
+        // goes on from there.
         let bound = match self.synced.offset > RECORDS_OFFSET {
             true => self.synced.segment.0,
             false => self.synced.segment.0.saturating_sub(1),

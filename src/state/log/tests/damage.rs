@@ -304,8 +304,8 @@ fn store_that_forgot_the_log_is_noticed() {
     assert_eq!(error, RecoveryError::Remembered(wrong));
 }
 
-/// A command full of records, each right in every public field where it will stand, and one that would end the chain's next
-/// step; all say that more was synced than there is.
+/// A command full of records, each right in every public field where it will stand, and one that would end the chain's
+/// next step; all say that more was synced than there is.
 fn forged_command(secret: &Secret, body_at: Position, seal_before: u64) -> Vec<u8> {
     let mut command = Vec::new();
     for index in 0..2 {
