@@ -105,3 +105,22 @@ pub const NODE_SECRET_BYTES_MAX: usize = 64 * 1024;
 /// Most numbers of a node's path, which is how deep a tree can be: their count is one byte. Worst memory: 40 bytes and
 /// these.
 pub const PATH_NUMBERS_MAX: usize = 255;
+
+/// Longest name of a stream: a table's key of 1,000 bytes behind its table's tag, for the streams that XADD makes.
+pub const STREAM_NAME_BYTES_MAX: usize = 1_024;
+
+/// Most filters of a stream: each topic that is stored is compared with all of them.
+pub const STREAM_FILTERS_MAX: usize = 64;
+
+/// Longest id of a message by which it is stored once: a hash or a UUID with a client's prefix. Worst memory: it stands
+/// in the key of a row, until the window is over.
+pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+
+/// Longest headers of a stored message: what a native frame has room for.
+pub const MESSAGE_HEADERS_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest command for the state plane: one message of the greatest size, or what a partition gathered in a turn.
+pub const STATE_COMMAND_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
+
+/// Most streams that one atomic batch may append to: their state is copied before, to go back to.
+pub const BATCH_APPENDS_MAX: usize = 1_024;

@@ -109,6 +109,31 @@ pub fn wildcard_matches(wildcard: &[u8], topic: &[u8]) -> bool {
     tokens.next().is_none()
 }
 
+/// Whether some topic is matched by both wildcards, or filters without wildcards, such as [`check_wildcard`] takes.
+///
+/// ```
+/// use sapwood_wire::topic::wildcards_overlap;
+/// assert!(wildcards_overlap(b"orders.*.paid", b"orders.7.>"));
+/// assert!(!wildcards_overlap(b"orders.*", b"orders.7.paid"));
+/// ```
+pub fn wildcards_overlap(one: &[u8], other: &[u8]) -> bool {
+    // `$` names are seen by nothing that begins otherwise.
+    if is_reserved(one) != is_reserved(other) {
+        return false;
+    }
+    let mut ones = one.split(|&byte| byte == b'.');
+    let mut others = other.split(|&byte| byte == b'.');
+    // Ends with the shorter of both.
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b">" || b == b">" => return true,
+            (Some(a), Some(b)) if a == b || a == b"*" || b == b"*" => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +228,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn wildcards_overlap_where_a_topic_matches_both(one in "[ab*](\\.[ab*]){0,2}(\\.>)?", other in "[ab*](\\.[ab*]){0,2}(\\.>)?") {
+            // Every topic of two tokens' alphabet and the longest length that matters.
+            let mut topics: Vec<Vec<u8>> = vec![vec![]];
+            let mut found = false;
+            for _ in 0..4 {
+                let longer = topics.iter().flat_map(|topic| {
+                    [b'a', b'b', b'c'].map(|byte| {
+                        let mut next = topic.clone();
+                        if !next.is_empty() {
+                            next.push(b'.');
+                        }
+                        next.push(byte);
+                        next
+                    })
+                });
+                topics = longer.collect();
+                found |= topics.iter().any(|topic| {
+                    wildcard_matches(one.as_bytes(), topic) && wildcard_matches(other.as_bytes(), topic)
+                });
+            }
+            prop_assert_eq!(wildcards_overlap(one.as_bytes(), other.as_bytes()), found);
+            prop_assert_eq!(wildcards_overlap(other.as_bytes(), one.as_bytes()), found);
+        }
+
         #[test]
         fn only_wildcards_match_more_than_themselves(filter in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}", topic in "[ab*>$]{0,2}(\\.[ab*>]{0,2}){0,4}") {
             let (filter, topic) = (filter.as_bytes(), topic.as_bytes());
