@@ -9,3 +9,7 @@
 
 pub mod limits;
 pub mod log;
+pub mod overlay;
+pub mod partition;
+pub mod store;
+pub mod streams;

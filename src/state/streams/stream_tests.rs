@@ -1,0 +1,1 @@
+//! Single behaviours of streams, each with the shortest history that shows it.
