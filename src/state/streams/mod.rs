@@ -30,8 +30,4 @@ pub(crate) use state::State;
 pub(crate) use stream::{Change, Stream, decode_config};
 
 #[cfg(test)]
-mod model;
-#[cfg(test)]
-mod model_tests;
-#[cfg(test)]
-mod stream_tests;
+mod tests;

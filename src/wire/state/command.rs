@@ -179,10 +179,13 @@ fn read_message<'a>(
     if flags & !KNOWN_FLAGS != 0 {
         return Err(DecodeError::Value("flags"));
     }
-    let mut message = Message::default();
-    message.topic = match flags & SAME_TOPIC {
+    let topic = match flags & SAME_TOPIC {
         0 => reader.bytes16("topic")?,
         _ => before.ok_or(DecodeError::Value("flags"))?,
+    };
+    let mut message = Message {
+        topic,
+        ..Message::default()
     };
     if flags & HAS_ID != 0 {
         message.id = reader.bytes8("id")?;

@@ -2,12 +2,11 @@
 //!
 //! Every history has a seed, which a failure prints.
 
-use super::canary::{self, Canary};
-use super::model::{Kept, Model};
-use super::read::*;
-use super::{Floors, Place};
+use super::model::{Kept, Model, ModelStream};
 use crate::partition::{Applied, Entry, Partition};
 use crate::store::{Direction, Family, MemoryStore, Store};
+use crate::streams::canary::{self, Canary};
+use crate::streams::*;
 use sapwood_wire::state::*;
 use sapwood_wire::topic::wildcard_matches;
 use std::collections::BTreeSet;
@@ -228,7 +227,7 @@ impl World {
             true => 1 + random.below(limit),
             false => 0,
         };
-        let filters: [&[&str]; 3] = [&["a.>"], &["b.*", "c"], &[]];
+        let filters: [&[&str]; 4] = [&["a.>"], &["b.*", "c"], &[], &["d", "*.1"]];
         StreamConfig {
             name: format!("s{which}").into_bytes(),
             filters: filters[which as usize]
@@ -296,8 +295,11 @@ impl World {
         let most = 1 + self.random.below(40) as u32;
         let command = match self.random.below(40) {
             0..=2 => {
-                let which = self.random.below(3);
-                Command::Create(self.config(which))
+                let which = self.random.below(4);
+                match self.model.streams.get(&stream.0) {
+                    Some(one) if self.random.one_in(4) => Command::Create(one.config.clone()),
+                    _ => Command::Create(self.config(which)),
+                }
             }
             3 => match self
                 .model
@@ -378,68 +380,9 @@ impl World {
             last_ms: model.last_ms,
         };
         assert_eq!(info, expected, "stream {number}");
-        let random = &mut self.random;
-        let now = self.wall_ms + random.below(50);
-        let seen = |one: &&Kept| !model.is_over(one, now);
-        for topic in TOPICS {
-            let of_topic = model.messages.iter().rev().filter(seen);
-            let mut of_topic = of_topic.filter(|one| one.topic == topic.as_bytes());
-            let found = collect(|visit| view.last_of_topic(topic.as_bytes(), now, visit));
-            assert_eq!(
-                found.first(),
-                of_topic.next().map(shown).as_ref(),
-                "last of {topic}"
-            );
-        }
-        for _ in 0..4 {
-            let sequence = random.below(model.next + 1);
-            let mut one = model.messages.iter().filter(seen);
-            let one = one.find(|one| one.sequence == sequence);
-            let found = collect(|visit| view.message(Sequence(sequence), now, visit));
-            assert_eq!(found.first(), one.map(shown).as_ref(), "message {sequence}");
-            let ms = (model.last_ms + 20).saturating_sub(random.below(500));
-            let mut later = model
-                .messages
-                .iter()
-                .filter(seen)
-                .filter(|one| one.ms >= ms);
-            let expected = later.next().map_or(model.next, |one| one.sequence);
-            assert_eq!(
-                view.first_at(ms, now),
-                Ok(Sequence(expected)),
-                "first at {ms}"
-            );
-        }
-        let filter = random.pick(&FILTERS).as_bytes();
-        let filter = (!random.one_in(3)).then_some(filter);
-        let start = match random.one_in(2) {
-            true => Start::First,
-            false => Start::At(Sequence(random.below(model.next + 2))),
-        };
-        let limits = PageLimits {
-            messages: 1 + random.below(60) as usize,
-            bytes: random.below(4_000) as usize,
-            looked_at: 1 + random.below(90) as usize,
-        };
-        let from = match start {
-            Start::First => model.floor(),
-            Start::At(from) => from.0,
-        };
-        let matching = model.messages.iter().filter(seen).filter(|one| {
-            one.sequence >= from && filter.is_none_or(|filter| wildcard_matches(filter, &one.topic))
-        });
-        let expected: Vec<Kept> = matching.map(shown).collect();
-        assert_eq!(
-            pages(&view, start, filter, limits, now),
-            expected,
-            "pages of {number}"
-        );
-        let gap = view
-            .page(start, filter, limits, now, &mut |_| {})
-            .unwrap()
-            .gap;
-        let expected = (from < model.floor()).then_some((Sequence(from), Sequence(model.floor())));
-        assert_eq!(gap, expected);
+        let now = self.wall_ms + self.random.below(50);
+        check_messages(&view, model, now, &mut self.random);
+        check_pages(&view, model, now, &mut self.random);
     }
 
     /// The same log, applied anew in other batches, gives the same rows.
@@ -479,6 +422,80 @@ impl World {
         self.check_reads();
         self.check_replica();
     }
+}
+
+/// Single messages are what the model says.
+fn check_messages(
+    view: &StreamView<MemoryStore>,
+    model: &ModelStream,
+    now: u64,
+    random: &mut Random,
+) {
+    let seen = |one: &&Kept| !model.is_over(one, now);
+    for topic in TOPICS {
+        let of_topic = model.messages.iter().rev().filter(seen);
+        let mut of_topic = of_topic.filter(|one| one.topic == topic.as_bytes());
+        let found = collect(|visit| view.last_of_topic(topic.as_bytes(), now, visit));
+        assert_eq!(
+            found.first(),
+            of_topic.next().map(shown).as_ref(),
+            "last of {topic}"
+        );
+    }
+    for _ in 0..4 {
+        let sequence = random.below(model.next + 1);
+        let mut one = model.messages.iter().filter(seen);
+        let one = one.find(|one| one.sequence == sequence);
+        let found = collect(|visit| view.message(Sequence(sequence), now, visit));
+        assert_eq!(found.first(), one.map(shown).as_ref(), "message {sequence}");
+        let ms = (model.last_ms + 20).saturating_sub(random.below(500));
+        let mut later = model
+            .messages
+            .iter()
+            .filter(seen)
+            .filter(|one| one.ms >= ms);
+        let expected = later.next().map_or(model.next, |one| one.sequence);
+        assert_eq!(
+            view.first_at(ms, now),
+            Ok(Sequence(expected)),
+            "first at {ms}"
+        );
+    }
+}
+
+/// Pages from somewhere on are what the model says.
+fn check_pages(view: &StreamView<MemoryStore>, model: &ModelStream, now: u64, random: &mut Random) {
+    let seen = |one: &&Kept| !model.is_over(one, now);
+    let filter = random.pick(&FILTERS).as_bytes();
+    let filter = (!random.one_in(3)).then_some(filter);
+    let start = match random.one_in(2) {
+        true => Start::First,
+        false => Start::At(Sequence(random.below(model.next + 2))),
+    };
+    let limits = PageLimits {
+        messages: 1 + random.below(60) as usize,
+        bytes: random.below(4_000) as usize,
+        looked_at: 1 + random.below(90) as usize,
+    };
+    let from = match start {
+        Start::First => model.floor(),
+        Start::At(from) => from.0,
+    };
+    let matching = model.messages.iter().filter(seen).filter(|one| {
+        one.sequence >= from && filter.is_none_or(|filter| wildcard_matches(filter, &one.topic))
+    });
+    let expected: Vec<Kept> = matching.map(shown).collect();
+    assert_eq!(
+        pages(view, start, filter, limits, now),
+        expected,
+        "pages from {start:?}"
+    );
+    let gap = view
+        .page(start, filter, limits, now, &mut |_| {})
+        .unwrap()
+        .gap;
+    let expected = (from < model.floor()).then_some((Sequence(from), Sequence(model.floor())));
+    assert_eq!(gap, expected);
 }
 
 /// What a read of one message gave; nothing if it said that there is none.
@@ -585,7 +602,7 @@ fn histories_with_crashes_agree_with_the_model() {
     }
     let all = "appended batch batch_refused created deleted duplicate existing expired expired_more \
                filters_taken message_deleted message_too_long no_message no_stream pruned purged purged_more \
-               stored stream_exists stream_full topic_not_kept ttl_refused updated wrong_last_of_topic \
+               search_too_long stored stream_exists stream_full topic_not_kept ttl_refused updated wrong_last_of_topic \
                wrong_last_sequence";
     let missing: Vec<_> = all
         .split_whitespace()

@@ -109,15 +109,8 @@ impl ModelStream {
             }
         }
         let window = config.duplicate_window_ms;
-        if !message.id.is_empty() && window > 0 {
-            let known = self.ids.iter().rev().find(|id| id.id == message.id);
-            if let Some(known) = known.filter(|id| id.ms + window > now) {
-                let duplicate = Outcome::Duplicate(Sequence(known.sequence));
-                self.is_unsure |= known.may_be_gone && given.is_none();
-                if !known.may_be_gone || given == Some(&duplicate) {
-                    return duplicate;
-                }
-            }
+        if let Some(duplicate) = self.duplicate(message, now, given) {
+            return duplicate;
         }
         if let Some(refusal) = self.condition_fails(message, given) {
             return refused(refusal);
@@ -138,6 +131,24 @@ impl ModelStream {
         self.next += 1;
         self.last_ms = now;
         Outcome::Stored(Sequence(self.next - 1))
+    }
+
+    fn duplicate(
+        &mut self,
+        message: &Message,
+        now: u64,
+        given: Option<&Outcome>,
+    ) -> Option<Outcome> {
+        let window = self.config.duplicate_window_ms;
+        if message.id.is_empty() || window == 0 {
+            return None;
+        }
+        let known = self.ids.iter().rev().find(|id| id.id == message.id);
+        let known = known.filter(|id| id.ms + window > now)?;
+        let duplicate = Outcome::Duplicate(Sequence(known.sequence));
+        self.is_unsure |= known.may_be_gone && given.is_none();
+        let is_one = !known.may_be_gone || given == Some(&duplicate);
+        is_one.then_some(duplicate)
     }
 
     fn condition_fails(&self, message: &Message, given: Option<&Outcome>) -> Option<Refusal> {
@@ -315,7 +326,11 @@ impl Model {
     fn batch(&mut self, batch: Batch, wall_ms: u64, given: Option<&Reply>) -> Reply {
         let before = self.streams.clone();
         let reply = self.batch_parts(batch, wall_ms, given);
-        let is_unsure = self.streams.values().any(|one| one.is_unsure);
+        let is_unsure = self.streams.values().any(|one| one.is_unsure)
+            || matches!(
+                given,
+                Some(Reply::BatchRefused(_, Refusal::SearchTooLong(_)))
+            );
         self.streams
             .values_mut()
             .for_each(|one| one.is_unsure = false);

@@ -1,1 +1,0 @@
-//! Single behaviours of streams, each with the shortest history that shows it.
