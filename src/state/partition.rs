@@ -126,10 +126,11 @@ impl Partition {
         let mut to = from;
         to[2] = u8::MAX;
         store.range(Family::Meta, &from, &to, Direction::Forward, &mut visit)?;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(partition),
+        if let Some(number) = configs.keys().next() {
+            let key = partition.place(*number).meta(KIND_STATE);
+            failed = Some(damaged(Family::Meta, &key, "absence"));
         }
+        failed.map_or(Ok(partition), Err)
     }
 
     /// Takes a meta row: configurations come before states.

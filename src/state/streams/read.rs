@@ -6,7 +6,7 @@
 //! [`StreamView::open`] and [`StreamView::page`].
 
 use super::block::block_of;
-use super::keys::{KIND_CONFIG, KIND_STATE, Place};
+use super::keys::{KIND_CONFIG, KIND_STATE, PREFIX_BYTES, Place};
 use super::run::Record;
 use super::scan::{self, ENOUGH, Flow, LastOfTopic, Liveness, ON, damaged};
 use super::state::State;
@@ -16,6 +16,7 @@ use crate::store::{Direction, Family, Store, StoreError};
 use sapwood_wire::state::{Lineage, ResumeToken, Sequence, StreamConfig};
 use sapwood_wire::topic::wildcard_matches;
 use std::fmt;
+use std::ops::ControlFlow;
 
 /// Why a read gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -307,11 +308,55 @@ impl<'s, S: Store> StreamView<'s, S> {
         }
     }
 
-    /// Visits the messages from `start` on whose topic the filter matches; no filter matches all.
+    /// Visits topics that one of the filters matches, each with its last message, in the order of topics: those behind
+    /// `after`, or from the first. Looks at `most` topics at most, and returns the last of them if there may be more.
+    ///
+    /// Cost: a row for each topic that was ever stored and not compacted away; for each one that matches its last message.
+    pub fn last_of_each(
+        &self,
+        after: Option<&[u8]>,
+        filters: &[&[u8]],
+        most: usize,
+        now_ms: u64,
+        visit: &mut dyn FnMut(&[u8], Sequence),
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let prefix = self.place.prefix();
+        let from = after.map_or(prefix.to_vec(), |after| [&prefix, after, &[0]].concat());
+        let mut behind = self.place;
+        behind.stream.0 += 1;
+        let mut topics: Vec<Vec<u8>> = Vec::new();
+        let (mut looked_at, mut reached) = (0, None);
+        let mut on_row = |key: &[u8], _: &[u8]| {
+            let topic = &key[PREFIX_BYTES..];
+            looked_at += 1;
+            if matches(filters, topic) {
+                topics.push(topic.to_vec());
+            }
+            if looked_at >= most {
+                reached = Some(topic.to_vec());
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        let (forward, to) = (Direction::Forward, behind.prefix());
+        self.store
+            .range(Family::Last, &from, &to, forward, &mut on_row)?;
+        for topic in topics {
+            let read =
+                self.last_of_topic(&topic, now_ms, &mut |one| visit(one.topic, one.sequence));
+            match read {
+                Ok(()) | Err(ReadError::NoMessage) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Visits the messages from `start` on whose topic one of the filters matches; without filters all.
     pub fn page(
         &self,
         start: Start,
-        filter: Option<&[u8]>,
+        filters: &[&[u8]],
         limits: PageLimits,
         now_ms: u64,
         visit: &mut dyn FnMut(&StoredMessage),
@@ -345,7 +390,7 @@ impl<'s, S: Store> StreamView<'s, S> {
                     if record.sequence < turn.next || record.sequence >= to {
                         continue;
                     }
-                    let is_wanted = filter.is_none_or(|one| wildcard_matches(one, record.topic))
+                    let is_wanted = matches(filters, record.topic)
                         && !self.is_over(&record, now_ms)
                         && liveness.is_live(record.sequence)?;
                     if self
@@ -391,9 +436,9 @@ impl<'s, S: Store> StreamView<'s, S> {
         if is_wanted && self.pass(record, visit)? {
             turn.messages += 1;
             turn.bytes += bytes;
-        } else if is_wanted {
-            // A long body that is gone: deleted since, or the floor rose.
-            self.close_hole(turn, record.sequence + 1)?;
+        } else if is_wanted && !self.close_hole(turn, record.sequence + 1)? {
+            // A long body is gone with what stood before it.
+            return ENOUGH;
         }
         turn.next = record.sequence + 1;
         ON
@@ -421,6 +466,11 @@ impl<'s, S: Store> StreamView<'s, S> {
         turn.gap = Some((from, turn.next));
         Ok(true)
     }
+}
+
+/// Whether one of the filters matches; without filters all do.
+fn matches(filters: &[&[u8]], topic: &[u8]) -> bool {
+    filters.is_empty() || filters.iter().any(|one| wildcard_matches(one, topic))
 }
 
 /// A page while it is read.

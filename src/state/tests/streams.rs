@@ -119,7 +119,7 @@ fn bodies_of_all_lengths_come_back() {
     };
     let page = machine
         .view()
-        .page(Start::First, None, ALL, 0, &mut visit)
+        .page(Start::First, &[], ALL, 0, &mut visit)
         .unwrap();
     assert_eq!(
         found,
@@ -152,7 +152,7 @@ fn stream_at_its_limits_keeps_the_newest_across_many_blocks() {
     };
     machine
         .view()
-        .page(Start::First, None, ALL, 0, &mut visit)
+        .page(Start::First, &[], ALL, 0, &mut visit)
         .unwrap();
     assert_eq!(next, last + 1);
     let mut found = 0;
@@ -201,7 +201,7 @@ fn purge_by_filter_goes_on_until_it_is_done() {
     let mut visit = |one: &StoredMessage| left.push(one.sequence.0);
     machine
         .view()
-        .page(Start::First, Some(b"t.4"), ALL, 0, &mut visit)
+        .page(Start::First, &[b"t.4"], ALL, 0, &mut visit)
         .unwrap();
     assert_eq!(left, [149_975, 149_985, 149_995]);
 }

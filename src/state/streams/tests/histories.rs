@@ -9,7 +9,7 @@ use crate::streams::canary::{self, Canary};
 use crate::streams::*;
 use sapwood_wire::state::*;
 use sapwood_wire::topic::wildcard_matches;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -382,6 +382,7 @@ impl World {
         assert_eq!(info, expected, "stream {number}");
         let now = self.wall_ms + self.random.below(50);
         check_messages(&view, model, now, &mut self.random);
+        check_last_of_each(&view, model, now, &mut self.random);
         check_pages(&view, model, now, &mut self.random);
     }
 
@@ -466,8 +467,12 @@ fn check_messages(
 /// Pages from somewhere on are what the model says.
 fn check_pages(view: &StreamView<MemoryStore>, model: &ModelStream, now: u64, random: &mut Random) {
     let seen = |one: &&Kept| !model.is_over(one, now);
-    let filter = random.pick(&FILTERS).as_bytes();
-    let filter = (!random.one_in(3)).then_some(filter);
+    let mut filters = Vec::new();
+    for _ in 0..random.below(3) {
+        filters.push(random.pick(&FILTERS).as_bytes());
+    }
+    let matches =
+        |topic: &[u8]| filters.is_empty() || filters.iter().any(|one| wildcard_matches(one, topic));
     let start = match random.one_in(2) {
         true => Start::First,
         false => Start::At(Sequence(random.below(model.next + 2))),
@@ -481,21 +486,51 @@ fn check_pages(view: &StreamView<MemoryStore>, model: &ModelStream, now: u64, ra
         Start::First => model.floor(),
         Start::At(from) => from.0,
     };
-    let matching = model.messages.iter().filter(seen).filter(|one| {
-        one.sequence >= from && filter.is_none_or(|filter| wildcard_matches(filter, &one.topic))
-    });
+    let matching = model
+        .messages
+        .iter()
+        .filter(seen)
+        .filter(|one| one.sequence >= from && matches(&one.topic));
     let expected: Vec<Kept> = matching.map(shown).collect();
     assert_eq!(
-        pages(view, start, filter, limits, now),
+        pages(view, start, &filters, limits, now),
         expected,
         "pages from {start:?}"
     );
     let gap = view
-        .page(start, filter, limits, now, &mut |_| {})
+        .page(start, &filters, limits, now, &mut |_| {})
         .unwrap()
         .gap;
     let expected = (from < model.floor()).then_some((Sequence(from), Sequence(model.floor())));
     assert_eq!(gap, expected);
+}
+
+/// The last messages of topics are what the model says, however they are cut into pages.
+fn check_last_of_each(
+    view: &StreamView<MemoryStore>,
+    model: &ModelStream,
+    now: u64,
+    random: &mut Random,
+) {
+    let filter = random.pick(&FILTERS).as_bytes();
+    let mut expected = BTreeMap::new();
+    for one in model.messages.iter().filter(|one| !model.is_over(one, now)) {
+        if wildcard_matches(filter, &one.topic) {
+            expected.insert(one.topic.clone(), one.sequence);
+        }
+    }
+    let mut found = Vec::new();
+    let mut after: Option<Vec<u8>> = None;
+    let most = 1 + random.below(4) as usize;
+    loop {
+        let mut visit = |topic: &[u8], sequence: Sequence| found.push((topic.to_vec(), sequence.0));
+        let next = view.last_of_each(after.as_deref(), &[filter], most, now, &mut visit);
+        after = next.unwrap();
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
 }
 
 /// What a read of one message gave; nothing if it said that there is none.
@@ -534,7 +569,7 @@ fn shown(one: &Kept) -> Kept {
 fn pages(
     view: &StreamView<MemoryStore>,
     mut start: Start,
-    filter: Option<&[u8]>,
+    filters: &[&[u8]],
     limits: PageLimits,
     now: u64,
 ) -> Vec<Kept> {
@@ -542,7 +577,7 @@ fn pages(
     loop {
         let (before, mut bytes) = (found.len(), 0);
         let page = view
-            .page(start, filter, limits, now, &mut |one| {
+            .page(start, filters, limits, now, &mut |one| {
                 bytes += one.topic.len() + one.headers.len() + one.body.len();
                 found.push(kept(one));
             })

@@ -1,7 +1,7 @@
 //! Single behaviours of streams, each with the shortest history that shows it.
 
 use super::histories::live_rows;
-use crate::limits::BLOCK_SEQUENCES;
+use crate::limits::{BLOCK_SEQUENCES, RUN_BODY_BYTES_MAX};
 use crate::partition::{Applied, ApplyError, Entry, Event, Partition};
 use crate::store::{Direction, Family, MemoryStore, Store, StoreError, Visit, WriteBatch};
 use crate::streams::*;
@@ -112,7 +112,7 @@ impl Bench {
         let mut found = Vec::new();
         let mut visit = |one: &StoredMessage| found.push(one.sequence.0);
         self.view()
-            .page(Start::First, None, ALL, now, &mut visit)
+            .page(Start::First, &[], ALL, now, &mut visit)
             .unwrap();
         found
     }
@@ -268,7 +268,7 @@ fn clock_that_steps_back_does_not_take_time_back() {
     let mut visit = |one: &StoredMessage| times.push(one.ms);
     bench
         .view()
-        .page(Start::First, None, ALL, 0, &mut visit)
+        .page(Start::First, &[], ALL, 0, &mut visit)
         .unwrap();
     assert_eq!(times, [500, 500, 600]);
 }
@@ -598,12 +598,51 @@ fn lose_rows(bench: &mut Bench) {
         .compact(|family, key, _| family == Family::Msgs && key[13] < 31);
 }
 
+/// Removes the first 30 messages, and of their rows the long bodies.
+fn overtake_bodies(bench: &mut Bench) {
+    let rows = bench.store.clone();
+    overtake(bench);
+    let bodies = bench.store.clone();
+    bench.store = rows;
+    let key = PLACE.meta(KIND_STATE);
+    let mut state = Vec::new();
+    bodies.get(Family::Meta, &key, &mut state).unwrap();
+    let write = crate::store::Write {
+        family: Family::Meta,
+        key: key.to_vec(),
+        value: Some(state),
+    };
+    bench
+        .store
+        .write(&WriteBatch {
+            writes: vec![write],
+        })
+        .unwrap();
+    let is_gone = |key: &[u8]| !bodies.get(Family::Blobs, key, &mut Vec::new()).unwrap();
+    bench
+        .store
+        .compact(|family, key, _| family == Family::Blobs && is_gone(key));
+}
+
+fn delete_fifth(bench: &mut Bench) {
+    bench.tell(0, Command::DeleteMessage(ONE, Sequence(5)));
+}
+
+fn lose_bodies(bench: &mut Bench) {
+    bench
+        .store
+        .compact(|family, key, _| family == Family::Blobs && key[13] == 5);
+}
+
 fn interrupted_page(
     after_rows: usize,
     then: fn(&mut Bench),
 ) -> Result<(Page, Vec<u64>), ReadError> {
     let mut bench = Bench::new(config());
-    bench.fill(40);
+    let body = "b".repeat(RUN_BODY_BYTES_MAX + 1);
+    for _ in 0..40 {
+        bench.append(0, &[message("t", &body)]);
+    }
     let store = Interrupted {
         store: RefCell::new(&mut bench),
         is_left: Cell::new(true),
@@ -613,7 +652,7 @@ fn interrupted_page(
     let view = StreamView::open(&store, PLACE).unwrap().unwrap();
     let mut found = Vec::new();
     let mut visit = |one: &StoredMessage| found.push(one.sequence.0);
-    let page = view.page(Start::At(Sequence(1)), None, ALL, 0, &mut visit)?;
+    let page = view.page(Start::At(Sequence(1)), &[], ALL, 0, &mut visit)?;
     Ok((page, found))
 }
 
@@ -632,6 +671,26 @@ fn reader_overtaken_by_the_floor_says_gap() {
         gap: None,
     };
     assert_eq!(page, expected);
+}
+
+#[test]
+fn long_body_that_goes_under_a_reader_is_passed_over_or_a_gap() {
+    let (page, found) = interrupted_page(1, delete_fifth).unwrap();
+    assert_eq!((page.end, page.gap), (PageEnd::Head, None));
+    assert!(found.len() == 39 && !found.contains(&5), "{found:?}");
+    let (page, found) = interrupted_page(1, overtake_bodies).unwrap();
+    assert_eq!(
+        (page.next, page.end, found),
+        (Sequence(2), PageEnd::Limit, vec![1])
+    );
+    let (page, found) = interrupted_page(0, overtake_bodies).unwrap();
+    assert_eq!(page.gap, Some((Sequence(1), Sequence(31))));
+    assert_eq!(found, (31..=40).collect::<Vec<_>>());
+    let lost = interrupted_page(1, lose_bodies);
+    assert!(matches!(
+        lost,
+        Err(ReadError::Store(StoreError::Damaged { .. }))
+    ));
 }
 
 #[test]
@@ -676,7 +735,7 @@ fn damaged_rows_are_named_and_never_panic() {
             let read = || -> Result<(), ReadError> {
                 let view = StreamView::open(&store, PLACE)?.ok_or(ReadError::NoMessage)?;
                 view.last_of_topic(b"t", 0, &mut |_| {})?;
-                view.page(Start::First, None, ALL, 0, &mut |_| {})?;
+                view.page(Start::First, &[], ALL, 0, &mut |_| {})?;
                 Ok(())
             };
             assert!(
