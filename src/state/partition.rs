@@ -85,6 +85,15 @@ pub struct Applied {
     pub events: Vec<Event>,
 }
 
+impl Stream {
+    /// The messages that the entry has stored.
+    fn appended(&self) -> Option<Event> {
+        let last = self.state.next - 1;
+        let first = Sequence(self.entry_next);
+        (last >= first.0).then_some(Event::Appended(self.place.stream, first, Sequence(last)))
+    }
+}
+
 /// A partition.
 #[derive(Debug)]
 pub struct Partition {
@@ -292,12 +301,8 @@ impl Partition {
             let Some(stream) = self.streams.get_mut(number) else {
                 continue;
             };
-            let first = stream.entry_next;
+            events.extend(stream.appended());
             stream.end_entry(overlay)?;
-            if stream.entry_next > first {
-                let last = Sequence(stream.entry_next - 1);
-                events.push(Event::Appended(*number, Sequence(first), last));
-            }
         }
         Ok(replies)
     }
@@ -312,6 +317,7 @@ impl Partition {
         let number = match &command {
             Command::Create(config) => return Ok(self.create(config, overlay, events)),
             Command::Batch(batch) => return self.append_batch(*batch, wall_ms, overlay),
+            Command::Raise(by) => return Ok(self.raise(*by, overlay, events)),
             Command::Delete(stream) => return Ok(self.delete(*stream, overlay, events)),
             Command::Update(stream, config) => {
                 return Ok(self.update(*stream, config, overlay, events));
@@ -431,6 +437,24 @@ impl Partition {
         self.touched.insert(number);
         events.push(Event::Configured(number, config));
         Reply::Updated(number)
+    }
+
+    fn raise<S: Store>(
+        &mut self,
+        by: u64,
+        overlay: &mut Overlay<S>,
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        for (number, stream) in &mut self.streams {
+            // A run has no hole.
+            stream.flush_messages(overlay);
+            events.extend(stream.appended());
+            stream.state.raise(by);
+            stream.entry_next = stream.state.next;
+            stream.change = Change::Unwritten;
+            self.touched.insert(*number);
+        }
+        Reply::Raised
     }
 
     fn delete<S: Store>(

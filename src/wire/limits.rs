@@ -122,5 +122,8 @@ pub const MESSAGE_HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Longest command for the state plane: one message of the greatest size, or what a partition gathered in a turn.
 pub const STATE_COMMAND_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
 
+/// Most that sequences are raised by at once: a restore raises them by 10^9, and 2^64 hold 16 million of the most.
+pub const RAISE_MAX: u64 = 1 << 40;
+
 /// Most streams that one atomic batch may append to: their state is copied before, to go back to.
 pub const BATCH_APPENDS_MAX: usize = 1_024;

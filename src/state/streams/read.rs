@@ -11,7 +11,7 @@ use super::run::Record;
 use super::scan::{self, ENOUGH, Flow, LastOfTopic, Liveness, ON, damaged};
 use super::state::State;
 use super::stream::decode_config;
-use crate::limits::READ_SCAN_MESSAGES_MAX;
+use crate::limits::{BLOCK_SEQUENCES, READ_SCAN_MESSAGES_MAX};
 use crate::store::{Direction, Family, Store, StoreError};
 use sapwood_wire::state::{Lineage, ResumeToken, Sequence, StreamConfig};
 use sapwood_wire::topic::wildcard_matches;
@@ -59,7 +59,7 @@ pub struct Info {
     pub bytes: u64,
     /// The first message; behind the last if there is none.
     pub first: Sequence,
-    /// The last that was ever stored; 0 before.
+    /// The last that was given to a message, or passed over by a raise; 0 before.
     pub last: Sequence,
     /// The first message's time in ms; 0 if there is none.
     pub first_ms: u64,
@@ -272,16 +272,18 @@ impl<'s, S: Store> StreamView<'s, S> {
             return Ok(Sequence(next));
         }
         // The first block whose last message is late enough. Blocks below the floor may be gone: they are too early.
-        let (mut low, mut high) = (block_of(floor), block_of(next - 1));
+        let (mut low, mut high) = (block_of(floor), block_of(self.state.last_stored()));
         while low < high {
             let middle = low + (high - low) / 2;
-            let block = scan::block(self.store, self.place, middle)?;
+            // In a hole, the block behind it says.
+            let at = block_of(self.state.skip_hole(middle * BLOCK_SEQUENCES));
+            let block = scan::block(self.store, self.place, at)?;
             match block.is_some_and(|block| block.last_ms >= ms) {
                 true => high = middle,
-                false => low = middle + 1,
+                false => low = at + 1,
             }
         }
-        let from = floor.max(low * crate::limits::BLOCK_SEQUENCES);
+        let from = floor.max(low * BLOCK_SEQUENCES);
         let mut liveness = Liveness::new(self.store, self.place);
         let mut first = next;
         scan::forward(self.store, self.place, from, next, |record| {
@@ -444,9 +446,13 @@ impl<'s, S: Store> StreamView<'s, S> {
         ON
     }
 
-    /// Rows from the page's next sequence up to `to` are not there: says gap if the floor has risen above them, else they
+    /// Rows from the page's next sequence up to `to` are not there, though no raise passed them over: says gap if the floor has risen above them, else they
     /// were lost. A message that was already given out stands in front of the gap, so the page ends there. False then.
     fn close_hole(&self, turn: &mut PageTurn, to: u64) -> Result<bool, StoreError> {
+        turn.next = self.state.skip_hole(turn.next);
+        if turn.next >= to {
+            return Ok(true);
+        }
         let floor = read_state(self.store, self.place)?.map_or(u64::MAX, |state| state.floor);
         let key = self.place.number(turn.next);
         let is_deleted = || Ok(!Liveness::new(self.store, self.place).is_live(turn.next)?);

@@ -177,10 +177,12 @@ impl Stream {
         self.change = Change::Unwritten;
         if self.state.messages == 0 {
             (self.state.floor, self.state.first_ms) = (self.state.next, 0);
+            self.state.holes.clear();
             return Ok(());
         }
         // Ends: a live message is there, in one of the blocks that follow.
         loop {
+            self.state.floor = self.state.skip_hole(self.state.floor);
             let number = block_of(self.state.floor);
             let from = offset_of(self.state.floor);
             let block = self.block(overlay, number)?;
@@ -195,6 +197,8 @@ impl Stream {
                     Some(first_ms) => first_ms,
                     None => self.time_of(overlay, self.state.floor)?,
                 };
+                let floor = self.state.floor;
+                self.state.holes.retain(|(_, to)| *to > floor);
                 return Ok(());
             }
             self.state.floor = (number + 1) * BLOCK_SEQUENCES;
@@ -252,7 +256,7 @@ impl Stream {
         let gone = self.state.messages;
         if gone > 0 {
             // Blocks below the floor are dead; messages to come go on in the last one.
-            let last = self.changed_block(overlay, block_of(self.state.next - 1))?;
+            let last = self.changed_block(overlay, block_of(self.state.last_stored()))?;
             last.take_out(last.live, last.bytes);
             (self.state.messages, self.state.bytes) = (0, 0);
             self.find_first(overlay)?;
@@ -331,7 +335,9 @@ impl Stream {
         overlay: &Overlay<S>,
         sequence: u64,
     ) -> Result<Option<Doomed>, StoreError> {
-        if !(self.state.floor..self.state.next).contains(&sequence) {
+        let state = &self.state;
+        let is_inside = (state.floor..state.next).contains(&sequence);
+        if !is_inside || state.skip_hole(sequence) != sequence {
             return Ok(None);
         }
         let block = self.block(overlay, block_of(sequence))?;

@@ -1,8 +1,9 @@
 //! What changes about a stream with each batch.
 //!
 //! Owns the row's form: version (1 byte, 1), then the fields of [`State`] in their order, eight bytes each; of the
-//! buckets the count (2) and for each start and last time. Must not know rows of messages.
+//! buckets the count (2) and for each start and last time, of the holes the count (2) and for each its ends. Must not know rows of messages.
 
+use crate::limits::BLOCK_SEQUENCES;
 use sapwood_wire::state::{DecodeError, Reader, put_u64};
 
 const VERSION: u8 = 1;
@@ -39,6 +40,9 @@ pub(crate) struct State {
     pub dedup_cursor: u64,
     /// Buckets of ids, the oldest first.
     pub buckets: Vec<Bucket>,
+    /// Sequences above the floor that a raise passed over: from the first to before the second. Between two of them
+    /// stand messages, and each ends at the start of a block.
+    pub holes: Vec<(u64, u64)>,
 }
 
 impl Default for State {
@@ -54,11 +58,39 @@ impl Default for State {
             ttl_next_ms: 0,
             dedup_cursor: 0,
             buckets: Vec::new(),
+            holes: Vec::new(),
         }
     }
 }
 
 impl State {
+    /// Where the hole ends in which a sequence is; the sequence itself if it is in none.
+    pub fn skip_hole(&self, sequence: u64) -> u64 {
+        let mut holes = self.holes.iter();
+        let hole = holes.find(|(from, to)| (*from..*to).contains(&sequence));
+        hole.map_or(sequence, |(_, to)| *to)
+    }
+
+    /// The last sequence that was given to a message, if there are messages.
+    pub fn last_stored(&self) -> u64 {
+        match self.holes.last() {
+            Some((from, to)) if *to == self.next => from - 1,
+            _ => self.next - 1,
+        }
+    }
+
+    /// Raises the next sequence by so much at least, to the start of a block.
+    pub fn raise(&mut self, by: u64) {
+        let before = self.last_stored() + 1;
+        self.next = (self.next + by).next_multiple_of(BLOCK_SEQUENCES);
+        if self.messages == 0 {
+            self.floor = self.next;
+        } else if before < self.next {
+            self.holes.retain(|(from, _)| *from != before);
+            self.holes.push((before, self.next));
+        }
+    }
+
     /// The row.
     pub fn encode(&self) -> Vec<u8> {
         let mut row = Vec::with_capacity(96 + 16 * self.buckets.len());
@@ -82,6 +114,11 @@ impl State {
             put_u64(&mut row, bucket.start_ms);
             put_u64(&mut row, bucket.last_ms);
         }
+        row.extend_from_slice(&(self.holes.len() as u16).to_be_bytes());
+        for (from, to) in &self.holes {
+            put_u64(&mut row, *from);
+            put_u64(&mut row, *to);
+        }
         row
     }
 
@@ -103,12 +140,16 @@ impl State {
             ttl_next_ms: reader.u64("next TTL")?,
             dedup_cursor: reader.u64("cursor of ids")?,
             buckets: Vec::new(),
+            holes: Vec::new(),
         };
         for _ in 0..reader.u16("buckets")? {
             state.buckets.push(Bucket {
                 start_ms: reader.u64("bucket")?,
                 last_ms: reader.u64("bucket")?,
             });
+        }
+        for _ in 0..reader.u16("holes")? {
+            state.holes.push((reader.u64("hole")?, reader.u64("hole")?));
         }
         reader.end()?;
         Ok(state)

@@ -19,6 +19,7 @@
 //! | 8 expire by age | stream, most (4) |
 //! | 9 expire by TTL | stream, most (4) |
 //! | 10 prune ids | stream |
+//! | 11 raise | by (8) |
 //!
 //! A message: flags (1), then what they say stands there, in this order: topic (2 + n; 1: that of the message before),
 //! id (1 + n; 2), expected last sequence of the stream (8; 4), of the topic (8; 8), TTL in milliseconds (8; 16), headers
@@ -29,7 +30,7 @@ use super::config::StreamConfig;
 use super::{Sequence, StreamNumber, VERSION};
 use crate::limits::{
     BATCH_APPENDS_MAX, MESSAGE_HEADERS_BYTES_MAX, MESSAGE_ID_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    STATE_COMMAND_BYTES_MAX, TOPIC_BYTES_MAX,
+    RAISE_MAX, STATE_COMMAND_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 
 const CREATE: u8 = 1;
@@ -42,6 +43,7 @@ const DELETE_MESSAGE: u8 = 7;
 const EXPIRE_AGE: u8 = 8;
 const EXPIRE_TTL: u8 = 9;
 const PRUNE_IDS: u8 = 10;
+const RAISE: u8 = 11;
 
 const SAME_TOPIC: u8 = 1;
 const HAS_ID: u8 = 2;
@@ -74,6 +76,9 @@ pub enum Command<'a> {
     ExpireTtl(StreamNumber, u32),
     /// Forgets ids that are older than the window.
     PruneIds(StreamNumber),
+    /// Raises the next sequence of every stream of the partition by so much at least: a restore does, because clients
+    /// that know no lineage would take new messages for those they had.
+    Raise(u64),
 }
 
 /// Which messages of a stream to remove: those below `before` that the filter matches, but for the newest `keep`.
@@ -270,6 +275,10 @@ impl<'a> Command<'a> {
         let command = match kind {
             APPEND => return Append::read(reader).map(Command::Append),
             BATCH => return Batch::read(reader).map(Command::Batch),
+            RAISE => match reader.u64("raise")? {
+                by @ ..=RAISE_MAX => Command::Raise(by),
+                _ => return Err(DecodeError::Value("raise")),
+            },
             CREATE => Command::Create(StreamConfig::read(&mut reader)?),
             UPDATE | DELETE | PURGE | DELETE_MESSAGE | EXPIRE_AGE | EXPIRE_TTL | PRUNE_IDS => {
                 let stream = StreamNumber(reader.u32("stream")?);
@@ -354,6 +363,10 @@ impl<'a> Command<'a> {
                 put_u32(out, *most);
             }
             Command::PruneIds(stream) => begin(PRUNE_IDS, Some(*stream)),
+            Command::Raise(by) => {
+                begin(RAISE, None);
+                put_u64(out, *by);
+            }
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | 9 pruned | stream |
 //! | 10 refused | refusal |
 //! | 11 message deleted | stream |
+//! | 12 raised | |
 //!
 //! Outcomes: stream, form (1). Form 0: first sequence, count (4). Form 1: count (4), for each its form (1; 0 stored, 1
 //! duplicate, 2 refused) and sequence or refusal. A refusal: code (2) and its field, if it has one.
@@ -111,6 +112,8 @@ pub enum Reply {
     Refused(Refusal),
     /// Of the deletion of one message.
     MessageDeleted(StreamNumber),
+    /// Of a raise.
+    Raised,
 }
 
 impl Reply {
@@ -167,6 +170,7 @@ impl Reply {
                 refusal.write(out);
             }
             Reply::MessageDeleted(stream) => begin(11, Some(*stream)),
+            Reply::Raised => begin(12, None),
         }
     }
 
@@ -200,6 +204,7 @@ impl Reply {
                 Reply::BatchRefused(position, Refusal::read(&mut reader)?)
             }
             10 => Reply::Refused(Refusal::read(&mut reader)?),
+            12 => Reply::Raised,
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.end()?;

@@ -119,6 +119,10 @@ fn commands() -> Vec<(Vec<u8>, &'static str)> {
             "0109 00000007 00000064",
         ),
         (encode(Command::PruneIds(stream)), "010a 00000007"),
+        (
+            encode(Command::Raise(1_000_000_000)),
+            "010b 000000003b9aca00",
+        ),
     ]
 }
 
@@ -203,6 +207,7 @@ fn replies() -> Vec<(Reply, &'static str)> {
         (Reply::Pruned(stream), "0109 00000007"),
         (Reply::Refused(Refusal::NoStream), "010a 0001"),
         (Reply::MessageDeleted(stream), "010b 00000007"),
+        (Reply::Raised, "010c"),
     ]
 }
 
@@ -317,6 +322,15 @@ fn claimed_lengths_and_counts_allocate_nothing() {
         assert!(Command::read(form).is_err(), "{}", hex(form));
     }
     assert!(Reply::read(&[1, 4, 0, 0, 0, 7, 1, 255, 255, 255, 255]).is_err());
+}
+
+#[test]
+fn raise_beyond_its_most_is_refused() {
+    let bytes = |by: u64| [&[1, 11][..], &by.to_be_bytes()].concat();
+    let most = crate::limits::RAISE_MAX;
+    assert_eq!(Command::read(&bytes(most)), Ok(Command::Raise(most)));
+    let above = Err(DecodeError::Value("raise"));
+    assert_eq!(Command::read(&bytes(most + 1)), above);
 }
 
 #[test]

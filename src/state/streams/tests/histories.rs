@@ -310,6 +310,7 @@ impl World {
                 Some(which) => Command::Update(stream, self.config(u64::from(which - b'0'))),
                 None => Command::PruneIds(stream),
             },
+            4 if self.random.one_in(4) => Command::Raise(self.random.below(200)),
             4 if self.random.one_in(3) => Command::Delete(stream),
             5..=7 => Command::DeleteMessage(
                 stream,
@@ -622,6 +623,7 @@ fn reached(world: &World, found: &mut BTreeSet<&'static str>) {
             Reply::Pruned(_) => "pruned",
             Reply::MessageDeleted(_) => "message_deleted",
             Reply::Refused(refusal) => refusal.name(),
+            Reply::Raised => "raised",
         });
     }
 }
@@ -636,7 +638,7 @@ fn histories_with_crashes_agree_with_the_model() {
         reached(&world, &mut found);
     }
     let all = "appended batch batch_refused created deleted duplicate existing expired expired_more \
-               filters_taken message_deleted message_too_long no_message no_stream pruned purged purged_more \
+               filters_taken message_deleted message_too_long no_message no_stream pruned purged purged_more raised \
                search_too_long stored stream_exists stream_full topic_not_kept ttl_refused updated wrong_last_of_topic \
                wrong_last_sequence";
     let missing: Vec<_> = all

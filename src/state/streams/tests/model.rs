@@ -3,7 +3,7 @@
 //! Owns the expectation that tests compare with. Where the rules leave a choice (an id that was once over, a clock that
 //! stepped back), it takes the answer that was given.
 
-use crate::limits::{MESSAGE_OVERHEAD_BYTES, SCAN_MESSAGES_MAX};
+use crate::limits::{BLOCK_SEQUENCES, MESSAGE_OVERHEAD_BYTES, SCAN_MESSAGES_MAX};
 use sapwood_wire::state::*;
 use sapwood_wire::topic::{wildcard_matches, wildcards_overlap};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,8 @@ pub(super) struct ModelStream {
     pub config: StreamConfig,
     pub messages: Vec<Kept>,
     pub next: u64,
+    /// Every sequence that a message had.
+    stored: Vec<u64>,
     pub last_ms: u64,
     ids: Vec<Id>,
     ttl: BTreeSet<(u64, u64)>,
@@ -128,6 +130,7 @@ impl ModelStream {
             self.ttl.insert((row_ms, self.next));
         }
         self.messages.push(kept);
+        self.stored.push(self.next);
         self.next += 1;
         self.last_ms = now;
         Outcome::Stored(Sequence(self.next - 1))
@@ -192,7 +195,10 @@ impl ModelStream {
             return ((before - self.messages.len()) as u64, None);
         };
         let (floor, end) = (self.floor(), purge.before.0.min(self.next));
-        let low = floor.max(end.saturating_sub(SCAN_MESSAGES_MAX));
+        let looked_at = self.stored.iter().rev();
+        let looked_at = looked_at.filter(|one| (floor..end).contains(*one));
+        let low = looked_at.take(SCAN_MESSAGES_MAX as usize).last();
+        let low = low.copied().unwrap_or(end);
         let mut keep = purge.keep;
         let mut gone = BTreeSet::new();
         for one in self.messages.iter().rev() {
@@ -373,6 +379,12 @@ impl Model {
     fn command(&mut self, command: Command, wall_ms: u64, given: Option<&Reply>) -> Reply {
         let number = match command {
             Command::Create(config) => return self.create(config),
+            Command::Raise(by) => {
+                for stream in self.streams.values_mut() {
+                    stream.next = (stream.next + by).next_multiple_of(BLOCK_SEQUENCES);
+                }
+                return Reply::Raised;
+            }
             Command::Batch(batch) => return self.batch(batch, wall_ms, given),
             Command::Append(append) => {
                 let given = match given {
@@ -463,6 +475,7 @@ impl Model {
                 config,
                 messages: Vec::new(),
                 next: 1,
+                stored: Vec::new(),
                 last_ms: 0,
                 ids: Vec::new(),
                 ttl: BTreeSet::new(),

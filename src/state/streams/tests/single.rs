@@ -524,6 +524,36 @@ fn purge_goes_over_all_blocks_without_their_runs() {
     assert_eq!(bench.append(0, &[message("t", "b")]), stored(last + 1));
 }
 
+#[test]
+fn raised_sequences_are_passed_over_by_every_read() {
+    let mut bench = Bench::new(config());
+    bench.fill(3);
+    assert_eq!(bench.tell(0, Command::Raise(1_000_000_000)), Reply::Raised);
+    bench.tell(0, Command::Raise(0));
+    bench.restart();
+    let next = 1_000_000_003u64.next_multiple_of(BLOCK_SEQUENCES) + BLOCK_SEQUENCES;
+    let first = bench.view().info().last.0 + 1;
+    assert!(first >= 1_000_000_004 && first <= next);
+    assert_eq!(bench.append(0, &[message("t", "b")]), stored(first));
+    assert_eq!(bench.sequences(0), [1, 2, 3, first]);
+    let page = |from| {
+        let mut found = Vec::new();
+        let mut visit = |one: &StoredMessage| found.push(one.sequence.0);
+        let start = Start::At(Sequence(from));
+        let page = bench.view().page(start, &[], ALL, 0, &mut visit).unwrap();
+        (page.next.0, page.gap, found)
+    };
+    assert_eq!(page(77), (first + 1, None, vec![first]));
+    let purge = Command::Purge(Purge {
+        stream: ONE,
+        filter: None,
+        before: Sequence(500),
+        keep: 0,
+    });
+    assert_eq!(bench.tell(0, purge), Reply::Purged(ONE, 3, None));
+    assert_eq!(bench.view().info().first, Sequence(first));
+}
+
 /// A store in which something happens when a range of messages is read the first time.
 struct Interrupted<'s> {
     store: RefCell<&'s mut Bench>,
