@@ -208,6 +208,23 @@ fn buckets_of_ids_stay_few_and_go_by_a_cursor() {
     assert_eq!(ids, 0);
 }
 
+#[test]
+fn id_that_comes_when_the_clock_stepped_back_is_not_below_the_cursor() {
+    let mut bench = Bench::new(StreamConfig {
+        duplicate_window_ms: 1_000,
+        ..config()
+    });
+    bench.append(100, &[with_id("1")]);
+    bench.tell(5_000, Command::PruneIds(ONE));
+    assert_eq!(bench.append(100, &[with_id("2")]), stored(2));
+    let floors = floors(&bench.store);
+    bench
+        .store
+        .compact(|family, key, value| floors.is_dead(family, key, value));
+    let duplicate = vec![Outcome::Duplicate(Sequence(2))];
+    assert_eq!(bench.append(101, &[with_id("2")]), duplicate);
+}
+
 fn floors(store: &MemoryStore) -> Floors {
     let mut floors = Floors::default();
     floors.read(PARTITION, store).unwrap();
