@@ -143,16 +143,14 @@ use crate::limits::{
 use siphasher::sip::SipHasher24;
 use std::fmt;
 
+pub use sapwood_wire::state::PartitionId;
+
 pub use error::{FileFlaw, Flaw, RecoveryError, Suspect, Witness, WriterError};
 pub use format::{
     ENTRY_HEAD_BYTES, RECORD_HEAD_BYTES, RECORDS_OFFSET, RecordKind, SEGMENT_HEAD_BYTES,
 };
 pub use recovery::{FileStart, Record, Recovered, Recovery};
 pub use writer::{Fill, Prepare, Write, Writer, Writes};
-
-/// A partition's number, below [`PARTITIONS_MAX`](crate::limits::PARTITIONS_MAX).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PartitionId(pub u16);
 
 /// A segment's place in the log, from 1; 0 is before all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
