@@ -539,7 +539,7 @@ fn append_to<S: Store>(
         if each.is_empty() && !is_stored {
             let stored = (first.0..stream.state.next).map(|one| Outcome::Stored(Sequence(one)));
             each.extend(stored);
-            debug_assert_eq!(each.len(), position);
+            assert_eq!(each.len(), position, "all before it were stored");
         }
         if !each.is_empty() || !is_stored {
             each.push(outcome);
