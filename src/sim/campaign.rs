@@ -1,8 +1,8 @@
-//! What the command line plays of the tree of nodes, and what it prints about that.
+//! What the command line plays of the tree of nodes and of the state plane, and what it prints about that.
 //!
 //! Start at [`play`].
 
-use sapwood_sim::{nodes, tree};
+use sapwood_sim::{nodes, state, tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
@@ -20,13 +20,14 @@ const SIZES: [usize; 4] = [12, 99, 999, usize::MAX];
 /// A campaign says how far it is about so often, in seconds.
 const SAY_SECONDS: u64 = 30;
 
-/// Plays the tree of nodes, if that is asked for. Fails if what is asked for is not understood.
+/// Plays the tree of nodes or the state plane, if that is asked for. Fails if what is asked for is not understood.
 pub fn play(words: &[String]) -> Result<Option<ExitCode>, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let is_right = match words[..] {
         ["--crowds"] => play_crowds(&CROWDS),
         ["--crowd", count] => play_crowds(&[number(count)?]),
         ["--tree", seeds] => play_places(range(seeds)?),
+        ["--state", seeds] => play_state(range(seeds)?),
         ["--nodes", seeds] => play_nodes(range(seeds)?, None),
         ["--nodes", seeds, "--size", size] => play_nodes(range(seeds)?, Some(number(size)?)),
         _ => return Ok(None),
@@ -205,4 +206,38 @@ fn play_nodes(seeds: Range<u64>, size: Option<usize>) -> bool {
     }
     println!("in {} s", started.elapsed().as_secs());
     classes.iter().all(|class| class.failed == 0)
+}
+
+fn play_state(seeds: Range<u64>) -> bool {
+    // A panic is a finding, and is shown as one.
+    std::panic::set_hook(Box::new(|_| {}));
+    let started = Instant::now();
+    let mut said_at = SAY_SECONDS;
+    let mut situations = BTreeMap::<&str, u64>::new();
+    let (mut passed, mut failed) = (0, 0);
+    for seed in seeds {
+        match state::run(state::Story::of(seed)) {
+            Ok(sum) => {
+                passed += 1;
+                for (name, count) in sum.situations {
+                    *situations.entry(name).or_default() += count;
+                }
+            }
+            Err(failure) => {
+                failed += 1;
+                println!("seed {seed} fails: {failure}");
+            }
+        }
+        if started.elapsed().as_secs() >= said_at {
+            said_at = started.elapsed().as_secs() + SAY_SECONDS;
+            println!("seed {seed} is done, {} s", started.elapsed().as_secs());
+        }
+    }
+    for name in state::SITUATIONS {
+        let count = situations.get(name).copied().unwrap_or_default();
+        println!("{count:>12}  {name}");
+    }
+    let seconds = started.elapsed().as_secs();
+    println!("{passed} seeds passed, {failed} failed, in {seconds} s");
+    failed == 0
 }

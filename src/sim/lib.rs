@@ -8,7 +8,7 @@
 //!
 //! It must not know how the broker works inside: only the door of `sapwood_core::Shard`. Where to
 //! start reading: [`run`], then `driver` (how a shard is driven), `model` (what must happen) and
-//! `check` (how that is compared).
+//! `check` (how that is compared). Three others stand beside it: [`tree`], [`nodes`] and [`state`].
 #![forbid(unsafe_code)]
 
 mod check;
@@ -25,6 +25,7 @@ mod native;
 pub mod nodes;
 mod reader;
 mod rng;
+pub mod state;
 mod stream;
 pub mod tree;
 mod turns;

@@ -15,6 +15,7 @@ Plays simulated histories of the broker, seed by seed, until one fails.
   sapwood-sim --nodes A..B [--size N]
                                 trees of whole nodes with clients: plays these seeds, of which each chooses
                                 its number of nodes, 1 to 1,000, unless --size does
+  sapwood-sim --state A..B      a node's state plane on a disk that tears, loses, fails and fills: plays these seeds
   sapwood-sim --crowd N         the tree of nodes: so many join through one seed
   sapwood-sim --crowds          a table of crowds of 10 to 100,000; takes minutes
 

@@ -1,0 +1,305 @@
+//! What stands in partitions and stores, compared with the model and with a second store.
+//!
+//! Start at [`World::compare_all`].
+
+use super::history::Owned;
+use super::model::{ModelMessage, ModelStream};
+use super::start::apply_all;
+use super::world::{Place, World};
+use crate::{Failure, fail};
+use sapwood_state::partition::Partition;
+use sapwood_state::store::{Direction, Family, MemoryStore, Store};
+use sapwood_state::streams::{
+    self, Floors, PageEnd, PageLimits, Resumed, Start, StoredMessage, StreamView,
+};
+use sapwood_wire::state::*;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// The data directory's.
+const LINEAGE: Lineage = Lineage(7);
+
+const ALL: PageLimits = PageLimits {
+    messages: usize::MAX,
+    bytes: usize::MAX,
+    looked_at: usize::MAX,
+};
+
+/// A message as a reader gets it.
+pub(super) type Seen = (u64, u64, Vec<u8>, Vec<u8>);
+
+fn seen(one: &StoredMessage) -> Seen {
+    (
+        one.sequence.0,
+        one.ms,
+        one.topic.to_vec(),
+        one.body.to_vec(),
+    )
+}
+
+fn expected((sequence, one): (&u64, &ModelMessage)) -> Seen {
+    (*sequence, one.ms, one.topic.clone(), one.body.clone())
+}
+
+fn view(
+    store: &MemoryStore,
+    partition: usize,
+    stream: u32,
+) -> Result<Option<StreamView<'_, MemoryStore>>, Failure> {
+    let place = streams::Place {
+        partition: PartitionId(partition as u16),
+        stream: StreamNumber(stream),
+    };
+    StreamView::open(store, place).or_else(|error| fail("store", error.to_string()))
+}
+
+impl World {
+    /// All partitions hold what the model says.
+    pub(super) fn compare_all(&mut self) -> Result<(), Failure> {
+        for number in 0..self.places.len() {
+            self.compare(number)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, number: usize) -> Result<(), Failure> {
+        let Place {
+            partition, model, ..
+        } = &self.places[number];
+        if partition.applied().0 != model.applied {
+            let text = format!(
+                "partition {number} applied {}, not {}",
+                partition.applied(),
+                model.applied
+            );
+            return fail("applied", text);
+        }
+        let ours: Vec<_> = model
+            .streams
+            .iter()
+            .map(|(number, one)| (*number, one.config.clone()))
+            .collect();
+        let theirs: Vec<_> = partition
+            .streams()
+            .map(|(number, one)| (number.0, one.clone()))
+            .collect();
+        if ours != theirs {
+            return fail(
+                "streams",
+                format!("partition {number} has {theirs:?}, not {ours:?}"),
+            );
+        }
+        for (&stream, of) in &model.streams {
+            compare_stream(&self.store, number, stream, of)?;
+            if !self.clock_steps_back {
+                check_ids(number, stream, of)?;
+            }
+            if of.config.durability == Durability::Fsync {
+                for (sequence, message) in &of.messages {
+                    see(&mut self.seen, (number, stream, *sequence), &message.body)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a sequence of an `fsync` stream means, which is for ever.
+    pub(super) fn see_sequence(&mut self, place: (usize, u32, u64)) -> Result<(), Failure> {
+        let stream = self.places[place.0].model.streams.get(&place.1);
+        let Some(stream) = stream.filter(|one| one.config.durability == Durability::Fsync) else {
+            return Ok(());
+        };
+        match stream.messages.get(&place.2) {
+            Some(message) => see(&mut self.seen, place, &message.body),
+            None => Ok(()),
+        }
+    }
+
+    /// The same history on an empty store gives the same live rows.
+    pub(super) fn compare_replica(&mut self) -> Result<(), Failure> {
+        let mut replica = MemoryStore::default();
+        let (mut ours, mut theirs) = (Floors::default(), Floors::default());
+        for number in 0..self.partitions {
+            let id = PartitionId(number as u16);
+            let opened = Partition::open(id, &replica);
+            let mut partition = opened.or_else(|error| fail("store", error.to_string()))?;
+            let applied = self.places[number].model.applied as usize;
+            let entries: &[Owned] = &self.history.partitions[number][..applied];
+            apply_all(&mut self.io.rng, &mut partition, &mut replica, entries)?;
+            let read = ours
+                .read(id, &self.store)
+                .and_then(|()| theirs.read(id, &replica));
+            read.or_else(|error| fail("store", error.to_string()))?;
+        }
+        self.io.note("replica compared");
+        for family in Family::ALL {
+            let one = live_rows(&self.store, &ours, family)?;
+            let two = live_rows(&replica, &theirs, family)?;
+            if one != two {
+                let keys = one.keys().chain(two.keys());
+                let key = keys.clone().find(|key| one.get(*key) != two.get(*key));
+                let text = format!(
+                    "family {family:?}: {} and {} rows, first at {key:?}",
+                    one.len(),
+                    two.len()
+                );
+                return fail("replica", text);
+            }
+        }
+        Ok(())
+    }
+
+    /// A reader goes on where it was.
+    pub(super) fn read(&mut self) -> Result<(), Failure> {
+        let number = self.io.rng.below(self.partitions);
+        let streams: Vec<u32> = self.places[number].model.streams.keys().copied().collect();
+        if streams.is_empty() {
+            return Ok(());
+        }
+        let stream = self.io.rng.pick(&streams);
+        let of = &self.places[number].model.streams[&stream];
+        let Some(view) = view(&self.store, number, stream)? else {
+            return fail(
+                "read",
+                format!("stream {stream} of partition {number} is not there"),
+            );
+        };
+        let cursor = self.cursors.entry((number, stream)).or_default();
+        let token = ResumeToken {
+            lineage: LINEAGE,
+            stream: StreamNumber(stream),
+            sequence: Sequence(*cursor),
+        };
+        let start = match (view.resume(&token, LINEAGE), *cursor < of.next) {
+            (Resumed::At(sequence), true) => Start::At(sequence),
+            (Resumed::Reset, false) if of.config.durability == Durability::Os => Start::First,
+            other => {
+                return fail(
+                    "resume",
+                    format!("{token} of a stream up to {}: {other:?}", of.next),
+                );
+            }
+        };
+        let from = match start {
+            Start::At(sequence) => sequence.0,
+            Start::First => of.floor(),
+        };
+        let now_ms = self.io.wall_ms;
+        let limits = PageLimits {
+            messages: 1 + self.io.rng.below(20),
+            ..ALL
+        };
+        let mut found = Vec::new();
+        let page = view.page(start, &[], limits, now_ms, &mut |one| found.push(seen(one)));
+        let page = page.or_else(|error| fail("read", error.to_string()))?;
+        let visible = of
+            .messages
+            .range(from..)
+            .filter(|(_, one)| of.is_visible(one, now_ms));
+        let wanted: Vec<_> = visible.map(expected).collect();
+        let is_piece = wanted.get(..found.len()) == Some(&found[..]);
+        let is_whole = page.end == PageEnd::Limit || found.len() == wanted.len();
+        if !is_piece || !is_whole || page.gap.is_some() != (from < of.floor()) {
+            let text = format!(
+                "partition {number}, stream {stream} from {from}: {page:?} with {found:?}, not {wanted:?}"
+            );
+            return fail("read", text);
+        }
+        *cursor = page.next.0 - 1;
+        self.io.note(if page.gap.is_some() {
+            "gap read"
+        } else {
+            "page read"
+        });
+        if start == Start::First {
+            self.io.note("reader told of a reset");
+        }
+        if self.io.has_failed {
+            self.io.note("read after a failure");
+        }
+        for (sequence, ..) in found {
+            self.see_sequence((number, stream, sequence))?;
+        }
+        Ok(())
+    }
+}
+
+fn see(
+    seen: &mut BTreeMap<(usize, u32, u64), Vec<u8>>,
+    place: (usize, u32, u64),
+    body: &[u8],
+) -> Result<(), Failure> {
+    let before = seen.entry(place).or_insert_with(|| body.to_vec());
+    match before == body {
+        true => Ok(()),
+        false => fail(
+            "sequence",
+            format!("{place:?} was {before:?} and is {body:?}"),
+        ),
+    }
+}
+
+fn compare_stream(
+    store: &MemoryStore,
+    number: usize,
+    stream: u32,
+    of: &ModelStream,
+) -> Result<(), Failure> {
+    let Some(view) = view(store, number, stream)? else {
+        return fail(
+            "streams",
+            format!("partition {number} lacks the rows of stream {stream}"),
+        );
+    };
+    let info = view.info();
+    let theirs = (info.messages, info.first.0, info.last.0);
+    let ours = (of.messages.len() as u64, of.floor(), of.next - 1);
+    let mut found = Vec::new();
+    let page = view.page(Start::First, &[], ALL, 0, &mut |one| found.push(seen(one)));
+    page.or_else(|error| fail("store", error.to_string()))?;
+    let wanted: Vec<_> = of.messages.iter().map(expected).collect();
+    if theirs != ours || found != wanted {
+        let at = found
+            .iter()
+            .zip(&wanted)
+            .take_while(|(one, two)| one == two)
+            .count();
+        let text = format!(
+            "partition {number}, stream {stream}: {theirs:?}, not {ours:?}; message {at} is {:?}, not {:?}",
+            found.get(at),
+            wanted.get(at)
+        );
+        return fail("messages", text);
+    }
+    Ok(())
+}
+
+/// No id twice within the window, told from the messages alone.
+fn check_ids(number: usize, stream: u32, of: &ModelStream) -> Result<(), Failure> {
+    let mut last = BTreeMap::new();
+    for (sequence, message) in of.messages.iter().filter(|(_, one)| !one.id.is_empty()) {
+        if let Some((before, ms)) = last.insert(&message.id, (sequence, message.ms))
+            && ms + of.config.duplicate_window_ms > message.ms
+        {
+            let text =
+                format!("partition {number}, stream {stream}: {before} and {sequence} have one id");
+            return fail("ids", text);
+        }
+    }
+    Ok(())
+}
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn live_rows(store: &MemoryStore, floors: &Floors, family: Family) -> Result<Rows, Failure> {
+    let mut rows = Rows::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        if !floors.is_dead(family, key, value) {
+            rows.insert(key.to_vec(), value.to_vec());
+        }
+        ControlFlow::Continue(())
+    };
+    let range = store.range(family, &[0], &[u8::MAX], Direction::Forward, &mut visit);
+    range.or_else(|error| fail("store", error.to_string()))?;
+    Ok(rows)
+}

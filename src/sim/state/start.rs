@@ -1,0 +1,314 @@
+//! How a node comes up again: recovery, replay, making durable what was found, the start record. A crash may come between
+//! any two steps.
+//!
+//! Must not know clients. Start at [`World::start`].
+
+use super::Sabotage;
+use super::history::{Kept, Owned};
+use super::io::Faults;
+use super::log_thread::LogThread;
+use super::model::ModelPartition;
+use super::world::{Place, SECRET, World};
+use crate::{Failure, fail};
+use sapwood_state::log::{FileId, Recovered, Recovery, RecoveryError, Remembered, Secret, Writer};
+use sapwood_state::partition::{Entry, Partition};
+use sapwood_state::store::{Family, MemoryStore, Store};
+use sapwood_wire::state::{Index, PartitionId};
+use std::collections::VecDeque;
+
+/// After so many starts that a crash or the disk ended, nothing happens to the next one.
+const STARTS_MAX: usize = 6;
+
+/// What a bit that was turned over led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// The node runs.
+    Up,
+    /// The log is damaged, and refused: the history ends.
+    Refused,
+}
+
+/// Whether a start came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    Up,
+    Broken,
+}
+
+fn refused<T>(error: RecoveryError) -> Result<T, Failure> {
+    fail("refused", error.to_string())
+}
+
+/// Reads the log of a directory, and where its records stand.
+type Read = (Recovered, Vec<Owned>, Vec<(FileId, u32)>);
+
+impl World {
+    /// Starts the node, again and again where starts break.
+    pub(super) fn start(&mut self) -> Result<Came, Failure> {
+        if self.io.happens(self.io.faults.flip) && self.flip()? {
+            return Ok(Came::Refused);
+        }
+        for _ in 0..STARTS_MAX {
+            if self.try_start()? == Tried::Up {
+                return Ok(Came::Up);
+            }
+            self.io.note("start broken off");
+            self.crash();
+        }
+        let faults = std::mem::replace(
+            &mut self.io.faults,
+            Faults {
+                sync_ms_max: 1,
+                ..Faults::default()
+            },
+        );
+        let tried = self.try_start()?;
+        self.io.faults = faults;
+        match tried {
+            Tried::Up => Ok(Came::Up),
+            Tried::Broken => fail("start", "it broke without a fault".into()),
+        }
+    }
+
+    fn read_log(&self) -> Result<Read, RecoveryError> {
+        let disk = &self.io.disk;
+        let mut recovery = Recovery::new(Secret::new(&SECRET), self.remembered, &disk.starts())?;
+        let (mut entries, mut records) = (Vec::new(), Vec::new());
+        while let Some(file) = recovery.wanted() {
+            while let Some(record) = recovery.next(disk.read(file))? {
+                records.push((file, record.position.offset));
+                entries.extend(record.entries().map(|entry| Owned {
+                    partition: usize::from(entry.partition.0),
+                    index: entry.index,
+                    wall_ms: entry.wall_ms,
+                    commands: entry.command.to_vec(),
+                }));
+            }
+        }
+        Ok((recovery.finish()?, entries, records))
+    }
+
+    /// Turns a bit over in what is known to be synced, if there is something; then the log must be refused.
+    fn flip(&mut self) -> Result<bool, Failure> {
+        let (recovered, _, records) = self.read_log().or_else(refused)?;
+        let end = recovered.proven();
+        // Whole records of one file stand next to each other, so all bytes up to the last of them are covered.
+        let Some(&(file, first)) = records.first() else {
+            return Ok(false);
+        };
+        let in_file = records.iter().filter(|(other, _)| *other == file);
+        let last = in_file.map(|(_, offset)| *offset).max().unwrap_or(first);
+        let segment = segment_of(self.io.disk.read(file)).unwrap_or(0);
+        let last = match segment == end.segment.0 {
+            true => last.min(end.offset),
+            false => last,
+        };
+        if segment > end.segment.0 || last <= first {
+            return Ok(false);
+        }
+        let offset = self.io.rng.within(first as usize..last as usize);
+        let bit = self.io.rng.below(8);
+        self.io.disk.flip(file, offset, bit);
+        self.io.note("flipped bit refused");
+        match self.read_log() {
+            Err(_) => Ok(true),
+            Ok(_) => fail(
+                "damage",
+                format!("bit {bit} at {offset} of {file} was turned over, unnoticed"),
+            ),
+        }
+    }
+
+    /// Whether something ends the start here.
+    fn breaks(&mut self) -> bool {
+        self.io.now_ms += self.io.rng.below(3) as u64;
+        self.io.happens(self.io.faults.crash_in_start)
+    }
+
+    fn try_start(&mut self) -> Result<Tried, Failure> {
+        self.io.has_failed = false;
+        if self.io.is_sabotaged(Sabotage::ForgetIds) {
+            self.store.compact(|family, _, _| family == Family::Dedup);
+        }
+        let in_store = self.in_store()?;
+        let (recovered, found, _) = self.read_log().or_else(refused)?;
+        let kept = self.history.check(&found, &in_store)?;
+        self.note_recovery(&recovered, &kept);
+        let mut places = self.replay(&found, &kept)?;
+        if self.breaks() || self.make_durable(&recovered).is_none() {
+            return Ok(Tried::Broken);
+        }
+        let reuses = self.io.is_sabotaged(Sabotage::ReuseIndex);
+        let applied = |(partition, applied): (u16, &u64)| {
+            let partition = PartitionId(partition);
+            match recovered.last_index(partition) {
+                last if reuses && last > 0 => (partition, (*applied).min(last)),
+                _ => (partition, *applied),
+            }
+        };
+        let applied: Vec<_> = (0..).zip(&in_store).map(applied).collect();
+        let writer = Writer::new(recovered, &applied, self.settings).or_else(refused)?;
+        let inbox_max = self.inbox_max;
+        let mut log = LogThread::new(writer, inbox_max);
+        let mut has_begun = false;
+        // Ends: nothing comes in, so what is under way ends.
+        while !has_begun || !log.is_idle() {
+            if self.breaks() || log.writer.is_failed() {
+                return Ok(Tried::Broken);
+            }
+            match has_begun {
+                false => {
+                    has_begun = log.start();
+                    log.step_preparing(&mut self.io);
+                }
+                true => log.step(&mut self.io, &mut self.history),
+            }
+        }
+        let lost = self.history.commit(&kept);
+        if lost > 0 {
+            self.io.note("unsynced entries lost");
+        }
+        for (place, partition) in places.iter_mut().zip(0..) {
+            place.next_index = log.writer.next_index(PartitionId(partition));
+        }
+        log.told.clear();
+        (self.log, self.places) = (Some(log), places);
+        self.compare_all()?;
+        if self.io.rng.percent(20) {
+            self.compare_replica()?;
+        }
+        Ok(Tried::Up)
+    }
+
+    fn note_recovery(&mut self, recovered: &Recovered, kept: &Kept) {
+        if recovered.cut().is_some() {
+            self.io.note("torn tail cut");
+        }
+        if recovered.dead_records() > 0 {
+            self.io.note("dead records behind the end");
+        }
+        if kept.is_store_ahead {
+            self.io.note("store ahead of the log");
+        }
+    }
+
+    /// Each partition's applied index in the store.
+    fn in_store(&self) -> Result<Vec<u64>, Failure> {
+        (0..self.partitions as u16)
+            .map(|of| match Partition::open(PartitionId(of), &self.store) {
+                Ok(partition) => Ok(partition.applied().0),
+                Err(error) => fail("store", error.to_string()),
+            })
+            .collect()
+    }
+
+    /// Brings partitions to the end of the log, and the model to the end of what is kept.
+    fn replay(&mut self, found: &[Owned], kept: &Kept) -> Result<Vec<Place>, Failure> {
+        let mut places = Vec::new();
+        for number in 0..self.partitions {
+            let mut partition = match Partition::open(PartitionId(number as u16), &self.store) {
+                Ok(partition) => partition,
+                Err(error) => return fail("store", error.to_string()),
+            };
+            let mut entries: Vec<Owned> = found
+                .iter()
+                .filter(|one| one.partition == number)
+                .cloned()
+                .collect();
+            let skips = self.io.is_sabotaged(Sabotage::SkipEntry) && self.io.rng.percent(20);
+            if skips && let Some(last) = entries.last_mut() {
+                last.commands.clear();
+            }
+            apply_all(&mut self.io.rng, &mut partition, &mut self.store, &entries)?;
+            let mut model = ModelPartition::new();
+            for entry in &self.history.partitions[number][..kept.last[number] as usize] {
+                model.apply(&entry.commands, entry.wall_ms);
+            }
+            places.push(Place {
+                partition,
+                model,
+                next_index: 0,
+                pending: VecDeque::new(),
+            });
+        }
+        if !found.is_empty() {
+            self.io.note("entries replayed");
+        }
+        Ok(places)
+    }
+
+    /// Writes what is not known to be synced once more, because a sync that failed leaves pages that count as clean, and
+    /// syncs all files and the directory. Nothing if that broke.
+    fn make_durable(&mut self, recovered: &Recovered) -> Option<()> {
+        let proven = recovered.proven().segment.0;
+        let files = self.io.disk.names();
+        for file in &files {
+            let bytes = self.io.disk.read(*file).to_vec();
+            if segment_of(&bytes).is_none_or(|segment| segment < proven) {
+                continue;
+            }
+            let mut at = 0;
+            while at < bytes.len() {
+                at += self.io.write(*file, at as u32, &bytes[at..]).ok()?;
+                if self.breaks() {
+                    return None;
+                }
+            }
+        }
+        for file in files {
+            let covered = self.io.disk.begin_sync(file);
+            self.io.end_syncs(&[covered]).ok()?;
+            if self.breaks() {
+                return None;
+            }
+        }
+        if !self.io.is_sabotaged(Sabotage::DirectoryNotSynced) {
+            self.io.disk.sync_directory();
+        }
+        (!self.breaks()).then_some(())
+    }
+
+    /// What the store had when it last flushed.
+    pub(super) fn forget_unflushed(&mut self, remembered: Remembered) {
+        self.remembered = remembered;
+    }
+}
+
+/// The segment's number, from its header.
+fn segment_of(bytes: &[u8]) -> Option<u32> {
+    let number = bytes.get(16..20)?.first_chunk()?;
+    bytes
+        .starts_with(b"SwLogSeg")
+        .then_some(u32::from_le_bytes(*number))
+}
+
+/// Applies entries in batches of the seed's choice.
+pub(super) fn apply_all(
+    rng: &mut crate::rng::Rng,
+    partition: &mut Partition,
+    store: &mut MemoryStore,
+    entries: &[Owned],
+) -> Result<(), Failure> {
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(rng.within(1..rest.len().min(6) + 1));
+        rest = later;
+        let batch: Vec<_> = now
+            .iter()
+            .map(|one| Entry {
+                partition: PartitionId(one.partition as u16),
+                index: Index(one.index),
+                wall_ms: one.wall_ms,
+                commands: &one.commands,
+            })
+            .collect();
+        let applied = match partition.apply(&batch, store) {
+            Ok(applied) => applied,
+            Err(error) => return fail("apply", error.to_string()),
+        };
+        if let Err(error) = store.write(&applied.batch) {
+            return fail("store", error.to_string());
+        }
+    }
+    Ok(())
+}
