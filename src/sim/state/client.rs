@@ -187,7 +187,8 @@ impl World {
         let is_first = call.streams.len() == 1;
         call.has_ids = (is_first || call.has_ids) && drafts.iter().all(|one| !one.id.is_empty());
         // One long body a call at most, so that a call fits into an entry.
-        for long in drafts.iter_mut().skip(1).filter(|one| one.body.len() > 200) {
+        let rest = drafts.iter_mut().skip(usize::from(is_first));
+        for long in rest {
             long.body.truncate(200);
         }
         drafts

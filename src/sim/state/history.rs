@@ -131,8 +131,10 @@ impl History {
         self.check_acknowledged(&kept)?;
         let missing = self.chain[end..].iter().take(least.saturating_sub(end));
         if let Some(one) = missing.clone().find(|one| !is_stored(one)) {
-            let text =
-                format!("{end} entries of {least} are there; {one:?} is the first that is not");
+            let text = format!(
+                "{end} entries of {least} are there, {one:?} is not; {} synced, power cut: {}",
+                self.synced, self.lost_power
+            );
             return fail("missing", text);
         }
         Ok(kept)

@@ -100,6 +100,20 @@ impl LogThread {
         self.inbox.len() < self.inbox_max
     }
 
+    /// For people to read.
+    pub fn describe(&self) -> String {
+        format!(
+            "segments {:?}, written {}, synced {}, {} entries wait, {} pieces, {:?}, {:?}",
+            self.writer.segments(),
+            self.writer.written(),
+            self.writer.synced(),
+            self.inbox.len(),
+            self.pieces.len(),
+            self.sync,
+            self.preparing,
+        )
+    }
+
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
         let is_synced = self.writer.synced() == self.writer.written();

@@ -138,6 +138,10 @@ impl World {
         if self.breaks() || self.make_durable(&recovered).is_none() {
             return Ok(Tried::Broken);
         }
+        // What was found is on the disk now, and what was not found cannot come back.
+        if self.history.commit(&kept) > 0 {
+            self.io.note("unsynced entries lost");
+        }
         let reuses = self.io.is_sabotaged(Sabotage::ReuseIndex);
         let applied = |(partition, applied): (u16, &u64)| {
             let partition = PartitionId(partition);
@@ -163,10 +167,6 @@ impl World {
                 }
                 true => log.step(&mut self.io, &mut self.history),
             }
-        }
-        let lost = self.history.commit(&kept);
-        if lost > 0 {
-            self.io.note("unsynced entries lost");
         }
         for (place, partition) in places.iter_mut().zip(0..) {
             place.next_index = log.writer.next_index(PartitionId(partition));

@@ -175,15 +175,14 @@ impl World {
             }
             self.step()?;
         }
+        let log = self.log.as_ref().map(LogThread::describe);
         let open = self.calls.keys().take(5);
-        fail(
-            "unanswered",
-            format!(
-                "{} calls, such as {:?}",
-                self.calls.len(),
-                open.collect::<Vec<_>>()
-            ),
-        )
+        let text = format!(
+            "{} calls, such as {:?}; log: {log:?}",
+            self.calls.len(),
+            open.collect::<Vec<_>>()
+        );
+        fail("unanswered", text)
     }
 
     fn step(&mut self) -> Result<(), Failure> {
