@@ -2,6 +2,7 @@
 //!
 //! Start at [`World::compare_all`].
 
+use super::client::TOPICS;
 use super::history::Owned;
 use super::model::{ModelMessage, ModelStream};
 use super::start::apply_all;
@@ -10,7 +11,7 @@ use crate::{Failure, fail};
 use sapwood_state::partition::Partition;
 use sapwood_state::store::{Direction, Family, MemoryStore, Store};
 use sapwood_state::streams::{
-    self, Floors, PageEnd, PageLimits, Resumed, Start, StoredMessage, StreamView,
+    self, Floors, PageEnd, PageLimits, ReadError, Resumed, Start, StoredMessage, StreamView,
 };
 use sapwood_wire::state::*;
 use std::collections::BTreeMap;
@@ -149,6 +150,47 @@ impl World {
         Ok(())
     }
 
+    /// Single messages are read by sequence, topic and time.
+    pub(super) fn look_up(&mut self) -> Result<(), Failure> {
+        let number = self.io.rng.below(self.partitions);
+        let now_ms = self.io.wall_ms;
+        for (&stream, of) in &self.places[number].model.streams {
+            let Some(view) = view(&self.store, number, stream)? else {
+                return fail("read", format!("stream {stream} of {number} is not there"));
+            };
+            let topic = self.io.rng.pick(&TOPICS);
+            let mut last = None;
+            let read = view.last_of_topic(topic, now_ms, &mut |one| last = Some(one.sequence.0));
+            check_read(read)?;
+            if last != of.last_visible(topic, now_ms) {
+                let text = format!("last of {topic:?} in stream {stream} of {number} is {last:?}");
+                return fail("last of topic", text);
+            }
+            let sequence = of.floor() + self.io.rng.below(10) as u64;
+            let mut found = None;
+            let read = view.message(Sequence(sequence), now_ms, &mut |one| {
+                found = Some(seen(one))
+            });
+            check_read(read)?;
+            let wanted = of.messages.get(&sequence);
+            let wanted = wanted.filter(|one| of.is_visible(one, now_ms));
+            if found != wanted.map(|one| expected((&sequence, one))) {
+                let text = format!("{sequence} in stream {stream} of {number} is {found:?}");
+                return fail("message", text);
+            }
+            let ms = now_ms.saturating_sub(self.io.rng.below(5_000) as u64);
+            let first = view.first_at(ms, now_ms);
+            let first = first.or_else(|error| fail("read", error.to_string()))?;
+            let is_it = |one: &ModelMessage| one.ms >= ms && of.is_visible(one, now_ms);
+            let wanted = of.messages.iter().find(|(_, one)| is_it(one));
+            if first.0 != wanted.map_or(of.next, |(one, _)| *one) {
+                let text = format!("first at {ms} in stream {stream} of {number} is {first}");
+                return fail("first at a time", text);
+            }
+        }
+        Ok(())
+    }
+
     /// A reader goes on where it was.
     pub(super) fn read(&mut self) -> Result<(), Failure> {
         let number = self.io.rng.below(self.partitions);
@@ -221,6 +263,13 @@ impl World {
             self.see_sequence((number, stream, sequence))?;
         }
         Ok(())
+    }
+}
+
+fn check_read(read: Result<(), ReadError>) -> Result<(), Failure> {
+    match read {
+        Ok(()) | Err(ReadError::NoMessage) => Ok(()),
+        Err(error) => fail("read", error.to_string()),
     }
 }
 

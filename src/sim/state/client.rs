@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const IN_FLIGHT_MAX: usize = 8;
 
 const NAMES: [&[u8]; 3] = [b"orders", b"audit", b"clicks"];
-const TOPICS: [&[u8]; 5] = [b"a.1", b"a.2", b"b.1", b"b.2.x", b"c"];
+pub(super) const TOPICS: [&[u8]; 5] = [b"a.1", b"a.2", b"b.1", b"b.2.x", b"c"];
 const FILTERS: [&[u8]; 4] = [b"a.*", b"b.>", b"c", b"a.1"];
 
 #[derive(Debug, Default)]
@@ -138,6 +138,11 @@ impl World {
             return call;
         }
         let stream = self.io.rng.pick(&streams);
+        if self.io.rng.percent(1) {
+            let by = self.io.rng.pick(&[0, 1, 900, 1_000_000_000]);
+            push_command(&mut call.command, |out| Command::Raise(by).write(out));
+            return call;
+        }
         match choice {
             6..70 => self.append(&mut call, stream),
             70..80 => self.batch(&mut call, &streams),

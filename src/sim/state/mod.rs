@@ -42,6 +42,7 @@ pub const SITUATIONS: &[&str] = &[
     "ids pruned",
     "kill",
     "log failed",
+    "log gone on with other sizes",
     "log's mailbox full",
     "maintenance proposed",
     "mark",
@@ -63,6 +64,7 @@ pub const SITUATIONS: &[&str] = &[
     "several calls in an entry",
     "several entries in a batch",
     "several entries in an append",
+    "sequences raised",
     "short write",
     "slow sync",
     "start broken off",
@@ -123,11 +125,13 @@ pub enum Sabotage {
     FlushedTooEarly,
     /// After a sync that failed another one is tried.
     RetrySync,
+    /// A start takes for durable what is in the page cache and no sync that is to come will write.
+    PagesTrusted,
 }
 
 impl Sabotage {
     /// Each of them.
-    pub const ALL: [Sabotage; 8] = [
+    pub const ALL: [Sabotage; 9] = [
         Sabotage::AcknowledgeBeforeSync,
         Sabotage::SkipEntry,
         Sabotage::ForgetIds,
@@ -136,6 +140,7 @@ impl Sabotage {
         Sabotage::DirectoryNotSynced,
         Sabotage::FlushedTooEarly,
         Sabotage::RetrySync,
+        Sabotage::PagesTrusted,
     ];
 }
 

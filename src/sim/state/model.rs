@@ -3,6 +3,7 @@
 //! Owns a second telling of what commands mean, without rows, blocks, batches or a store. Must not know the log. Start at
 //! [`ModelPartition::apply`].
 
+use sapwood_state::limits::BLOCK_SEQUENCES;
 use sapwood_wire::state::*;
 use sapwood_wire::topic::{wildcard_matches, wildcards_overlap};
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,6 +247,18 @@ impl ModelStream {
         gone
     }
 
+    /// Sequences go on at a multiple of what a block row tells about.
+    fn raise(&mut self, by: u64) {
+        self.next = (self.next + by).next_multiple_of(BLOCK_SEQUENCES);
+    }
+
+    /// The last message of a topic that a reader may see.
+    pub fn last_visible(&self, topic: &[u8], now_ms: u64) -> Option<u64> {
+        let is_it = |one: &ModelMessage| one.topic == topic && self.is_visible(one, now_ms);
+        let mut back = self.messages.iter().rev();
+        back.find(|(_, one)| is_it(one)).map(|(one, _)| *one)
+    }
+
     fn discard_old(&mut self) {
         let most = self.config.messages_max as usize;
         // Ends with the limit.
@@ -288,7 +301,10 @@ impl ModelPartition {
                     None => Reply::Refused(Refusal::NoStream),
                 };
             }
-            Command::Raise(_) => panic!("histories raise nothing"),
+            Command::Raise(by) => {
+                self.streams.values_mut().for_each(|one| one.raise(by));
+                return Reply::Raised;
+            }
             Command::Append(append) => append.stream,
             Command::Purge(purge) => purge.stream,
             Command::DeleteMessage(stream, _)

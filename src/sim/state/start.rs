@@ -8,13 +8,15 @@ use super::history::{Kept, Owned};
 use super::io::Faults;
 use super::log_thread::LogThread;
 use super::model::ModelPartition;
-use super::world::{Place, SECRET, World};
+use super::world::{Place, SECRET, World, settings_of};
 use crate::{Failure, fail};
-use sapwood_state::log::{FileId, Recovered, Recovery, RecoveryError, Remembered, Secret, Writer};
+use sapwood_state::log::{
+    FileId, Position, Recovered, Recovery, RecoveryError, SEGMENT_HEAD_BYTES, Secret, Writer,
+};
 use sapwood_state::partition::{Entry, Partition};
 use sapwood_state::store::{Family, MemoryStore, Store};
 use sapwood_wire::state::{Index, PartitionId};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// After so many starts that a crash or the disk ended, nothing happens to the next one.
 const STARTS_MAX: usize = 6;
@@ -40,7 +42,7 @@ fn refused<T>(error: RecoveryError) -> Result<T, Failure> {
 }
 
 /// Reads the log of a directory, and where its records stand.
-type Read = (Recovered, Vec<Owned>, Vec<(FileId, u32)>);
+type Read = (Recovered, Vec<Owned>, Vec<(FileId, Position)>);
 
 impl World {
     /// Starts the node, again and again where starts break.
@@ -76,7 +78,7 @@ impl World {
         let (mut entries, mut records) = (Vec::new(), Vec::new());
         while let Some(file) = recovery.wanted() {
             while let Some(record) = recovery.next(disk.read(file))? {
-                records.push((file, record.position.offset));
+                records.push((file, record.position));
                 entries.extend(record.entries().map(|entry| Owned {
                     partition: usize::from(entry.partition.0),
                     index: entry.index,
@@ -92,21 +94,24 @@ impl World {
     fn flip(&mut self) -> Result<bool, Failure> {
         let (recovered, _, records) = self.read_log().or_else(refused)?;
         let end = recovered.proven();
-        // Whole records of one file stand next to each other, so all bytes up to the last of them are covered.
-        let Some(&(file, first)) = records.first() else {
-            return Ok(false);
-        };
-        let in_file = records.iter().filter(|(other, _)| *other == file);
-        let last = in_file.map(|(_, offset)| *offset).max().unwrap_or(first);
-        let segment = segment_of(self.io.disk.read(file)).unwrap_or(0);
-        let last = match segment == end.segment.0 {
-            true => last.min(end.offset),
-            false => last,
-        };
-        if segment > end.segment.0 || last <= first {
+        let mut spans = BTreeMap::new();
+        for &(file, position) in records.iter().filter(|(_, position)| *position < end) {
+            let span = spans
+                .entry(file)
+                .or_insert((position.offset, position.offset));
+            span.1 = position.offset;
+        }
+        // Whole records of a file stand next to each other, so all bytes up to the last of them are covered.
+        spans.retain(|_, (first, last)| first < last);
+        if spans.is_empty() {
             return Ok(false);
         }
-        let offset = self.io.rng.within(first as usize..last as usize);
+        let spans: Vec<_> = spans.into_iter().collect();
+        let (file, (first, last)) = self.io.rng.pick(&spans);
+        let offset = match self.io.rng.percent(15) {
+            true => self.io.rng.below(SEGMENT_HEAD_BYTES),
+            false => self.io.rng.within(first as usize..last as usize),
+        };
         let bit = self.io.rng.below(8);
         self.io.disk.flip(file, offset, bit);
         self.io.note("flipped bit refused");
@@ -141,6 +146,10 @@ impl World {
         // What was found is on the disk now, and what was not found cannot come back.
         if self.history.commit(&kept) > 0 {
             self.io.note("unsynced entries lost");
+        }
+        if self.io.rng.percent(20) {
+            self.io.note("log gone on with other sizes");
+            self.settings = settings_of(&mut self.io.rng);
         }
         let reuses = self.io.is_sabotaged(Sabotage::ReuseIndex);
         let applied = |(partition, applied): (u16, &u64)| {
@@ -237,12 +246,13 @@ impl World {
         Ok(places)
     }
 
-    /// Writes what is not known to be synced once more, because a sync that failed leaves pages that count as clean, and
-    /// syncs all files and the directory. Nothing if that broke.
+    /// Writes all files once more in which something is not known to be synced, because a sync that failed leaves pages
+    /// that count as clean, those of headers too; syncs all files and the directory. Nothing if that broke.
     fn make_durable(&mut self, recovered: &Recovered) -> Option<()> {
         let proven = recovered.proven().segment.0;
         let files = self.io.disk.names();
-        for file in &files {
+        let trusts_pages = self.io.is_sabotaged(Sabotage::PagesTrusted);
+        for file in files.iter().filter(|_| !trusts_pages) {
             let bytes = self.io.disk.read(*file).to_vec();
             if segment_of(&bytes).is_none_or(|segment| segment < proven) {
                 continue;
@@ -266,11 +276,6 @@ impl World {
             self.io.disk.sync_directory();
         }
         (!self.breaks()).then_some(())
-    }
-
-    /// What the store had when it last flushed.
-    pub(super) fn forget_unflushed(&mut self, remembered: Remembered) {
-        self.remembered = remembered;
     }
 }
 

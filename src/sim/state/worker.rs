@@ -331,6 +331,6 @@ fn note_reply(io: &mut super::io::Io, reply: &Reply) {
         Reply::Pruned(_) => "ids pruned",
         Reply::Refused(_) => "call refused",
         Reply::MessageDeleted(_) => "message deleted",
-        Reply::Raised => "raised",
+        Reply::Raised => "sequences raised",
     });
 }

@@ -24,6 +24,9 @@ pub(super) const SECRET: [u8; 16] = *b"one of directory";
 /// Steps after which everything must be answered once nothing goes wrong any more.
 const DRAIN_STEPS: usize = 20_000;
 
+/// Longest commands of an entry: one long body has room.
+const COMMAND_BYTES_MAX: usize = 5_000;
+
 /// A partition, and what it must be.
 pub(super) struct Place {
     pub partition: Partition,
@@ -42,6 +45,8 @@ pub(crate) struct World {
     floors: Floors,
     /// A flush that goes on: what it remembers, and when it is durable.
     flush: Option<(Remembered, u64)>,
+    /// Longest flush.
+    flush_ms_max: usize,
     pub(super) settings: Settings,
     pub(super) partitions: usize,
     pub(super) places: Vec<Place>,
@@ -72,17 +77,7 @@ impl World {
         let mut rng = Rng::new(story.seed ^ 0x57A7E);
         let faults = faults_of(&mut rng);
         let partitions = rng.within(1..9);
-        let command_bytes_max = 5_000;
-        let record_bytes_max = command_bytes_max + 200 + rng.below(1_500);
-        let least = RECORDS_OFFSET as usize + record_bytes_max + 100;
-        let mut size = || (least + rng.below(6_000)) as u32;
-        let settings = Settings {
-            first_segment_bytes: size(),
-            segment_bytes: size(),
-            command_bytes_max,
-            record_bytes_max,
-            append_bytes_max: 8_000,
-        };
+        let settings = settings_of(&mut rng);
         let (workers, clients) = (rng.within(1..4).min(partitions), rng.within(1..7));
         World {
             history: History::new(partitions),
@@ -90,6 +85,7 @@ impl World {
             remembered: Remembered::default(),
             floors: Floors::default(),
             flush: None,
+            flush_ms_max: rng.pick(&[1, 30, 400]),
             settings,
             partitions,
             places: Vec::new(),
@@ -203,7 +199,8 @@ impl World {
                     log.step_preparing(&mut self.io);
                 }
             }
-            89..94 => self.read()?,
+            89..93 => self.read()?,
+            93 => self.look_up()?,
             94..97 => self.step_flush()?,
             97 => self.compact()?,
             98 => self.step_clock(),
@@ -242,7 +239,10 @@ impl World {
                         .map_or(0, |place| place.partition.applied().0)
                 };
                 let remembered = log.writer.remember(applied);
-                self.flush = Some((remembered, self.io.now_ms + self.io.rng.below(30) as u64));
+                self.flush = Some((
+                    remembered,
+                    self.io.now_ms + self.io.rng.below(self.flush_ms_max) as u64,
+                ));
                 if self.io.is_sabotaged(Sabotage::FlushedTooEarly) {
                     log.writer.handle_flushed(remembered);
                 }
@@ -255,7 +255,7 @@ impl World {
         self.flush = None;
         self.store.flush();
         log.writer.handle_flushed(remembered);
-        self.forget_unflushed(remembered);
+        self.remembered = remembered;
         self.floors = self.floors_now()?;
         self.io.note("store flushed");
         Ok(())
@@ -315,6 +315,20 @@ impl World {
         }
         self.unknown
             .extend(std::mem::take(&mut self.calls).into_values());
+    }
+}
+
+/// Segments in which a few of the longest records have room.
+pub(super) fn settings_of(rng: &mut Rng) -> Settings {
+    let record_bytes_max = COMMAND_BYTES_MAX + 200 + rng.below(1_500);
+    let least = RECORDS_OFFSET as usize + record_bytes_max + 100;
+    let mut size = || (least + rng.below(6_000)) as u32;
+    Settings {
+        first_segment_bytes: size(),
+        segment_bytes: size(),
+        command_bytes_max: COMMAND_BYTES_MAX,
+        record_bytes_max,
+        append_bytes_max: 8_000,
     }
 }
 
