@@ -7,11 +7,10 @@
 //! # Driving it
 //! A start: list the files (names: [`FileId`]'s `Display`), read the first [`SEGMENT_HEAD_BYTES`] of each,
 //! [`Recovery::new`] with what the store [remembers](Remembered); while [`Recovery::wanted`] names a file, read it into
-//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]. Then sync every
-//! file and the directory: a process that was killed leaves pages that no disk has. (After a sync that failed, the page
-//! cache may even call such pages clean; who wants to rule that out writes from [`Recovered::proven`] to
-//! [`Recovered::end`] again first.) [`Writer::new`] with what the store applied; [`Writer::prepare`] if a segment is
-//! wanted; [`Writer::start`], write, `fdatasync` [`Writer::unsynced_files`], [`Writer::handle_synced`]. Entries whose
+//! one buffer and call [`Recovery::next`] until there is no record left in it; [`Recovery::finish`]. Then write
+//! [`Recovered::unproven`] again, because a sync that failed leaves pages that count as clean though no disk has them,
+//! and sync every file and the directory: a process that was killed leaves pages that are not written yet.
+//! [`Writer::new`] with what the store applied; [`Writer::prepare`] if a segment is wanted; [`Writer::start`], write, `fdatasync` [`Writer::unsynced_files`], [`Writer::handle_synced`]. Entries whose
 //! index the store has applied are skipped; the others may be applied as they are read, but acknowledged, shown to
 //! clients or flushed only after the sync.
 //!

@@ -14,8 +14,9 @@ use super::{
     Secret, SegmentFile, SegmentNumber, Suspect, Witness,
 };
 use crate::limits::{PARTITIONS_MAX, SEGMENT_BYTES_MAX};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 /// A file of the log's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +140,31 @@ impl Recovered {
     /// The next start's epoch.
     pub fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// Bytes of files that nothing says were synced: headers of segments, and records from [`proven`](Recovered::proven)
+    /// to [`end`](Recovered::end). After a sync that failed they may be in the page cache alone, and clean there, so that
+    /// no sync brings them to the disk: a start writes them again, as it read them.
+    pub fn unproven(&self) -> impl Iterator<Item = (FileId, Range<u32>)> {
+        let (proven, end) = (self.proven, self.end);
+        let found = self.live.iter().map(|live| &live.of).chain(&self.prepared);
+        let found = found.filter(move |of| of.segment >= proven.segment);
+        found.flat_map(move |of| {
+            let from = match of.segment == proven.segment {
+                true => proven.offset,
+                false => RECORDS_OFFSET,
+            };
+            let to = match of.segment.cmp(&end.segment) {
+                Ordering::Less => of.bytes,
+                Ordering::Equal => end.offset,
+                Ordering::Greater => from,
+            };
+            let head = 0..SEGMENT_HEAD_BYTES as u32;
+            let parts = [head, from..to].into_iter();
+            parts
+                .filter(|part| !part.is_empty())
+                .map(|part| (of.file, part))
+        })
     }
 
     /// The last index of a partition in the log, or that the log knows to be used; 0 for none.

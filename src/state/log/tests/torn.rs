@@ -107,6 +107,39 @@ fn sectors_lost_out_of_order_cost_nothing_that_was_synced() {
     assert!(dead > 1_000, "{dead} dead records");
 }
 
+/// After a sync that failed, what it covered may be in the page cache alone: headers too.
+#[test]
+fn log_is_whole_once_what_is_unproven_is_written_again() {
+    let mut lost = 0;
+    for seed in 0..60 {
+        println!("seed {seed}");
+        let mut random = Random(3_000 + seed);
+        let mut world = old_world(&mut random);
+        let synced = world.cache.clone();
+        world.mark();
+        for _ in 0..random.below(5) {
+            let entries = world.random_entries(&mut random, 4);
+            world.append(&entries);
+        }
+        let (recovered, entries) = recover(&world.cache, &world.store).expect("no damage");
+        let mut disk = Disk::default();
+        for (file, content) in &world.cache.0 {
+            let zeros = vec![0; content.len()];
+            let before = synced.0.get(file).cloned().unwrap_or(zeros);
+            disk.0.insert(*file, before);
+        }
+        lost += u64::from(disk != world.cache);
+        for (file, part) in recovered.unproven() {
+            let bytes = &world.cache.0[&file][part.start as usize..part.end as usize];
+            disk.write(file, part.start, bytes);
+        }
+        let (again, found) = recover(&disk, &world.store).expect("no damage");
+        assert_eq!((again.end(), found), (recovered.end(), entries));
+        assert_eq!(again.prepared.len(), recovered.prepared.len());
+    }
+    assert!(lost > 50);
+}
+
 /// A disk on which the record in front of a whole one was lost.
 fn with_dead_record() -> (Disk, Store, Vec<Owned>) {
     let roomy = Settings {
