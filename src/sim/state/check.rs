@@ -2,7 +2,7 @@
 //!
 //! Start at [`World::compare_all`].
 
-use super::client::TOPICS;
+use super::client::{FILTERS, TOPICS};
 use super::history::Owned;
 use super::model::{ModelMessage, ModelStream};
 use super::start::apply_all;
@@ -11,9 +11,10 @@ use crate::{Failure, fail};
 use sapwood_state::partition::Partition;
 use sapwood_state::store::{Direction, Family, MemoryStore, Store};
 use sapwood_state::streams::{
-    self, Floors, PageEnd, PageLimits, ReadError, Resumed, Start, StoredMessage, StreamView,
+    self, Floors, Page, PageEnd, PageLimits, ReadError, Resumed, Start, StoredMessage, StreamView,
 };
 use sapwood_wire::state::*;
+use sapwood_wire::topic::wildcard_matches;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -222,31 +223,10 @@ impl World {
                 );
             }
         };
-        let from = match start {
-            Start::At(sequence) => sequence.0,
-            Start::First => of.floor(),
-        };
         let now_ms = self.io.wall_ms;
-        let limits = PageLimits {
-            messages: 1 + self.io.rng.below(20),
-            ..ALL
-        };
-        let mut found = Vec::new();
-        let page = view.page(start, &[], limits, now_ms, &mut |one| found.push(seen(one)));
-        let page = page.or_else(|error| fail("read", error.to_string()))?;
-        let visible = of
-            .messages
-            .range(from..)
-            .filter(|(_, one)| of.is_visible(one, now_ms));
-        let wanted: Vec<_> = visible.map(expected).collect();
-        let is_piece = wanted.get(..found.len()) == Some(&found[..]);
-        let is_whole = page.end == PageEnd::Limit || found.len() == wanted.len();
-        if !is_piece || !is_whole || page.gap.is_some() != (from < of.floor()) {
-            let text = format!(
-                "partition {number}, stream {stream} from {from}: {page:?} with {found:?}, not {wanted:?}"
-            );
-            return fail("read", text);
-        }
+        let messages = 1 + self.io.rng.below(20);
+        let filter = self.io.rng.percent(30).then(|| self.io.rng.pick(&FILTERS));
+        let (page, found) = read_page(&view, of, start, (messages, filter, now_ms))?;
         *cursor = page.next.0 - 1;
         self.io.note(if page.gap.is_some() {
             "gap read"
@@ -264,6 +244,41 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A page, which must be a piece of what the model has from there on. `how`: most messages, a filter, the time.
+fn read_page(
+    view: &StreamView<'_, MemoryStore>,
+    of: &ModelStream,
+    start: Start,
+    how: (usize, Option<&[u8]>, u64),
+) -> Result<(Page, Vec<Seen>), Failure> {
+    let (messages, filter, now_ms) = how;
+    let from = match start {
+        Start::At(sequence) => sequence.0,
+        Start::First => of.floor(),
+    };
+    let limits = PageLimits { messages, ..ALL };
+    let mut found = Vec::new();
+    let mut visit = |one: &StoredMessage| found.push(seen(one));
+    let page = view.page(start, filter.as_slice(), limits, now_ms, &mut visit);
+    let page = page.or_else(|error| fail("read", error.to_string()))?;
+    let is_wanted = |one: &ModelMessage| {
+        of.is_visible(one, now_ms)
+            && filter.is_none_or(|filter| wildcard_matches(filter, &one.topic))
+    };
+    let wanted = of.messages.range(from..).filter(|(_, one)| is_wanted(one));
+    let wanted: Vec<_> = wanted.map(expected).collect();
+    let is_piece = wanted.get(..found.len()) == Some(&found[..]);
+    let is_behind = wanted
+        .get(found.len())
+        .is_none_or(|next| next.0 >= page.next.0);
+    let is_whole = page.end == PageEnd::Limit || found.len() == wanted.len();
+    if !is_piece || !is_behind || !is_whole || page.gap.is_some() != (from < of.floor()) {
+        let text = format!("{page:?} from {from} with {found:?}, not {wanted:?}");
+        return fail("read", text);
+    }
+    Ok((page, found))
 }
 
 fn check_read(read: Result<(), ReadError>) -> Result<(), Failure> {

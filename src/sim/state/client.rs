@@ -14,7 +14,7 @@ const IN_FLIGHT_MAX: usize = 8;
 
 const NAMES: [&[u8]; 3] = [b"orders", b"audit", b"clicks"];
 pub(super) const TOPICS: [&[u8]; 5] = [b"a.1", b"a.2", b"b.1", b"b.2.x", b"c"];
-const FILTERS: [&[u8]; 4] = [b"a.*", b"b.>", b"c", b"a.1"];
+pub(super) const FILTERS: [&[u8]; 4] = [b"a.*", b"b.>", b"c", b"a.1"];
 
 #[derive(Debug, Default)]
 pub(super) struct Client {

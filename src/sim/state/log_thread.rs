@@ -161,7 +161,9 @@ impl LogThread {
             return self.end_sync(io, history);
         }
         let is_unsynced = self.is_unsynced();
-        if !self.inbox.is_empty() && !(is_unsynced && io.rng.percent(40)) {
+        // A sync may come before what waits, or cover that too.
+        let appends = !self.inbox.is_empty() && (!is_unsynced || io.rng.percent(60));
+        if appends {
             if self.append(io, history) {
                 return;
             }

@@ -246,25 +246,23 @@ impl World {
         Ok(places)
     }
 
-    /// Writes all files once more in which something is not known to be synced, because a sync that failed leaves pages
-    /// that count as clean, those of headers too; syncs all files and the directory. Nothing if that broke.
+    /// Writes once more what is not known to be synced, because a sync that failed leaves pages that count as clean, and
+    /// syncs all files and the directory. Nothing if that broke.
     fn make_durable(&mut self, recovered: &Recovered) -> Option<()> {
-        let proven = recovered.proven().segment.0;
-        let files = self.io.disk.names();
         let trusts_pages = self.io.is_sabotaged(Sabotage::PagesTrusted);
-        for file in files.iter().filter(|_| !trusts_pages) {
-            let bytes = self.io.disk.read(*file).to_vec();
-            if segment_of(&bytes).is_none_or(|segment| segment < proven) {
-                continue;
-            }
+        for (file, part) in recovered.unproven().filter(|_| !trusts_pages) {
+            let bytes = &self.io.disk.read(file)[part.start as usize..part.end as usize];
+            let bytes = bytes.to_vec();
             let mut at = 0;
             while at < bytes.len() {
-                at += self.io.write(*file, at as u32, &bytes[at..]).ok()?;
+                let offset = part.start + at as u32;
+                at += self.io.write(file, offset, &bytes[at..]).ok()?;
                 if self.breaks() {
                     return None;
                 }
             }
         }
+        let files = self.io.disk.names();
         for file in files {
             let covered = self.io.disk.begin_sync(file);
             self.io.end_syncs(&[covered]).ok()?;
@@ -277,14 +275,6 @@ impl World {
         }
         (!self.breaks()).then_some(())
     }
-}
-
-/// The segment's number, from its header.
-fn segment_of(bytes: &[u8]) -> Option<u32> {
-    let number = bytes.get(16..20)?.first_chunk()?;
-    bytes
-        .starts_with(b"SwLogSeg")
-        .then_some(u32::from_le_bytes(*number))
 }
 
 /// Applies entries in batches of the seed's choice.
