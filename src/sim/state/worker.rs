@@ -9,7 +9,7 @@ use super::history::Owned;
 use super::log_thread::{Proposal, Told};
 use super::world::World;
 use crate::{Failure, fail};
-use sapwood_state::partition::Entry;
+use sapwood_state::partition::{Entry, Event};
 use sapwood_wire::state::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -241,11 +241,25 @@ impl World {
             .into_iter()
             .map(|(index, replies)| (index.0, replies))
             .collect();
+        let told = told_by_events(&applied.events);
+        let mut wanted = told_by_replies(replies.values().flatten());
         for one in done {
             if one.reached == Reached::Written {
                 self.io.note("applied before the sync");
             }
             self.settle(number, one, &replies)?;
+        }
+        // Of a stream that is gone nobody needs to hear what it got before.
+        let streams = &self.places[number].model.streams;
+        let is_there = |(stream, _): &(u32, Change)| streams.contains_key(stream);
+        wanted.retain(|one| matches!(one.1, Change::Deleted) || is_there(one));
+        let told: Vec<_> = told
+            .into_iter()
+            .filter(|one| matches!(one.1, Change::Deleted) || is_there(one))
+            .collect();
+        if told != wanted {
+            let text = format!("partition {number} told {told:?}, not {wanted:?}");
+            return fail("events", text);
         }
         Ok(())
     }
@@ -307,6 +321,58 @@ impl World {
             .for_each(|client| client.handle_answer(call));
         Ok(())
     }
+}
+
+/// What happened to a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    Stored(u64),
+    Configured,
+    Deleted,
+}
+
+fn told_by_events(events: &[Event]) -> Vec<(u32, Change)> {
+    let mut told = Vec::new();
+    for event in events {
+        match event {
+            Event::Appended(stream, first, last) => {
+                told.extend((first.0..=last.0).map(|one| (stream.0, Change::Stored(one))));
+            }
+            Event::Configured(stream, _) => told.push((stream.0, Change::Configured)),
+            Event::Deleted(stream) => told.push((stream.0, Change::Deleted)),
+        }
+    }
+    told.sort_unstable();
+    told
+}
+
+fn told_by_replies<'a>(replies: impl Iterator<Item = &'a Reply>) -> Vec<(u32, Change)> {
+    let mut told = Vec::new();
+    let store = |one: &Appended| match &one.outcomes {
+        Outcomes::Run { first, count } => (first.0..first.0 + u64::from(*count))
+            .map(|sequence| (one.stream.0, Change::Stored(sequence)))
+            .collect::<Vec<_>>(),
+        Outcomes::Each(each) => {
+            let stored = each.iter().filter_map(|outcome| match outcome {
+                Outcome::Stored(sequence) => Some((one.stream.0, Change::Stored(sequence.0))),
+                _ => None,
+            });
+            stored.collect()
+        }
+    };
+    for reply in replies {
+        match reply {
+            Reply::Appended(one) => told.extend(store(one)),
+            Reply::Batch(parts) => parts.iter().for_each(|one| told.extend(store(one))),
+            Reply::Created(stream, Creation::New) | Reply::Updated(stream) => {
+                told.push((stream.0, Change::Configured));
+            }
+            Reply::Deleted(stream, _) => told.push((stream.0, Change::Deleted)),
+            _ => {}
+        }
+    }
+    told.sort_unstable();
+    told
 }
 
 fn note_reply(io: &mut super::io::Io, reply: &Reply) {
