@@ -64,10 +64,9 @@ impl History {
         of.push(entry);
     }
 
-    /// All that was taken is written. How much that is.
-    pub fn handle_written(&mut self) -> usize {
+    /// All that was taken is written.
+    pub fn handle_written(&mut self) {
         self.written = self.chain.len();
-        self.written
     }
 
     /// So much of the chain is synced; what is new in that.

@@ -239,7 +239,8 @@ impl LogThread {
         if piece.bytes.is_empty() {
             self.pieces.pop_front();
         }
-        if self.pieces.is_empty() {
+        // A start record has no entries, and says nothing of those that were lost.
+        if self.pieces.is_empty() && !self.going.is_empty() {
             history.handle_written();
             let told = self
                 .going

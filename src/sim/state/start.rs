@@ -143,10 +143,6 @@ impl World {
         if self.breaks() || self.make_durable(&recovered).is_none() {
             return Ok(Tried::Broken);
         }
-        // What was found is on the disk now, and what was not found cannot come back.
-        if self.history.commit(&kept) > 0 {
-            self.io.note("unsynced entries lost");
-        }
         if self.io.rng.percent(20) {
             self.io.note("log gone on with other sizes");
             self.settings = settings_of(&mut self.io.rng);
@@ -176,6 +172,11 @@ impl World {
                 }
                 true => log.step(&mut self.io, &mut self.history),
             }
+        }
+        // Before the start record is synced, what was cut off may come back: where the first sector of a torn one is that of
+        // the record it replaces, that one is whole again. Nobody was told anything yet.
+        if self.history.commit(&kept) > 0 {
+            self.io.note("unsynced entries lost");
         }
         for (place, partition) in places.iter_mut().zip(0..) {
             place.next_index = log.writer.next_index(PartitionId(partition));
