@@ -113,7 +113,9 @@
 //! *Dead records stay dead*: the first thing that a start writes, at X, is a record with a new epoch, and nothing else
 //! is written before that is synced (but the mark of a segment's end, where the segment has no room for it). It names
 //! the last record that lived, so what stood at X is no successor of anything any more; what is behind names dead
-//! predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists.
+//! predecessors and an older epoch. If it is lost itself, nothing else of its epoch exists. (Until it is synced, a torn
+//! one may even make whole what it is to replace: where that lost only bytes that are the same in both. So nobody is told
+//! what was lost before that.)
 //! The epoch is one more than any that a sealed header names, dead ones too.
 //!
 //! *Noise is cheap*: magic, place, length and synced position are compared before any seal is computed.

@@ -162,6 +162,38 @@ fn with_dead_record() -> (Disk, Store, Vec<Owned>) {
     (disk, world.store, world.model)
 }
 
+/// The start record has the length, place and number of the record that was lost, and is torn where that was: then no
+/// start has told anybody of the loss.
+#[test]
+fn cut_record_may_come_back_until_the_start_record_is_synced() {
+    let roomy = Settings {
+        first_segment_bytes: RECORDS_OFFSET + 2_000,
+        ..SMALL
+    };
+    let mut world = World::new(roomy);
+    for index in 1..3 {
+        world.append(&[entry_of(1, index, &[7; 112])]);
+    }
+    world.rebase();
+    let lost = world.writer.written();
+    assert_eq!(lost.offset % 512, 504, "eight bytes in the first sector");
+    world.mark();
+    world.append(&[entry_of(1, 3, b"behind")]);
+    let mut disk = world.cache.clone();
+    disk.write(FileId(1), lost.offset, &[0; 8]);
+    let (recovered, entries) = recover(&disk, &world.store).expect("no damage");
+    assert_eq!((recovered.end(), entries.len()), (lost, 2));
+    let mut next = World::open(&disk, &world.store, &world.model, roomy).expect("no damage");
+    next.writer.start(&mut next.writes).expect("it has room");
+    let start = next.writes.iter().next().expect("one write").bytes.to_vec();
+    disk.write(FileId(1), lost.offset, &start[..8]);
+    let (_, entries) = recover(&disk, &world.store).expect("no damage");
+    assert_eq!(entries, world.model);
+    disk.write(FileId(1), lost.offset, &start);
+    let (_, entries) = recover(&disk, &world.store).expect("no damage");
+    assert_eq!(entries, world.model[..2]);
+}
+
 /// Shows that the tests here could fail: a start that says nothing of itself writes the lost record once more, and what
 /// was dead behind it lives.
 #[test]
