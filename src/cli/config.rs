@@ -383,7 +383,8 @@ impl Settings {
         addresses
     }
 
-    /// What a broker runs with; appends every reason why these settings must not be run.
+    /// Checks the settings against each other and builds the server's configuration. Appends a problem for each
+    /// combination that is refused.
     fn into_broker(self, problems: &mut Vec<Problem>) -> BrokerSettings {
         let addresses = self.addresses(problems);
         let (node, tree) = self.nodes.into_tree(problems);
@@ -449,16 +450,16 @@ impl Settings {
     }
 }
 
-/// What a broker runs with.
+/// The settings of `sapwood serve`, checked.
 #[derive(Debug)]
 pub struct BrokerSettings {
-    /// What the server is started with.
+    /// The server's configuration.
     pub config: Config,
     /// The directory where the node keeps who it is.
     pub data: Option<Sourced<PathBuf>>,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// What the operator should know.
+    /// Warnings to log at the start.
     pub warnings: Vec<Warning>,
 }
 
