@@ -132,12 +132,12 @@ pub const RUN_CHECK_BYTES: usize = 4 * 1024;
 /// the time that one read of a publisher takes.
 pub const CHANGES_AT_ONCE: usize = 16;
 
-/// Subscriptions that a single request may change in one turn: about 2 ms. The rest follows in the next turns.
-pub const CHANGES_IN_A_REQUEST: usize = 1_024;
+/// Subscriptions that a single request may change in one turn: about 1 ms. The rest follows in the next turns.
+pub const CHANGES_IN_A_REQUEST: usize = 512;
 
-/// Subscriptions of connections that end which are removed in one turn: 2 to 10 ms. The rest follows in the next turns,
+/// Subscriptions of connections that end which are removed in one turn: 1 to 5 ms. The rest follows in the next turns,
 /// and the connections' places stay taken until then.
-pub const ENDED_AT_ONCE: usize = 2_048;
+pub const ENDED_AT_ONCE: usize = 1_024;
 
 /// Members of a queue group that end and are passed over, before its turn counts as unheard.
 pub const ENDING_MEMBERS_TRIED: usize = 64;
