@@ -537,7 +537,10 @@ impl Sockets for Host<'_> {
             return;
         }
         let key = socket.client;
-        self.world.model.conn(key).barrier = false;
+        // It may come up again for another reason, such as its turn after a flush before.
+        if !driver.shard().is_held_back(conn) {
+            self.world.model.conn(key).barrier = false;
+        }
         if self.world.sabotage(Sabotage::ForgetResumed) {
             return;
         }

@@ -332,6 +332,14 @@ impl Shard {
         put_off.waits(Source::Batch(from)) && !put_off.is_due()
     }
 
+    /// Whether a connection's session does not go on, whatever is offered: it waits at the barrier, or deliveries to it
+    /// are put off.
+    pub fn is_held_back(&self, conn: ConnId) -> bool {
+        let connection = self.connections.get(conn);
+        let is_at_barrier = connection.is_some_and(|there| there.blocked.barrier.is_some());
+        is_at_barrier || self.outboxes.is_owed(conn)
+    }
+
     /// Whether batches wait for credit, so that returned batches should be handed in at once.
     pub fn wants_credit(&self) -> bool {
         self.mailboxes.is_waiting()
