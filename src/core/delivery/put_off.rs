@@ -167,13 +167,18 @@ impl PutOff {
 
     /// The place of a connection is another client's now, which is owed nothing.
     pub(crate) fn forget(&mut self, conn: ConnId) {
-        self.stalls.forget(conn);
+        assert!(!self.stalls.waits(conn), "who is gone waits for nobody");
         for rest in &mut self.rests {
             let before = rest.owed.len();
             rest.owed.drain(..std::mem::take(&mut rest.next));
             rest.owed.retain(|owed| owed.member.conn != conn);
             self.count -= before - rest.owed.len();
         }
+    }
+
+    /// A publisher is being closed, or gone: it waits for no subscriber any more.
+    pub(crate) fn end_stall(&mut self, publisher: ConnId) {
+        self.stalls.forget(publisher);
     }
 
     /// Whether some can go on now.

@@ -87,9 +87,9 @@ impl Stalls {
         self.0.contains_key(&publisher)
     }
 
-    /// The place of a connection is another client's now, which waits for nobody.
-    pub(super) fn forget(&mut self, conn: ConnId) {
-        self.0.shift_remove(&conn);
+    /// A publisher is being closed, or gone: it waits for nobody.
+    pub(super) fn forget(&mut self, publisher: ConnId) {
+        self.0.swap_remove(&publisher);
     }
 
     pub(super) fn is_due(&self) -> bool {

@@ -544,6 +544,7 @@ impl Shard {
         self.counters.connections -= 1;
         self.counters.input_bytes -= connection.kept_bytes as u64;
         self.leave(conn, connection.client);
+        self.delivery.put_off.end_stall(conn);
         self.calls.forget(conn);
         self.outboxes.kill(conn);
         self.liveness.closed(&connection, &self.connections);
@@ -774,6 +775,7 @@ impl Shard {
         // The driver drops its input now, so it must stop counting against the cap before it is gone.
         let is_replying = connection.session.is_replying();
         connection.session.forget_unfinished();
+        self.delivery.put_off.end_stall(conn);
         self.calls.forget(conn);
         self.outboxes.drop_slots(conn);
         connection.calls_waiting = 0;

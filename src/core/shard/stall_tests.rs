@@ -147,3 +147,31 @@ fn a_publisher_whose_subscriber_leaves_goes_on() {
     assert_eq!(node.outputs[0].resumed, [ConnId(1)]);
     assert!(node.shards[0].delivery.put_off.is_empty());
 }
+
+#[test]
+fn a_publisher_that_is_closed_waits_for_nobody() {
+    let one = [&b"PUB t 1024\r\n"[..], &[b'x'; 1024], b"\r\n"].concat();
+    let input = one.repeat(64);
+    for is_gone in [true, false] {
+        let mut node = with_subscriber(0);
+        let mut handled = node.give(0, 0, &input);
+        while handled.next != Next::Hold {
+            let waiting = node.shards[0].outboxes.outbox(SUBSCRIBER).len();
+            node.shards[0].take_dirty(&mut Vec::new());
+            node.shards[0].sent(SUBSCRIBER, 0, waiting > 0, &mut node.outputs[0]);
+            handled = node.give(0, 0, &input);
+        }
+        assert!(!node.shards[0].is_settled(), "it waits for itself");
+        if is_gone {
+            node.handle(0, Input::Closed { conn: SUBSCRIBER });
+        } else {
+            // Another client asks for its end.
+            node.open_by(Protocol::Redis, 0, 1);
+            node.give_all(0, 1, b"CLIENT KILL ID 1\r\n");
+            node.pass_ms(1);
+            let closing = &node.outputs[0].closing;
+            assert_eq!(closing[..], [(SUBSCRIBER, CloseReason::Killed)]);
+        }
+        assert!(node.shards[0].is_settled(), "gone: {is_gone}");
+    }
+}
