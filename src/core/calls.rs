@@ -250,6 +250,9 @@ impl Calls {
 
     /// Whether a round may go out; `may_spool` if the shard's output has room for spooled answers.
     pub(crate) fn is_ready(&self, may_spool: bool) -> bool {
+        if self.calls.is_empty() {
+            return false;
+        }
         let may_go = |line: &Line| {
             let may_begin = !line.queue.is_empty() && line.begun.len() < line.begun_max;
             may_begin || self.first_ready(line, may_spool).is_some()

@@ -19,6 +19,9 @@ use sapwood_wire::glob::Glob;
 impl Shard {
     /// Sends rounds of calls, as many as a turn allows.
     pub(super) fn run_calls(&mut self, now: Now, outputs: &mut Outputs) {
+        if self.calls.is_empty() {
+            return;
+        }
         for key in self.calls.take_unsent() {
             self.fail_call(key, CallError::NoWorker, now, outputs);
         }

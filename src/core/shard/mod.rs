@@ -230,7 +230,7 @@ impl Shard {
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
         let is_full = self.outboxes.is_full();
-        let calls_ns = self.calls.next_deadline().filter(|_| is_full);
+        let calls_ns = is_full.then(|| self.calls.next_deadline()).flatten();
         let deadlines = [
             self.liveness.next_deadline(),
             self.delivery.put_off.next_deadline(),

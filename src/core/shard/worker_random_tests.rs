@@ -7,7 +7,7 @@ use crate::limits::HANDOVER_COST_MIN;
 use sapwood_wire::native::{BrokerFrame, Parsed, Subscription};
 use std::collections::{BTreeMap, VecDeque};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 const STEPS: usize = 600;
 /// More turns of all than the rest takes.
 const LAST_TURNS: usize = 4_000;
