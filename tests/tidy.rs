@@ -83,6 +83,7 @@ const LAYERS: &[&str] = &[
     "tree/config",
     "mailbox",
     "calls",
+    "worker",
     "tree/interest_sync",
     "delivery",
     "settings",

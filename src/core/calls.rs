@@ -1,20 +1,23 @@
 //! Calls of a shard's connections that are not answered yet.
 //!
-//! A call asks shards for something. It has an id, the connection that waits for it, and rounds: in each round some
-//! shards are asked one thing each, and all their answers come to the session together, which may ask on. Memory is
-//! bounded: every answer is bounded, at most [`CALLS_BEGUN_MAX`] (16) calls are begun at a time, and
+//! A call asks shards, or one state worker, for something. It has an id, the connection that waits for it, and rounds: in
+//! each round some shards are asked one thing each, and all their answers come to the session together, which may ask
+//! on. Memory is bounded: every answer is bounded, at most [`CALLS_BEGUN_MAX`] (16) calls are begun at a time, and
 //! [`CALL_ROUNDS_A_TURN`] (8) rounds go out in a turn; a streamed call stops while its client does not read, a spooled
 //! one while the shard's output is at its cap. Calls begin in the order in which they were asked; a streamed call waits
-//! for the earlier calls of its connection. Must not know what is asked, nor protocols. Invariants: a call is in
-//! `queue`, in `begun`, parked, or behind an earlier call of its connection; every round is answered once by each shard
-//! that it asks, even if the asker is gone. Start at [`Calls::ask`].
+//! for the earlier calls of its connection. Those to workers, which may wait for a disk, stand in a line of their own, so
+//! that those to shards never wait for them; one whose answer is short goes out at once ([`Calls::send`]) and is bounded
+//! by the mailbox. Must not know what is asked, nor protocols. Invariants: a call is sent at once, in a line's `queue` or
+//! `begun`, parked, or behind an earlier call of its connection; every round is answered once by each shard that it asks,
+//! even if the asker is gone. Start at [`Calls::ask`].
 
 use crate::command::{Answer, Answers, CallId, ClientId, ConnId, Round, ShardId, Written};
-use crate::limits::{CALL_MS_MAX, CALL_ROUNDS_A_TURN, CALLS_BEGUN_MAX, CALLS_SHARD_MAX};
+use crate::limits::{
+    CALL_MS_MAX, CALL_ROUNDS_A_TURN, CALLS_BEGUN_MAX, CALLS_SHARD_MAX, STATE_CALLS_BEGUN_MAX,
+    STATE_ROUNDS_A_TURN,
+};
+use crate::mailbox::CallKey;
 use std::collections::{BTreeMap, VecDeque};
-
-/// Key of a call: its connection and its id.
-pub(crate) type CallKey = (ConnId, CallId);
 
 /// State of a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ enum CallStage {
     Queued,
     /// Begun: its next round may go out.
     Ready,
-    /// Begun: its round is out, and some shards have not answered it.
+    /// Begun, or sent at once: its round is out, and some shards have not answered it.
     Asking,
     /// Set aside because its client does not read what is streamed.
     Parked,
@@ -37,6 +40,10 @@ struct Call {
     client: ClientId,
     stage: CallStage,
     written: Written,
+    /// The worker that it asks; `None` if it asks shards.
+    worker: Option<ShardId>,
+    /// It was sent at once, and is in no line.
+    is_direct: bool,
     /// The next round; empty while a round is out.
     round: Round,
     missing: usize,
@@ -53,19 +60,62 @@ impl Call {
     }
 }
 
-/// The calls of a shard's connections.
-#[derive(Debug, Default)]
-pub(crate) struct Calls {
-    calls: BTreeMap<CallKey, Call>,
-    last: u64,
+/// Calls that wait for their turn, and those that have it.
+#[derive(Debug)]
+struct Line {
     /// Calls that may begin, in this order.
     queue: VecDeque<CallKey>,
     /// Calls that are `Ready` or `Asking`.
     begun: VecDeque<CallKey>,
-    /// Connections that were refused a call at [`CALLS_SHARD_MAX`] and wait for fewer calls.
-    waiting: Vec<(ConnId, ClientId)>,
+    begun_max: usize,
     /// Rounds that went out in this turn.
     sent: usize,
+    sent_max: usize,
+}
+
+impl Line {
+    fn new(begun_max: usize, sent_max: usize) -> Line {
+        Line {
+            queue: VecDeque::new(),
+            begun: VecDeque::new(),
+            begun_max,
+            sent: 0,
+            sent_max,
+        }
+    }
+}
+
+/// The calls of a shard's connections.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    calls: BTreeMap<CallKey, Call>,
+    last: u64,
+    /// Calls to shards, and calls to workers.
+    lines: [Line; 2],
+    /// Connections that were refused a call at [`CALLS_SHARD_MAX`] and wait for fewer calls.
+    waiting: Vec<(ConnId, ClientId)>,
+    /// Calls that were sent to a worker that is gone.
+    unsent: Vec<CallKey>,
+}
+
+impl Default for Calls {
+    fn default() -> Calls {
+        Calls {
+            calls: BTreeMap::new(),
+            last: 0,
+            lines: [
+                Line::new(CALLS_BEGUN_MAX, CALL_ROUNDS_A_TURN),
+                Line::new(STATE_CALLS_BEGUN_MAX, STATE_ROUNDS_A_TURN),
+            ],
+            waiting: Vec::new(),
+            unsent: Vec::new(),
+        }
+    }
+}
+
+/// Index of the line for a call, by the worker that it asks.
+fn line_of(worker: Option<ShardId>) -> usize {
+    usize::from(worker.is_some())
 }
 
 impl Calls {
@@ -79,28 +129,45 @@ impl Calls {
         self.calls.is_empty()
     }
 
-    /// Takes a call in. `None` at [`CALLS_SHARD_MAX`] calls: the connection waits until
+    /// Whether another call is taken in: there are fewer than [`CALLS_SHARD_MAX`]. If not, the connection waits until
     /// [`take_waiting`](Calls::take_waiting) names it.
+    pub(crate) fn has_room(&mut self, asker: (ConnId, ClientId)) -> bool {
+        let has_room = self.calls.len() < CALLS_SHARD_MAX;
+        if !has_room {
+            self.waiting.push(asker);
+        }
+        has_room
+    }
+
+    /// The number of the next call.
+    pub(crate) fn next_id(&self) -> CallId {
+        CallId(self.last + 1)
+    }
+
+    /// Takes a call in, to shards or to the one worker named. `None` if there is no [room](Calls::has_room).
     pub(crate) fn ask(
         &mut self,
-        (conn, client): (ConnId, ClientId),
-        round: Round,
+        asker: (ConnId, ClientId),
+        (round, worker): (Round, Option<ShardId>),
         written: Written,
         now_ns: u64,
     ) -> Option<CallId> {
         assert!(!round.is_empty(), "a call that asks nobody");
-        if self.calls.len() >= CALLS_SHARD_MAX {
-            self.waiting.push((conn, client));
+        assert!(
+            worker.is_none_or(|worker| round.len() == 1 && round[0].0 == worker),
+            "a call to a worker asks that one alone: {round:?}"
+        );
+        if !self.has_room(asker) {
             return None;
         }
-        self.last += 1;
-        let key = (conn, CallId(self.last));
+        let (conn, client) = asker;
+        let key = (conn, self.next_id());
         // A streamed reply must be the first in its client's output.
         let must_wait = written == Written::Streamed && self.first_of(conn).is_some();
         let stage = match must_wait {
             true => CallStage::Behind,
             false => {
-                self.queue.push_back(key);
+                self.lines[line_of(worker)].queue.push_back(key);
                 CallStage::Queued
             }
         };
@@ -108,16 +175,51 @@ impl Calls {
             client,
             stage,
             written,
+            worker,
+            is_direct: false,
             round,
             missing: 0,
             answers: Vec::new(),
             moved_ns: now_ns,
         };
-        self.calls.insert(key, call);
+        self.insert(key, call);
         Some(key.1)
     }
 
-    /// Sets the next round of a call whose answers the session is handling.
+    /// Takes in a call to a worker that the caller sends now, whose answer is [`Written::Short`]. The caller has seen that
+    /// there is [room](Calls::has_room).
+    pub(crate) fn send(
+        &mut self,
+        (conn, client): (ConnId, ClientId),
+        worker: ShardId,
+        is_gone: bool,
+        now_ns: u64,
+    ) -> CallId {
+        let key = (conn, self.next_id());
+        let call = Call {
+            client,
+            stage: CallStage::Asking,
+            written: Written::Short,
+            worker: Some(worker),
+            is_direct: true,
+            round: Vec::new(),
+            missing: 1,
+            answers: Vec::new(),
+            moved_ns: now_ns,
+        };
+        self.insert(key, call);
+        if is_gone {
+            self.unsent.push(key);
+        }
+        key.1
+    }
+
+    fn insert(&mut self, key: CallKey, call: Call) {
+        self.last = key.1.0;
+        self.calls.insert(key, call);
+    }
+
+    /// Sets the next round of a call whose answers the session is handling. A call to a worker may ask another one.
     pub(crate) fn ask_on(&mut self, key: CallKey, round: Round) {
         assert!(!round.is_empty(), "a call that asks nobody");
         let call = self.call_mut(key);
@@ -125,7 +227,14 @@ impl Calls {
             call.stage == CallStage::Ready && call.round.is_empty(),
             "a call asks on behind its answers alone: {call:?}"
         );
+        if let Some(worker) = &mut call.worker {
+            assert!(round.len() == 1, "one worker at a time: {round:?}");
+            *worker = round[0].0;
+        }
         call.round = round;
+        if std::mem::take(&mut call.is_direct) {
+            self.enqueue(key);
+        }
     }
 
     /// The connection's first call that is not answered.
@@ -141,26 +250,36 @@ impl Calls {
 
     /// Whether a round may go out; `may_spool` if the shard's output has room for spooled answers.
     pub(crate) fn is_ready(&self, may_spool: bool) -> bool {
-        let may_begin = !self.queue.is_empty() && self.begun.len() < CALLS_BEGUN_MAX;
-        may_begin || self.first_ready(may_spool).is_some()
+        if self.calls.is_empty() {
+            return false;
+        }
+        let may_go = |line: &Line| {
+            let may_begin = !line.queue.is_empty() && line.begun.len() < line.begun_max;
+            may_begin || self.first_ready(line, may_spool).is_some()
+        };
+        self.lines.iter().any(may_go) || !self.unsent.is_empty()
     }
 
-    fn first_ready(&self, may_spool: bool) -> Option<usize> {
+    fn first_ready(&self, line: &Line, may_spool: bool) -> Option<usize> {
         let may_go = |key: &CallKey| {
             let call = &self.calls[key];
             call.stage == CallStage::Ready && (may_spool || call.written != Written::Spooled)
         };
-        self.begun.iter().position(may_go)
+        line.begun.iter().position(may_go)
     }
 
-    /// Begins queued calls up to [`CALLS_BEGUN_MAX`], and gives the next call whose round may go out. Begun calls take
-    /// turns. `None` after [`CALL_ROUNDS_A_TURN`] rounds in a turn.
+    /// Begins queued calls, up to as many of each line as may be begun, and gives the next call whose round may go out.
+    /// Begun calls take turns. `None` after as many rounds as a turn may have.
     pub(crate) fn next_ready(&mut self, may_spool: bool, now_ns: u64) -> Option<CallKey> {
-        if self.sent >= CALL_ROUNDS_A_TURN {
+        (0..self.lines.len()).find_map(|line| self.next_ready_of(line, may_spool, now_ns))
+    }
+
+    fn next_ready_of(&mut self, line: usize, may_spool: bool, now_ns: u64) -> Option<CallKey> {
+        if self.lines[line].sent >= self.lines[line].sent_max {
             return None;
         }
-        while self.begun.len() < CALLS_BEGUN_MAX
-            && let Some(key) = self.queue.pop_front()
+        while self.lines[line].begun.len() < self.lines[line].begun_max
+            && let Some(key) = self.lines[line].queue.pop_front()
         {
             // Calls of connections that are gone stay in the queue until they come up.
             let Some(call) = self.calls.get_mut(&key) else {
@@ -170,12 +289,40 @@ impl Calls {
             call.stage = CallStage::Ready;
             // Its time in the queue is no waiting for room.
             call.moved_ns = now_ns;
-            self.begun.push_back(key);
+            self.lines[line].begun.push_back(key);
         }
-        let place = self.first_ready(may_spool)?;
-        let key = self.begun.remove(place)?;
-        self.begun.push_back(key);
+        let place = self.first_ready(&self.lines[line], may_spool)?;
+        let begun = &mut self.lines[line].begun;
+        let key = begun.remove(place)?;
+        begun.push_back(key);
         Some(key)
+    }
+
+    /// The worker that a call asks, if it asks one.
+    pub(crate) fn worker(&self, key: CallKey) -> Option<ShardId> {
+        self.calls[&key].worker
+    }
+
+    /// Takes the calls that were sent to a worker that is gone; the caller [fails](Calls::fail) them.
+    pub(crate) fn take_unsent(&mut self) -> Vec<CallKey> {
+        let unsent = std::mem::take(&mut self.unsent).into_iter();
+        unsent.filter(|key| self.calls.contains_key(key)).collect()
+    }
+
+    /// The calls that a worker has not answered.
+    pub(crate) fn with_worker(&self, worker: ShardId) -> Vec<CallKey> {
+        let is_meant = |call: &Call| call.worker == Some(worker) && call.missing > 0;
+        let calls = self.calls.iter().filter(|(_, call)| is_meant(call));
+        calls.map(|(&key, _)| key).collect()
+    }
+
+    /// Takes a call as answered whose worker is gone.
+    pub(crate) fn fail(&mut self, key: CallKey) {
+        let call = self.call_mut(key);
+        assert!(call.worker.is_some(), "shards do not go: {call:?}");
+        call.stage = CallStage::Ready;
+        call.missing = 0;
+        call.round = Vec::new();
     }
 
     /// The client that made the call, if the call is still there.
@@ -190,7 +337,8 @@ impl Calls {
 
     /// When the first call is refused for lack of room, by the monotonic clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let begun = self.begun.iter().map(|key| &self.calls[key]);
+        let begun = self.lines.iter().flat_map(|line| &line.begun);
+        let begun = begun.map(|key| &self.calls[key]);
         begun.filter_map(Call::deadline_ns).min()
     }
 
@@ -200,7 +348,8 @@ impl Calls {
             let deadline_ns = self.calls[*key].deadline_ns();
             deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns)
         };
-        let key = *self.begun.iter().find(is_late)?;
+        let mut begun = self.lines.iter().flat_map(|line| &line.begun);
+        let key = *begun.find(is_late)?;
         self.call_mut(key).round = Vec::new();
         Some(key)
     }
@@ -212,13 +361,14 @@ impl Calls {
         call.stage = CallStage::Asking;
         call.missing = call.round.len();
         let round = std::mem::take(&mut call.round);
-        self.sent += 1;
+        let line = line_of(call.worker);
+        self.lines[line].sent += 1;
         round
     }
 
     /// Ends a turn: the cap on rounds counts from 0 again.
     pub(crate) fn end_turn(&mut self) {
-        self.sent = 0;
+        self.lines.iter_mut().for_each(|line| line.sent = 0);
     }
 
     /// Takes the answer of one shard. Gives the answers of all, in the order of shard numbers, once none is missing. An
@@ -256,7 +406,7 @@ impl Calls {
 
     /// Parks a call until its client reads again, so that another may begin.
     pub(crate) fn park(&mut self, key: CallKey) {
-        self.begun.retain(|&other| other != key);
+        self.end_turns(|&other| other == key);
         self.call_mut(key).stage = CallStage::Parked;
     }
 
@@ -270,15 +420,26 @@ impl Calls {
     }
 
     fn enqueue(&mut self, key: CallKey) {
-        self.call_mut(key).stage = CallStage::Queued;
-        self.queue.push_back(key);
+        let call = self.call_mut(key);
+        call.stage = CallStage::Queued;
+        let line = line_of(call.worker);
+        self.lines[line].queue.push_back(key);
+    }
+
+    /// Removes calls from those that are begun.
+    fn end_turns(&mut self, mut is_meant: impl FnMut(&CallKey) -> bool) {
+        for line in &mut self.lines {
+            line.begun.retain(|key| !is_meant(key));
+        }
     }
 
     /// Removes a call that is answered or refused, and queues a streamed one that waited for it.
     pub(crate) fn end(&mut self, key: CallKey) {
-        let call = self.calls.remove(&key);
-        assert!(call.is_some(), "a call ends once");
-        self.begun.retain(|&other| other != key);
+        // invariant: a call ends once.
+        let call = self.calls.remove(&key).expect("a call that is there");
+        if !call.is_direct {
+            self.end_turns(|&other| other == key);
+        }
         if let Some(next) = self.first_of(key.0)
             && self.calls[&next].stage == CallStage::Behind
         {
@@ -291,10 +452,12 @@ impl Calls {
         while let Some(key) = self.first_of(conn) {
             self.calls.remove(&key);
         }
-        self.begun.retain(|&(other, _)| other != conn);
-        if self.queue.len() > 2 * self.calls.len() + CALLS_BEGUN_MAX {
-            let calls = &self.calls;
-            self.queue.retain(|key| calls.contains_key(key));
+        self.end_turns(|&(other, _)| other == conn);
+        let calls = &self.calls;
+        for line in &mut self.lines {
+            if line.queue.len() > 2 * calls.len() + CALLS_BEGUN_MAX {
+                line.queue.retain(|key| calls.contains_key(key));
+            }
         }
     }
 
@@ -330,7 +493,7 @@ mod tests {
 
     fn ask(calls: &mut Calls, conn: u32, written: Written) -> CallKey {
         let conn = ConnId(conn);
-        let call = calls.ask((conn, CLIENT), round(2), written, 0);
+        let call = calls.ask((conn, CLIENT), (round(2), None), written, 0);
         (conn, call.expect("there is room"))
     }
 
@@ -431,8 +594,11 @@ mod tests {
             ask(&mut calls, conn, Written::Short);
             calls.forget(ConnId(conn));
         }
-        let most = 2 * calls.len() + CALLS_BEGUN_MAX;
-        assert!(calls.queue.len() <= most, "{}", calls.queue.len());
+        let (most, queued) = (
+            2 * calls.len() + CALLS_BEGUN_MAX,
+            calls.lines[0].queue.len(),
+        );
+        assert!(queued <= most, "{queued}");
         let late = ask(&mut calls, 1, Written::Short);
         calls.forget(ConnId(0));
         calls.end_turn();
@@ -446,13 +612,14 @@ mod tests {
             ask(&mut calls, conn as u32 % 64, Written::Short);
         }
         let late = (ConnId(65), CLIENT);
-        assert_eq!(calls.ask(late, round(2), Written::Short, 0), None);
+        let of_late = (round(2), None);
+        assert_eq!(calls.ask(late, of_late.clone(), Written::Short, 0), None);
         assert!(calls.take_waiting().is_empty(), "no room yet");
         for _ in 0..CALLS_SHARD_MAX / 2 {
             let key = answer_next(&mut calls).expect("there are calls");
             calls.end(key);
         }
         assert_eq!(calls.take_waiting(), [late]);
-        assert!(calls.ask(late, round(2), Written::Short, 0).is_some());
+        assert!(calls.ask(late, of_late, Written::Short, 0).is_some());
     }
 }

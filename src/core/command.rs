@@ -4,6 +4,7 @@
 
 use crate::counters::Counters;
 use crate::limits::{SHARDS_MAX, WILDCARDS_WIDTH_MAX};
+use bytes::Bytes;
 use core::net::SocketAddr;
 use sapwood_wire::error::ErrorCode;
 use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
@@ -26,7 +27,8 @@ impl ConnId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(pub u64);
 
-/// A shard's number on its node, from 0.
+/// A shard's number on its node, from 0. The numbers behind the last shard's are those of its state workers, which are
+/// peers of the shards and have no connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
@@ -404,7 +406,7 @@ pub enum CloseReason {
 }
 
 /// A call's number: ascending, and never reused on its shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
 /// What a shard is asked in one round of a call. Work and length of the answer are bounded; if there is more, the
@@ -454,6 +456,8 @@ pub enum Query {
         /// First connection that is looked at.
         from: ConnId,
     },
+    /// What a state worker is asked; shards are not. Its bytes are the state plane's.
+    State(Bytes),
 }
 
 /// Sort keys for clients. All but `Id` sort the largest first; ties by client number.
@@ -654,6 +658,22 @@ pub enum Answer {
         /// Where the next round continues, if there is more.
         next: Option<ConnId>,
     },
+    /// Answers `State`, or what was to be stored.
+    State {
+        /// The state plane's bytes.
+        bytes: Bytes,
+        /// Whether there is more.
+        extent: Extent,
+    },
+}
+
+/// How much of what a state worker was asked its answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// A part; the bytes say what the next round asks for. The worker keeps nothing of the call.
+    More,
+    /// All, or the last part.
+    Done,
 }
 
 /// When the answer of a call is written.
@@ -682,11 +702,15 @@ pub(crate) fn counters_of(answers: Answers) -> Vec<(ShardId, Counters)> {
     each.collect()
 }
 
-/// Why a call ends without its answer. Nothing that it asked for was done.
+/// Why a call ends without its answer. Nothing that it asked for was done, except with `Unknown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallError {
     /// No room for the answer: the shard's output was at its cap for `CALL_MS_MAX` milliseconds.
     NoRoom,
+    /// The state worker went while the call was with it: it may have been carried out.
+    Unknown,
+    /// The state worker is gone.
+    NoWorker,
 }
 
 impl std::fmt::Display for CallError {
@@ -694,6 +718,12 @@ impl std::fmt::Display for CallError {
         match self {
             CallError::NoRoom => f.write_str(
                 "no room for the answer: the broker's output is at its cap, because clients do not read theirs; try again later",
+            ),
+            CallError::Unknown => f.write_str(
+                "the part of the broker that keeps this failed meanwhile: whether it was carried out is unknown",
+            ),
+            CallError::NoWorker => f.write_str(
+                "the part of the broker that keeps this has failed: nothing was kept; see the broker's log",
             ),
         }
     }

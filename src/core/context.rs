@@ -15,13 +15,14 @@ use crate::delivery::{Delivery, Egress, Published, PublishedRun, Source};
 use crate::form::sids::Sid;
 use crate::guesses::Guesses;
 use crate::limits::{CALLS_MAX, CHANGES_AT_ONCE, RUN_CHECK_BYTES};
-use crate::mailbox::Mailboxes;
+use crate::mailbox::{CallKey, Mailboxes};
 use crate::outbox::Outboxes;
 use crate::routing::broker::Broker;
 use crate::routing::interest::Interest;
 use crate::settings::{Identity, Settings};
 use crate::tree::links::Links;
 use crate::tree::state::Tree;
+use bytes::Bytes;
 use sapwood_wire::native::{Policy, Reached};
 use sapwood_wire::resp::Parser;
 use sapwood_wire::run::Head;
@@ -33,7 +34,7 @@ use sapwood_wire::topic;
 pub(crate) struct Blocked {
     /// The barrier: number of its last change of interest that not all shards know yet.
     pub barrier: Option<u64>,
-    /// Back-pressure: this shard is behind with events that the connection published.
+    /// Back-pressure: this shard or state worker is behind with what the connection published or asked.
     pub room: Option<ShardId>,
     /// It waits for its calls, until at most this many are unanswered.
     pub calls: Option<u32>,
@@ -86,6 +87,17 @@ pub(crate) struct Scratch {
     pub message: Vec<u8>,
     /// Buffer for an event's reply topic and headers, converted from another protocol to native attributes.
     pub attributes: Vec<u8>,
+}
+
+/// What became of a publish that is to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It went to its subscribers, so many on this node; the answer of this call says whether it is stored.
+    Asked(CallId, u64),
+    /// Nothing was done: publish again when the connection is resumed.
+    Held,
+    /// Nothing was done: no stream of this node keeps the topic.
+    NoStream,
 }
 
 /// Disjoint parts of a shard, borrowed to handle one connection's input.
@@ -263,7 +275,7 @@ impl Context<'_> {
     pub(crate) fn reached(&self, subscriptions: u64) -> Reached {
         Reached {
             subscriptions,
-            is_beyond: self.parts.delivery.is_heard_remotely(),
+            is_beyond: self.parts.delivery.is_heard_beyond(),
         }
     }
 
@@ -559,21 +571,39 @@ impl Context<'_> {
     /// Begins a call. `None` at a cap on calls: nothing was asked, and the session asks again when the connection is
     /// resumed.
     pub(crate) fn ask(&mut self, round: Round, written: Written) -> Option<CallId> {
-        let asker = (self.parts.conn, self.client());
-        if *self.parts.calls_waiting >= CALLS_MAX {
-            self.parts.blocked.calls = Some(CALLS_MAX / 2);
+        self.begin_call((round, None), written)
+    }
+
+    fn begin_call(&mut self, asked: (Round, Option<ShardId>), written: Written) -> Option<CallId> {
+        if !self.may_call() {
             return None;
         }
-        let now_ns = self.now().monotonic_ns;
-        let Some(call) = self.parts.calls.ask(asker, round, written, now_ns) else {
+        let (asker, now_ns) = (self.asker(), self.now().monotonic_ns);
+        let call = self.parts.calls.ask(asker, asked, written, now_ns);
+        self.note_call(call);
+        call
+    }
+
+    fn asker(&self) -> (ConnId, ClientId) {
+        (self.parts.conn, self.client())
+    }
+
+    /// Whether there is no cap on calls in the way. If there is, the connection waits for fewer.
+    fn may_call(&mut self) -> bool {
+        let asker = self.asker();
+        let may_call = *self.parts.calls_waiting < CALLS_MAX && self.parts.calls.has_room(asker);
+        if !may_call {
             self.parts.blocked.calls = Some(CALLS_MAX / 2);
-            return None;
-        };
+        }
+        may_call
+    }
+
+    fn note_call(&mut self, call: Option<CallId>) {
+        let Some(call) = call else { return };
         *self.parts.calls_waiting += 1;
         if self.form().answers_in_order() {
             self.parts.outboxes.reserve_slot(self.parts.conn, call);
         }
-        Some(call)
     }
 
     /// Asks all shards the same query in one call.
@@ -616,6 +646,119 @@ impl Context<'_> {
     pub(crate) fn end_call(&mut self, call: CallId, head: &[u8]) {
         self.settle_for_listener();
         self.parts.outboxes.end_slot(self.parts.conn, call, head);
+    }
+}
+
+/// What state workers are asked and what they keep. Both are calls, answered like those to shards.
+#[cfg_attr(not(test), expect(dead_code, reason = "no protocol has streams yet"))]
+impl Context<'_> {
+    /// Publishes an event whose publisher is told when it is stored: subscribers get it at once, and the worker that keeps
+    /// it answers the call, behind what this connection published before.
+    pub(crate) fn publish_stored(&mut self, event: Event<'_>) -> Stored {
+        if self.waits_for_barrier() {
+            return Stored::Held;
+        }
+        let (delivery, mut egress) = self.parts.delivery();
+        let (worker, full) = match event.space {
+            Space::Topic => match delivery.keeper(&mut egress, event.topic) {
+                Some(keeper) => keeper,
+                None => return Stored::NoStream,
+            },
+            Space::ShardChannel => return Stored::NoStream,
+        };
+        if full.is_some_and(|full| !self.has_room_at(full)) || !self.may_call() {
+            return Stored::Held;
+        }
+        let call = self.send(worker);
+        let (delivery, mut egress) = self.parts.delivery();
+        let subscriptions = delivery.publish_stored(&mut egress, (worker, call), event);
+        self.note_published(event.volume());
+        Stored::Asked(call.1, subscriptions)
+    }
+
+    /// Like [`publish_run`](Context::publish_run), for a run whose publisher is told when it is stored: one call and one
+    /// record for all of it. `None` also if no stream keeps the topic or something is full, which
+    /// [`publish_stored`](Context::publish_stored) says.
+    pub(crate) fn publish_stored_run(
+        &mut self,
+        head: &Head<'_>,
+        input: &[u8],
+        payload_max: usize,
+    ) -> Option<(PublishedRun, CallId)> {
+        if self.waits_for_barrier() || topic::check_name(head.topic).is_err() {
+            return None;
+        }
+        let (delivery, mut egress) = self.parts.delivery();
+        let (worker, full) = delivery.keeper(&mut egress, head.topic)?;
+        if full.is_some() || !self.may_call() {
+            return None;
+        }
+        // The call is made once there is a run.
+        let call = (self.parts.conn, self.parts.calls.next_id());
+        self.parts.mailboxes.push_ack(worker, call);
+        let Some(published) = self.publish_run(head, input, payload_max) else {
+            self.parts.mailboxes.take_back_ack(worker);
+            return None;
+        };
+        assert_eq!(self.send(worker), call, "a call was made meanwhile");
+        Some((published, call.1))
+    }
+
+    /// The state worker of a partition; `None` if this node keeps nothing.
+    pub(crate) fn worker_of(&self, partition: u16) -> Option<ShardId> {
+        let Settings {
+            shards, workers, ..
+        } = *self.settings();
+        let worker = partition.checked_rem(workers)?;
+        Some(ShardId(shards + worker))
+    }
+
+    /// Asks a state worker, behind what this connection published before if the answer is short. `None` if the worker is
+    /// behind, or at a cap on calls: nothing was asked, and the session asks again when the connection is resumed. The
+    /// answer is an [`Answer::State`](crate::command::Answer::State), or says that the worker is gone; where it is a
+    /// part, the session [asks on](Context::ask_on) for the next with the bytes that it says.
+    pub(crate) fn ask_state(
+        &mut self,
+        worker: ShardId,
+        request: Bytes,
+        written: Written,
+    ) -> Option<CallId> {
+        assert!(
+            self.parts.mailboxes.is_worker(worker),
+            "{worker:?} keeps nothing"
+        );
+        if !self.has_room_at(worker) {
+            return None;
+        }
+        if written != Written::Short {
+            let round = vec![(worker, Query::State(request))];
+            return self.begin_call((round, Some(worker)), written);
+        }
+        if !self.may_call() {
+            return None;
+        }
+        let call = self.send(worker);
+        self.parts.mailboxes.push_ask(worker, call, request);
+        Some(call.1)
+    }
+
+    /// Whether a peer has room. If not, the connection waits for it.
+    fn has_room_at(&mut self, peer: ShardId) -> bool {
+        let has_room = self.parts.mailboxes.has_room(peer);
+        if !has_room {
+            self.parts.blocked.room = Some(peer);
+            self.parts.counters.stalled_publishers += 1;
+        }
+        has_room
+    }
+
+    /// Makes a call to a worker, whose record the caller pushes now.
+    fn send(&mut self, worker: ShardId) -> CallKey {
+        let (asker, now_ns) = (self.asker(), self.now().monotonic_ns);
+        let is_gone = self.parts.mailboxes.is_closed(worker);
+        let call = self.parts.calls.send(asker, worker, is_gone, now_ns);
+        self.note_call(Some(call));
+        (self.parts.conn, call)
     }
 }
 

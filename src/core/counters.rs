@@ -102,6 +102,9 @@ counters! {
     handover_backlog_bytes,
     /// Events of other nodes dropped because the shard that they were for was too far behind.
     handover_events_lost,
+    /// Events that a stream should have kept and does not: those of other nodes for which its worker had no room, and all
+    /// once the worker has failed.
+    events_not_stored,
     /// Slow consumers closed because their own output reached the cap.
     closed_outbox_full,
     /// Slow consumers closed because the shard's output reached the cap.

@@ -92,6 +92,12 @@ pub trait Mail: Sockets {
         None
     }
 
+    /// The next batch that a state worker sent. These come apart from those of shards, because they are not always
+    /// taken ([`Shard::hears_workers`]): what is left must not count as something to do meanwhile.
+    fn next_said(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        None
+    }
+
     /// Gives a handled batch back to its sender.
     fn give_back(&mut self, to: ShardId, _batch: Batch) {
         unreachable!("{to:?} sent a batch to a shard that is alone");
@@ -114,8 +120,10 @@ pub struct Driver {
     closing: Vec<ConnId>,
     /// Scratch buffer for a flush; empty between flushes.
     dirty: Vec<ConnId>,
-    /// A batch that is partly handled.
+    /// A batch of another shard that is partly handled.
     unfinished: Option<(ShardId, Batch, BatchCursor)>,
+    /// A batch of a state worker that is partly handled.
+    said: Option<(ShardId, Batch, BatchCursor)>,
 }
 
 impl Driver {
@@ -128,12 +136,19 @@ impl Driver {
             closing: Vec::new(),
             dirty: Vec::new(),
             unfinished: None,
+            said: None,
         }
     }
 
     /// The shard, for queries.
     pub fn shard(&self) -> &Shard {
         &self.shard
+    }
+
+    /// The shard, for tests that act as its sessions do.
+    #[cfg(test)]
+    pub(crate) fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
     }
 
     /// The output of a connection, in order.
@@ -199,7 +214,8 @@ impl Driver {
     /// Runs one turn, after the sockets were read: handles batches, resumes connections, handles a due tick, writes,
     /// and sends batches. Gives whether there was anything to do besides the tick.
     pub fn turn(&mut self, mail: &mut impl Mail, now: Now) -> bool {
-        let mut is_busy = mail.does(Step::Exchange) && self.exchange(mail, now);
+        let mut is_busy =
+            mail.does(Step::Exchange) && (self.exchange(mail, now) | self.hear_workers(mail, now));
         is_busy |= self.resume(mail, now);
         if mail.does(Step::Tick) && self.is_tick_due(now) {
             let handled = self.shard.handle(Input::Tick, now, &mut self.outputs);
@@ -211,7 +227,7 @@ impl Driver {
             mail.handled(self, Dealt::TurnEnd, handled);
         }
         self.flush(mail, now);
-        for to in self.shard.others() {
+        for to in self.shard.peers() {
             if let Some(batch) = self.shard.take_batch(to) {
                 mail.send(to, batch);
             }
@@ -229,10 +245,12 @@ impl Driver {
         is_behind || has_resumed || self.shard.is_turn_due()
     }
 
-    /// Whether a batch is partly handled and can go on: not if it waits for a client that is behind.
+    /// Whether a batch is partly handled and can go on: not if it waits for a client that is behind, or for room at another
+    /// shard.
     fn is_unfinished(&self) -> bool {
-        let from = self.unfinished.as_ref().map(|&(from, ..)| from);
-        from.is_some_and(|from| !self.shard.is_waiting_for_clients(from))
+        let said = self.said.iter().filter(|_| self.shard.hears_workers());
+        let mut begun = self.unfinished.iter().chain(said);
+        begun.any(|&(from, ..)| !self.shard.is_waiting_for_clients(from))
     }
 
     /// Frees the buffers kept for busy times: see [`Shard::release_spares`].
@@ -282,6 +300,42 @@ impl Driver {
                 // The rest is handled in the next turn, like the rest of a connection's input.
                 self.unfinished = Some((from, batch, cursor));
                 self.flush(mail, now);
+                break;
+            }
+            mail.give_back(from, batch);
+        }
+        is_busy
+    }
+
+    /// Handles the batches that state workers sent, while other shards have room; gives whether there were any.
+    fn hear_workers(&mut self, mail: &mut impl Mail, now: Now) -> bool {
+        let mut is_busy = false;
+        for _ in 0..BATCHES_EACH_TURN {
+            if !self.shard.hears_workers() {
+                break;
+            }
+            let begun = self.said.take();
+            let next = begun.or_else(|| {
+                let (from, batch) = mail.next_said(self)?;
+                Some((from, batch, BatchCursor::default()))
+            });
+            let Some((from, mut batch, mut cursor)) = next else {
+                break;
+            };
+            is_busy = true;
+            let input = Input::Batch {
+                from,
+                batch: &mut batch,
+                cursor: &mut cursor,
+            };
+            let handled = self.shard.handle(input, now, &mut self.outputs);
+            mail.handled(self, Dealt::Batch(from, &mut cursor), handled);
+            self.carry_out(mail, now);
+            if handled.next != Next::Done {
+                self.said = Some((from, batch, cursor));
+                if handled.next == Next::Flush {
+                    self.flush(mail, now);
+                }
                 break;
             }
             mail.give_back(from, batch);

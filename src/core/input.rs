@@ -101,21 +101,28 @@ pub enum Input<'a> {
         /// The connection.
         conn: ConnId,
     },
-    /// A batch from another shard, to be read from `cursor` on.
+    /// A batch from another shard or a state worker, to be read from `cursor` on. One from a worker may find no room for
+    /// its events: then the rest is offered again once [`crate::Shard::hears_workers`].
     Batch {
-        /// The shard that sent it.
+        /// The shard or worker that sent it.
         from: ShardId,
         /// The batch.
         batch: &'a mut Batch,
         /// Where to read on: the default at first, then what `handle` left in it.
         cursor: &'a mut BatchCursor,
     },
-    /// A batch of this shard that another shard has handled.
+    /// A batch of this shard that another shard or a state worker has handled.
     Returned {
-        /// That shard.
+        /// That shard or worker.
         by: ShardId,
         /// The batch.
         batch: Batch,
+    },
+    /// A state worker is gone: it has failed, and takes no batch and answers no call any more. Live events go on; what it
+    /// was to store is counted as `events_not_stored`.
+    WorkerGone {
+        /// The worker, as a peer.
+        worker: ShardId,
     },
     /// The end of a turn: the driver has no more input for it.
     TurnEnd,
@@ -143,7 +150,8 @@ pub enum Next {
         /// Bytes needed, counted from the first unconsumed one.
         needed: usize,
     },
-    /// Keep the rest, and do not read until the connection is named in [`Outputs::resumed`].
+    /// Keep the rest, and do not read until the connection is named in [`Outputs::resumed`]. The batch of a worker: until
+    /// other shards have room.
     Hold,
     /// Write the dirty connections, then offer the rest of the same input again.
     Flush,

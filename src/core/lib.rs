@@ -36,6 +36,7 @@ mod settings;
 mod shard;
 mod split_table;
 pub mod tree;
+pub mod worker;
 
 pub use input::{Config, Handled, Input, Next, Outputs};
 pub use outbox::BodyGauge;

@@ -383,6 +383,29 @@ pub const CALL_GLOB_COST_MAX: u64 = 1_000_000;
 /// Time that a call may wait for room for its answer before it is refused, in milliseconds.
 pub const CALL_MS_MAX: u64 = 10_000;
 
+/// Most state workers of a node: more than one for each shard would share its CPUs with them.
+pub const WORKERS_MAX: usize = SHARDS_MAX;
+
+/// Most calls of a shard that read from state workers part by part at a time; the others wait for their turn. A part may
+/// wait for a disk, so more than of those to shards. Worst memory: a part of [`STATE_ANSWER_BYTES_MAX`] each, 16 MiB.
+pub const STATE_CALLS_BEGUN_MAX: usize = 64;
+
+/// Parts of such calls that a shard asks for in one turn: at most 4 MiB of answers, and output has caps of its own.
+pub const STATE_ROUNDS_A_TURN: usize = 16;
+
+/// Longest answer of a state worker, in bytes: a page of a stream. The first message of a page may be a payload of the
+/// greatest size, which goes beyond it by that.
+pub const STATE_ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Answers of a state worker on their way to one shard, in bytes, at which it begins no more reads for that shard
+/// (`WorkerPort::may_read`). What tells that something is stored is short and has room in any case: at most
+/// [`CALLS_SHARD_MAX`] of them. Worst memory: this and one answer, for each shard and worker.
+pub const STATE_ANSWERS_BYTES: usize = 4 * 1024 * 1024;
+
+/// Events not stored for lack of room whose reply topics a shard tells so in one turn; those beyond it are counted with
+/// the questions that were not answered. Worst memory: about 1 KiB each.
+pub const NOT_STORED_TOLD_AT_ONCE: usize = 1_024;
+
 /// The caps in force on a shard; each field is named as its constant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,6 +1,8 @@
-//! Batches that shards hand to each other, and the credit that bounds them.
+//! Batches that shards hand to each other and to state workers, and the credit that bounds them.
 //!
-//! Owns, for each other shard, the batch that gathers for it and the credit that is left. One batch for each
+//! A *peer* is another shard, or a state worker, whose numbers follow those of the shards. To a worker, calls go as
+//! records between the events, so that it sees what a publisher did in its order and their bytes take credit; what a
+//! worker answers is control. Owns, for each peer, the batch that gathers for it and the credit that is left. One batch for each
 //! destination and turn; a batch comes back to its sender when it has been handled, which returns credit and memory in
 //! one step. Must not know what events mean. Invariants: data on the way to a shard stays within the window (one larger
 //! event is let through when nothing else is on the way); handling a batch never needs room for another, so full queues
@@ -9,7 +11,7 @@
 //! [`Records::next`].
 
 use crate::command::{Answer, CallId, ConnId, Event, Query, ShardId, Space, Volume};
-use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits};
+use crate::limits::{HANDOVER_COST_MIN, HANDOVER_ITEMS_MAX, Limits, SHARED_BODY_BYTES_MIN};
 use crate::routing::interest::Change;
 use crate::tree::news::TreeNews;
 use bytes::Bytes;
@@ -29,14 +31,14 @@ pub enum Control {
     /// One query of a round of a call; the answer comes back.
     Ask {
         /// The connection on the sender's shard, and its call.
-        call: (ConnId, CallId),
+        call: CallKey,
         /// What is asked.
         query: Query,
     },
     /// The answer to an `Ask`.
     Answer {
         /// The call of that `Ask`.
-        call: (ConnId, CallId),
+        call: CallKey,
         /// The answer.
         answer: Answer,
     },
@@ -66,6 +68,8 @@ pub struct Batch {
     pub(crate) events: u64,
     /// Turns of queue groups that no member could take, noted by the receiver for the sender.
     pub(crate) unheard: Vec<Unheard>,
+    /// Bytes of a worker's answers in `control`.
+    pub(crate) answer_bytes: usize,
     /// Credit that it takes from the sender, in bytes.
     cost: usize,
 }
@@ -101,6 +105,7 @@ impl Batch {
         self.spans.clear();
         self.events = 0;
         self.unheard.clear();
+        self.answer_bytes = 0;
     }
 
     /// The event of a turn that no member could take, and the queue group whose turn it was.
@@ -128,6 +133,9 @@ pub(crate) struct Unheard {
 ///
 /// In a record of a run, all its frames take the place of the payload, the source takes the place of the space, and the
 /// number of events (4 bytes) comes after the topic.
+///
+/// A call to a worker is a record in the form of a run without a topic: `ASK` or `ACK` takes the place of the source, the
+/// connection (4 bytes) and the call (8) come next, then the request.
 const RECORD_HEAD_BYTES: usize = 8;
 /// Form bit: the topic is that of the record before.
 const SAME_TOPIC: u8 = 1;
@@ -145,6 +153,12 @@ const TRIES: u8 = 32;
 const RUN: u8 = 128;
 /// Sources of runs, by the number in their records.
 const SOURCES: [Source; 4] = [Source::Resp, Source::Native, Source::Nats, Source::Node];
+/// Place of a request to a worker.
+const ASK: u8 = SOURCES.len() as u8;
+/// Place of the call that the worker answers once the events of the next record are stored.
+const ACK: u8 = ASK + 1;
+/// Length of the connection and the call in such a record.
+const CALL_BYTES: usize = 12;
 
 /// Most shards that a turn is handed to before it is given up. The second may have lost its last member as well,
 /// without having been able to say so; four in a row do not occur in practice.
@@ -178,7 +192,14 @@ impl<'a> Addressees<std::iter::Empty<&'a [u8]>> {
 pub(crate) enum Record<'a> {
     Event(HandedEvent<'a>),
     Run(HandedRun<'a>),
+    /// A request to a worker.
+    Ask(CallKey, &'a [u8], Option<&'a Bytes>),
+    /// Whom the worker tells that the next record is stored.
+    Ack(CallKey),
 }
+
+/// A call on the sender's shard: its connection and its number.
+pub(crate) type CallKey = (ConnId, CallId);
 
 /// A run: plain events of one topic, for subscribers without a queue group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,12 +300,14 @@ impl<'a> Records<'a> {
         }
         let topic = &records[self.cursor.topic.0..self.cursor.topic.1];
         if form & RUN != 0 {
+            let Some(&source) = SOURCES.get(usize::from(place)) else {
+                return Some(self.next_call(at, payload_length, (place, form)));
+            };
             let count = &records[at..at + 4];
             let count = u32::from_le_bytes([count[0], count[1], count[2], count[3]]) as usize;
             let (span, end) = (self.cursor.span, at + 4 + payload_length);
             self.cursor.record = end;
             self.cursor.span = span + count;
-            let source = SOURCES[usize::from(place)];
             let (frames, payloads) = (&records[at + 4..end], span..span + count);
             let payloads = &self.batch.spans[payloads];
             let run = HandedRun::new(source, topic, frames, payloads);
@@ -334,6 +357,32 @@ impl<'a> Records<'a> {
             tries: form / TRIES % TURN_TRIES_MAX,
         }))
     }
+
+    /// Reads what a worker is asked, or whom it tells; its head has been read.
+    fn next_call(
+        &mut self,
+        at: usize,
+        request_length: usize,
+        (place, form): (u8, u8),
+    ) -> Record<'a> {
+        let records = &self.batch.records[at..];
+        let (call, rest) = records.split_at(CALL_BYTES);
+        let conn = u32::from_le_bytes([call[0], call[1], call[2], call[3]]);
+        let number = call[4..].iter().rev();
+        let number = number.fold(0, |number, &byte| number << 8 | u64::from(byte));
+        let key = (ConnId(conn), CallId(number));
+        self.cursor.record = at + CALL_BYTES;
+        if place == ACK {
+            return Record::Ack(key);
+        }
+        if form & SHARED_BODY != 0 {
+            let body = &self.batch.bodies[self.cursor.body];
+            self.cursor.body += 1;
+            return Record::Ask(key, body, Some(body));
+        }
+        self.cursor.record += request_length;
+        Record::Ask(key, &rest[..request_length], None)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -344,6 +393,8 @@ struct Mailbox {
     in_flight_cost: usize,
     in_flight_items: usize,
     spare: Vec<Batch>,
+    /// It is a worker's that is gone: what was pushed is dropped.
+    is_closed: bool,
 }
 
 impl Mailbox {
@@ -367,18 +418,33 @@ impl Mailbox {
             self.last_topic = Some((start, records.len(), space));
         }
     }
+
+    /// Writes the head of a record about a call, and the call.
+    fn begin_call(&mut self, (conn, call): CallKey, request: usize, place: u8, form: u8) {
+        let records = &mut self.pending.records;
+        records.extend_from_slice(&(request as u32).to_le_bytes());
+        // The topic of the record before stays that of the next.
+        records.extend_from_slice(&[0, 0, place, RUN | SAME_TOPIC | form]);
+        records.extend_from_slice(&conn.0.to_le_bytes());
+        records.extend_from_slice(&call.0.to_le_bytes());
+    }
 }
 
-/// The mailboxes of a shard for all others.
+/// The mailboxes of a shard for all its peers, or of a worker for all shards.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
     me: ShardId,
+    /// Number of shards: peers from this number on are workers.
+    shards: u16,
     boxes: Vec<Mailbox>,
     window_bytes: usize,
     backlog_bytes: usize,
     links_bytes: usize,
     /// Events of other nodes dropped for lack of room.
     pub lost: u64,
+    /// Events that a worker should have stored and was not given: those of other nodes for lack of room, and all once the
+    /// worker is gone.
+    pub not_stored: u64,
     /// Bytes of buffers in all spare batches.
     spare_bytes: usize,
     pub sent: u64,
@@ -386,14 +452,18 @@ pub(crate) struct Mailboxes {
 }
 
 impl Mailboxes {
-    pub(crate) fn new(me: ShardId, shards: u16, limits: &Limits) -> Mailboxes {
+    /// Mailboxes for so many shards and workers.
+    pub(crate) fn new(me: ShardId, (shards, workers): (u16, u16), limits: &Limits) -> Mailboxes {
+        let peers = 0..shards + workers;
         Mailboxes {
             me,
-            boxes: (0..shards).map(|_| Mailbox::default()).collect(),
+            shards,
+            boxes: peers.map(|_| Mailbox::default()).collect(),
             window_bytes: limits.handover_window_bytes,
             backlog_bytes: limits.handover_backlog_bytes,
             links_bytes: limits.handover_links_bytes,
             lost: 0,
+            not_stored: 0,
             spare_bytes: 0,
             sent: 0,
             events: 0,
@@ -402,10 +472,48 @@ impl Mailboxes {
 
     /// The other shards.
     pub(crate) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.peers_before(self.shards)
+    }
+
+    /// The other shards, then the workers.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.peers_before(self.boxes.len() as u16)
+    }
+
+    fn peers_before(&self, end: u16) -> impl Iterator<Item = ShardId> + use<> {
         let me = self.me;
-        (0..self.boxes.len() as u16)
-            .map(ShardId)
-            .filter(move |&shard| shard != me)
+        (0..end).map(ShardId).filter(move |&peer| peer != me)
+    }
+
+    /// Whether there are workers.
+    pub(crate) fn has_workers(&self) -> bool {
+        self.boxes.len() > usize::from(self.shards)
+    }
+
+    /// Whether a peer is a worker.
+    pub(crate) fn is_worker(&self, peer: ShardId) -> bool {
+        peer.0 >= self.shards
+    }
+
+    /// Notes that a worker is gone: what waits for it or comes for it is dropped.
+    pub(crate) fn close(&mut self, worker: ShardId) {
+        assert!(self.is_worker(worker), "shards do not go: {worker:?}");
+        let peer = &mut self.boxes[worker.index()];
+        peer.is_closed = true;
+        (peer.in_flight_cost, peer.in_flight_items) = (0, 0);
+        self.drop_pending(worker);
+    }
+
+    /// Whether a worker is gone.
+    pub(crate) fn is_closed(&self, worker: ShardId) -> bool {
+        self.boxes[worker.index()].is_closed
+    }
+
+    fn drop_pending(&mut self, to: ShardId) {
+        let peer = &mut self.boxes[to.index()];
+        self.not_stored += peer.pending.events;
+        peer.pending.clear();
+        peer.last_topic = None;
     }
 
     /// Whether publishers for this shard may go on: its backlog is below the cap.
@@ -415,22 +523,26 @@ impl Mailboxes {
     }
 
     /// Adds events of another node by `push`, unless the cap on those is reached: then `events` are dropped and
-    /// counted. Events of local publishers have a cap of their own.
+    /// counted. Gives whether they were added. Events of local publishers have a cap of their own.
     pub(crate) fn push_arrived(
         &mut self,
         to: ShardId,
         events: u64,
         push: impl FnOnce(&mut Mailboxes),
-    ) {
+    ) -> bool {
         let pending = &self.boxes[to.index()].pending;
         if pending.link_bytes >= self.links_bytes {
-            self.lost += events;
-            return;
+            match self.is_worker(to) {
+                true => self.not_stored += events,
+                false => self.lost += events,
+            }
+            return false;
         }
         let before = pending.data_bytes();
         push(self);
         let pending = &mut self.boxes[to.index()].pending;
         pending.link_bytes += pending.data_bytes() - before;
+        true
     }
 
     /// Bytes of events waiting for all other shards.
@@ -519,6 +631,42 @@ impl Mailboxes {
         self.events += u64::from(count);
     }
 
+    /// Adds a request to a worker, behind the events so far. The caller has asked [`has_room`](Mailboxes::has_room)
+    /// before, or has few of them on their way.
+    pub(crate) fn push_ask(&mut self, to: ShardId, call: CallKey, request: Bytes) {
+        let peer = &mut self.boxes[to.index()];
+        match request.len() >= SHARED_BODY_BYTES_MIN {
+            true => {
+                peer.begin_call(call, request.len(), ASK, SHARED_BODY);
+                peer.pending.body_bytes += request.len();
+                peer.pending.bodies.push(request);
+            }
+            false => {
+                peer.begin_call(call, request.len(), ASK, 0);
+                peer.pending.records.extend_from_slice(&request);
+            }
+        }
+    }
+
+    /// Adds whom a worker tells that the events of the next record are stored. That record must be pushed next.
+    pub(crate) fn push_ack(&mut self, to: ShardId, call: CallKey) {
+        self.boxes[to.index()].begin_call(call, 0, ACK, 0);
+    }
+
+    /// Takes back what [`push_ack`](Mailboxes::push_ack) added last, because nothing is to be stored.
+    pub(crate) fn take_back_ack(&mut self, to: ShardId) {
+        let records = &mut self.boxes[to.index()].pending.records;
+        let start = records.len() - (RECORD_HEAD_BYTES + CALL_BYTES);
+        assert!(records[start + 6] == ACK, "the last record is no ACK");
+        records.truncate(start);
+    }
+
+    /// Adds a worker's answer.
+    pub(crate) fn push_answer(&mut self, to: ShardId, call: CallKey, answer: Answer, bytes: usize) {
+        self.boxes[to.index()].pending.answer_bytes += bytes;
+        self.push_control(to, Control::Answer { call, answer });
+    }
+
     /// Adds a control message.
     pub(crate) fn push_control(&mut self, to: ShardId, control: Control) {
         self.boxes[to.index()].pending.control.push(control);
@@ -536,6 +684,10 @@ impl Mailboxes {
         if peer.pending.is_empty() || peer.in_flight_items >= HANDOVER_ITEMS_MAX {
             return None;
         }
+        if peer.is_closed {
+            self.drop_pending(to);
+            return None;
+        }
         let cost = peer.pending.data_bytes().max(HANDOVER_COST_MIN);
         let data_may_go =
             peer.in_flight_cost == 0 || peer.in_flight_cost + cost <= self.window_bytes;
@@ -547,6 +699,7 @@ impl Mailboxes {
             batch.cost = cost;
         } else if !peer.pending.control.is_empty() || peer.pending.records.is_empty() {
             std::mem::swap(&mut batch.control, &mut peer.pending.control);
+            batch.answer_bytes = std::mem::take(&mut peer.pending.answer_bytes);
             if peer.pending.records.is_empty() {
                 batch.known = std::mem::take(&mut peer.pending.known);
             }
@@ -565,6 +718,9 @@ impl Mailboxes {
     /// Takes back a batch that `by` has handled: its credit returns, and its buffers may be kept.
     pub(crate) fn returned(&mut self, by: ShardId, mut batch: Batch) {
         let peer = &mut self.boxes[by.index()];
+        if peer.is_closed {
+            return;
+        }
         assert!(
             peer.in_flight_items > 0,
             "a batch came back that was never sent"
@@ -624,7 +780,7 @@ mod tests {
             handover_backlog_bytes: backlog,
             ..Limits::default()
         };
-        Mailboxes::new(ShardId(0), 2, &limits)
+        Mailboxes::new(ShardId(0), (2, 0), &limits)
     }
 
     /// Pushes an event for subscribers without a queue group.

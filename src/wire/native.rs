@@ -244,7 +244,7 @@ pub fn attributes_are_valid(flags: u8, attributes: &[u8]) -> bool {
 pub struct Reached {
     /// Subscriptions on the publisher's node; a group is one.
     pub subscriptions: u64,
-    /// Other nodes are known to have some, or may have.
+    /// Other nodes are known to have some, or may have; or a stream keeps it.
     pub is_beyond: bool,
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{
     ENDING_MEMBERS_TRIED, ROUTE_FILTERS_KEPT, ROUTES_KEPT, RUN_BYTES_MAX, SHARED_BODY_BYTES_MIN,
     SHARED_RUN_BYTES_MIN, SHARED_RUN_RECEIVERS_MIN,
 };
-use crate::mailbox::{Batch, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX};
+use crate::mailbox::{Batch, CallKey, HandedEvent, HandedRun, Mailboxes, Record, TURN_TRIES_MAX};
 use crate::outbox::{Offer, Outboxes, Pending};
 use crate::routing::broker::{Broker, GroupRoute, Route};
 use crate::routing::subs::Entry;
@@ -255,9 +255,10 @@ impl Delivery {
         })
     }
 
-    /// Whether the event just published may have listeners on another node.
-    pub(crate) fn is_heard_remotely(&self) -> bool {
-        self.route().is_heard_remotely()
+    /// Whether the event just published may have listeners that are not counted: on another node, or a worker that keeps
+    /// it.
+    pub(crate) fn is_heard_beyond(&self) -> bool {
+        self.route().is_heard_beyond()
     }
 
     /// The present topic's route.
@@ -363,6 +364,18 @@ impl Delivery {
         if let Some(shard) = self.full_shard(egress) {
             return Published::NoRoom(shard);
         }
+        Published::To(self.publish_prepared(egress, except, event))
+    }
+
+    /// Publishes an event of the present topic, for which there is room. Gives the number of matching subscriptions on
+    /// this node.
+    #[inline(always)]
+    fn publish_prepared(
+        &mut self,
+        egress: &mut Egress<'_>,
+        except: Option<ConnId>,
+        event: Event<'_>,
+    ) -> u64 {
         let body = self.body_of(egress, &event);
         self.take_turns(egress, except);
         let subscriptions = self.matching_subscriptions(egress, except);
@@ -371,7 +384,53 @@ impl Delivery {
             ..Plan::for_all(Reach::Tree, body.as_ref())
         };
         self.execute(egress, &event, plan);
+        subscriptions
+    }
+
+    /// Publishes an event of the topic that [`keeper`](Delivery::keeper) found with room; the worker tells this call when
+    /// it is stored.
+    pub(crate) fn publish_stored(
+        &mut self,
+        egress: &mut Egress<'_>,
+        (worker, call): (ShardId, CallKey),
+        event: Event<'_>,
+    ) -> u64 {
+        assert!(
+            self.route().fits(egress.broker, event.space, event.topic),
+            "another topic came between"
+        );
+        egress.mailboxes.push_ack(worker, call);
+        self.publish_prepared(egress, None, event)
+    }
+
+    /// Like [`publish`](Delivery::publish), for an event that the broker itself publishes: no worker keeps it.
+    pub(crate) fn emit(&mut self, egress: &mut Egress<'_>, event: Event<'_>) -> Published {
+        self.prepare(egress, event.space, event.topic);
+        if self.is_scoped()
+            && let Some(published) = self.publish_scoped(egress, &event)
+        {
+            return published;
+        }
+        if let Some(shard) = self.full_shard_besides_workers(egress) {
+            return Published::NoRoom(shard);
+        }
+        let body = self.body_of(egress, &event);
+        self.take_turns(egress, None);
+        let subscriptions = self.route().subscriptions;
+        self.execute(egress, &event, Plan::for_all(Reach::Emitted, body.as_ref()));
         Published::To(subscriptions)
+    }
+
+    /// The worker that keeps the events of a topic, and the first peer on their way that is full. `None` for a topic with
+    /// a scope, whose events another node may get in place of this one.
+    pub(crate) fn keeper(
+        &mut self,
+        egress: &mut Egress<'_>,
+        topic: &[u8],
+    ) -> Option<(ShardId, Option<ShardId>)> {
+        self.prepare(egress, Space::Topic, topic);
+        let worker = self.route().keeper.filter(|_| !self.is_scoped())?;
+        Some((worker, self.full_shard(egress)))
     }
 
     /// Number of the matching subscriptions that belong to a publisher that must not receive its own events.
@@ -400,6 +459,20 @@ impl Delivery {
         match record {
             Record::Event(handed) => self.receive_event(egress, handed, unheard),
             Record::Run(run) => self.receive_handed_run(egress, run),
+            Record::Ask(..) | Record::Ack(_) => unreachable!("shards are asked by control"),
+        }
+    }
+
+    /// Publishes what a worker handed over, for the whole tree. False if a shard that listens has no room: nothing was
+    /// done.
+    pub(crate) fn receive_emitted(&mut self, egress: &mut Egress<'_>, record: &Record<'_>) -> bool {
+        match record {
+            Record::Event(handed) => {
+                !matches!(self.emit(egress, handed.event), Published::NoRoom(_))
+            }
+            Record::Run(_) | Record::Ask(..) | Record::Ack(_) => {
+                unreachable!("a worker publishes single events: {record:?}")
+            }
         }
     }
 

@@ -21,24 +21,30 @@ pub(super) enum Reach<'a> {
     Node,
     /// All shards and all links: the event was published on this node.
     Tree,
+    /// The same, but no worker keeps it: one published it.
+    Emitted,
     /// All shards, and all links except the one it came by: the event was published on another node (split horizon).
     Onward(LinkId, &'a EventsHead<'a>),
 }
 
 impl Reach<'_> {
-    /// Hands so many events to another shard of the node, if they reach it. Events of other nodes have room of their own
-    /// there; for those that are published here the caller has asked for room.
+    /// Hands so many events to another shard of the node, or a worker, if they reach it. Events of other nodes have room of
+    /// their own there, and false says that there was none; for those that are published here the caller has asked for
+    /// room.
     fn hand_over(
         self,
         mailboxes: &mut Mailboxes,
         (shard, events): (ShardId, u64),
         push: impl FnOnce(&mut Mailboxes),
-    ) {
+    ) -> bool {
         match self {
             Reach::Shard => {}
             Reach::Tree => push(mailboxes),
-            Reach::Node | Reach::Onward(..) => mailboxes.push_arrived(shard, events, push),
+            Reach::Emitted if mailboxes.is_worker(shard) => {}
+            Reach::Emitted => push(mailboxes),
+            Reach::Node | Reach::Onward(..) => return mailboxes.push_arrived(shard, events, push),
         }
+        true
     }
 }
 
@@ -78,7 +84,7 @@ impl Delivery {
         match plan.reach {
             Reach::Shard => {}
             Reach::Node => self.hand_out(egress, event, &plan),
-            Reach::Tree => {
+            Reach::Tree | Reach::Emitted => {
                 self.hand_out(egress, event, &plan);
                 self.send_own(egress, event, &plan);
             }
@@ -128,10 +134,17 @@ impl Delivery {
         }
     }
 
-    /// The first shard on the present topic's route whose mailbox is full.
+    /// The first shard, or worker, on the present topic's route whose mailbox is full.
     pub(super) fn full_shard(&self, egress: &Egress<'_>) -> Option<ShardId> {
         let mut targets = self.route().targets.iter().copied();
         targets.find(|&shard| !egress.mailboxes.has_room(shard))
+    }
+
+    /// The same among the shards.
+    pub(super) fn full_shard_besides_workers(&self, egress: &Egress<'_>) -> Option<ShardId> {
+        let mailboxes = &egress.mailboxes;
+        let mut targets = self.route().targets.iter().copied();
+        targets.find(|&shard| !mailboxes.is_worker(shard) && !mailboxes.has_room(shard))
     }
 
     /// Takes the turn of each group for an event that is published here. `except` must not receive it.
@@ -161,8 +174,9 @@ impl Delivery {
         self.turns.resize(groups, None);
     }
 
-    /// Puts an event into the mailboxes of the other shards that it is for.
-    fn hand_out(&self, egress: &mut Egress<'_>, event: &Event<'_>, plan: &Plan<'_>) {
+    /// Puts an event into the mailboxes of the other shards that it is for, and of the worker that keeps it.
+    fn hand_out(&mut self, egress: &mut Egress<'_>, event: &Event<'_>, plan: &Plan<'_>) {
+        let mut is_not_stored = false;
         for &shard in &self.route().targets {
             let plain = plan.plain && self.route().shards.contains(&shard);
             let target = Some(Target::Shard(shard));
@@ -176,10 +190,15 @@ impl Delivery {
                 groups: groups.map(|(group, _)| egress.broker.group_name(group)),
                 tries: plan.tries,
             };
-            plan.reach
+            let has_room = plan
+                .reach
                 .hand_over(egress.mailboxes, (shard, 1), |mailboxes| {
                     mailboxes.push(shard, addressees, *event, plan.body);
                 });
+            is_not_stored |= !has_room && egress.mailboxes.is_worker(shard);
+        }
+        if is_not_stored {
+            self.note_not_stored(event);
         }
     }
 

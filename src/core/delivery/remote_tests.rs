@@ -44,7 +44,7 @@ impl OneShard {
             delivery: Delivery::new(1, 1),
             broker: Broker::new(ShardId(0), 1, limits),
             outboxes: Outboxes::new(limits, gauge, 1),
-            mailboxes: Mailboxes::new(ShardId(0), shards, limits),
+            mailboxes: Mailboxes::new(ShardId(0), (shards, 0), limits),
             links,
         }
     }
@@ -171,4 +171,74 @@ fn a_shard_that_is_behind_holds_no_lane() {
     here.mailboxes.returned(SLOW, batch);
     assert!(matches!(publish(&mut here), Published::To(_)));
     assert_eq!(here.mailboxes.lost, lost);
+}
+
+/// Events that a state worker has no room for go to their subscribers, are counted, and their publishers hear of it.
+#[test]
+fn a_worker_that_is_behind_holds_no_lane() {
+    let limits = Limits {
+        handover_links_bytes: 5_000,
+        ..Limits::default()
+    };
+    let worker = ShardId(1);
+    let mut far = OneShard::new(1, 1, &limits);
+    let mut here = OneShard::new(2, 1, &limits);
+    here.mailboxes = Mailboxes::new(ShardId(0), (1, 1), &limits);
+    let change = Change {
+        kind: FilterKind::Topic,
+        name: b"kept".as_slice().into(),
+        group: Box::default(),
+        listeners: 1,
+    };
+    here.broker.apply_keeping(worker, &[change]);
+    here.outboxes.open(SUBSCRIBER, Form::Native, Policy::Close);
+    let member = Member {
+        conn: SUBSCRIBER,
+        number: 1,
+    };
+    let filter = Filter::plain(FilterKind::Topic, b"kept");
+    assert_eq!(
+        here.broker.subscribe(member, Form::Native, filter),
+        Ok(true)
+    );
+    let parts = sapwood_wire::native::Parts {
+        reply: Some(b"acks.1"),
+        ..Default::default()
+    };
+    let mut attributes = Vec::new();
+    let flags = parts.write_attributes(&mut attributes).expect("attributes");
+    // Single events, and such as make runs.
+    for flags in [flags, 0] {
+        for _ in 0..100 {
+            let event = Event {
+                flags,
+                attributes: if flags == 0 { &[] } else { &attributes },
+                ..Event::plain(Space::Topic, b"kept", &[b'x'; 100])
+            };
+            let (_, egress) = far.egress();
+            let link = std::iter::once(LINK);
+            egress.links.publish(link, to_all(), &event);
+        }
+    }
+    for frame in &far.frames() {
+        while here.receive(frame) == Received::Part {}
+    }
+    assert_eq!(here.outboxes.outbox(SUBSCRIBER).events_out(), 200);
+    let (handed, not_stored) = (here.mailboxes.events, here.mailboxes.not_stored);
+    assert_eq!((handed + not_stored, here.mailboxes.lost), (200, 0));
+    assert!(
+        (5_000 / 300..=5_000 / 100).contains(&handed),
+        "{handed} were handed over"
+    );
+    let told = here.delivery.questions.take(0);
+    assert_eq!(told.len() as u64, 100 - handed, "who gave a reply topic");
+    assert!(told.iter().all(|question| *question.reply == *b"acks.1"));
+    // Once the worker has taken in what it was given, it gets more.
+    let batch = here.mailboxes.take(worker).expect("a batch");
+    here.mailboxes.returned(worker, batch);
+    let (delivery, mut egress) = here.egress();
+    let event = Event::plain(Space::Topic, b"kept", b"");
+    let published = delivery.publish(&mut egress, None, event);
+    assert_eq!(published, Published::To(1), "the stream is not counted");
+    assert_eq!(here.mailboxes.events, handed + 1);
 }

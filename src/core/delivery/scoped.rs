@@ -7,7 +7,7 @@
 use super::remote::send_turn;
 use super::{Delivery, Egress, Plan, Published, Reach};
 use crate::command::{ConnId, Event, LinkId, Target};
-use crate::limits::{ANSWERS_A_SECOND_MAX, QUESTIONS_MAX};
+use crate::limits::{ANSWERS_A_SECOND_MAX, NOT_STORED_TOLD_AT_ONCE, QUESTIONS_MAX};
 use sapwood_wire::native;
 use sapwood_wire::node::events::EventsHead;
 use sapwood_wire::scope::Audience;
@@ -34,6 +34,18 @@ pub(crate) enum Subject {
     },
     /// An event was sent to a tree address where no node stands.
     Lost { topic: Box<[u8]> },
+    /// An event of another node was not stored, because the worker that keeps its topic is behind.
+    NotStored,
+}
+
+impl Subject {
+    /// Most questions that wait when one of these is added.
+    fn waiting_max(&self) -> usize {
+        match self {
+            Subject::NotStored => NOT_STORED_TOLD_AT_ONCE,
+            Subject::Node | Subject::Trace { .. } | Subject::Lost { .. } => QUESTIONS_MAX,
+        }
+    }
 }
 
 /// Questions waiting for an answer, and the answer rate.
@@ -53,7 +65,7 @@ impl Questions {
     }
 
     fn ask(&mut self, question: Question) {
-        match self.waiting.len() < QUESTIONS_MAX {
+        match self.waiting.len() < question.subject.waiting_max() {
             true => self.waiting.push(question),
             false => self.unanswered += 1,
         }
@@ -67,7 +79,7 @@ impl Questions {
         }
         questions.retain(|question| {
             // Exempt from the rate limit: the answer is short, and a requester waits for it.
-            if matches!(question.subject, Subject::Lost { .. }) {
+            if matches!(question.subject, Subject::Lost { .. } | Subject::NotStored) {
                 return true;
             }
             self.second.1 += 1;
@@ -224,6 +236,11 @@ impl Delivery {
     fn note_trace(&mut self, event: &Event<'_>, from: Option<LinkId>, to: Vec<LinkId>) {
         let topic = event.topic.into();
         self.note_question(event, Subject::Trace { topic, from, to });
+    }
+
+    /// Notes that who published an event is to hear that it was not stored.
+    pub(crate) fn note_not_stored(&mut self, event: &Event<'_>) {
+        self.note_question(event, Subject::NotStored);
     }
 
     fn note_question(&mut self, event: &Event<'_>, subject: Subject) {

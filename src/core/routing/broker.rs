@@ -65,8 +65,10 @@ pub(crate) struct Route {
     pub filters: Vec<FilterId>,
     /// Number of members of those filters.
     pub receivers: usize,
-    /// Other shards with plain subscribers, each once.
+    /// Other shards with plain subscribers, each once; then `keeper`.
     pub shards: Vec<ShardId>,
+    /// The state worker that keeps the topic's events.
+    pub keeper: Option<ShardId>,
     /// Links with plain subscribers behind them, each once.
     pub links: Vec<LinkId>,
     /// Groups with a member on any shard or behind any link, each once.
@@ -185,12 +187,14 @@ impl Route {
         self.group_places.get(&group).copied()
     }
 
-    /// Whether the topic's events may have listeners on another node.
-    pub(crate) fn is_heard_remotely(&self) -> bool {
+    /// Whether the topic's events may have listeners that are not counted: on another node, or a worker that keeps them.
+    pub(crate) fn is_heard_beyond(&self) -> bool {
         let groups = self.groups.iter().chain(&self.scope.turn);
         let weights = groups.flat_map(|group| &group.weights);
         let mut targets = weights.map(|(target, _)| target);
-        !self.links.is_empty() || targets.any(|target| matches!(target, Target::Link(_)))
+        self.keeper.is_some()
+            || !self.links.is_empty()
+            || targets.any(|target| matches!(target, Target::Link(_)))
     }
 
     /// Whether no change since the look-up may concern this route.
@@ -643,6 +647,29 @@ impl Broker {
         }
     }
 
+    /// Applies the changes of what a state worker keeps.
+    pub(crate) fn apply_keeping(&mut self, worker: ShardId, changes: &[Change]) {
+        for change in changes {
+            let is_topic = matches!(change.kind, FilterKind::Topic | FilterKind::Wildcard);
+            assert!(
+                is_topic && change.group.is_empty(),
+                "none of a stream's: {change:?}"
+            );
+            let id = self
+                .filters
+                .intern(Filter::plain(change.kind, &change.name));
+            self.filters.entry_mut(id).change_remote(|remote| {
+                remote.workers.retain(|&other| other != worker);
+                if change.listeners > 0 {
+                    remote.workers.push(worker);
+                }
+            });
+            self.versions.filter_changed(change.kind, &change.name);
+            self.note_change_for_links(id);
+            self.filters.forget_if_needless(id);
+        }
+    }
+
     /// Finds the receivers of a topic's events. `route` is overwritten, and its memory reused. Gives what it cost, in
     /// steps of about a nanosecond.
     pub(crate) fn route(&self, space: Space, name: &[u8], route: &mut Route) -> u64 {
@@ -656,6 +683,7 @@ impl Broker {
         route.forget_groups();
         route.receivers = 0;
         route.subscriptions = 0;
+        route.keeper = None;
         let scope = match space {
             Space::Topic => Scope::parse(name).ok(),
             Space::ShardChannel => None,
@@ -684,6 +712,7 @@ impl Broker {
                     route.links.push(link);
                 }
             }
+            route.keeper = route.keeper.or_else(|| entry.keeper(shown));
             groups += entry.group_entries.len() as u64;
             for &id in &entry.group_entries {
                 self.route_to_group(id, route);
@@ -698,6 +727,7 @@ impl Broker {
         if let Some(scope) = scope.filter(|_| topic::is_reserved(name)) {
             self.narrow(&scope, route);
         }
+        route.shards.extend(route.keeper);
         route.targets.clear();
         route.targets.extend_from_slice(&route.shards);
         for (target, _) in route.groups.iter().flat_map(|group| &group.weights) {

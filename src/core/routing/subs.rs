@@ -21,6 +21,9 @@ use std::hash::{BuildHasher, Hash, Hasher};
 /// Cost of a node of the trie that a topic leads to, in steps of about a nanosecond.
 const COST_NODE: u64 = 64;
 
+/// What the names of inboxes begin with, which requesters make for their replies.
+const INBOX: &[u8] = b"_INBOX.";
+
 /// A filter and its listeners.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -38,7 +41,7 @@ pub(crate) struct Entry {
     pub forms: [u32; Form::COUNT],
     /// Number of listeners on each other shard that has any.
     pub shards: Vec<(ShardId, u32)>,
-    /// Interest behind links, and interest announced to links. `None` for nearly all filters.
+    /// Interest behind links and of state workers, and interest announced to links. `None` for nearly all filters.
     pub remote: Option<Box<RemoteInterest>>,
     /// The number of members last announced to the other shards.
     pub announced: u32,
@@ -54,9 +57,12 @@ pub(crate) struct Entry {
     next_member: usize,
 }
 
-/// The interest of other nodes in a filter.
+/// The interest of others than clients of this node in a filter: of other nodes, and of state workers.
 #[derive(Debug, Default)]
 pub(crate) struct RemoteInterest {
+    /// Workers that keep the events: one, but while a filter goes from one to another. They count in no number that is
+    /// shown.
+    pub workers: Vec<ShardId>,
     /// Number of listeners behind each link that has any.
     pub wanted: Vec<(LinkId, u32)>,
     /// The count last announced to each link, if not 0. Kept only on the shard that announces.
@@ -74,11 +80,25 @@ impl Entry {
         self.remote.as_ref().map_or(&[], |remote| &remote.told)
     }
 
-    /// Changes the interest of other nodes.
+    /// Whether a worker keeps the events.
+    pub(crate) fn is_kept(&self) -> bool {
+        let mut remote = self.remote.iter();
+        remote.any(|remote| !remote.workers.is_empty())
+    }
+
+    /// The worker that keeps an event of this topic. A name with `$` is kept by none, and one below `_INBOX` only where
+    /// the filter says that too.
+    pub(crate) fn keeper(&self, topic: &[u8]) -> Option<ShardId> {
+        let &worker = self.remote.as_ref()?.workers.first()?;
+        let is_inbox = topic.starts_with(INBOX) && !self.name.starts_with(INBOX);
+        (!topic::is_reserved(topic) && !is_inbox).then_some(worker)
+    }
+
+    /// Changes the interest of other nodes and of workers.
     pub(crate) fn change_remote(&mut self, change: impl FnOnce(&mut RemoteInterest)) {
         let remote = self.remote.get_or_insert_default();
         change(remote);
-        if remote.wanted.is_empty() && remote.told.is_empty() {
+        if remote.wanted.is_empty() && remote.told.is_empty() && remote.workers.is_empty() {
             self.remote = None;
         }
     }

@@ -30,6 +30,12 @@ pub(crate) struct NativeSession {
     last_frame: &'static str,
     name: Box<str>,
     library: Box<str>,
+    /// Answers to the calls that tests make by the verbs of a context.
+    #[cfg(test)]
+    pub(crate) heard: Vec<(
+        crate::command::CallId,
+        Result<crate::command::Answers, crate::command::CallError>,
+    )>,
 }
 
 /// Result of a frame.
@@ -50,6 +56,8 @@ impl NativeSession {
             last_frame: "none",
             name: Box::default(),
             library: Box::default(),
+            #[cfg(test)]
+            heard: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ impl Shard {
                     self.publish_json(&question, &self.describe_step(topic, *from, to))
                 }
                 Subject::Lost { topic } => self.say_lost(&question, topic),
+                Subject::NotStored => self.say_not_stored(&question),
             };
             if !is_sent {
                 let rest = std::iter::once(question).chain(questions);
@@ -62,6 +63,19 @@ impl Shard {
         self.publish_answer(&question.reply, &parts)
     }
 
+    /// Answers that an event was not stored, as an acknowledgement of JetStream does: "insufficient resources", which
+    /// libraries take for an error that may pass.
+    fn say_not_stored(&mut self, question: &Question) -> bool {
+        let answer = json!({
+            "error": {
+                "code": 503,
+                "err_code": 10_023,
+                "description": "not stored: the broker is behind with storing; publish again later",
+            },
+        });
+        self.publish_json(question, &answer)
+    }
+
     /// Publishes an answer; false if a shard that listens is behind, and nothing was published.
     fn publish_answer(&mut self, reply: &[u8], parts: &Parts<'_>) -> bool {
         let mut attributes = Vec::new();
@@ -78,7 +92,8 @@ impl Shard {
             mailboxes: &mut self.mailboxes,
             links: &mut self.links,
         };
-        let published = self.delivery.publish(&mut egress, None, event);
+        // Nobody keeps what the broker itself says.
+        let published = self.delivery.emit(&mut egress, event);
         self.delivery.settle(&mut self.broker, &mut self.outboxes);
         !matches!(published, Published::NoRoom(_))
     }

@@ -1,25 +1,30 @@
 //! Calls on the shard's side: rounds that go out, answers that come in, and queries of other shards.
 //!
 //! A shard answers from what it has, a bounded part at a time: its clients, its counters, the names with subscribers,
-//! and the clients to be closed. Must not know protocols beyond their own description of a connection. Start at
+//! and the clients to be closed. What state workers are asked it only hands on. Must not know protocols beyond their own description of a connection. Start at
 //! [`Shard::run_calls`].
 
 use super::{Shard, resume_if_free, split};
-use crate::calls::CallKey;
 use crate::command::{
     Answer, Answers, CallError, ClientRecord, CloseReason, ConnId, FilterKind, Form,
     NamedSubscription, Now, Query, Selected, Selection, ShardId, Sort, Subscribed, Volume,
 };
 use crate::connection::Connection;
-use crate::input::Outputs;
+use crate::input::{Handled, Outputs};
 use crate::limits::{CALL_CLIENTS_MAX, CALL_GLOB_COST_MAX, CALL_LOOKED_AT_MAX, CALL_NAMES_BYTES};
-use crate::mailbox::Control;
+use crate::mailbox::{CallKey, Control};
 use crate::session::Session;
 use sapwood_wire::glob::Glob;
 
 impl Shard {
     /// Sends rounds of calls, as many as a turn allows.
     pub(super) fn run_calls(&mut self, now: Now, outputs: &mut Outputs) {
+        if self.calls.is_empty() {
+            return;
+        }
+        for key in self.calls.take_unsent() {
+            self.fail_call(key, CallError::NoWorker, now, outputs);
+        }
         while let Some(key) = self
             .calls
             .next_ready(!self.outboxes.is_full(), now.monotonic_ns)
@@ -28,11 +33,17 @@ impl Shard {
                 self.calls.park(key);
                 continue;
             }
+            let worker = self.calls.worker(key);
+            if worker.is_some_and(|worker| self.mailboxes.is_closed(worker)) {
+                self.fail_call(key, CallError::NoWorker, now, outputs);
+                continue;
+            }
             let mut own = None;
             for (shard, query) in self.calls.take_round(key) {
-                match shard == self.settings.shard {
-                    true => own = Some(query),
-                    false => {
+                match query {
+                    Query::State(request) => self.mailboxes.push_ask(shard, key, request),
+                    query if shard == self.settings.shard => own = Some(query),
+                    query => {
                         let ask = Control::Ask { call: key, query };
                         self.mailboxes.push_control(shard, ask);
                     }
@@ -67,6 +78,27 @@ impl Shard {
             self.counters.calls_refused += 1;
             self.end_round(key, Err(CallError::NoRoom), now, outputs);
         }
+    }
+
+    /// Ends a call whose worker is gone.
+    fn fail_call(&mut self, key: CallKey, error: CallError, now: Now, outputs: &mut Outputs) {
+        self.counters.calls_refused += 1;
+        self.calls.fail(key);
+        self.end_round(key, Err(error), now, outputs);
+    }
+
+    /// A state worker is gone: whoever waits for it is told, and goes on.
+    pub(super) fn worker_gone(
+        &mut self,
+        worker: ShardId,
+        now: Now,
+        outputs: &mut Outputs,
+    ) -> Handled {
+        self.mailboxes.close(worker);
+        for key in self.calls.with_worker(worker) {
+            self.fail_call(key, CallError::Unknown, now, outputs);
+        }
+        Handled::DONE
     }
 
     /// Hands the answers of a round to the session: it asks on, or the call is over.
@@ -181,6 +213,7 @@ impl Shard {
                 Answer::Names { names, next }
             }
             Query::Kill { selection, from } => self.kill(selection, *from, asker, now, outputs),
+            Query::State(_) => unreachable!("a worker answers this"),
         }
     }
 

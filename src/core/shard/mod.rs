@@ -69,24 +69,22 @@ pub struct Shard {
     kept_places: VecDeque<ConnId>,
     /// Connections that end, with more subscriptions than one turn removes.
     leaving: VecDeque<Leaving>,
-    /// For each other shard, the connections that wait for room there: a publisher waits for the shard that was full,
-    /// not for all.
+    /// For each peer, the connections that wait for room there: a publisher waits for the one that was full, not for all.
     stalled: Vec<Vec<(ConnId, ClientId)>>,
     /// How far NATS clients have been told of other nodes.
     telling: Telling,
 }
 
 impl Shard {
-    /// An empty shard.
+    /// An empty shard of a node that keeps nothing.
     pub fn new(config: Config) -> Shard {
-        assert!(
-            config.shard.0 < config.shards,
-            "a shard's number is below their count"
-        );
-        assert!(
-            usize::from(config.shards) <= limits::SHARDS_MAX,
-            "too many shards"
-        );
+        Shard::with_workers(config, 0)
+    }
+
+    /// An empty shard of a node with so many state workers, at most [`limits::WORKERS_MAX`]. They are its peers beside the
+    /// other shards, numbered from `config.shards` on; see [`crate::worker`].
+    pub fn with_workers(config: Config, workers: u16) -> Shard {
+        check_numbers(&config, workers);
         let Config {
             shard,
             shards,
@@ -113,7 +111,7 @@ impl Shard {
             connections: Connections::default(),
             broker,
             outboxes: Outboxes::new(&limits, config.body_gauge, config.hash_seed),
-            mailboxes: Mailboxes::new(shard, shards, &limits),
+            mailboxes: Mailboxes::new(shard, (shards, workers), &limits),
             interest: Interest::new(shard, shards),
             links,
             tree,
@@ -126,11 +124,12 @@ impl Shard {
             scratch: Scratch::default(),
             kept_places: VecDeque::new(),
             leaving: VecDeque::new(),
-            stalled: vec![Vec::new(); usize::from(shards)],
+            stalled: vec![Vec::new(); usize::from(shards + workers)],
             telling: Telling::default(),
             settings: Settings {
                 shard,
                 shards,
+                workers,
                 user: config.user,
                 password: config.password,
                 nats_payload_max: config.nats_payload_max,
@@ -200,6 +199,7 @@ impl Shard {
                 self.close(conn, now, outputs);
                 Handled::DONE
             }
+            Input::WorkerGone { worker } => self.worker_gone(worker, now, outputs),
             Input::TurnEnd => {
                 self.end_turn(now, outputs);
                 Handled::DONE
@@ -230,7 +230,7 @@ impl Shard {
     /// When [`Input::Tick`] is due next, by the monotonic clock; `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<u64> {
         let is_full = self.outboxes.is_full();
-        let calls_ns = self.calls.next_deadline().filter(|_| is_full);
+        let calls_ns = is_full.then(|| self.calls.next_deadline()).flatten();
         let deadlines = [
             self.liveness.next_deadline(),
             self.delivery.put_off.next_deadline(),
@@ -279,12 +279,18 @@ impl Shard {
         }
     }
 
-    /// The other shards of the node.
-    pub fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
-        self.mailboxes.others()
+    /// The other shards of the node, then its state workers.
+    pub fn peers(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.mailboxes.peers()
     }
 
-    /// Takes the next batch for another shard, if something waits and credit allows it.
+    /// Whether batches of state workers are taken: while all other shards have room, because what a worker says may be
+    /// events for them. Batches of shards are always taken.
+    pub fn hears_workers(&self) -> bool {
+        self.mailboxes.has_workers() && self.has_room_everywhere()
+    }
+
+    /// Takes the next batch for a peer, if something waits and credit allows it.
     pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.mailboxes.take(to)
     }
@@ -395,6 +401,7 @@ impl Shard {
             events_handed_over: self.mailboxes.events,
             handovers: self.mailboxes.sent,
             handover_events_lost: self.mailboxes.lost,
+            events_not_stored: self.mailboxes.not_stored,
             handover_backlog_bytes: self.mailboxes.backlog_bytes() as u64,
             subscriptions: self.broker.subscriptions(),
             filters: self.broker.filters().len() as u64,
@@ -662,6 +669,10 @@ impl Shard {
         now: Now,
         outputs: &mut Outputs,
     ) -> Handled {
+        let is_worker = self.mailboxes.is_worker(from);
+        if is_worker && self.mailboxes.is_closed(from) {
+            return Handled::DONE;
+        }
         if !cursor.control_done {
             cursor.control_done = true;
             self.counters.events_received += batch.events;
@@ -691,6 +702,14 @@ impl Shard {
             }
             let cursor = records.cursor;
             let Some(record) = records.next() else { break };
+            if is_worker {
+                if !self.delivery.receive_emitted(&mut egress, &record) {
+                    records.cursor = cursor;
+                    next = Next::Hold;
+                    break;
+                }
+                continue;
+            }
             let note = |group| unheard.push(Unheard { cursor, group });
             self.delivery.receive(&mut egress, &record, note);
         }
@@ -721,7 +740,10 @@ impl Shard {
     fn handle_control(&mut self, from: ShardId, control: Control, now: Now, outputs: &mut Outputs) {
         match control {
             Control::Interest { sequence, changes } => {
-                self.broker.apply_changes(from, &changes);
+                match self.mailboxes.is_worker(from) {
+                    true => self.broker.apply_keeping(from, &changes),
+                    false => self.broker.apply_changes(from, &changes),
+                }
                 self.mailboxes.acknowledge(from, sequence);
             }
             Control::Tree(news) => self.handle_tree_news(news, now, outputs),
@@ -821,10 +843,10 @@ impl Shard {
         }
     }
 
-    /// Whether a connection waits for a shard that has room again.
+    /// Whether a connection waits for a peer that has room again.
     fn may_resume_stalled(&self) -> bool {
-        let mut others = self.mailboxes.others();
-        others.any(|to| self.may_resume_for(to))
+        let mut peers = self.mailboxes.peers();
+        peers.any(|to| self.may_resume_for(to))
     }
 
     fn may_resume_for(&self, to: ShardId) -> bool {
@@ -859,9 +881,9 @@ impl Shard {
                     .push_control(shard, Control::Interest { sequence, changes });
             }
         }
-        for shard in self.mailboxes.others() {
-            if self.may_resume_for(shard) {
-                self.resume_stalled(shard, outputs);
+        for peer in self.mailboxes.peers() {
+            if self.may_resume_for(peer) {
+                self.resume_stalled(peer, outputs);
             }
         }
     }
@@ -904,18 +926,33 @@ impl Shard {
         }
     }
 
-    /// Resumes the connections that wait for room at this shard.
-    fn resume_stalled(&mut self, shard: ShardId, outputs: &mut Outputs) {
-        for (conn, client) in std::mem::take(&mut self.stalled[shard.index()]) {
+    /// Resumes the connections that wait for room at this peer.
+    fn resume_stalled(&mut self, peer: ShardId, outputs: &mut Outputs) {
+        for (conn, client) in std::mem::take(&mut self.stalled[peer.index()]) {
             // The connection may be gone, and its place may be another client's, which waits for something else.
             if let Some(connection) = self.connections.of_client(conn, client)
-                && connection.blocked.room == Some(shard)
+                && connection.blocked.room == Some(peer)
             {
                 connection.blocked.room = None;
                 resume_if_free(connection, conn, outputs);
             }
         }
     }
+}
+
+fn check_numbers(config: &Config, workers: u16) {
+    assert!(
+        config.shard.0 < config.shards,
+        "a shard's number is below their count"
+    );
+    assert!(
+        usize::from(config.shards) <= limits::SHARDS_MAX,
+        "too many shards"
+    );
+    assert!(
+        usize::from(workers) <= limits::WORKERS_MAX,
+        "too many workers"
+    );
 }
 
 /// A connection's session, and its context of disjoint parts of the shard.

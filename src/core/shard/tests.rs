@@ -14,6 +14,8 @@ mod put_off_shards;
 mod sse_shards;
 #[path = "stall_tests.rs"]
 mod stall_shards;
+#[path = "worker_tests.rs"]
+mod worker_shards;
 
 use super::*;
 use crate::limits::Limits;
@@ -32,19 +34,24 @@ struct Node {
 
 impl Node {
     fn new(shards: u16, password: Option<&[u8]>, limits: Limits) -> Node {
-        Node::make(shards, password, limits, Capacity::default())
+        Node::make((shards, 0), password, limits, Capacity::default())
     }
 
     /// On a machine that allows so many connections.
     fn on_machine(shards: u16, limits: Limits, connections_max: u64) -> Node {
-        Node::make(shards, None, limits, Capacity::of(connections_max))
+        Node::make((shards, 0), None, limits, Capacity::of(connections_max))
     }
 
-    fn make(shards: u16, password: Option<&[u8]>, limits: Limits, capacity: Capacity) -> Node {
+    fn make(
+        (shards, workers): (u16, u16),
+        password: Option<&[u8]>,
+        limits: Limits,
+        capacity: Capacity,
+    ) -> Node {
         let body_gauge = BodyGauge::default();
         let capacity = std::sync::Arc::new(capacity);
         let make = |shard| {
-            Shard::new(Config {
+            let config = Config {
                 shard: ShardId(shard),
                 shards,
                 user: None,
@@ -61,7 +68,8 @@ impl Node {
                 run_id: "0".repeat(40),
                 process_id: 1,
                 started_wall_ms: 0,
-            })
+            };
+            Shard::with_workers(config, workers)
         };
         Node {
             shards: (0..shards).map(make).collect(),

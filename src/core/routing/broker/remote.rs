@@ -3,7 +3,7 @@
 //! The other side of a link announces which filters have listeners there; the counts are stored in the filters'
 //! entries, on every shard. One shard announces to each link the interest on this side of it: this node's clients, and
 //! the other links (split horizon). For groups the number of members is announced, because turns are weighted by it;
-//! for all other filters only whether there are listeners. Invariant: a link's announced interest equals the real one,
+//! for all other filters only whether there are listeners, of which a state worker is one. Invariant: a link's announced interest equals the real one,
 //! except for the filters in the list of changes and, once a link counts as wanting everything, all filters without a
 //! group.
 
@@ -259,7 +259,7 @@ impl Broker {
 fn wanted_before(entry: &Entry, link: LinkId) -> u32 {
     let beyond = entry.wanted().iter().filter(|&&(other, _)| other != link);
     let beyond: u64 = beyond.map(|&(_, listeners)| u64::from(listeners)).sum();
-    let wanted = entry.listeners() + beyond;
+    let wanted = entry.listeners() + beyond + u64::from(entry.is_kept());
     match entry.group {
         Some(_) => u32::try_from(wanted).unwrap_or(u32::MAX),
         None => u32::from(wanted > 0),

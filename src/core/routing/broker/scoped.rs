@@ -196,6 +196,7 @@ fn count_members_as_listeners(route: &mut Route) {
 fn leave_nobody_here(route: &mut Route) {
     route.filters.clear();
     route.shards.clear();
+    route.keeper = None;
     route.receivers = 0;
     route.forget_groups();
 }

@@ -265,3 +265,61 @@ fn churn_on_one_topic_leaves_the_routes_of_others() {
     churn(&mut broker, FilterKind::Wildcard, b"another.*");
     assert_eq!(stale(&broker).len(), names.len());
 }
+
+#[test]
+fn what_a_worker_keeps_is_announced_to_links_and_counted_nowhere() {
+    let mut broker = Broker::new(ShardId(0), 1, &Limits::default());
+    broker.tell_links(true);
+    let listener = Listener {
+        link: LinkId(0),
+        everything: false,
+    };
+    let told = |broker: &mut Broker| {
+        let mut told = Vec::new();
+        broker.take_link_changes(&[listener], usize::MAX, |_, change| told.push(change));
+        told
+    };
+    let of = |listeners| Change {
+        kind: FilterKind::Wildcard,
+        name: b"t.>".as_slice().into(),
+        group: Box::default(),
+        listeners,
+    };
+    let mut route = Route::default();
+    broker.apply_keeping(ShardId(1), &[of(1)]);
+    assert_eq!(told(&mut broker), [of(1)]);
+    broker.route(Space::Topic, b"t.a", &mut route);
+    assert_eq!((route.keeper, route.subscriptions), (Some(ShardId(1)), 0));
+    assert_eq!(route.targets, [ShardId(1)]);
+    assert!(route.is_heard_beyond());
+    let filter = Filter::plain(FilterKind::Wildcard, b"t.>");
+    assert_eq!((broker.listeners(filter), broker.active_globs()), (0, 0));
+    // Subscribers come and go beside it: links hear of no change.
+    for comes in [true, false] {
+        match comes {
+            true => assert!(broker.subscribe(member(0, 1), Form::Native, filter).is_ok()),
+            false => assert!(broker.unsubscribe(member(0, 1), Form::Native, filter)),
+        }
+        broker.route(Space::Topic, b"t.a", &mut route);
+        assert_eq!(
+            (route.subscriptions, route.shards.len()),
+            (u64::from(comes), 1)
+        );
+        broker.take_changes();
+        assert_eq!(told(&mut broker), []);
+    }
+    broker.route(Space::ShardChannel, b"t.a", &mut route);
+    assert_eq!(route.keeper, None);
+    // A filter that goes from one worker to another is kept by one of them all the time.
+    broker.apply_keeping(ShardId(2), &[of(1)]);
+    broker.apply_keeping(ShardId(1), &[of(0)]);
+    broker.route(Space::Topic, b"t.a", &mut route);
+    assert_eq!(
+        (route.keeper, told(&mut broker)),
+        (Some(ShardId(2)), vec![])
+    );
+    broker.apply_keeping(ShardId(2), &[of(0)]);
+    assert_eq!(told(&mut broker), [of(0)]);
+    assert_eq!(broker.filters().len(), 0, "nothing is left of it");
+    assert!(!route.is_current(&broker));
+}
