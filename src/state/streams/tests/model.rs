@@ -385,6 +385,13 @@ impl Model {
                 }
                 return Reply::Raised;
             }
+            Command::RaiseOs(by) => {
+                let all = self.streams.values_mut();
+                for stream in all.filter(|one| one.config.durability == Durability::Os) {
+                    stream.next = (stream.next + by).next_multiple_of(BLOCK_SEQUENCES);
+                }
+                return Reply::Raised;
+            }
             Command::Batch(batch) => return self.batch(batch, wall_ms, given),
             Command::Append(append) => {
                 let given = match given {
