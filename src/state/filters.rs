@@ -9,8 +9,8 @@
 //! Start at [`SharedFilters::reserve`] and [`FilterTrie::find`].
 
 use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use sapwood_wire::topic::is_reserved;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A node's place; 0 is the root, and no child.

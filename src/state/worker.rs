@@ -43,7 +43,7 @@ use reads::Reads;
 use sapwood_wire::state::{
     Answer, Command, Durability, Index, Lineage, PartitionId, Refusal, Sequence, StreamNumber,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use streams::{Known, Streams};
@@ -255,7 +255,7 @@ pub struct Worker {
     /// Raises of an unclean start that are not applied.
     opening: usize,
     /// Requests whose messages went to several places: parts that are still to come.
-    parts: HashMap<Tag, u32>,
+    parts: BTreeMap<Tag, u32>,
     reads: Reads,
     held: BTreeMap<ChangeNumber, Held>,
     changes: u64,
@@ -292,7 +292,7 @@ impl Worker {
             taken_bytes: 0,
             taken_commands: 0,
             opening: 0,
-            parts: HashMap::new(),
+            parts: BTreeMap::new(),
             reads: Reads::default(),
             held: BTreeMap::new(),
             changes: 0,

@@ -256,28 +256,14 @@ impl World {
         };
         let streams = self.places[number].model.streams.iter();
         let named = |(_, one): &(&u32, &ModelStream)| one.config.name == asked.stream;
-        let Some((stream, of)) = streams.clone().find(named) else {
+        let Some((&stream, of)) = streams.clone().find(named) else {
             return fail("read", format!("{:?} is not there", asked.stream));
         };
         let now_ms = self.io.wall_ms;
         let visible = |(_, one): &(&u64, &ModelMessage)| of.is_visible(one, now_ms);
-        let from = match asked.start {
-            ReadStart::Last => {
-                let last = of.messages.iter().rev().find(visible);
-                last.map_or(of.next, |(one, _)| *one)
-            }
-            ReadStart::New => of.next,
-            ReadStart::Sequence(sequence) => sequence.0.min(of.next),
-            ReadStart::Time(ms) => {
-                let mut all = of.messages.iter().filter(visible);
-                all.find(|(_, one)| one.ms >= ms)
-                    .map_or(of.next, |(one, _)| *one)
-            }
-            ReadStart::Resume(token) if !page.head.is_reset => token.sequence.0 + 1,
-            _ => of.floor(),
-        };
+        let from = begin_of(of, asked.start, (now_ms, page.head.is_reset));
         let may_reset =
-            |token: ResumeToken| token.stream.0 != *stream || token.sequence.0 >= of.next;
+            |token: ResumeToken| token.stream.0 != stream || token.sequence.0 >= of.next;
         let is_reset = matches!(asked.start, ReadStart::Resume(token) if may_reset(token));
         let is_wanted = |(_, one): &(&u64, &ModelMessage)| {
             let mut filters = asked.filters.iter();
@@ -320,11 +306,31 @@ impl World {
             Order::Now => "page of a worker",
             Order::BehindWrites => "page behind writes",
         });
-        let stream = *stream;
         for (sequence, ..) in found {
             self.see_sequence((number, stream, sequence))?;
         }
         Ok(())
+    }
+}
+
+/// Where a page begins; `how`: the time, and whether the read was told of a reset.
+fn begin_of(of: &ModelStream, start: ReadStart, how: (u64, bool)) -> u64 {
+    let (now_ms, is_reset) = how;
+    let visible = |(_, one): &(&u64, &ModelMessage)| of.is_visible(one, now_ms);
+    match start {
+        ReadStart::Last => {
+            let last = of.messages.iter().rev().find(visible);
+            last.map_or(of.next, |(one, _)| *one)
+        }
+        ReadStart::New => of.next,
+        ReadStart::Sequence(sequence) => sequence.0.min(of.next),
+        ReadStart::Time(ms) => {
+            let mut all = of.messages.iter().filter(visible);
+            all.find(|(_, one)| one.ms >= ms)
+                .map_or(of.next, |(one, _)| *one)
+        }
+        ReadStart::Resume(token) if !is_reset => token.sequence.0 + 1,
+        _ => of.floor(),
     }
 }
 

@@ -337,8 +337,8 @@ fn name_in(partition: usize, partitions: usize, name: &[u8]) -> Vec<u8> {
     let tags = (0..).map(|tag| [format!("{{{tag}}}").as_bytes(), name].concat());
     let lives_there =
         |name: &Vec<u8>| usize::from(partition_of(name, partitions as u16).0) == partition;
-    // invariant: some number comes to each partition.
     let mut there = tags.skip_while(|name| !lives_there(name));
+    // invariant: some number comes to each partition.
     there.next().expect("numbers do not end")
 }
 

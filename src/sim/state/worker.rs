@@ -124,10 +124,9 @@ impl World {
     pub(super) fn partition(&self, worker: usize, number: usize) -> &Partition {
         let machine = self.workers[worker].machine.as_ref();
         let mut owned = machine.iter().flat_map(|machine| machine.owned());
+        let found = owned.find(|one| usize::from(one.id().0) == number);
         // invariant: it is asked for between a start and a crash, of the worker that owns it.
-        owned
-            .find(|one| usize::from(one.id().0) == number)
-            .expect("it is owned")
+        found.expect("it is owned")
     }
 
     /// A worker does one thing.

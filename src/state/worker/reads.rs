@@ -15,7 +15,7 @@ use sapwood_wire::state::{
     Rest, ResumeToken, Sequence, StoredMessage, StreamInfo, StreamNumber, Which,
 };
 use sapwood_wire::topic::check_wildcard;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A read that is not answered to its end.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) struct Reads {
     /// By place: behind which entry.
     waiting: Vec<(usize, u64, Open)>,
     /// Until their readers want more.
-    paused: HashMap<Tag, Open>,
+    paused: BTreeMap<Tag, Open>,
     count: usize,
     bytes: usize,
     /// A buffer for pages.

@@ -117,6 +117,11 @@ fn requests() -> Vec<(Vec<u8>, String)> {
         ),
     ];
     all.extend(plain.map(|(bytes, golden)| (bytes, golden.to_string())));
+    all.extend(reads());
+    all
+}
+
+fn reads() -> Vec<(Vec<u8>, String)> {
     let starts = [
         (ReadStart::First, "01"),
         (ReadStart::Last, "02"),
@@ -129,11 +134,11 @@ fn requests() -> Vec<(Vec<u8>, String)> {
             "07 00000000000000a7 00000003 0000000000000009",
         ),
     ];
-    all.extend(starts.map(|(start, golden)| {
+    let golden = starts.map(|(start, golden)| {
         let golden = format!("010b00 00026f72 {golden} 02 00036f2e2a 000170 00000005 00000006");
         (read(start), golden)
-    }));
-    all
+    });
+    golden.into()
 }
 
 fn info() -> StreamInfo {
@@ -199,15 +204,6 @@ fn answers() -> Vec<(Vec<u8>, String)> {
         stream: b"or",
         outcomes: run,
     };
-    let end = ReadEnd {
-        rest: Rest::More,
-        token: token(),
-    };
-    let head = ReadHead {
-        is_reset: true,
-        gap: Some((Sequence(1), Sequence(7))),
-        end: Some(end),
-    };
     let text = |bytes: Vec<u8>, golden: &str| (bytes, golden.to_string());
     vec![
         text(
@@ -244,6 +240,21 @@ fn answers() -> Vec<(Vec<u8>, String)> {
             write(Answer::Message(stored_message())),
             &format!("010c {MESSAGE_HEX}"),
         ),
+    ]
+}
+
+fn pages() -> Vec<(Vec<u8>, String)> {
+    let end = ReadEnd {
+        rest: Rest::More,
+        token: token(),
+    };
+    let head = ReadHead {
+        is_reset: true,
+        gap: Some((Sequence(1), Sequence(7))),
+        end: Some(end),
+    };
+    let text = |bytes: Vec<u8>, golden: &str| (bytes, golden.to_string());
+    vec![
         text(page(ReadHead::default(), 0), "010d 00 00000000"),
         text(
             page(head, 2),
@@ -267,7 +278,7 @@ fn requests_have_their_golden_bytes_and_come_back() {
 
 #[test]
 fn answers_have_their_golden_bytes_and_come_back() {
-    for (bytes, golden) in answers() {
+    for (bytes, golden) in answers().into_iter().chain(pages()) {
         assert_eq!(hex(&bytes), golden.replace(' ', ""));
         let answer = Answer::read(&bytes).unwrap();
         assert_eq!(hex(&write(answer.clone())), hex(&bytes), "{answer:?}");
@@ -315,7 +326,7 @@ fn cut_longer_and_unknown_forms_are_refused() {
     for (bytes, _) in requests() {
         check(&bytes, &|bytes| Request::read(bytes).map(|_| ()));
     }
-    for (bytes, _) in answers() {
+    for (bytes, _) in answers().into_iter().chain(pages()) {
         check(&bytes, &|bytes| Answer::read(bytes).map(|_| ()));
     }
 }
@@ -325,7 +336,11 @@ fn mutated_requests_and_answers_never_panic() {
     let seed = 0x5eed_0018;
     println!("seed {seed}");
     let mut random = Random(seed);
-    let forms: Vec<_> = requests().into_iter().chain(answers()).collect();
+    let forms: Vec<_> = requests()
+        .into_iter()
+        .chain(answers())
+        .chain(pages())
+        .collect();
     for _ in 0..200_000 {
         let mut bytes = forms[random.below(forms.len())].0.clone();
         for _ in 0..=random.below(3) {
