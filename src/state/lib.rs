@@ -4,12 +4,14 @@
 //! must not know sockets, shards, sessions, files, clocks or threads: time comes with each command. Core and this crate
 //! do not know each other; both speak the types of `sapwood_wire::state`.
 //!
-//! Start reading at [`log`].
+//! Start reading at [`log`] for what is kept, at [`worker`] for who asks for it.
 #![forbid(unsafe_code)]
 
+mod filters;
 pub mod limits;
 pub mod log;
 pub mod overlay;
 pub mod partition;
 pub mod store;
 pub mod streams;
+pub mod worker;

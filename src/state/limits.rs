@@ -1,17 +1,19 @@
 //! Every cap of the state plane, with its reason. The crate's own tests run with smaller ones where `cfg!(test)` says so, that
 //! short histories reach them; `tests/` runs with the real ones.
 
+use sapwood_wire::limits::STATE_COMMAND_BYTES_MAX;
+
 /// Most partitions of a data directory: what `--partitions` allows. Worst memory of the log: 16 bytes each,
 /// and 8 for each segment that is still needed.
 pub const PARTITIONS_MAX: usize = 256;
 
-/// Longest command of one entry: what a partition gathers in a turn. A longer one is refused before anything is
-/// written.
-pub const ENTRY_COMMAND_BYTES_MAX: usize = 1024 * 1024;
+/// Longest commands of one entry: what a partition gathers in a turn, or one command of the greatest size behind its
+/// length. A longer one is refused before anything is written.
+pub const ENTRY_COMMAND_BYTES_MAX: usize = STATE_COMMAND_BYTES_MAX + 4;
 
 /// Longest record: the smallest that holds the longest entry with both heads. A longer one would save nothing, because
-/// a head of 72 bytes already vanishes, and would leave more of a segment's end unused: this leaves 1.6 % of 64 MiB.
-pub const RECORD_BYTES_MAX: usize = ENTRY_COMMAND_BYTES_MAX + 4 * 1024;
+/// a head of 72 bytes already vanishes, and would leave more of a segment's end unused: this leaves 1.8 % of 64 MiB.
+pub const RECORD_BYTES_MAX: usize = ENTRY_COMMAND_BYTES_MAX.next_multiple_of(8) + 4 * 1024;
 
 /// Most bytes that one append encodes, but for its last record; the rest of the entries is left for the next one. It
 /// bounds the buffer of the log thread, and what is encoded before the first write: about 1 ms.
@@ -61,3 +63,54 @@ pub const DEDUP_BUCKETS: u64 = 4;
 
 /// Most messages that one expiry proposes to remove: some 5 ms of a worker.
 pub const EXPIRE_MESSAGES_MAX: u32 = 4_096;
+
+/// Bytes that a worker has taken in and not applied, at which it takes no more: what one append of the log holds is
+/// synced while as much again is gathered, so more would only wait. Worst memory: this, one request, and as much in the
+/// log thread, which shares the buffers.
+pub const TAKEN_BYTES_MAX: usize = if cfg!(test) {
+    64 * 1024
+} else {
+    16 * 1024 * 1024
+};
+
+/// Commands that a worker has taken in and not applied, at which it takes no more. Worst memory: some 200 bytes each for
+/// who is to be told, 13 MiB. Messages of one stream and turn are one command.
+pub const TAKEN_COMMANDS_MAX: usize = if cfg!(test) { 500 } else { 65_536 };
+
+/// Bytes of `os` entries that are not synced, at which a worker takes no more: a disk that syncs within the 100 ms is
+/// not held by it up to 320 MB/s.
+pub const OS_UNSYNCED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// By how much an unclean start raises the sequences of `os` streams: more than a power cut can take. That is the
+/// messages of [`OS_UNSYNCED_BYTES_MAX`] and [`TAKEN_BYTES_MAX`], of 5 bytes at least, 10 million. Sequences below 2^53,
+/// the most that JavaScript can tell apart, last for 268 million such starts.
+pub const OS_RAISE: u64 = 1 << 25;
+
+/// Bytes of answers that were not taken, at which a worker takes no more requests. Worst memory: this, and what one batch
+/// answers.
+pub const ANSWERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of entries that one call applies, and one entry more: some 20 ms at 128 B a message.
+pub const APPLY_BYTES_MAX: usize = if cfg!(test) {
+    4 * 1024
+} else {
+    4 * 1024 * 1024
+};
+
+/// Streams of a partition whose maintenance is proposed at once: each may remove as many messages as one expiry does.
+pub const MAINTENANCE_STREAMS_MAX: usize = 4;
+
+/// Buffers that a worker keeps for entries to come, and the longest of them. Worst memory: 4 MiB.
+pub const SPARE_BUFFERS_MAX: usize = 64;
+
+/// See [`SPARE_BUFFERS_MAX`].
+pub const SPARE_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Reads that a worker has open, those that wait for their reader to want more included.
+pub const OPEN_READS_MAX: usize = if cfg!(test) { 8 } else { 4_096 };
+
+/// Bytes of the requests of open reads: names and filters. With usual ones [`OPEN_READS_MAX`] comes first.
+pub const OPEN_READS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Messages, or topics, that one step of a read looks at: some 1 ms of a worker.
+pub const READ_STEP_MESSAGES_MAX: usize = if cfg!(test) { 50 } else { 4_096 };

@@ -20,7 +20,7 @@
 //! [`Writer::fail`], for ever.
 //!
 //! ```
-//! use sapwood_state::log::{Entry, PartitionId, Recovery, Remembered, Secret, Settings, Writer, Writes};
+//! use sapwood_state::log::{Entry, Index, PartitionId, Recovery, Remembered, Secret, Settings, Writer, Writes};
 //!
 //! // An empty directory: no file, so none is wanted.
 //! let secret = Secret::new(&[7; 16]);
@@ -36,8 +36,8 @@
 //! writer.handle_synced(writer.written())?;
 //!
 //! let partition = PartitionId(3);
-//! let index = writer.next_index(partition);
-//! let entry = Entry { partition, index, wall_ms: 1_700_000_000_000, command: b"put" };
+//! let index = Index(writer.next_index(partition));
+//! let entry = Entry { partition, index, wall_ms: 1_700_000_000_000, commands: b"put" };
 //! assert_eq!(writer.append(&[entry], &mut writes)?, 1);
 //! let written = writer.written();
 //! // Here: write, sync; only then is the entry acknowledged.
@@ -144,7 +144,7 @@ use crate::limits::{
 use siphasher::sip::SipHasher24;
 use std::fmt;
 
-pub use sapwood_wire::state::PartitionId;
+pub use sapwood_wire::state::{Index, PartitionId};
 
 pub use error::{FileFlaw, Flaw, RecoveryError, Suspect, Witness, WriterError};
 pub use format::{
@@ -219,17 +219,17 @@ impl fmt::Display for Position {
     }
 }
 
-/// What a partition gathered in a turn, in the log.
+/// What a partition gathered in a turn: what the log keeps, and hands over to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// Whose it is.
     pub partition: PartitionId,
     /// Its number in the partition, from 1.
-    pub index: u64,
+    pub index: Index,
     /// The proposer's wall clock, in milliseconds since 1970; may step back.
     pub wall_ms: u64,
-    /// What to apply; the log does not look at it.
-    pub command: &'a [u8],
+    /// What to apply, as `push_command` wrote it; the log does not look at it.
+    pub commands: &'a [u8],
 }
 
 /// What an entry is for.

@@ -5,6 +5,7 @@
 //! applied index stands in the batch of its writes. Start at [`Partition::open`] and [`Partition::apply`].
 
 use crate::limits::{EXPIRE_MESSAGES_MAX, PARTITION_STREAMS_MAX};
+use crate::log::Entry;
 use crate::overlay::Overlay;
 use crate::store::{Direction, Family, Store, StoreError, WriteBatch};
 use crate::streams::{
@@ -12,28 +13,15 @@ use crate::streams::{
     partition_row,
 };
 use sapwood_wire::state::{
-    Append, Appended, Batch, Command, Commands, ConfigError, Creation, DecodeError, Index, Outcome,
-    Outcomes, PartitionId, Purge, Reader, Refusal, Reply, Sequence, StreamConfig, StreamNumber,
-    put_u32, put_u64,
+    Append, Appended, Batch, Command, Commands, ConfigError, Creation, DecodeError, Durability,
+    Index, Outcome, Outcomes, PartitionId, Purge, Reader, Refusal, Reply, Sequence, StreamConfig,
+    StreamNumber, put_u32, put_u64,
 };
 use sapwood_wire::topic::{check_wildcard, wildcards_overlap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-
-/// What the log hands over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// Whose it is.
-    pub partition: PartitionId,
-    /// Its place among the partition's entries.
-    pub index: Index,
-    /// The proposer's wall clock, ms since 1970; may step back.
-    pub wall_ms: u64,
-    /// Commands, as `push_command` wrote them.
-    pub commands: &'a [u8],
-}
 
 /// Why entries could not be applied. The partition is of no use any more: it may be ahead of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,6 +192,19 @@ impl Partition {
         streams.map(|(&number, stream)| (number, &*stream.config))
     }
 
+    /// The same, shared.
+    pub(crate) fn stream_configs(
+        &self,
+    ) -> impl Iterator<Item = (StreamNumber, &Arc<StreamConfig>)> {
+        let streams = self.streams.iter();
+        streams.map(|(&number, stream)| (number, &stream.config))
+    }
+
+    /// The configuration of a stream that is there. Panics if it is not: our own bug.
+    pub(crate) fn config(&self, stream: StreamNumber) -> &StreamConfig {
+        &self.streams[&stream].config
+    }
+
     /// When [`maintenance`](Partition::maintenance) has something to propose, by the proposer's wall clock.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.deadlines.first().map(|&(ms, _)| ms)
@@ -317,7 +318,11 @@ impl Partition {
         let number = match &command {
             Command::Create(config) => return Ok(self.create(config, overlay, events)),
             Command::Batch(batch) => return self.append_batch(*batch, wall_ms, overlay),
-            Command::Raise(by) => return Ok(self.raise(*by, overlay, events)),
+            Command::Raise(by) => return Ok(self.raise(*by, |_| true, overlay, events)),
+            Command::RaiseOs(by) => {
+                let is_os = |config: &StreamConfig| config.durability == Durability::Os;
+                return Ok(self.raise(*by, is_os, overlay, events));
+            }
             Command::Delete(stream) => return Ok(self.delete(*stream, overlay, events)),
             Command::Update(stream, config) => {
                 return Ok(self.update(*stream, config, overlay, events));
@@ -442,10 +447,12 @@ impl Partition {
     fn raise<S: Store>(
         &mut self,
         by: u64,
+        is_meant: impl Fn(&StreamConfig) -> bool,
         overlay: &mut Overlay<S>,
         events: &mut Vec<Event>,
     ) -> Reply {
-        for (number, stream) in &mut self.streams {
+        let all = self.streams.iter_mut();
+        for (number, stream) in all.filter(|(_, stream)| is_meant(&stream.config)) {
             // A run has no hole.
             stream.flush_messages(overlay);
             events.extend(stream.appended());

@@ -119,8 +119,28 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// Longest headers of a stored message: what a native frame has room for.
 pub const MESSAGE_HEADERS_BYTES_MAX: usize = 64 * 1024;
 
-/// Longest command for the state plane: one message of the greatest size, or what a partition gathered in a turn.
-pub const STATE_COMMAND_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
+/// Longest body of a stored message: what other brokers take at most by default. A longer one would hold the log, and all
+/// who wait for its sync, for longer than 1 ms. Worst memory: it counts in what a worker has taken in.
+pub const STORED_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest headers and body of a stored message together.
+pub const STORED_MESSAGE_BYTES_MAX: usize = STORED_BODY_BYTES_MAX + MESSAGE_HEADERS_BYTES_MAX;
+
+/// Longest command for the state plane: one message of the greatest size, with room for topic, id and the rest. What a
+/// partition gathers in a turn is no longer.
+pub const STATE_COMMAND_BYTES_MAX: usize = STORED_BODY_BYTES_MAX + 128 * 1024;
+
+/// Longest request for the state plane: its command names streams by number, and so has up to 8 bytes more for each
+/// append of a batch.
+pub const STATE_REQUEST_BYTES_MAX: usize = STATE_COMMAND_BYTES_MAX - 16 * 1024;
+
+/// Bytes of messages after which a part of an answer is full; one message always goes in. A client that reads slowly
+/// holds so much, and a partition's worker reads so much at once.
+pub const ANSWER_PART_BYTES: usize = 64 * 1024;
+
+/// Most streams of one page of their list: with 64 of the longest filters each that is 17 MiB, with usual ones 50 KiB;
+/// a page ends early at [`ANSWER_PART_BYTES`].
+pub const LIST_STREAMS_MAX: u16 = 256;
 
 /// Most that sequences are raised by at once: a restore raises them by 10^9, and 2^64 hold 16 million of the most.
 pub const RAISE_MAX: u64 = 1 << 40;

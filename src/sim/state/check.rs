@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// The data directory's.
-const LINEAGE: Lineage = Lineage(7);
+pub(super) const LINEAGE: Lineage = Lineage(7);
 
 const ALL: PageLimits = PageLimits {
     messages: usize::MAX,
@@ -65,9 +65,8 @@ impl World {
     }
 
     fn compare(&mut self, number: usize) -> Result<(), Failure> {
-        let Place {
-            partition, model, ..
-        } = &self.places[number];
+        let Place { model, .. } = &self.places[number];
+        let partition = self.partition(self.worker_of(number), number);
         if partition.applied().0 != model.applied {
             let text = format!(
                 "partition {number} applied {}, not {}",
@@ -96,22 +95,17 @@ impl World {
             if !self.clock_steps_back {
                 check_ids(number, stream, of)?;
             }
-            if of.config.durability == Durability::Fsync {
-                for (sequence, message) in &of.messages {
-                    see(&mut self.seen, (number, stream, *sequence), &message.body)?;
-                }
+            for (sequence, message) in &of.messages {
+                see(&mut self.seen, (number, stream, *sequence), &message.body)?;
             }
         }
         Ok(())
     }
 
-    /// Notes what a sequence of an `fsync` stream means, which is for ever.
+    /// Notes what a sequence that somebody was told of means, which is for ever.
     pub(super) fn see_sequence(&mut self, place: (usize, u32, u64)) -> Result<(), Failure> {
         let stream = self.places[place.0].model.streams.get(&place.1);
-        let Some(stream) = stream.filter(|one| one.config.durability == Durability::Fsync) else {
-            return Ok(());
-        };
-        match stream.messages.get(&place.2) {
+        match stream.and_then(|stream| stream.messages.get(&place.2)) {
             Some(message) => see(&mut self.seen, place, &message.body),
             None => Ok(()),
         }
@@ -200,6 +194,7 @@ impl World {
             return Ok(());
         }
         let stream = self.io.rng.pick(&streams);
+        let is_opening = self.io.has_failed || self.machine(self.worker_of(number)).is_full();
         let of = &self.places[number].model.streams[&stream];
         let Some(view) = view(&self.store, number, stream)? else {
             return fail(
@@ -215,7 +210,8 @@ impl World {
         };
         let start = match (view.resume(&token, LINEAGE), *cursor < of.next) {
             (Resumed::At(sequence), true) => Start::At(sequence),
-            (Resumed::Reset, false) if of.config.durability == Durability::Os => Start::First,
+            // Its sequences are about to be raised above all that were seen.
+            (Resumed::Reset, false) if is_opening => return Ok(()),
             other => {
                 return fail(
                     "resume",
@@ -233,9 +229,6 @@ impl World {
         } else {
             "page read"
         });
-        if start == Start::First {
-            self.io.note("reader told of a reset");
-        }
         if self.io.has_failed {
             self.io.note("read after a failure");
         }
@@ -243,6 +236,101 @@ impl World {
             self.see_sequence((number, stream, sequence))?;
         }
         Ok(())
+    }
+}
+
+impl World {
+    /// A page that a worker gave must be a piece of what the model has.
+    pub(super) fn check_page(
+        &mut self,
+        number: usize,
+        request: &[u8],
+        page: &ReadPage,
+    ) -> Result<(), Failure> {
+        let Ok(Request {
+            order,
+            ask: Ask::Read(asked),
+        }) = Request::read(request)
+        else {
+            return fail("read", "it asked for no page".into());
+        };
+        let streams = self.places[number].model.streams.iter();
+        let named = |(_, one): &(&u32, &ModelStream)| one.config.name == asked.stream;
+        let Some((&stream, of)) = streams.clone().find(named) else {
+            return fail("read", format!("{:?} is not there", asked.stream));
+        };
+        let now_ms = self.io.wall_ms;
+        let visible = |(_, one): &(&u64, &ModelMessage)| of.is_visible(one, now_ms);
+        let from = begin_of(of, asked.start, (now_ms, page.head.is_reset));
+        let may_reset =
+            |token: ResumeToken| token.stream.0 != stream || token.sequence.0 >= of.next;
+        let is_reset = matches!(asked.start, ReadStart::Resume(token) if may_reset(token));
+        let is_wanted = |(_, one): &(&u64, &ModelMessage)| {
+            let mut filters = asked.filters.iter();
+            asked.filters.is_empty() || filters.any(|filter| wildcard_matches(filter, &one.topic))
+        };
+        let wanted = of.messages.range(from..).filter(visible).filter(is_wanted);
+        let wanted: Vec<Seen> = wanted
+            .take(asked.messages as usize + 1)
+            .map(expected)
+            .collect();
+        let (now, rest) = wanted.split_at(wanted.len().min(asked.messages as usize));
+        let found: Vec<Seen> = page
+            .messages
+            .map(|one| {
+                (
+                    one.sequence.0,
+                    one.ms,
+                    one.topic.to_vec(),
+                    one.body.to_vec(),
+                )
+            })
+            .collect();
+        let Some(end) = page.head.end else {
+            return fail("read", format!("{page:?} has no end"));
+        };
+        let is_it = found == now
+            && (rest.is_empty() || end.rest == Rest::More)
+            && page.head.is_reset == is_reset
+            && page.head.gap.is_some() == (from < of.floor())
+            && rest.iter().all(|next| next.0 > end.token.sequence.0)
+            && found.iter().all(|one| one.0 <= end.token.sequence.0);
+        if !is_it {
+            let text = format!(
+                "{asked:?} from {from}: {:?} with {found:?}, not {wanted:?}",
+                page.head
+            );
+            return fail("read", text);
+        }
+        self.io.note(match order {
+            Order::Now => "page of a worker",
+            Order::BehindWrites => "page behind writes",
+        });
+        for (sequence, ..) in found {
+            self.see_sequence((number, stream, sequence))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a page begins; `how`: the time, and whether the read was told of a reset.
+fn begin_of(of: &ModelStream, start: ReadStart, how: (u64, bool)) -> u64 {
+    let (now_ms, is_reset) = how;
+    let visible = |(_, one): &(&u64, &ModelMessage)| of.is_visible(one, now_ms);
+    match start {
+        ReadStart::Last => {
+            let last = of.messages.iter().rev().find(visible);
+            last.map_or(of.next, |(one, _)| *one)
+        }
+        ReadStart::New => of.next,
+        ReadStart::Sequence(sequence) => sequence.0.min(of.next),
+        ReadStart::Time(ms) => {
+            let mut all = of.messages.iter().filter(visible);
+            all.find(|(_, one)| one.ms >= ms)
+                .map_or(of.next, |(one, _)| *one)
+        }
+        ReadStart::Resume(token) if !is_reset => token.sequence.0 + 1,
+        _ => of.floor(),
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Must not know what they will be answered. Start at [`World::step_client`].
 
-use super::model::ModelStream;
-use super::worker::Call;
+use super::worker::{Asked, Call};
 use super::world::World;
 use crate::rng::Rng;
 use sapwood_wire::state::*;
+use sapwood_wire::topic::wildcard_matches;
 use std::collections::BTreeSet;
 
 /// Calls that a client has in flight at most.
@@ -36,8 +36,9 @@ impl Client {
 }
 
 /// A message that owns what it says.
-#[derive(Debug)]
-struct Draft {
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub number: u64,
     topic: &'static [u8],
     id: Vec<u8>,
     expected_last: Option<Sequence>,
@@ -47,7 +48,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn as_message(&self) -> Message<'_> {
+    pub fn as_message(&self) -> Message<'_> {
         Message {
             topic: self.topic,
             id: &self.id,
@@ -60,14 +61,14 @@ impl Draft {
     }
 }
 
-fn config_of(rng: &mut Rng, partition: usize) -> StreamConfig {
+fn config_of(rng: &mut Rng, partition: usize, name: Vec<u8>) -> StreamConfig {
     let filters: &[&[u8]] = match rng.below(4) {
         0 => &FILTERS[rng.below(FILTERS.len())..][..1],
         _ => &[],
     };
     let leans_to_os = partition.is_multiple_of(3) != rng.percent(15);
     StreamConfig {
-        name: rng.pick(&NAMES).to_vec(),
+        name,
         filters: filters.iter().map(|one| one.to_vec()).collect(),
         age_ms_max: rng.pick(&[0, 0, 3_000, 20_000]),
         bytes_max: 0,
@@ -92,22 +93,30 @@ impl World {
         let call = match client.waiting.take() {
             Some(call) => call,
             None if self.is_draining || client.in_flight.len() >= IN_FLIGHT_MAX => return,
-            None => self.next_call(),
+            None => match self.next_call() {
+                Some(call) => call,
+                None => return,
+            },
         };
-        self.calls.insert(call.number, call.clone());
-        let worker = self.worker_of(call.partition);
-        let mailbox = &mut self.workers[worker].mailbox;
+        let is_asked = !matches!(call.asked, Asked::Unasked(_));
+        if is_asked {
+            self.calls.insert(call.number, call.clone());
+        }
+        let mailbox = &mut self.workers[call.worker].mailbox;
         let client = &mut self.clients[number];
         if mailbox.len() >= self.mailbox_max {
             self.io.note("worker's mailbox full");
             client.waiting = Some(call);
             return;
         }
-        client.in_flight.insert(call.number);
+        if is_asked {
+            client.in_flight.insert(call.number);
+        }
         mailbox.push_back(call);
     }
 
-    fn next_call(&mut self) -> Call {
+    /// None if what a client thought of is for nobody.
+    fn next_call(&mut self) -> Option<Call> {
         let number = self.next_call;
         self.next_call += 1;
         if self.io.rng.percent(20)
@@ -115,7 +124,7 @@ impl World {
             && unknown.has_ids
         {
             self.io.note("unknown call made again");
-            return Call { number, ..unknown };
+            return Some(Call { number, ..unknown });
         }
         let partition = self.io.rng.below(self.partitions);
         let streams: Vec<u32> = self.places[partition]
@@ -124,112 +133,224 @@ impl World {
             .keys()
             .copied()
             .collect();
+        let choice = self.io.rng.below(100);
         let mut call = Call {
             number,
-            partition,
-            command: Vec::new(),
-            streams: Vec::new(),
+            worker: self.worker_of(partition),
+            asked: Asked::Unasked(Vec::new()),
+            messages: Vec::new(),
             has_ids: false,
         };
-        let choice = self.io.rng.below(100);
         if streams.is_empty() || choice < 6 {
-            let config = config_of(&mut self.io.rng, partition);
-            push_command(&mut call.command, |out| Command::Create(config).write(out));
-            return call;
+            let config = self.config_of(partition);
+            call.asked = Asked::Control(partition, request(Ask::Create(config)));
+            return Some(call);
         }
         let stream = self.io.rng.pick(&streams);
-        if self.io.rng.percent(1) {
-            let by = self.io.rng.pick(&[0, 1, 900, 1_000_000_000]);
-            push_command(&mut call.command, |out| Command::Raise(by).write(out));
-            return call;
-        }
         match choice {
-            6..70 => self.append(&mut call, stream),
-            70..80 => self.batch(&mut call, &streams),
+            6..45 => self.append(&mut call, partition, stream),
+            45..70 => return self.publish(call),
+            70..78 => self.batch(&mut call, partition, &streams),
+            78..86 => call.asked = self.page(partition, stream),
             _ => {
-                let command = self.change(partition, stream, choice);
-                push_command(&mut call.command, |out| command.write(out));
+                let asked = self.change(partition, stream, choice);
+                call.asked = Asked::Control(partition, asked);
             }
         }
-        call
+        Some(call)
     }
 
-    fn append(&mut self, call: &mut Call, stream: u32) {
-        let drafts = self.drafts(call, stream, 6);
-        push_command(&mut call.command, |out| {
-            let mut writer = AppendWriter::new(out, StreamNumber(stream));
-            drafts.iter().for_each(|one| writer.push(&one.as_message()));
+    fn append(&mut self, call: &mut Call, partition: usize, stream: u32) {
+        let drafts = self.drafts(call, partition, stream, 6);
+        let mut bytes = Vec::new();
+        let name = &self.places[partition].model.streams[&stream].config.name;
+        // One that keeps topics may be asked for by these.
+        let by_topic = self.io.rng.percent(10);
+        let name = (!by_topic).then_some(name.as_slice());
+        write_append(&mut bytes, name, |push| {
+            drafts.iter().for_each(|one| push(&one.as_message()));
         });
+        call.asked = Asked::Append(bytes);
     }
 
-    fn batch(&mut self, call: &mut Call, streams: &[u32]) {
+    /// Publishes messages of one topic, to whoever the shards know that keeps it.
+    fn publish(&mut self, mut call: Call) -> Option<Call> {
+        let topic = self.io.rng.pick(&TOPICS);
+        let keeps = |worker: &super::worker::Worker| {
+            let mut filters = worker.interest.iter();
+            filters.any(|filter| wildcard_matches(filter, topic))
+        };
+        call.worker = self.workers.iter().position(keeps)?;
+        let mut drafts = Vec::new();
+        for _ in 0..self.io.rng.within(1..6) {
+            let draft = draft_of(
+                &mut self.io.rng,
+                (Sequence(0), Sequence(0)),
+                self.next_message,
+            );
+            self.next_message += 1;
+            drafts.push(Draft {
+                topic,
+                expected_last: None,
+                expected_last_of_topic: None,
+                ..draft
+            });
+        }
+        shorten(&mut drafts);
+        call.messages = drafts.iter().map(|one| one.number).collect();
+        call.has_ids = drafts.iter().all(|one| !one.id.is_empty());
+        call.asked = match self.io.rng.percent(60) {
+            true => Asked::Captured(drafts),
+            false => Asked::Unasked(drafts),
+        };
+        Some(call)
+    }
+
+    fn batch(&mut self, call: &mut Call, partition: usize, streams: &[u32]) {
         let mut parts = Vec::new();
         for _ in 0..self.io.rng.within(1..4) {
             let stream = self.io.rng.pick(streams);
-            parts.push((stream, self.drafts(call, stream, 3)));
+            let name = self.places[partition].model.streams[&stream]
+                .config
+                .name
+                .clone();
+            parts.push((name, self.drafts(call, partition, stream, 3)));
         }
-        push_command(&mut call.command, |out| {
-            let mut writer = BatchWriter::new(out);
-            for (stream, drafts) in &parts {
-                writer.push(StreamNumber(*stream), |part| {
-                    drafts.iter().for_each(|one| part.push(&one.as_message()));
-                });
-            }
-        });
+        let mut bytes = Vec::new();
+        let mut writer = BatchToWriter::new(&mut bytes);
+        for (name, drafts) in &parts {
+            writer.push(Some(name), |push| {
+                drafts.iter().for_each(|one| push(&one.as_message()));
+            });
+        }
+        call.asked = Asked::Batch(bytes);
     }
 
-    fn drafts(&mut self, call: &mut Call, stream: u32, most: usize) -> Vec<Draft> {
-        call.streams.push(stream);
+    fn drafts(
+        &mut self,
+        call: &mut Call,
+        partition: usize,
+        stream: u32,
+        most: usize,
+    ) -> Vec<Draft> {
         let count = self.io.rng.within(1..most + 1);
-        let of = &self.places[call.partition].model.streams[&stream];
+        let is_first = call.messages.is_empty();
+        let of = &self.places[partition].model.streams[&stream];
         let mut drafts = Vec::new();
         for _ in 0..count {
-            let draft = draft_of(&mut self.io.rng, of, self.next_message);
+            let topic = self.io.rng.pick(&TOPICS);
+            let last = Sequence(of.next - 1);
+            let of_topic = of.messages.iter().rev().find(|(_, one)| one.topic == topic);
+            let of_topic = Sequence(of_topic.map_or(0, |(sequence, _)| *sequence));
+            let draft = draft_of(&mut self.io.rng, (last, of_topic), self.next_message);
+            drafts.push(Draft { topic, ..draft });
             self.next_message += 1;
-            drafts.push(draft);
         }
         // A call that is made again must not be stored twice.
-        let is_first = call.streams.len() == 1;
         call.has_ids = (is_first || call.has_ids) && drafts.iter().all(|one| !one.id.is_empty());
-        // One long body a call at most, so that a call fits into an entry.
-        let rest = drafts.iter_mut().skip(usize::from(is_first));
-        for long in rest {
-            long.body.truncate(200);
+        match is_first {
+            true => shorten(&mut drafts),
+            false => drafts.iter_mut().for_each(|one| one.body.truncate(200)),
         }
+        call.messages.extend(drafts.iter().map(|one| one.number));
         drafts
     }
 
-    fn change(&mut self, partition: usize, stream: u32, choice: usize) -> Command<'static> {
+    fn page(&mut self, partition: usize, stream: u32) -> Asked {
         let rng = &mut self.io.rng;
         let of = &self.places[partition].model.streams[&stream];
-        let number = StreamNumber(stream);
-        match choice {
-            80..85 => {
-                let config = StreamConfig {
-                    name: of.config.name.clone(),
-                    durability: of.config.durability,
-                    duplicate_window_ms: of.config.duplicate_window_ms,
-                    ..config_of(rng, partition)
-                };
-                Command::Update(number, config)
-            }
-            85..87 => Command::Delete(number),
-            87..92 => Command::Purge(Purge {
-                stream: number,
+        let at = Sequence(of.floor() + rng.below(12) as u64);
+        let start = match rng.below(8) {
+            0 => ReadStart::Last,
+            1 => ReadStart::New,
+            2 | 3 => ReadStart::First,
+            4 => ReadStart::Time(self.io.wall_ms.saturating_sub(rng.below(5_000) as u64)),
+            5 => ReadStart::Resume(ResumeToken {
+                lineage: super::check::LINEAGE,
+                stream: StreamNumber(stream),
+                sequence: at,
+            }),
+            _ => ReadStart::Sequence(at),
+        };
+        let read = Read {
+            stream: &of.config.name,
+            start,
+            filters: match rng.percent(30) {
+                true => vec![rng.pick(&FILTERS)],
+                false => Vec::new(),
+            },
+            messages: rng.within(1..12) as u32,
+            bytes: u32::MAX,
+        };
+        let order = match rng.percent(40) {
+            true => Order::BehindWrites,
+            false => Order::Now,
+        };
+        let mut bytes = Vec::new();
+        let ask = Ask::Read(read);
+        Request { order, ask }.write(&mut bytes);
+        Asked::Read(partition, bytes)
+    }
+
+    fn config_of(&mut self, partition: usize) -> StreamConfig {
+        let name = self.io.rng.pick(&NAMES);
+        let name = name_in(partition, self.partitions, name);
+        config_of(&mut self.io.rng, partition, name)
+    }
+
+    fn change(&mut self, partition: usize, stream: u32, choice: usize) -> Vec<u8> {
+        let of = &self.places[partition].model.streams[&stream];
+        let before = of.config.clone();
+        let rng = &mut self.io.rng;
+        let (name, at) = (&before.name, of.floor());
+        let asked = match choice {
+            86..91 => Ask::Update(StreamConfig {
+                durability: before.durability,
+                duplicate_window_ms: before.duplicate_window_ms,
+                ..config_of(rng, partition, name.clone())
+            }),
+            91..93 => Ask::Delete(name),
+            93..96 => Ask::Purge(PurgeOf {
+                stream: name,
                 filter: rng.percent(50).then(|| rng.pick(&FILTERS)),
                 before: Sequence(match rng.percent(40) {
                     true => u64::MAX,
-                    false => of.floor() + rng.below(10) as u64,
+                    false => at + rng.below(10) as u64,
                 }),
                 keep: rng.pick(&[0, 0, 2, 5]),
             }),
-            _ => Command::DeleteMessage(number, Sequence(of.floor() + rng.below(12) as u64)),
-        }
+            _ => Ask::DeleteMessage(name, Sequence(at + rng.below(12) as u64)),
+        };
+        request(asked)
     }
 }
 
-fn draft_of(rng: &mut Rng, of: &ModelStream, number: u64) -> Draft {
-    let topic = rng.pick(&TOPICS);
+fn request(ask: Ask) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let order = Order::Now;
+    Request { order, ask }.write(&mut bytes);
+    bytes
+}
+
+/// A name that lives in a partition.
+fn name_in(partition: usize, partitions: usize, name: &[u8]) -> Vec<u8> {
+    let tags = (0..).map(|tag| [format!("{{{tag}}}").as_bytes(), name].concat());
+    let lives_there =
+        |name: &Vec<u8>| usize::from(partition_of(name, partitions as u16).0) == partition;
+    let mut there = tags.skip_while(|name| !lives_there(name));
+    // invariant: some number comes to each partition.
+    there.next().expect("numbers do not end")
+}
+
+/// One long body a call at most, so that a call fits into an entry.
+fn shorten(drafts: &mut [Draft]) {
+    for long in drafts.iter_mut().skip(1) {
+        long.body.truncate(200);
+    }
+}
+
+/// A message under a number; `last`: that of the stream, and that of its topic.
+fn draft_of(rng: &mut Rng, last: (Sequence, Sequence), number: u64) -> Draft {
     let id = match rng.below(10) {
         // One of those that came before, perhaps.
         0 => format!("id {}", number.saturating_sub(rng.below(8) as u64)),
@@ -242,14 +363,12 @@ fn draft_of(rng: &mut Rng, of: &ModelStream, number: u64) -> Draft {
     };
     let mut body = format!("{number} ").into_bytes();
     body.resize(body.len() + length, b'.');
-    let last = Sequence(of.next - 1);
-    let of_topic = of.messages.iter().rev().find(|(_, one)| one.topic == topic);
-    let of_topic = Sequence(of_topic.map_or(0, |(sequence, _)| *sequence));
     Draft {
-        topic,
+        number,
+        topic: b"",
         id: id.into_bytes(),
-        expected_last: rng.percent(8).then_some(last),
-        expected_last_of_topic: rng.percent(8).then_some(of_topic),
+        expected_last: rng.percent(8).then_some(last.0),
+        expected_last_of_topic: rng.percent(8).then_some(last.1),
         ttl_ms: match rng.percent(8) {
             true => rng.within(100..6_000) as u64,
             false => 0,

@@ -9,7 +9,7 @@ use super::disk::Covered;
 use super::history::{History, Owned};
 use super::io::{DiskError, Io};
 use sapwood_state::log::{
-    Entry, FileId, Fill, PartitionId, Position, Prepare, Writer, WriterError, Writes,
+    Entry, FileId, Fill, Index, PartitionId, Position, Prepare, Writer, WriterError, Writes,
 };
 use std::collections::VecDeque;
 
@@ -192,9 +192,9 @@ impl LogThread {
             .take(offered)
             .map(|one| Entry {
                 partition: PartitionId(one.entry.partition as u16),
-                index: one.entry.index,
+                index: Index(one.entry.index),
                 wall_ms: one.entry.wall_ms,
-                command: &one.entry.commands,
+                commands: &one.entry.commands,
             })
             .collect();
         let taken = match self.writer.append(&entries, &mut self.writes) {

@@ -22,11 +22,13 @@ use world::World;
 
 /// What a set of histories must reach: one that misses something is too small or too tame.
 pub const SITUATIONS: &[&str] = &[
+    "answer in parts",
     "applied before the sync",
     "batch refused",
     "batch stored",
-    "call refused",
     "call refused after a failure",
+    "call refused at the door",
+    "call refused",
     "calls in flight at a crash",
     "clock steps back",
     "clock steps forward",
@@ -37,6 +39,7 @@ pub const SITUATIONS: &[&str] = &[
     "duplicate told",
     "entries replayed",
     "entry at its cap",
+    "filters taken",
     "flipped bit refused",
     "gap read",
     "ids pruned",
@@ -54,32 +57,37 @@ pub const SITUATIONS: &[&str] = &[
     "no space left",
     "nothing expired",
     "one sync for several entries",
+    "page behind writes",
+    "page of a worker",
     "page read",
     "power cut",
+    "publish answered",
     "read after a failure",
-    "reader told of a reset",
     "replica compared",
     "run stored",
     "segment used again",
-    "several calls in an entry",
+    "sequences raised",
+    "several commands in an entry",
     "several entries in a batch",
     "several entries in an append",
-    "sequences raised",
+    "shards told of filters",
     "short write",
     "slow sync",
     "start broken off",
     "store ahead of the log",
     "store flushed",
-    "stream created",
     "stream created again",
+    "stream created",
     "stream deleted",
     "stream purged",
     "stream updated",
     "sync fails",
     "sync of several files",
+    "topic that nobody keeps",
     "torn tail cut",
     "unknown call made again",
     "unsynced entries lost",
+    "worker full",
     "worker's mailbox full",
     "write fails",
 ];
@@ -127,11 +135,13 @@ pub enum Sabotage {
     RetrySync,
     /// A start takes for durable what is in the page cache and no sync that is to come will write.
     PagesTrusted,
+    /// A start gives sequences again that readers of `os` streams may have seen.
+    NotRaised,
 }
 
 impl Sabotage {
     /// Each of them.
-    pub const ALL: [Sabotage; 9] = [
+    pub const ALL: [Sabotage; 10] = [
         Sabotage::AcknowledgeBeforeSync,
         Sabotage::SkipEntry,
         Sabotage::ForgetIds,
@@ -141,6 +151,7 @@ impl Sabotage {
         Sabotage::FlushedTooEarly,
         Sabotage::RetrySync,
         Sabotage::PagesTrusted,
+        Sabotage::NotRaised,
     ];
 }
 

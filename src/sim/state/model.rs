@@ -305,6 +305,12 @@ impl ModelPartition {
                 self.streams.values_mut().for_each(|one| one.raise(by));
                 return Reply::Raised;
             }
+            Command::RaiseOs(by) => {
+                let all = self.streams.values_mut();
+                let is_os = |one: &&mut ModelStream| one.config.durability == Durability::Os;
+                all.filter(is_os).for_each(|one| one.raise(by));
+                return Reply::Raised;
+            }
             Command::Append(append) => append.stream,
             Command::Purge(purge) => purge.stream,
             Command::DeleteMessage(stream, _)

@@ -4,17 +4,20 @@
 //! Must not know clients. Start at [`World::start`].
 
 use super::Sabotage;
+use super::check::LINEAGE;
 use super::history::{Kept, Owned};
 use super::io::Faults;
 use super::log_thread::LogThread;
 use super::model::ModelPartition;
+use super::worker::Worker;
 use super::world::{Place, SECRET, World, settings_of};
 use crate::{Failure, fail};
 use sapwood_state::log::{
-    FileId, Position, Recovered, Recovery, RecoveryError, SEGMENT_HEAD_BYTES, Secret, Writer,
+    Entry, FileId, Position, Recovered, Recovery, RecoveryError, SEGMENT_HEAD_BYTES, Secret, Writer,
 };
-use sapwood_state::partition::{Entry, Partition};
+use sapwood_state::partition::Partition;
 use sapwood_state::store::{Family, MemoryStore, Store};
+use sapwood_state::worker::{LastStop, Setup, SharedFilters, Worker as Machine};
 use sapwood_wire::state::{Index, PartitionId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -81,9 +84,9 @@ impl World {
                 records.push((file, record.position));
                 entries.extend(record.entries().map(|entry| Owned {
                     partition: usize::from(entry.partition.0),
-                    index: entry.index,
+                    index: entry.index.0,
                     wall_ms: entry.wall_ms,
-                    commands: entry.command.to_vec(),
+                    commands: entry.commands.to_vec(),
                 }));
             }
         }
@@ -139,7 +142,7 @@ impl World {
         let (recovered, found, _) = self.read_log().or_else(refused)?;
         let kept = self.history.check(&found, &in_store)?;
         self.note_recovery(&recovered, &kept);
-        let mut places = self.replay(&found, &kept)?;
+        let (partitions, places) = self.replay(&found, &kept)?;
         if self.breaks() || self.make_durable(&recovered).is_none() {
             return Ok(Tried::Broken);
         }
@@ -178,10 +181,8 @@ impl World {
         if self.history.commit(&kept) > 0 {
             self.io.note("unsynced entries lost");
         }
-        for (place, partition) in places.iter_mut().zip(0..) {
-            place.next_index = log.writer.next_index(PartitionId(partition));
-        }
         log.told.clear();
+        self.make_workers(partitions, &log);
         (self.log, self.places) = (Some(log), places);
         self.compare_all()?;
         if self.io.rng.percent(20) {
@@ -213,8 +214,12 @@ impl World {
     }
 
     /// Brings partitions to the end of the log, and the model to the end of what is kept.
-    fn replay(&mut self, found: &[Owned], kept: &Kept) -> Result<Vec<Place>, Failure> {
-        let mut places = Vec::new();
+    fn replay(
+        &mut self,
+        found: &[Owned],
+        kept: &Kept,
+    ) -> Result<(Vec<Partition>, Vec<Place>), Failure> {
+        let (mut partitions, mut places) = (Vec::new(), Vec::new());
         for number in 0..self.partitions {
             let mut partition = match Partition::open(PartitionId(number as u16), &self.store) {
                 Ok(partition) => partition,
@@ -234,17 +239,46 @@ impl World {
             for entry in &self.history.partitions[number][..kept.last[number] as usize] {
                 model.apply(&entry.commands, entry.wall_ms);
             }
+            partitions.push(partition);
             places.push(Place {
-                partition,
                 model,
-                next_index: 0,
                 pending: VecDeque::new(),
+                numbers: BTreeMap::new(),
+                controls: VecDeque::new(),
             });
         }
         if !found.is_empty() {
             self.io.note("entries replayed");
         }
-        Ok(places)
+        Ok((partitions, places))
+    }
+
+    /// Makes the workers, which share what filters are taken.
+    fn make_workers(&mut self, partitions: Vec<Partition>, log: &LogThread) {
+        let filters = SharedFilters::default();
+        let count = self.workers.len();
+        let mut owned: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for (number, partition) in partitions.into_iter().enumerate() {
+            let next = log.writer.next_index(partition.id());
+            owned[number % count].push((partition, Index(next)));
+        }
+        for (number, owned) in owned.into_iter().enumerate() {
+            let machine = Machine::new(Setup {
+                worker: number as u16,
+                lineage: LINEAGE,
+                partitions: self.partitions as u16,
+                owned,
+                filters: filters.clone(),
+                // Whether power was lost nobody can tell.
+                last_stop: match self.io.is_sabotaged(Sabotage::NotRaised) {
+                    true => LastStop::Clean,
+                    false => LastStop::Unclean,
+                },
+                entry_bytes_max: self.settings.command_bytes_max,
+                wall_ms: self.io.wall_ms,
+            });
+            self.workers[number] = Worker::driving(machine);
+        }
     }
 
     /// Writes once more what is not known to be synced, because a sync that failed leaves pages that count as clean, and

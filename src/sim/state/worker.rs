@@ -1,16 +1,21 @@
-//! Workers: each owns some partitions, gathers calls into entries, applies what the log has, answers.
+//! Workers: they drive `sapwood_state::worker::Worker` between mailboxes, the log and the store, and hold what it does
+//! against the model.
 //!
-//! Must not know how the log writes. Invariants: nothing is applied before the log has it durably, or has written it where
-//! the whole entry is of `os` streams; a call leaves a mailbox only if the log's has room. Start at
+//! Must not know how the log writes. Invariants that are checked: nothing is applied before the log has it durably, or
+//! has written it where the whole entry is of `os` streams; every call is answered once, with what the model says of its
+//! messages; filters of two workers never meet, and nothing is acknowledged after a failure. Start at
 //! [`World::step_worker`].
 
 use super::Sabotage;
+use super::client::Draft;
 use super::history::Owned;
 use super::log_thread::{Proposal, Told};
 use super::world::World;
 use crate::{Failure, fail};
-use sapwood_state::partition::{Entry, Event};
+use sapwood_state::partition::Partition;
+use sapwood_state::worker::{ChangeNumber, LogNews, Output, Part, Tag, Worker as Machine};
 use sapwood_wire::state::*;
+use sapwood_wire::topic::wildcards_overlap;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Calls that a worker takes in a turn.
@@ -20,34 +25,93 @@ const TURN_CALLS_MAX: usize = 12;
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub number: u64,
-    pub partition: usize,
-    /// One command, as it stands in an entry.
-    pub command: Vec<u8>,
-    /// What it appends to; none for all else.
-    pub streams: Vec<u32>,
+    pub worker: usize,
+    pub asked: Asked,
+    /// Numbers of the messages that it brings.
+    pub messages: Vec<u64>,
     pub has_ids: bool,
 }
 
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    /// Messages for a stream.
+    Append(Vec<u8>),
+    /// Messages in a batch.
+    Batch(Vec<u8>),
+    /// A stream is made, changed, or messages of it removed, in this partition.
+    Control(usize, Vec<u8>),
+    /// A page of a stream of this partition.
+    Read(usize, Vec<u8>),
+    /// Messages that were published, and nobody asks what became of them.
+    Unasked(Vec<Draft>),
+    /// Messages that were published, and somebody asks.
+    Captured(Vec<Draft>),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
+enum Reached {
     Sent,
     Written,
     Synced,
 }
 
-/// An entry that the log has and the partition has not.
+/// An entry that the log was offered and the partition has not applied.
 #[derive(Debug)]
 pub(super) struct Pending {
     entry: Owned,
-    /// Who asked for each of its commands; none for the worker itself.
-    calls: Vec<Option<u64>>,
     is_os: bool,
     reached: Reached,
 }
 
+/// What the model says became of a message.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    outcome: Outcome,
+    /// Empty if the stream was gone.
+    name: Vec<u8>,
+    is_os: bool,
+    place: (usize, u64),
+    stream: u32,
+}
+
+/// What the model says of calls that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    messages: BTreeMap<u64, Done>,
+    /// By the first message.
+    batches: BTreeMap<u64, (Reply, bool, (usize, u64))>,
+    controls: BTreeMap<u64, (Reply, (usize, u64))>,
+}
+
+/// A change, with the filters that begin and those that end.
+type Change = (ChangeNumber, Vec<Vec<u8>>, Vec<Vec<u8>>);
+
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     pub mailbox: VecDeque<Call>,
+    pub machine: Option<Machine>,
+    /// Proposals for which the log has no room.
+    held: VecDeque<Proposal>,
+    /// Changes that the shards do not know yet.
+    changes: VecDeque<Change>,
+    /// What the shards send here.
+    pub interest: Vec<Vec<u8>>,
+    news: LogNews,
+}
+
+impl Worker {
+    /// One that has just begun.
+    pub fn driving(machine: Machine) -> Worker {
+        Worker {
+            machine: Some(machine),
+            ..Worker::default()
+        }
+    }
+
+    /// The process is gone.
+    pub fn forget(&mut self) {
+        *self = Worker::default();
+    }
 }
 
 impl World {
@@ -56,323 +120,613 @@ impl World {
         partition % self.workers.len()
     }
 
+    /// A partition of a worker.
+    pub(super) fn partition(&self, worker: usize, number: usize) -> &Partition {
+        let machine = self.workers[worker].machine.as_ref();
+        let mut owned = machine.iter().flat_map(|machine| machine.owned());
+        let found = owned.find(|one| usize::from(one.id().0) == number);
+        // invariant: it is asked for between a start and a crash, of the worker that owns it.
+        found.expect("it is owned")
+    }
+
     /// A worker does one thing.
     pub(super) fn step_worker(&mut self) -> Result<(), Failure> {
         let worker = self.io.rng.below(self.workers.len());
-        if self.io.has_failed && !self.io.is_sabotaged(Sabotage::RetrySync) {
-            return self.refuse(worker);
+        if self.workers[worker].machine.is_none() {
+            return Ok(());
         }
-        let count = self.workers.len();
-        let owned: Vec<usize> = (worker..self.partitions).step_by(count).collect();
-        let number = self.io.rng.pick(&owned);
+        if self.io.has_failed && !self.io.is_sabotaged(Sabotage::RetrySync) {
+            self.machine(worker).fail();
+            self.take_answers(worker)?;
+        }
         match self.io.rng.below(20) {
-            0..9 => {
-                self.gather(worker);
-                Ok(())
+            0..8 => self.gather(worker)?,
+            8 => {
+                let wall_ms = self.io.wall_ms;
+                self.machine(worker).handle_clock(wall_ms);
+                self.end_turn(worker);
             }
-            9 => {
-                self.maintain(number);
-                Ok(())
-            }
+            9..11 => self.tell_shards(worker)?,
+            11..13 => self.answer_reads(worker)?,
             _ => {
                 self.hear();
-                self.apply(number)
+                self.apply(worker)?;
             }
         }
+        self.take_answers(worker)
     }
 
-    /// After a failure calls are refused, and what is under way stays unanswered.
-    fn refuse(&mut self, worker: usize) -> Result<(), Failure> {
-        while let Some(call) = self.workers[worker].mailbox.pop_front() {
-            self.io.note("call refused after a failure");
-            self.answer(call.number, &Reply::Refused(Refusal::StorageFailed))?;
+    pub(super) fn machine(&mut self, worker: usize) -> &mut Machine {
+        // invariant: it is asked for between a start and a crash.
+        self.workers[worker].machine.as_mut().expect("it runs")
+    }
+
+    /// Takes calls from the mailbox.
+    fn gather(&mut self, worker: usize) -> Result<(), Failure> {
+        let wall_ms = self.io.wall_ms;
+        self.machine(worker).handle_clock(wall_ms);
+        let most = self.io.rng.within(1..TURN_CALLS_MAX + 1);
+        for _ in 0..most {
+            if !self.workers[worker].held.is_empty() && !self.io.has_failed {
+                self.io.note("log's mailbox full");
+                break;
+            }
+            if self.machine(worker).is_full() {
+                self.io.note("worker full");
+                break;
+            }
+            let Some(call) = self.workers[worker].mailbox.pop_front() else {
+                break;
+            };
+            self.take_in(worker, call)?;
+        }
+        self.end_turn(worker);
+        Ok(())
+    }
+
+    fn take_in(&mut self, worker: usize, call: Call) -> Result<(), Failure> {
+        let tag = Tag(call.number);
+        let machine = self.machine(worker);
+        match &call.asked {
+            Asked::Append(bytes) | Asked::Batch(bytes) | Asked::Read(_, bytes) => {
+                machine.handle_request(tag, bytes);
+            }
+            Asked::Unasked(drafts) => {
+                machine.capture(drafts.iter().map(Draft::as_message), None);
+            }
+            Asked::Captured(drafts) => {
+                machine.capture(drafts.iter().map(Draft::as_message), Some(tag));
+            }
+            Asked::Control(partition, bytes) => {
+                machine.handle_request(tag, bytes);
+                self.places[*partition].controls.push_back(call.number);
+            }
+        }
+        self.take_answers(worker)?;
+        // What was answered at the door brings no command.
+        if let Asked::Control(partition, _) = call.asked
+            && !self.calls.contains_key(&call.number)
+        {
+            self.places[partition].controls.pop_back();
         }
         Ok(())
     }
 
-    fn is_os(&self, call: &Call) -> bool {
-        let streams = &self.places[call.partition].model.streams;
-        let is_os = |stream: &u32| {
-            streams
-                .get(stream)
-                .is_some_and(|one| one.config.durability == Durability::Os)
-        };
-        !call.streams.is_empty() && call.streams.iter().all(is_os)
-    }
-
-    /// Takes calls from the mailbox and makes an entry for each partition that they are for.
-    fn gather(&mut self, worker: usize) {
-        let mut entries = BTreeMap::<usize, Vec<Call>>::new();
-        let room = self
-            .log
-            .as_ref()
-            .map_or(0, |log| log.inbox_max - log.inbox.len().min(log.inbox_max));
-        let most = self.io.rng.within(1..TURN_CALLS_MAX + 1);
-        for _ in 0..most {
-            let Some(call) = self.workers[worker].mailbox.front() else {
-                break;
-            };
-            let taken = entries.get(&call.partition);
-            let bytes = taken
-                .iter()
-                .flat_map(|calls| calls.iter())
-                .map(|one| one.command.len())
-                .sum::<usize>();
-            if taken.is_none() && entries.len() == room {
-                self.io.note("log's mailbox full");
-                break;
-            }
-            if bytes + call.command.len() > self.settings.command_bytes_max {
+    fn end_turn(&mut self, worker: usize) {
+        self.machine(worker).end_turn();
+        let mut partitions = Vec::new();
+        while let Some(proposal) = self.machine(worker).poll_proposal() {
+            let partition = usize::from(proposal.partition.0);
+            if partitions.contains(&partition) {
                 self.io.note("entry at its cap");
-                break;
             }
-            if let Some(call) = self.workers[worker].mailbox.pop_front() {
-                entries.entry(call.partition).or_default().push(call);
+            partitions.push(partition);
+            let commands = Commands::new(&proposal.commands);
+            if commands.count() > 1 {
+                self.io.note("several commands in an entry");
             }
+            let entry = Owned {
+                partition,
+                index: proposal.index.0,
+                wall_ms: proposal.wall_ms,
+                commands: proposal.commands.to_vec(),
+            };
+            let is_os = proposal.durability == Durability::Os;
+            let place = &mut self.places[partition];
+            place.numbers.insert(entry.index, proposal.number);
+            place.pending.push_back(Pending {
+                entry: entry.clone(),
+                is_os,
+                reached: Reached::Sent,
+            });
+            self.workers[worker]
+                .held
+                .push_back(Proposal { entry, is_os });
         }
-        for (partition, calls) in entries {
-            if calls.len() > 1 {
-                self.io.note("several calls in an entry");
-            }
-            let is_os = calls.iter().all(|call| self.is_os(call));
-            let commands = calls.iter().flat_map(|call| call.command.clone()).collect();
-            let calls = calls.iter().map(|call| Some(call.number)).collect();
-            self.propose(partition, commands, calls, is_os);
+        let Some(log) = &mut self.log else {
+            return;
+        };
+        while log.has_room()
+            && let Some(proposal) = self.workers[worker].held.pop_front()
+        {
+            log.inbox.push_back(proposal);
         }
     }
 
-    fn propose(
-        &mut self,
-        partition: usize,
-        commands: Vec<u8>,
-        calls: Vec<Option<u64>>,
-        is_os: bool,
-    ) {
-        let place = &mut self.places[partition];
-        let index = place.next_index;
-        place.next_index += 1;
-        let entry = Owned {
-            partition,
-            index,
-            wall_ms: self.io.wall_ms,
-            commands,
+    /// The shards hear of a change, and the worker that they did.
+    fn tell_shards(&mut self, worker: usize) -> Result<(), Failure> {
+        let of = &mut self.workers[worker];
+        let Some((change, added, removed)) = of.changes.pop_front() else {
+            return Ok(());
         };
-        let pending = Pending {
-            entry: entry.clone(),
-            calls,
-            is_os,
-            reached: Reached::Sent,
-        };
-        place.pending.push_back(pending);
-        if let Some(log) = &mut self.log {
-            log.inbox.push_back(Proposal { entry, is_os });
+        of.interest.retain(|one| !removed.contains(one));
+        of.interest.extend(added.iter().cloned());
+        self.machine(worker).handle_known(change);
+        let others = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at != worker);
+        for other in others.flat_map(|(_, one)| &one.interest) {
+            if let Some(filter) = added.iter().find(|one| wildcards_overlap(one, other)) {
+                let text = format!("{filter:?} and {other:?} are of two workers");
+                return fail("filters", text);
+            }
         }
+        self.io.note("shards told of filters");
+        Ok(())
     }
 
-    /// Proposes what is due.
-    fn maintain(&mut self, number: usize) {
-        if !self.log.as_ref().is_some_and(|log| log.has_room()) {
-            return;
+    fn answer_reads(&mut self, worker: usize) -> Result<(), Failure> {
+        let wall_ms = self.io.wall_ms;
+        self.machine(worker).handle_clock(wall_ms);
+        for _ in 0..self.io.rng.within(1..4) {
+            let machine = self.workers[worker].machine.as_mut();
+            // invariant: as in `machine`.
+            let read = machine.expect("it runs").read(&self.store);
+            read.or_else(|error| fail("store", error.to_string()))?;
+            self.take_answers(worker)?;
         }
-        let due = self.places[number]
-            .partition
-            .maintenance(self.io.wall_ms, 4);
-        if due.is_empty() {
-            return;
-        }
-        self.io.note("maintenance proposed");
-        let mut commands = Vec::new();
-        for command in &due {
-            push_command(&mut commands, |out| command.write(out));
-        }
-        self.propose(number, commands, vec![None; due.len()], false);
+        Ok(())
     }
 
     fn hear(&mut self) {
         let Some(log) = &mut self.log else {
             return;
         };
+        let is_early = self.io.is_sabotaged(Sabotage::AcknowledgeBeforeSync);
         let count = self.io.rng.below(log.told.len() + 1);
         for told in log.told.drain(..count) {
             let (Told::Written(partition, index) | Told::Synced(partition, index)) = told;
-            let pending = self.places[partition].pending.iter_mut();
-            if let Some(one) = pending.into_iter().find(|one| one.entry.index == index) {
-                one.reached = match told {
-                    Told::Written(..) => Reached::Written,
-                    Told::Synced(..) => Reached::Synced,
-                };
-            }
-        }
-    }
-
-    /// Applies entries that the log has, writes their batch, and answers.
-    fn apply(&mut self, number: usize) -> Result<(), Failure> {
-        let is_early = self.io.is_sabotaged(Sabotage::AcknowledgeBeforeSync);
-        let place = &mut self.places[number];
-        let is_ready = |one: &&Pending| match one.reached {
-            Reached::Sent => false,
-            Reached::Written => one.is_os || is_early,
-            Reached::Synced => true,
-        };
-        let ready = place.pending.iter().take_while(is_ready).count();
-        if ready == 0 {
-            return Ok(());
-        }
-        let count = self.io.rng.within(1..ready + 1);
-        let done: Vec<Pending> = place.pending.drain(..count).collect();
-        let entries: Vec<_> = done
-            .iter()
-            .map(|one| Entry {
-                partition: PartitionId(number as u16),
-                index: Index(one.entry.index),
-                wall_ms: one.entry.wall_ms,
-                commands: &one.entry.commands,
-            })
-            .collect();
-        let applied = place.partition.apply(&entries, &self.store);
-        let applied = applied.or_else(|error| fail("apply", error.to_string()))?;
-        let written = sapwood_state::store::Store::write(&mut self.store, &applied.batch);
-        written.or_else(|error| fail("store", error.to_string()))?;
-        if count > 1 {
-            self.io.note("several entries in a batch");
-        }
-        let replies: BTreeMap<u64, Vec<Reply>> = applied
-            .replies
-            .into_iter()
-            .map(|(index, replies)| (index.0, replies))
-            .collect();
-        let told = told_by_events(&applied.events);
-        let mut wanted = told_by_replies(replies.values().flatten());
-        for one in done {
-            if one.reached == Reached::Written {
-                self.io.note("applied before the sync");
-            }
-            self.settle(number, one, &replies)?;
-        }
-        // Of a stream that is gone nobody needs to hear what it got before.
-        let streams = &self.places[number].model.streams;
-        let is_there = |(stream, _): &(u32, Change)| streams.contains_key(stream);
-        wanted.retain(|one| matches!(one.1, Change::Deleted) || is_there(one));
-        let told: Vec<_> = told
-            .into_iter()
-            .filter(|one| matches!(one.1, Change::Deleted) || is_there(one))
-            .collect();
-        if told != wanted {
-            let text = format!("partition {number} told {told:?}, not {wanted:?}");
-            return fail("events", text);
-        }
-        Ok(())
-    }
-
-    /// An entry was applied: its answers must be those of the model.
-    fn settle(
-        &mut self,
-        number: usize,
-        one: Pending,
-        replies: &BTreeMap<u64, Vec<Reply>>,
-    ) -> Result<(), Failure> {
-        let index = one.entry.index;
-        let wanted = self.places[number]
-            .model
-            .apply(&one.entry.commands, one.entry.wall_ms);
-        let found = replies.get(&index);
-        if found != Some(&wanted) {
-            let text = format!("entry {index} of partition {number}: {found:?}, not {wanted:?}");
-            return fail("answer", text);
-        }
-        for (call, reply) in one.calls.iter().zip(&wanted) {
-            note_reply(&mut self.io, reply);
-            let Some(call) = call else {
-                continue;
+            let reached = match told {
+                Told::Written(..) => Reached::Written,
+                Told::Synced(..) => Reached::Synced,
             };
-            if self.io.has_failed {
-                return fail(
-                    "failed",
-                    format!("call {call} was acknowledged after a failure"),
-                );
+            let place = &mut self.places[partition];
+            let pending = place.pending.iter_mut();
+            if let Some(one) = pending.into_iter().find(|one| one.entry.index == index) {
+                one.reached = reached;
             }
-            self.history.acknowledge(number, index, one.is_os);
-            self.answer(*call, reply)?;
-            if let Reply::Appended(appended) = reply
-                && let Outcomes::Run { first, count } = appended.outcomes
-            {
-                for sequence in first.0..first.0 + u64::from(count) {
-                    self.see_sequence((number, appended.stream.0, sequence))?;
+            let number = place.numbers.get(&index).copied().unwrap_or(0);
+            let worker = partition % self.workers.len();
+            let news = &mut self.workers[worker].news;
+            news.written = news.written.max(number);
+            if is_early || reached == Reached::Synced {
+                news.synced = news.synced.max(number);
+            }
+        }
+    }
+
+    /// Applies entries that the log has, and holds them against the model.
+    fn apply(&mut self, worker: usize) -> Result<(), Failure> {
+        let news = self.workers[worker].news;
+        let count = self.workers.len();
+        let owned: Vec<usize> = (worker..self.partitions).step_by(count).collect();
+        let machine = self.workers[worker].machine.as_mut();
+        let machine = machine.expect("it runs"); // invariant: as in `machine`.
+        machine.handle_news(news);
+        let applied = machine.apply(&mut self.store);
+        applied.or_else(|error| fail("apply", error.to_string()))?;
+        let outputs: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+        let mut stored = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Filters {
+                    change,
+                    added,
+                    removed,
+                } => {
+                    let change = (change, added, removed);
+                    self.workers[worker].changes.push_back(change);
+                }
+                Output::Stored {
+                    partition,
+                    stream,
+                    first,
+                    last,
+                } => {
+                    let of = usize::from(partition.0);
+                    stored.extend((first.0..=last.0).map(|one| (of, stream.0, one)));
                 }
             }
         }
+        let mut wanted = Vec::new();
+        for number in owned {
+            self.settle(worker, number, &mut wanted)?;
+        }
+        // Of a stream that is gone nobody needs to hear what it got before.
+        let places = &self.places;
+        let is_there =
+            |(of, stream, _): &(usize, u32, u64)| places[*of].model.streams.contains_key(stream);
+        stored.retain(is_there);
+        wanted.retain(is_there);
+        stored.sort_unstable();
+        wanted.sort_unstable();
+        if stored != wanted {
+            return fail("events", format!("{stored:?} were told, not {wanted:?}"));
+        }
         Ok(())
     }
 
-    /// A client reads the answer to its call.
-    fn answer(&mut self, call: u64, reply: &Reply) -> Result<(), Failure> {
-        let Some(of) = self.calls.remove(&call) else {
-            return fail(
-                "answered",
-                format!("call {call} was answered twice: {reply:?}"),
-            );
+    /// A partition's entries that were applied, held against the model. Notes the messages that were stored.
+    fn settle(
+        &mut self,
+        worker: usize,
+        number: usize,
+        stored: &mut Vec<(usize, u32, u64)>,
+    ) -> Result<(), Failure> {
+        let applied = self.partition(worker, number).applied().0;
+        let is_early = self.io.is_sabotaged(Sabotage::AcknowledgeBeforeSync);
+        let mut entries = 0;
+        // Ends with the first that is not applied.
+        while self.places[number]
+            .pending
+            .front()
+            .is_some_and(|one| one.entry.index <= applied)
+            && let Some(one) = self.places[number].pending.pop_front()
+        {
+            entries += 1;
+            if one.reached == Reached::Written {
+                self.io.note("applied before the sync");
+            }
+            let may_be = match one.reached {
+                Reached::Sent => false,
+                Reached::Written => one.is_os || is_early,
+                Reached::Synced => true,
+            };
+            if !may_be {
+                return fail(
+                    "applied early",
+                    format!("{:?} of partition {number}", one.entry),
+                );
+            }
+            if one.is_os {
+                self.check_os(number, &one.entry)?;
+            }
+            self.apply_to_model(number, &one, stored)?;
+        }
+        if entries > 1 {
+            self.io.note("several entries in a batch");
+        }
+        match self.places[number].model.applied == applied {
+            true => Ok(()),
+            false => fail(
+                "applied",
+                format!("partition {number} has {applied} of a log without it"),
+            ),
+        }
+    }
+
+    /// Nothing in an entry that is applied before its sync may wait for one.
+    fn check_os(&self, number: usize, entry: &Owned) -> Result<(), Failure> {
+        let streams = &self.places[number].model.streams;
+        let is_os = |stream: StreamNumber| {
+            let of = streams.get(&stream.0);
+            of.is_none_or(|one| one.config.durability == Durability::Os)
         };
-        let mut bytes = Vec::new();
-        reply.write(&mut bytes);
-        self.trace.number(of.number);
-        self.trace.bytes(&bytes);
-        self.clients
-            .iter_mut()
-            .for_each(|client| client.handle_answer(call));
+        for command in Commands::new(&entry.commands) {
+            let may_be = match command {
+                Ok(Command::Append(append)) => is_os(append.stream),
+                Ok(Command::Batch(mut batch)) => batch.all(|append| is_os(append.stream)),
+                Ok(
+                    Command::ExpireAge(stream, _)
+                    | Command::ExpireTtl(stream, _)
+                    | Command::PruneIds(stream),
+                ) => is_os(stream),
+                _ => false,
+            };
+            if !may_be {
+                return fail(
+                    "durability",
+                    format!("{entry:?} was not to wait for its sync"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_to_model(
+        &mut self,
+        number: usize,
+        one: &Pending,
+        stored: &mut Vec<(usize, u32, u64)>,
+    ) -> Result<(), Failure> {
+        let model = &mut self.places[number].model;
+        let names: BTreeMap<u32, Vec<u8>> = model
+            .streams
+            .iter()
+            .map(|(stream, of)| (*stream, of.config.name.clone()))
+            .collect();
+        let replies = model.apply(&one.entry.commands, one.entry.wall_ms);
+        let place = (number, one.entry.index);
+        for (command, reply) in Commands::new(&one.entry.commands).zip(replies) {
+            note_reply(&mut self.io, &reply);
+            let command = command.or_else(|error| fail("log", error.to_string()))?;
+            match command {
+                Command::Append(append) => {
+                    let outcomes = match &reply {
+                        Reply::Appended(appended) => each(&appended.outcomes),
+                        Reply::Refused(refusal) => {
+                            let count = append.messages.remaining() as usize;
+                            vec![Outcome::Refused(*refusal); count]
+                        }
+                        other => return fail("model", format!("{other:?}")),
+                    };
+                    let stream = append.stream.0;
+                    stored.extend(stored_of(&outcomes).map(|one| (number, stream, one)));
+                    let name = names.get(&stream).cloned().unwrap_or_default();
+                    for (message, outcome) in append.messages.zip(outcomes) {
+                        let done = Done {
+                            outcome,
+                            name: name.clone(),
+                            is_os: one.is_os,
+                            place,
+                            stream,
+                        };
+                        self.expected.messages.insert(number_of(message.body), done);
+                    }
+                }
+                Command::Batch(mut batch) => {
+                    if let Reply::Batch(parts) = &reply {
+                        for part in parts {
+                            let outcomes = each(&part.outcomes);
+                            let of = part.stream.0;
+                            stored.extend(stored_of(&outcomes).map(|one| (number, of, one)));
+                        }
+                    }
+                    let first = batch.next().and_then(|mut append| append.messages.next());
+                    let first = first.map_or(0, |message| number_of(message.body));
+                    self.expected
+                        .batches
+                        .insert(first, (reply, one.is_os, place));
+                }
+                Command::ExpireAge(..) | Command::ExpireTtl(..) | Command::PruneIds(_) => {
+                    self.io.note("maintenance proposed")
+                }
+                Command::RaiseOs(_) => {}
+                _ => match self.places[number].controls.pop_front() {
+                    Some(call) => {
+                        self.expected.controls.insert(call, (reply, place));
+                    }
+                    None => return fail("log", format!("nobody asked for {reply:?}")),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn take_answers(&mut self, worker: usize) -> Result<(), Failure> {
+        let mut taken = Vec::new();
+        self.machine(worker)
+            .take_answers(|tag, bytes, part| taken.push((tag.0, bytes.to_vec(), part)));
+        for (call, bytes, part) in taken {
+            self.trace.number(call);
+            self.trace.bytes(&bytes);
+            let answer = match Answer::read(&bytes) {
+                Ok(answer) => answer,
+                Err(error) => return fail("answer", format!("of call {call}: {error}")),
+            };
+            let Some(of) = self.calls.get(&call).cloned() else {
+                return fail(
+                    "answered",
+                    format!("call {call} was answered twice: {answer:?}"),
+                );
+            };
+            self.check_answer(&of, &answer)?;
+            if part == Part::More {
+                self.io.note("answer in parts");
+                continue;
+            }
+            self.calls.remove(&call);
+            if is_unknown(&answer) {
+                self.unknown.push(of);
+            }
+            self.clients
+                .iter_mut()
+                .for_each(|client| client.handle_answer(call));
+        }
+        Ok(())
+    }
+
+    fn check_answer(&mut self, call: &Call, answer: &Answer) -> Result<(), Failure> {
+        if self.io.has_failed && is_acknowledged(answer) {
+            let text = format!("call {} was acknowledged after a failure", call.number);
+            return fail("failed", text);
+        }
+        match (answer, &call.asked) {
+            (Answer::Stored(stored), _) => self.check_stored(call, stored),
+            (Answer::Refused(refusal, _), _) => self.check_refused(call, *refusal),
+            (_, Asked::Batch(_)) => self.check_batch(call, answer),
+            (_, Asked::Control(..)) => self.check_control(call, answer),
+            (Answer::Page(page), Asked::Read(partition, bytes)) => {
+                self.check_page(*partition, bytes, page)
+            }
+            _ => fail("answer", format!("{answer:?} of {call:?}")),
+        }
+    }
+
+    /// Some of a call's messages must have become what the model says.
+    fn check_stored(&mut self, call: &Call, stored: &Stored) -> Result<(), Failure> {
+        let outcomes = each(&stored.outcomes.outcomes);
+        let from = stored.position as usize;
+        let Some(messages) = call.messages.get(from..from + outcomes.len()) else {
+            return fail("answer", format!("{stored:?} of {call:?}"));
+        };
+        for (message, outcome) in messages.iter().zip(outcomes) {
+            if let Outcome::Refused(Refusal::Unknown | Refusal::StorageFailed) = outcome
+                && self.io.has_failed
+            {
+                self.io.note("call refused after a failure");
+                continue;
+            }
+            if stored.stream.is_empty() && outcome == Outcome::Refused(Refusal::NoStream) {
+                self.io.note("topic that nobody keeps");
+                continue;
+            }
+            let Some(done) = self.expected.messages.remove(message) else {
+                let text = format!("message {message} became {outcome:?}, and is in no entry");
+                return fail("answer", text);
+            };
+            let is_os = stored.durability == Durability::Os;
+            let is_refused = matches!(outcome, Outcome::Refused(_));
+            let is_it = outcome == done.outcome
+                && (stored.stream == done.name || done.name.is_empty())
+                && (is_refused || is_os == done.is_os);
+            if !is_it {
+                let text = format!("message {message}: {stored:?}, not {done:?}");
+                return fail("answer", text);
+            }
+            if let Outcome::Stored(sequence) = outcome {
+                self.history
+                    .acknowledge(done.place.0, done.place.1, done.is_os);
+                self.see_sequence((done.place.0, done.stream, sequence.0))?;
+            } else if let Outcome::Duplicate(_) = outcome {
+                self.history
+                    .acknowledge(done.place.0, done.place.1, done.is_os);
+            }
+        }
+        if let Asked::Captured(_) = call.asked {
+            self.io.note("publish answered");
+        }
+        Ok(())
+    }
+
+    /// The whole of a call was refused.
+    fn check_refused(&mut self, call: &Call, refusal: Refusal) -> Result<(), Failure> {
+        if self.io.has_failed && matches!(refusal, Refusal::Unknown | Refusal::StorageFailed) {
+            self.io.note("call refused after a failure");
+            return Ok(());
+        }
+        if let Some((reply, _)) = self.expected.controls.remove(&call.number) {
+            return match reply {
+                Reply::Refused(wanted) if wanted == refusal => Ok(()),
+                wanted => fail("answer", format!("{refusal:?}, not {wanted:?}")),
+            };
+        }
+        self.io.note("call refused at the door");
+        match refusal {
+            Refusal::NoStream | Refusal::BatchSpans | Refusal::TooLarge(_) => Ok(()),
+            Refusal::FiltersTaken(_) => {
+                self.io.note("filters taken");
+                Ok(())
+            }
+            _ => fail("answer", format!("{refusal:?} of {call:?}")),
+        }
+    }
+
+    fn check_batch(&mut self, call: &Call, answer: &Answer) -> Result<(), Failure> {
+        let first = call.messages.first().copied().unwrap_or(0);
+        let Some((reply, is_os, place)) = self.expected.batches.remove(&first) else {
+            return match answer {
+                // One of its streams is not there, or keeps nothing of the kind.
+                Answer::BatchRefused(_, Refusal::NoStream) => Ok(()),
+                _ => fail(
+                    "answer",
+                    format!("{answer:?} of {call:?}, which is in no entry"),
+                ),
+            };
+        };
+        let is_it = match (answer, &reply) {
+            (Answer::BatchStored(durability, parts), Reply::Batch(wanted)) => {
+                (*durability == Durability::Os) == is_os
+                    && parts.iter().map(|part| &part.outcomes).eq(wanted)
+            }
+            (Answer::BatchRefused(at, refusal), Reply::BatchRefused(position, wanted)) => {
+                at == position && refusal == wanted
+            }
+            _ => false,
+        };
+        if !is_it {
+            return fail("answer", format!("{answer:?}, not {reply:?}"));
+        }
+        if let Reply::Batch(_) = reply {
+            self.history.acknowledge(place.0, place.1, is_os);
+        }
+        Ok(())
+    }
+
+    fn check_control(&mut self, call: &Call, answer: &Answer) -> Result<(), Failure> {
+        let Some((reply, place)) = self.expected.controls.remove(&call.number) else {
+            let text = format!("{answer:?} of {call:?}, which is in no entry");
+            return fail("answer", text);
+        };
+        let is_it = match (answer, &reply) {
+            (Answer::Created(creation), Reply::Created(_, wanted)) => creation == wanted,
+            (Answer::Updated, Reply::Updated(_))
+            | (Answer::MessageDeleted, Reply::MessageDeleted(_)) => true,
+            (Answer::Deleted(count), Reply::Deleted(_, wanted))
+            | (Answer::Purged(count), Reply::Purged(_, wanted, None)) => count == wanted,
+            _ => false,
+        };
+        if !is_it {
+            return fail("answer", format!("{answer:?}, not {reply:?}"));
+        }
+        self.history.acknowledge(place.0, place.1, false);
         Ok(())
     }
 }
 
-/// What happened to a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
-    Stored(u64),
-    Configured,
-    Deleted,
+/// The number that every body begins with.
+fn number_of(body: &[u8]) -> u64 {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
-fn told_by_events(events: &[Event]) -> Vec<(u32, Change)> {
-    let mut told = Vec::new();
-    for event in events {
-        match event {
-            Event::Appended(stream, first, last) => {
-                told.extend((first.0..=last.0).map(|one| (stream.0, Change::Stored(one))));
-            }
-            Event::Configured(stream, _) => told.push((stream.0, Change::Configured)),
-            Event::Deleted(stream) => told.push((stream.0, Change::Deleted)),
-        }
-    }
-    told.sort_unstable();
-    told
-}
-
-fn told_by_replies<'a>(replies: impl Iterator<Item = &'a Reply>) -> Vec<(u32, Change)> {
-    let mut told = Vec::new();
-    let store = |one: &Appended| match &one.outcomes {
+fn each(outcomes: &Outcomes) -> Vec<Outcome> {
+    match outcomes {
         Outcomes::Run { first, count } => (first.0..first.0 + u64::from(*count))
-            .map(|sequence| (one.stream.0, Change::Stored(sequence)))
-            .collect::<Vec<_>>(),
-        Outcomes::Each(each) => {
-            let stored = each.iter().filter_map(|outcome| match outcome {
-                Outcome::Stored(sequence) => Some((one.stream.0, Change::Stored(sequence.0))),
-                _ => None,
-            });
-            stored.collect()
-        }
-    };
-    for reply in replies {
-        match reply {
-            Reply::Appended(one) => told.extend(store(one)),
-            Reply::Batch(parts) => parts.iter().for_each(|one| told.extend(store(one))),
-            Reply::Created(stream, Creation::New) | Reply::Updated(stream) => {
-                told.push((stream.0, Change::Configured));
-            }
-            Reply::Deleted(stream, _) => told.push((stream.0, Change::Deleted)),
-            _ => {}
-        }
+            .map(|one| Outcome::Stored(Sequence(one)))
+            .collect(),
+        Outcomes::Each(each) => each.clone(),
     }
-    told.sort_unstable();
-    told
+}
+
+fn stored_of(outcomes: &[Outcome]) -> impl Iterator<Item = u64> {
+    outcomes.iter().filter_map(|one| match one {
+        Outcome::Stored(sequence) => Some(sequence.0),
+        _ => None,
+    })
+}
+
+fn is_unknown(answer: &Answer) -> bool {
+    match answer {
+        Answer::Stored(stored) => {
+            each(&stored.outcomes.outcomes).contains(&Outcome::Refused(Refusal::Unknown))
+        }
+        Answer::Refused(refusal, _) => *refusal == Refusal::Unknown,
+        _ => false,
+    }
+}
+
+/// Whether an answer says that something was changed.
+fn is_acknowledged(answer: &Answer) -> bool {
+    match answer {
+        Answer::Stored(stored) => each(&stored.outcomes.outcomes)
+            .iter()
+            .any(|one| !matches!(one, Outcome::Refused(_))),
+        Answer::Refused(..) | Answer::BatchRefused(..) | Answer::Page(_) => false,
+        _ => true,
+    }
 }
 
 fn note_reply(io: &mut super::io::Io, reply: &Reply) {

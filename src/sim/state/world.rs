@@ -8,12 +8,11 @@ use super::io::{Faults, Io};
 use super::log_thread::LogThread;
 use super::model::ModelPartition;
 use super::start::Came;
-use super::worker::{Call, Pending, Worker};
+use super::worker::{Call, Expected, Pending, Worker};
 use super::{Sabotage, Story, Sum};
 use crate::rng::{Rng, Trace};
 use crate::{Failure, fail};
 use sapwood_state::log::{RECORDS_OFFSET, Remembered, Settings};
-use sapwood_state::partition::Partition;
 use sapwood_state::store::{Family, MemoryStore};
 use sapwood_state::streams::Floors;
 use sapwood_wire::state::PartitionId;
@@ -29,11 +28,13 @@ const COMMAND_BYTES_MAX: usize = 5_000;
 
 /// A partition, and what it must be.
 pub(super) struct Place {
-    pub partition: Partition,
     pub model: ModelPartition,
-    pub next_index: u64,
     /// Entries that were handed to the log and not applied.
     pub pending: VecDeque<Pending>,
+    /// The numbers of its proposals, by index.
+    pub numbers: BTreeMap<u64, u64>,
+    /// Calls that change streams, in the order in which the worker took them.
+    pub controls: VecDeque<u64>,
 }
 
 pub(crate) struct World {
@@ -57,6 +58,7 @@ pub(crate) struct World {
     pub(super) clients: Vec<Client>,
     /// Calls that are not answered.
     pub(super) calls: BTreeMap<u64, Call>,
+    pub(super) expected: Expected,
     /// Calls of which nobody knows what became; those with ids may be made again.
     pub(super) unknown: Vec<Call>,
     pub(super) next_call: u64,
@@ -95,6 +97,7 @@ impl World {
             workers: (0..workers).map(|_| Worker::default()).collect(),
             clients: (0..clients).map(|_| Client::default()).collect(),
             calls: BTreeMap::new(),
+            expected: Expected::default(),
             unknown: Vec::new(),
             next_call: 1,
             next_message: 1,
@@ -236,7 +239,7 @@ impl World {
                 let applied = |of: PartitionId| {
                     places
                         .get(usize::from(of.0))
-                        .map_or(0, |place| place.partition.applied().0)
+                        .map_or(0, |place| place.model.applied)
                 };
                 let remembered = log.writer.remember(applied);
                 self.flush = Some((
@@ -306,9 +309,8 @@ impl World {
             self.io.note("crash with entries under way");
         }
         self.places.clear();
-        self.workers
-            .iter_mut()
-            .for_each(|worker| worker.mailbox.clear());
+        self.workers.iter_mut().for_each(Worker::forget);
+        self.expected = Expected::default();
         self.clients.iter_mut().for_each(Client::forget);
         if !self.calls.is_empty() {
             self.io.note("calls in flight at a crash");

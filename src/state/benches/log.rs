@@ -4,7 +4,7 @@
 
 use sapwood_state::limits::SEGMENT_BYTES;
 use sapwood_state::log::{
-    Entry, FileId, FileStart, Fill, PartitionId, Position, Recovery, Remembered,
+    Entry, FileId, FileStart, Fill, Index, PartitionId, Position, Recovery, Remembered,
     SEGMENT_HEAD_BYTES, Secret, Settings, Writer, Writes,
 };
 use std::collections::BTreeMap;
@@ -113,9 +113,9 @@ fn encode(command: usize, entries: usize) {
 fn entry(index: u64, command: &[u8]) -> Entry<'_> {
     Entry {
         partition: PartitionId(1),
-        index,
+        index: Index(index),
         wall_ms: 1_700_000_000_000,
-        command,
+        commands: command,
     }
 }
 

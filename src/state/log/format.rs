@@ -3,7 +3,7 @@
 //! Must not know what a chain of records is, nor files. Everything is checked before it is used, and nothing is
 //! allocated. Start at [`read_head`].
 
-use super::{Entry, EntryKind, Flaw, PartitionId, Position, Secret, SegmentNumber};
+use super::{Entry, EntryKind, Flaw, Index, PartitionId, Position, Secret, SegmentNumber};
 use crate::limits::{PARTITIONS_MAX, RECORD_BYTES_MAX};
 
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"SwLogSeg";
@@ -222,15 +222,15 @@ pub(super) fn record_bytes(entries_bytes: usize) -> usize {
 
 pub(super) fn write_entry(entry: &Entry<'_>, kind: EntryKind, out: &mut Vec<u8>) {
     // invariant: the writer refuses commands above ENTRY_COMMAND_BYTES_MAX before it encodes any.
-    let length = u32::try_from(entry.command.len()).expect("a command above its cap");
+    let length = u32::try_from(entry.commands.len()).expect("a command above its cap");
     let mut head = [0; ENTRY_HEAD_BYTES];
     head[..4].copy_from_slice(&length.to_le_bytes());
     head[4..6].copy_from_slice(&entry.partition.0.to_le_bytes());
     head[6] = kind.code();
-    head[8..16].copy_from_slice(&entry.index.to_le_bytes());
+    head[8..16].copy_from_slice(&entry.index.0.to_le_bytes());
     head[16..24].copy_from_slice(&entry.wall_ms.to_le_bytes());
     out.extend_from_slice(&head);
-    out.extend_from_slice(entry.command);
+    out.extend_from_slice(entry.commands);
 }
 
 /// Takes the first entry off what stands behind a record's header.
@@ -247,15 +247,15 @@ pub(super) fn read_entry<'a>(rest: &mut &'a [u8]) -> Result<(EntryKind, Entry<'a
         return Err(Flaw::Entry("reserved field"));
     }
     let length = u32_at(head, 0) as usize;
-    let Some((command, behind)) = behind.split_at_checked(length) else {
+    let Some((commands, behind)) = behind.split_at_checked(length) else {
         return Err(Flaw::Entry("length"));
     };
     *rest = behind;
     let entry = Entry {
         partition: PartitionId(partition),
-        index: u64_at(head, 8),
+        index: Index(u64_at(head, 8)),
         wall_ms: u64_at(head, 16),
-        command,
+        commands,
     };
     Ok((kind, entry))
 }

@@ -484,25 +484,25 @@ impl Recovery {
         let partition = usize::from(entry.partition.0);
         let last = self.indexes.last[partition];
         let is_next = match kind {
-            EntryKind::Command => last.checked_add(1) == Some(entry.index) || last == 0,
-            EntryKind::Used => entry.index > last,
+            EntryKind::Command => last.checked_add(1) == Some(entry.index.0) || last == 0,
+            EntryKind::Used => entry.index.0 > last,
         };
-        if !is_next || entry.index == 0 {
+        if !is_next || entry.index.0 == 0 {
             return Err(RecoveryError::Index {
                 file: of.file,
                 offset: self.at.offset,
                 partition: entry.partition,
                 last,
-                found: entry.index,
+                found: entry.index.0,
             });
         }
         if self.indexes.first[partition] == 0 {
             self.indexes.first[partition] = match kind {
-                EntryKind::Command => entry.index,
-                EntryKind::Used => entry.index.saturating_add(1),
+                EntryKind::Command => entry.index.0,
+                EntryKind::Used => entry.index.0.saturating_add(1),
             };
         }
-        self.indexes.last[partition] = entry.index;
+        self.indexes.last[partition] = entry.index.0;
         Ok(())
     }
 

@@ -56,18 +56,18 @@ impl Owned {
     fn as_entry(&self) -> Entry<'_> {
         Entry {
             partition: self.partition,
-            index: self.index,
+            index: Index(self.index),
             wall_ms: self.wall_ms,
-            command: &self.command,
+            commands: &self.command,
         }
     }
 
     fn of(entry: Entry<'_>) -> Owned {
         Owned {
             partition: entry.partition,
-            index: entry.index,
+            index: entry.index.0,
             wall_ms: entry.wall_ms,
-            command: entry.command.to_vec(),
+            command: entry.commands.to_vec(),
         }
     }
 }

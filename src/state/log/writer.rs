@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::recovery::Recovered;
 use super::{
-    Entry, EntryKind, FileId, PartitionId, Position, RecoveryError, Remembered, Secret,
+    Entry, EntryKind, FileId, Index, PartitionId, Position, RecoveryError, Remembered, Secret,
     SegmentFile, SegmentNumber, Settings, WriterError, next_index,
 };
 use crate::limits::{LOG_FILES_MAX, PARTITIONS_MAX};
@@ -226,9 +226,9 @@ impl Writer {
         let used = std::mem::take(&mut self.used);
         let entries = used.iter().map(|&(partition, index)| Entry {
             partition,
-            index,
+            index: Index(index),
             wall_ms: 0,
-            command: &[],
+            commands: &[],
         });
         let entries: Vec<_> = entries.collect();
         self.encode(RecordKind::Start, &entries, out);
@@ -428,7 +428,7 @@ impl Writer {
             State::Running => {}
         }
         let cap = self.settings.command_bytes_max;
-        for (entry, bytes) in entries.iter().map(|entry| entry.command.len()).enumerate() {
+        for (entry, bytes) in entries.iter().map(|entry| entry.commands.len()).enumerate() {
             if bytes > cap {
                 return Err(WriterError::EntryTooLong { entry, bytes, cap });
             }
@@ -481,7 +481,7 @@ impl Writer {
     fn fitting(&self, entries: &[Entry<'_>]) -> usize {
         let mut bytes = 0;
         let fits = |entry: &&Entry<'_>| {
-            bytes += ENTRY_HEAD_BYTES + entry.command.len();
+            bytes += ENTRY_HEAD_BYTES + entry.commands.len();
             let record = record_bytes(bytes);
             record <= self.settings.record_bytes_max && self.has_room(record)
         };
@@ -572,11 +572,11 @@ impl Writer {
             EntryKind::Used => *last,
         };
         assert!(
-            entry.index == expected,
+            entry.index.0 == expected,
             "{:?} proposes index {}, {expected} comes next",
             entry.partition,
             entry.index
         );
-        *last = entry.index;
+        *last = entry.index.0;
     }
 }

@@ -20,9 +20,8 @@ mod stream;
 
 pub use floors::Floors;
 pub use keys::Place;
-pub use read::{
-    Info, Page, PageEnd, PageLimits, ReadError, Resumed, Start, StoredMessage, StreamView,
-};
+pub use read::{Info, Page, PageEnd, PageLimits, ReadError, Resumed, Start, StreamView};
+pub use sapwood_wire::state::StoredMessage;
 
 pub(crate) use keys::{KIND_CONFIG, KIND_PARTITION, KIND_STATE, partition_row};
 pub(crate) use scan::damaged;

@@ -13,7 +13,7 @@ use super::state::State;
 use super::stream::decode_config;
 use crate::limits::{BLOCK_SEQUENCES, READ_SCAN_MESSAGES_MAX};
 use crate::store::{Direction, Family, Store, StoreError};
-use sapwood_wire::state::{Lineage, ResumeToken, Sequence, StreamConfig};
+use sapwood_wire::state::{Lineage, ResumeToken, Sequence, StoredMessage, StreamConfig};
 use sapwood_wire::topic::wildcard_matches;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -65,21 +65,6 @@ pub struct Info {
     pub first_ms: u64,
     /// The last's, if one was ever stored.
     pub last_ms: u64,
-}
-
-/// A message as a reader sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredMessage<'a> {
-    /// Its number.
-    pub sequence: Sequence,
-    /// When it was stored, ms since 1970.
-    pub ms: u64,
-    /// Its topic.
-    pub topic: &'a [u8],
-    /// As they came.
-    pub headers: &'a [u8],
-    /// What it carries.
-    pub body: &'a [u8],
 }
 
 /// Where a page begins.
@@ -241,6 +226,30 @@ impl<'s, S: Store> StreamView<'s, S> {
             })?;
         }
         found.then_some(()).ok_or(ReadError::NoMessage)
+    }
+
+    /// The last message that a reader may see; none if there is none.
+    ///
+    /// Cost: a run, and more if the last messages were deleted or are over.
+    pub fn last(&self, now_ms: u64) -> Result<Option<Sequence>, ReadError> {
+        let State { floor, next, .. } = self.state;
+        let mut liveness = Liveness::new(self.store, self.place);
+        let (mut found, mut looked_at, mut reached) = (None, 0, next);
+        scan::backward(self.store, self.place, floor, next, |record| {
+            (looked_at, reached) = (looked_at + 1, record.sequence);
+            if !self.is_over(record, now_ms) && liveness.is_live(record.sequence)? {
+                found = Some(Sequence(record.sequence));
+                return ENOUGH;
+            }
+            match looked_at == READ_SCAN_MESSAGES_MAX {
+                true => ENOUGH,
+                false => ON,
+            }
+        })?;
+        match found.is_none() && looked_at == READ_SCAN_MESSAGES_MAX {
+            true => Err(ReadError::SearchTooLong(Sequence(reached))),
+            false => Ok(found),
+        }
     }
 
     /// The last message of a topic.

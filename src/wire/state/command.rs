@@ -20,6 +20,7 @@
 //! | 9 expire by TTL | stream, most (4) |
 //! | 10 prune ids | stream |
 //! | 11 raise | by (8) |
+//! | 12 raise `os` streams | by (8) |
 //!
 //! A message: flags (1), then what they say stands there, in this order: topic (2 + n; 1: that of the message before),
 //! id (1 + n; 2), expected last sequence of the stream (8; 4), of the topic (8; 8), TTL in milliseconds (8; 16), headers
@@ -44,6 +45,7 @@ const EXPIRE_AGE: u8 = 8;
 const EXPIRE_TTL: u8 = 9;
 const PRUNE_IDS: u8 = 10;
 const RAISE: u8 = 11;
+const RAISE_OS: u8 = 12;
 
 const SAME_TOPIC: u8 = 1;
 const HAS_ID: u8 = 2;
@@ -79,6 +81,9 @@ pub enum Command<'a> {
     /// Raises the next sequence of every stream of the partition by so much at least: a restore does, because clients
     /// that know no lineage would take new messages for those they had.
     Raise(u64),
+    /// The same for the streams of durability `os` alone: a start does after one that a power cut may have ended, because
+    /// readers may have seen messages that are lost.
+    RaiseOs(u64),
 }
 
 /// Which messages of a stream to remove: those below `before` that the filter matches, but for the newest `keep`.
@@ -129,6 +134,15 @@ pub struct Message<'a> {
     pub body: &'a [u8],
 }
 
+impl Message<'_> {
+    /// What it takes in a command at most.
+    pub fn encoded_bytes_max(&self) -> usize {
+        // Flags, three numbers, and the lengths of topic, id, headers and body.
+        let fields = 1 + 3 * 8 + 2 + 1 + 4 + 4;
+        fields + self.topic.len() + self.id.len() + self.headers.len() + self.body.len()
+    }
+}
+
 /// Messages as they stand in a command; an iterator over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Messages<'a> {
@@ -141,6 +155,12 @@ impl<'a> Messages<'a> {
     /// How many are left.
     pub fn remaining(&self) -> u32 {
         self.count
+    }
+
+    /// Takes a count and so many messages, which reach to the end.
+    pub(super) fn read_counted(mut reader: Reader<'a>) -> Result<Messages<'a>, DecodeError> {
+        let count = reader.u32("count")?;
+        Messages::read(count, reader.rest())
     }
 
     /// Checks them to their end.
@@ -222,8 +242,7 @@ fn read_message<'a>(
 impl<'a> Append<'a> {
     fn read(mut reader: Reader<'a>) -> Result<Append<'a>, DecodeError> {
         let stream = StreamNumber(reader.u32("stream")?);
-        let count = reader.u32("count")?;
-        let messages = Messages::read(count, reader.rest())?;
+        let messages = Messages::read_counted(reader)?;
         Ok(Append { stream, messages })
     }
 }
@@ -275,8 +294,9 @@ impl<'a> Command<'a> {
         let command = match kind {
             APPEND => return Append::read(reader).map(Command::Append),
             BATCH => return Batch::read(reader).map(Command::Batch),
-            RAISE => match reader.u64("raise")? {
-                by @ ..=RAISE_MAX => Command::Raise(by),
+            RAISE | RAISE_OS => match reader.u64("raise")? {
+                by @ ..=RAISE_MAX if kind == RAISE => Command::Raise(by),
+                by @ ..=RAISE_MAX => Command::RaiseOs(by),
                 _ => return Err(DecodeError::Value("raise")),
             },
             CREATE => Command::Create(StreamConfig::read(&mut reader)?),
@@ -367,49 +387,46 @@ impl<'a> Command<'a> {
                 begin(RAISE, None);
                 put_u64(out, *by);
             }
+            Command::RaiseOs(by) => {
+                begin(RAISE_OS, None);
+                put_u64(out, *by);
+            }
         }
     }
 }
 
-/// Writes an append, message by message.
+/// Writes messages one behind the other, with their count before them, into a buffer that the caller keeps.
 #[derive(Debug)]
-pub struct AppendWriter<'o> {
-    out: &'o mut Vec<u8>,
+pub struct MessagesWriter {
     count_at: usize,
     /// Where the last topic stands.
     topic: Option<(usize, usize)>,
 }
 
-impl<'o> AppendWriter<'o> {
-    /// Appends the start of a command.
-    pub fn new(out: &'o mut Vec<u8>, stream: StreamNumber) -> AppendWriter<'o> {
-        out.extend_from_slice(&[VERSION, APPEND]);
-        AppendWriter::body(out, stream)
-    }
-
-    fn body(out: &'o mut Vec<u8>, stream: StreamNumber) -> AppendWriter<'o> {
-        put_u32(out, stream.0);
+impl MessagesWriter {
+    /// Appends the count.
+    pub fn new(out: &mut Vec<u8>) -> MessagesWriter {
         let count_at = out.len();
         put_u32(out, 0);
-        AppendWriter {
-            out,
+        MessagesWriter {
             count_at,
             topic: None,
         }
     }
 
-    /// Appends a message. Panics if a part is longer than its cap: the caller's bug.
-    pub fn push(&mut self, message: &Message) {
+    /// Appends a message to the same buffer, behind the one before. Panics if a part is longer than its cap: the
+    /// caller's bug.
+    pub fn push(&mut self, out: &mut Vec<u8>, message: &Message) {
         assert!(
             message.topic.len() <= TOPIC_BYTES_MAX
                 && message.id.len() <= MESSAGE_ID_BYTES_MAX
                 && message.headers.len() <= MESSAGE_HEADERS_BYTES_MAX
                 && message.body.len() <= PAYLOAD_BYTES_MAX
         );
-        let last = self.topic.map(|(start, end)| &self.out[start..end]);
+        let last = self.topic.map(|(start, end)| &out[start..end]);
         let is_same = last == Some(message.topic);
         let bit = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        self.out.push(
+        out.push(
             bit(is_same, SAME_TOPIC)
                 | bit(!message.id.is_empty(), HAS_ID)
                 | bit(message.expected_last.is_some(), HAS_EXPECTED)
@@ -421,27 +438,88 @@ impl<'o> AppendWriter<'o> {
                 | bit(!message.headers.is_empty(), HAS_HEADERS),
         );
         if !is_same {
-            put_bytes16(self.out, message.topic);
-            let end = self.out.len();
+            put_bytes16(out, message.topic);
+            let end = out.len();
             self.topic = Some((end - message.topic.len(), end));
         }
         if !message.id.is_empty() {
-            put_bytes8(self.out, message.id);
+            put_bytes8(out, message.id);
         }
         let expected = [message.expected_last, message.expected_last_of_topic];
         for sequence in expected.into_iter().flatten() {
-            put_u64(self.out, sequence.0);
+            put_u64(out, sequence.0);
         }
         if message.ttl_ms != 0 {
-            put_u64(self.out, message.ttl_ms);
+            put_u64(out, message.ttl_ms);
         }
         if !message.headers.is_empty() {
-            put_bytes32(self.out, message.headers);
+            put_bytes32(out, message.headers);
         }
-        put_bytes32(self.out, message.body);
-        let count = &mut self.out[self.count_at..self.count_at + 4];
+        put_bytes32(out, message.body);
+        let count = &mut out[self.count_at..self.count_at + 4];
         let before = u32::from_be_bytes([count[0], count[1], count[2], count[3]]);
         count.copy_from_slice(&(before + 1).to_be_bytes());
+    }
+}
+
+/// Writes an append, message by message.
+#[derive(Debug)]
+pub struct AppendWriter<'o> {
+    out: &'o mut Vec<u8>,
+    messages: MessagesWriter,
+}
+
+impl<'o> AppendWriter<'o> {
+    /// Appends the start of a command.
+    pub fn new(out: &'o mut Vec<u8>, stream: StreamNumber) -> AppendWriter<'o> {
+        out.extend_from_slice(&[VERSION, APPEND]);
+        AppendWriter::body(out, stream)
+    }
+
+    fn body(out: &'o mut Vec<u8>, stream: StreamNumber) -> AppendWriter<'o> {
+        put_u32(out, stream.0);
+        let messages = MessagesWriter::new(out);
+        AppendWriter { out, messages }
+    }
+
+    /// Appends a message. Panics if a part is longer than its cap: the caller's bug.
+    pub fn push(&mut self, message: &Message) {
+        self.messages.push(self.out, message);
+    }
+}
+
+/// An append that grows over a time. It owns its buffer, which is an entry of one command once it is finished.
+#[derive(Debug)]
+pub struct AppendBuffer {
+    bytes: Vec<u8>,
+    messages: MessagesWriter,
+}
+
+impl AppendBuffer {
+    /// Begins one in a buffer of any content.
+    pub fn new(mut bytes: Vec<u8>, stream: StreamNumber) -> AppendBuffer {
+        bytes.clear();
+        put_u32(&mut bytes, 0);
+        bytes.extend_from_slice(&[VERSION, APPEND]);
+        put_u32(&mut bytes, stream.0);
+        let messages = MessagesWriter::new(&mut bytes);
+        AppendBuffer { bytes, messages }
+    }
+
+    /// Adds a message. Panics if a part is longer than its cap: the caller's bug.
+    pub fn push(&mut self, message: &Message) {
+        self.messages.push(&mut self.bytes, message);
+    }
+
+    /// How long it is by now, the command's length in front included.
+    pub fn entry_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The entry. Panics if the command is longer than one may be: the caller's bug.
+    pub fn finish(mut self) -> Vec<u8> {
+        end_length(&mut self.bytes, 0);
+        self.bytes
     }
 }
 

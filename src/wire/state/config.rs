@@ -4,7 +4,7 @@
 //! Start at [`StreamConfig`].
 
 use super::codec::{DecodeError, Reader, put_bytes16, put_u32, put_u64};
-use crate::limits::{PAYLOAD_BYTES_MAX, STREAM_FILTERS_MAX, STREAM_NAME_BYTES_MAX};
+use crate::limits::{STORED_MESSAGE_BYTES_MAX, STREAM_FILTERS_MAX, STREAM_NAME_BYTES_MAX};
 use crate::topic::{self, check_wildcard};
 use std::fmt;
 
@@ -56,7 +56,7 @@ pub struct StreamConfig {
     pub discard: Discard,
     /// Milliseconds within which a message of the same id is not stored again; 0 looks at no ids.
     pub duplicate_window_ms: u64,
-    /// Longest headers and body of a message together, at most 64 MiB, which 0 stands for.
+    /// Longest headers and body of a message together, at most 1 MiB and 64 KiB, which 0 stands for.
     pub message_bytes_max: u32,
     /// When a message counts as stored.
     pub durability: Durability,
@@ -78,7 +78,7 @@ pub enum ConfigError {
     FilterReserved = 4,
     /// Two filters of the stream may match one topic.
     FiltersOverlap = 5,
-    /// Messages longer than a payload may be.
+    /// Messages longer than a stored one may be.
     MessageBytes = 6,
     /// An update gives another name.
     NameChanged = 7,
@@ -117,7 +117,7 @@ impl fmt::Display for ConfigError {
                 f.write_str("two filters of the stream match the same topics: leave one out")
             }
             ConfigError::MessageBytes => {
-                write!(f, "a message has at most {PAYLOAD_BYTES_MAX} bytes")
+                write!(f, "headers and body of a stored message have at most {STORED_MESSAGE_BYTES_MAX} bytes")
             }
             ConfigError::NameChanged => f.write_str("a stream keeps its name"),
         }
@@ -160,7 +160,7 @@ impl StreamConfig {
                 return Err(ConfigError::FiltersOverlap);
             }
         }
-        if self.message_bytes_max as usize > PAYLOAD_BYTES_MAX {
+        if self.message_bytes_max as usize > STORED_MESSAGE_BYTES_MAX {
             return Err(ConfigError::MessageBytes);
         }
         Ok(())

@@ -1,26 +1,39 @@
-//! What shards and state workers say to each other, and what stands in the log: commands, replies, records.
+//! What shards and state workers say to each other, and what stands in the log: requests, answers, commands, replies.
 //!
 //! Owns the encoded forms and their versions, and the numbers by which both planes name things. Must not know how
 //! commands are applied. Each form begins with a version and a kind; what a newer build wrote is refused by name, never
 //! guessed at. Invariants: a kind's bytes never change (golden bytes in the tests): a change is a new kind or version;
 //! reading never panics, and allocates nothing by a length that is only claimed. Numbers are big endian, as in the
-//! store. Start at [`Command`], [`Reply`] and [`Refusal`].
+//! store. Start at [`Request`] and [`Answer`] for what sessions say and hear, at [`Command`], [`Reply`] and [`Refusal`] for
+//! what partitions do.
 
+mod answer;
 mod codec;
 mod command;
 mod config;
+mod place;
 mod refusal;
 mod reply;
+mod request;
 mod token;
 
+pub use answer::{
+    Answer, BatchPart, ReadEnd, ReadHead, ReadPage, ReadPageWriter, Stored, StoredMessage,
+    StoredMessages, StreamInfo,
+};
 pub use codec::{DecodeError, Reader, put_bytes8, put_bytes16, put_bytes32, put_u32, put_u64};
 pub use command::{
-    Append, AppendWriter, Batch, BatchWriter, Command, Commands, Message, Messages, Purge,
-    push_command,
+    Append, AppendBuffer, AppendWriter, Batch, BatchWriter, Command, Commands, Message, Messages,
+    MessagesWriter, Purge, push_command,
 };
 pub use config::{ConfigError, Discard, Durability, MessageTtl, StreamConfig, is_plain_name};
+pub use place::{affinity, partition_of};
 pub use refusal::Refusal;
 pub use reply::{Appended, Creation, Outcome, Outcomes, PurgeRest, Reply, Rest};
+pub use request::{
+    AppendTo, Ask, BatchTo, BatchToWriter, List, Order, PurgeOf, Read, ReadStart, Request, Which,
+    write_append,
+};
 pub use token::{ResumeToken, TokenError};
 
 use std::fmt;
@@ -66,5 +79,7 @@ impl fmt::Display for Lineage {
     }
 }
 
+#[cfg(test)]
+mod asking_tests;
 #[cfg(test)]
 mod tests;

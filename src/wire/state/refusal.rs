@@ -5,6 +5,7 @@
 use super::codec::{DecodeError, Reader, put_u32, put_u64};
 use super::config::ConfigError;
 use super::{Sequence, StreamNumber};
+use crate::limits::MESSAGE_ID_BYTES_MAX;
 use std::fmt;
 
 /// Why a command, or a message of it, was refused. It changed nothing.
@@ -42,6 +43,16 @@ pub enum Refusal {
     FilterInvalid,
     /// The disk failed; nothing is stored until the broker is started again.
     StorageFailed,
+    /// The message, or the request, is longer than this.
+    TooLarge(u32),
+    /// The disk failed while this was under way: it may be stored, or not.
+    Unknown,
+    /// Streams of a batch live in several partitions.
+    BatchSpans,
+    /// The request is not in a form that this build knows.
+    RequestInvalid,
+    /// As many reads are open as may be.
+    Busy,
 }
 
 impl Refusal {
@@ -64,6 +75,11 @@ impl Refusal {
             Refusal::SearchTooLong(_) => 14,
             Refusal::FilterInvalid => 15,
             Refusal::StorageFailed => 16,
+            Refusal::TooLarge(_) => 17,
+            Refusal::Unknown => 18,
+            Refusal::BatchSpans => 19,
+            Refusal::RequestInvalid => 20,
+            Refusal::Busy => 21,
         }
     }
 
@@ -86,6 +102,11 @@ impl Refusal {
             Refusal::SearchTooLong(_) => "search_too_long",
             Refusal::FilterInvalid => "filter_invalid",
             Refusal::StorageFailed => "storage_failed",
+            Refusal::TooLarge(_) => "too_large",
+            Refusal::Unknown => "unknown",
+            Refusal::BatchSpans => "batch_spans_partitions",
+            Refusal::RequestInvalid => "request_invalid",
+            Refusal::Busy => "busy",
         }
     }
 
@@ -97,7 +118,7 @@ impl Refusal {
                 put_u32(out, stream.0);
             }
             Refusal::Config(error) => out.push(error as u8),
-            Refusal::MessageTooLong(cap) => put_u32(out, cap),
+            Refusal::MessageTooLong(cap) | Refusal::TooLarge(cap) => put_u32(out, cap),
             Refusal::WrongLast(sequence)
             | Refusal::WrongLastOfTopic(sequence)
             | Refusal::SearchTooLong(sequence) => put_u64(out, sequence.0),
@@ -128,6 +149,11 @@ impl Refusal {
             14 => Refusal::SearchTooLong(Sequence(reader.u64(FIELD)?)),
             15 => Refusal::FilterInvalid,
             16 => Refusal::StorageFailed,
+            17 => Refusal::TooLarge(reader.u32(FIELD)?),
+            18 => Refusal::Unknown,
+            19 => Refusal::BatchSpans,
+            20 => Refusal::RequestInvalid,
+            21 => Refusal::Busy,
             _ => return Err(DecodeError::Value(FIELD)),
         })
     }
@@ -136,41 +162,50 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NoStream => f.write_str("there is no such stream"),
+            Refusal::NoStream => f.write_str(
+                "no stream has this name or keeps this topic: create one, or list those that there are",
+            ),
             Refusal::StreamExists(_) => f.write_str(
                 "a stream of this name exists with another configuration: update it, or take another name",
             ),
             Refusal::Config(error) => error.fmt(f),
-            Refusal::FiltersTaken(_) => {
-                f.write_str("a filter matches topics that another stream stores already")
-            }
+            Refusal::FiltersTaken(_) => f.write_str(
+                "a filter matches topics that another stream keeps: narrow one of both, or delete the other stream",
+            ),
             Refusal::StreamsFull => {
                 f.write_str("there are as many streams as there may be: delete some")
             }
-            Refusal::TopicNotKept => {
-                f.write_str("the topic matches no filter of the stream, or is none")
-            }
+            Refusal::TopicNotKept => f.write_str(
+                "the topic matches no filter of the stream, or is none: add a filter, or take another topic",
+            ),
             Refusal::MessageTooLong(cap) => write!(
                 f,
-                "headers and body are longer than the stream's limit of {cap} bytes"
+                "headers and body are longer than the stream's limit of {cap} bytes: shorten them, or raise the limit"
             ),
-            Refusal::IdInvalid => f.write_str("a message id has 1 to 255 bytes"),
+            Refusal::IdInvalid => write!(
+                f,
+                "a message id has 1 to {MESSAGE_ID_BYTES_MAX} bytes: shorten it, for example to a hash"
+            ),
             Refusal::TtlRefused => f.write_str(
                 "the stream takes no TTL from messages: allow it in its configuration",
             ),
-            Refusal::WrongLast(actual) => {
-                write!(f, "the last sequence of the stream is {actual}")
-            }
-            Refusal::WrongLastOfTopic(actual) => {
-                write!(f, "the last sequence of the topic is {actual}")
-            }
-            Refusal::StreamFull => {
-                f.write_str("the stream is at its limit and is told to refuse new messages")
-            }
-            Refusal::NoMessage => f.write_str("there is no message of this sequence"),
+            Refusal::WrongLast(actual) => write!(
+                f,
+                "the last sequence of the stream is {actual}, not the one expected: read what came, then try again"
+            ),
+            Refusal::WrongLastOfTopic(actual) => write!(
+                f,
+                "the last sequence of the topic is {actual}, not the one expected: read what came, then try again"
+            ),
+            Refusal::StreamFull => f.write_str(
+                "the stream is at its limit and is told to refuse new messages: purge it, or raise the limit",
+            ),
+            Refusal::NoMessage => f.write_str(
+                "there is no such message: it was never stored, was deleted, or is older than the stream keeps",
+            ),
             Refusal::SearchTooLong(reached) => write!(
                 f,
-                "too many messages were looked at for the topic's last one; none was found down to {reached}"
+                "too many messages were looked at for the topic's last one, none was found down to {reached}: read from there"
             ),
             Refusal::FilterInvalid => f.write_str(
                 "a filter is a topic, or a wildcard with '>' as its last token only",
@@ -178,6 +213,20 @@ impl fmt::Display for Refusal {
             Refusal::StorageFailed => f.write_str(
                 "the disk failed: nothing is stored until the operator has seen to it and started the broker again",
             ),
+            Refusal::TooLarge(cap) => write!(
+                f,
+                "it is longer than {cap} bytes, the most that is stored at once: send it in parts"
+            ),
+            Refusal::Unknown => f.write_str(
+                "the disk failed meanwhile, so it may be stored or not: look, or send it again under the same id",
+            ),
+            Refusal::BatchSpans => f.write_str(
+                "the streams of a batch live in several partitions: give their names the same {tag}",
+            ),
+            Refusal::RequestInvalid => f.write_str(
+                "the request is not in a form that this broker knows: it may come from a newer version",
+            ),
+            Refusal::Busy => f.write_str("too many reads are open: try again when some have ended"),
         }
     }
 }

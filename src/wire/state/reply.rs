@@ -255,7 +255,7 @@ impl Reply {
 }
 
 impl Appended {
-    fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
         put_u32(out, self.stream.0);
         match &self.outcomes {
             Outcomes::Run { first, count } => {
@@ -286,7 +286,7 @@ impl Appended {
         }
     }
 
-    fn read(reader: &mut Reader) -> Result<Appended, DecodeError> {
+    pub(super) fn read(reader: &mut Reader) -> Result<Appended, DecodeError> {
         let stream = StreamNumber(reader.u32("stream")?);
         let outcomes = match reader.u8("form")? {
             0 => Outcomes::Run {

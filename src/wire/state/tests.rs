@@ -1,6 +1,8 @@
 use super::*;
 
-fn config() -> StreamConfig {
+pub(super) const CONFIG_HEX: &str = "00026f72020003 6f2e3e000170 0000000000000001 0000000000000002 0000000000000003 01 0000000000000004 00000005 01 01";
+
+pub(super) fn config() -> StreamConfig {
     StreamConfig {
         name: b"or".to_vec(),
         filters: vec![b"o.>".to_vec(), b"p".to_vec()],
@@ -15,7 +17,7 @@ fn config() -> StreamConfig {
     }
 }
 
-fn plain<'a>(topic: &'a [u8], body: &'a [u8]) -> Message<'a> {
+pub(super) fn plain<'a>(topic: &'a [u8], body: &'a [u8]) -> Message<'a> {
     Message {
         topic,
         body,
@@ -23,7 +25,7 @@ fn plain<'a>(topic: &'a [u8], body: &'a [u8]) -> Message<'a> {
     }
 }
 
-fn full<'a>(topic: &'a [u8]) -> Message<'a> {
+pub(super) fn full<'a>(topic: &'a [u8]) -> Message<'a> {
     Message {
         topic,
         id: b"i",
@@ -52,13 +54,12 @@ fn batch() -> Vec<u8> {
     out
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn commands() -> Vec<(Vec<u8>, &'static str)> {
-    let config_hex = "00026f72020003 6f2e3e000170 0000000000000001 0000000000000002 0000000000000003 01 0000000000000004 00000005 01 01";
-    assert_eq!(config_hex.replace(' ', ""), {
+    assert_eq!(CONFIG_HEX.replace(' ', ""), {
         let mut out = Vec::new();
         config().write(&mut out);
         hex(&out)
@@ -123,6 +124,7 @@ fn commands() -> Vec<(Vec<u8>, &'static str)> {
             encode(Command::Raise(1_000_000_000)),
             "010b 000000003b9aca00",
         ),
+        (encode(Command::RaiseOs(1)), "010c 0000000000000001"),
     ]
 }
 
@@ -144,6 +146,11 @@ fn refusals() -> Vec<Refusal> {
         Refusal::SearchTooLong(Sequence(6)),
         Refusal::FilterInvalid,
         Refusal::StorageFailed,
+        Refusal::TooLarge(7),
+        Refusal::Unknown,
+        Refusal::BatchSpans,
+        Refusal::RequestInvalid,
+        Refusal::Busy,
     ]
 }
 
@@ -331,6 +338,9 @@ fn raise_beyond_its_most_is_refused() {
     assert_eq!(Command::read(&bytes(most)), Ok(Command::Raise(most)));
     let above = Err(DecodeError::Value("raise"));
     assert_eq!(Command::read(&bytes(most + 1)), above);
+    let mut of_os = bytes(most);
+    of_os[1] = 12;
+    assert_eq!(Command::read(&of_os), Ok(Command::RaiseOs(most)));
 }
 
 #[test]
@@ -340,17 +350,17 @@ fn first_message_cannot_have_the_topic_of_one_before() {
 }
 
 /// A small generator of numbers, of which tests print the seed.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 }

@@ -58,7 +58,7 @@ fn log_in_which_an_index_goes_back_or_skips_is_refused() {
         for index in [first, second] {
             let entry = entry_of(1, index % 1_000, b"same");
             let entry = Entry {
-                index,
+                index: Index(index),
                 ..entry.as_entry()
             };
             write_entry(&entry, EntryKind::Command, &mut body);

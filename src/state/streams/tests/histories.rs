@@ -3,7 +3,8 @@
 //! Every history has a seed, which a failure prints.
 
 use super::model::{Kept, Model, ModelStream};
-use crate::partition::{Applied, Entry, Partition};
+use crate::log::Entry;
+use crate::partition::{Applied, Partition};
 use crate::store::{Direction, Family, MemoryStore, Store};
 use crate::streams::canary::{self, Canary};
 use crate::streams::*;
@@ -310,7 +311,10 @@ impl World {
                 Some(which) => Command::Update(stream, self.config(u64::from(which - b'0'))),
                 None => Command::PruneIds(stream),
             },
-            4 if self.random.one_in(4) => Command::Raise(self.random.below(200)),
+            4 if self.random.one_in(4) => match self.random.below(200) {
+                by if by % 2 == 0 => Command::Raise(by),
+                by => Command::RaiseOs(by),
+            },
             4 if self.random.one_in(3) => Command::Delete(stream),
             5..=7 => Command::DeleteMessage(
                 stream,

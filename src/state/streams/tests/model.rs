@@ -376,15 +376,19 @@ impl Model {
         Reply::Batch(parts)
     }
 
+    fn raise(&mut self, by: u64, is_meant: impl Fn(&StreamConfig) -> bool) -> Reply {
+        let all = self.streams.values_mut();
+        for stream in all.filter(|one| is_meant(&one.config)) {
+            stream.next = (stream.next + by).next_multiple_of(BLOCK_SEQUENCES);
+        }
+        Reply::Raised
+    }
+
     fn command(&mut self, command: Command, wall_ms: u64, given: Option<&Reply>) -> Reply {
         let number = match command {
             Command::Create(config) => return self.create(config),
-            Command::Raise(by) => {
-                for stream in self.streams.values_mut() {
-                    stream.next = (stream.next + by).next_multiple_of(BLOCK_SEQUENCES);
-                }
-                return Reply::Raised;
-            }
+            Command::Raise(by) => return self.raise(by, |_| true),
+            Command::RaiseOs(by) => return self.raise(by, |one| one.durability == Durability::Os),
             Command::Batch(batch) => return self.batch(batch, wall_ms, given),
             Command::Append(append) => {
                 let given = match given {

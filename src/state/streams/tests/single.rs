@@ -2,7 +2,8 @@
 
 use super::histories::live_rows;
 use crate::limits::{BLOCK_SEQUENCES, RUN_BODY_BYTES_MAX};
-use crate::partition::{Applied, ApplyError, Entry, Event, Partition};
+use crate::log::Entry;
+use crate::partition::{Applied, ApplyError, Event, Partition};
 use crate::store::{Direction, Family, MemoryStore, Store, StoreError, Visit, WriteBatch};
 use crate::streams::*;
 use sapwood_wire::state::*;
