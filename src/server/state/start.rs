@@ -156,7 +156,7 @@ impl Start {
 
     /// Reads the log from where the store needs it, and applies what the store lacks.
     fn recover<S: DurableStore>(
-        &mut self,
+        &self,
         directory: &DataDirectory,
         replay: &mut Replay<'_, S>,
     ) -> Result<Recovered, OpenError> {
@@ -171,7 +171,7 @@ impl Start {
             path: path.clone(),
             error,
         };
-        let known = remembered::read(replay.store)?;
+        let known = remembered::read(&*replay.store)?;
         let mut recovery = Recovery::new(directory.secret(), known, &starts).map_err(refused)?;
         let mut bytes = Vec::new();
         while let Some(file) = recovery.wanted() {
