@@ -11,6 +11,7 @@ pub mod limits;
 pub mod log;
 mod remembered;
 pub mod start;
+pub mod store;
 #[cfg(test)]
 #[path = "tests/testing.rs"]
 mod testing;
