@@ -16,6 +16,7 @@ mod poker;
 pub mod preflight;
 pub mod ring;
 mod shard;
+pub mod state;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

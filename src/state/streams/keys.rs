@@ -31,7 +31,7 @@ pub(crate) const KIND_CONFIG: u8 = 1;
 pub(crate) const KIND_STATE: u8 = 2;
 
 /// A stream in its partition: the front of its keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Where it lives.
     pub partition: PartitionId,
@@ -46,6 +46,14 @@ impl Place {
         key[..2].copy_from_slice(&self.partition.0.to_be_bytes());
         key[2..].copy_from_slice(&self.stream.0.to_be_bytes());
         key
+    }
+
+    /// All its keys, but those of meta rows: from the first to before the second.
+    pub fn range(self) -> ([u8; PREFIX_BYTES], [u8; PREFIX_BYTES]) {
+        let mut behind = self;
+        // invariant: numbers of streams end below the highest.
+        behind.stream.0 += 1;
+        (self.prefix(), behind.prefix())
     }
 
     /// The key of one number.

@@ -18,7 +18,7 @@ mod scan;
 mod state;
 mod stream;
 
-pub use floors::Floors;
+pub use floors::{Floors, KeyRange};
 pub use keys::Place;
 pub use read::{Info, Page, PageEnd, PageLimits, ReadError, Resumed, Start, StreamView};
 pub use sapwood_wire::state::StoredMessage;

@@ -55,6 +55,34 @@ pub(super) fn live_rows(store: &MemoryStore) -> Vec<(Family, Vec<u8>, Vec<u8>)> 
     rows
 }
 
+/// Ranges of dead keys hold dead rows and no others, and all of them but topics of streams that exist.
+fn check_dead_ranges(store: &MemoryStore, floors: &Floors) {
+    for family in Family::ALL {
+        let (mut dead, mut in_ranges) = (BTreeSet::new(), BTreeSet::new());
+        let mut visit = |key: &[u8], value: &[u8]| {
+            if floors.is_dead(family, key, value) {
+                dead.insert(key.to_vec());
+            }
+            ControlFlow::Continue(())
+        };
+        let range = store.range(family, &[0], &[255; 8], Direction::Forward, &mut visit);
+        range.unwrap();
+        for (from, to) in floors.dead_ranges(family, &Floors::default()) {
+            let mut visit = |key: &[u8], _: &[u8]| {
+                assert!(in_ranges.insert(key.to_vec()), "ranges meet");
+                ControlFlow::Continue(())
+            };
+            let range = store.range(family, &from, &to, Direction::Forward, &mut visit);
+            range.unwrap();
+        }
+        match family {
+            Family::Last => assert!(in_ranges.is_subset(&dead)),
+            _ => assert!(in_ranges == dead, "dead rows of {family:?}"),
+        }
+    }
+    assert_eq!(floors.dead_ranges(Family::Msgs, floors), []);
+}
+
 struct Logged {
     index: u64,
     wall_ms: u64,
@@ -127,6 +155,7 @@ impl World {
             Fault::CompactByUnflushedFloor => self.floors_now(),
             _ => self.floors.clone(),
         };
+        check_dead_ranges(&self.store, &floors);
         self.store
             .compact(|family, key, value| floors.is_dead(family, key, value));
     }

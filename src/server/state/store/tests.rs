@@ -1,0 +1,121 @@
+//! What the store promises, by stores in directories of their own.
+//!
+//! A crash is the kill of a child process, or a copy of the files while the store is open: what was not flushed is in
+//! neither.
+
+mod crashes;
+mod rows;
+mod space;
+mod streams;
+mod trouble;
+
+use super::*;
+use sapwood_state::store::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that goes with its owner.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sapwood-store-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // Of a process that had the same id.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+
+    fn open(&self) -> RocksStore {
+        RocksStore::open(&self.0.join("store")).unwrap()
+    }
+
+    /// The files as a crash of the machine's power would find them, had all been synced that was written to files.
+    fn crash_image(&self) -> Directory {
+        let image = Directory::new();
+        let (from, to) = (self.0.join("store"), image.0.join("store"));
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let copied = std::fs::copy(entry.path(), to.join(entry.file_name()));
+            // Old files may be deleted meanwhile.
+            assert!(copied.is_ok() || !entry.path().exists(), "{copied:?}");
+        }
+        image
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    /// Bytes that no compression shortens.
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+fn put(family: Family, key: &[u8], value: &[u8]) -> Write {
+    Write {
+        family,
+        key: key.to_vec(),
+        value: Some(value.to_vec()),
+    }
+}
+
+type Row = (Family, Vec<u8>, Vec<u8>);
+
+fn rows_of(
+    store: &impl Store,
+    family: Family,
+    from: &[u8],
+    to: &[u8],
+    direction: Direction,
+    limit: usize,
+) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        rows.push((family, key.to_vec(), value.to_vec()));
+        match rows.len() >= limit {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    store
+        .range(family, from, to, direction, &mut visit)
+        .unwrap();
+    rows
+}
+
+/// Compacts everything, as RocksDB may at any time.
+fn compact_all(store: &RocksStore) {
+    for family in store.shared.families() {
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        let all = None::<&[u8]>;
+        store
+            .shared
+            .db
+            .compact_range_cf_opt(family, all, all, &options);
+    }
+}
