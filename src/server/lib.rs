@@ -30,6 +30,9 @@ use crate::poker::{PokingThread, Sleeper};
 use crate::preflight::{Needs, Refusal};
 use crate::ring::{Ring, RingConfig};
 use crate::shard::{Front, Listener, ShardLoop};
+use crate::state::OpenError;
+use crate::state::plane::Plane;
+pub use crate::state::plane::StateSettings;
 use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::rand::GetRandomFlags;
 pub use sapwood_core::PAYLOAD_BYTES_MAX;
@@ -112,6 +115,8 @@ pub struct Config {
     pub user: Option<Vec<u8>>,
     /// The password of clients; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
+    /// Where streams are kept; `None` keeps nothing.
+    pub state: Option<StateSettings>,
     /// The caps in force.
     pub limits: Limits,
     /// Fault injection for tests.
@@ -186,6 +191,8 @@ pub enum StartError {
     System(io::Error),
     /// glommio did not start; holds its error text.
     Executor(String),
+    /// The data directory cannot be used.
+    State(OpenError),
 }
 
 impl fmt::Display for StartError {
@@ -214,6 +221,7 @@ impl fmt::Display for StartError {
                 )
             }
             StartError::Executor(text) => write!(f, "a shard's executor did not start: {text}"),
+            StartError::State(error) => error.fmt(f),
         }
     }
 }
@@ -266,6 +274,9 @@ pub struct Server {
     room: Room,
     executors: Vec<ExecutorJoinHandle<io::Result<()>>>,
     poker: Option<PokingThread>,
+    state: Option<Arc<Plane>>,
+    /// The state workers' threads.
+    workers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -292,7 +303,11 @@ impl Server {
         tracing::info!("{granted}");
         let shards = plan.cpus.len();
         let (listeners, by_shard) = open_listeners(&config, shards)?;
-        let (ends, doors) = mesh::weave(shards as u16).map_err(StartError::System)?;
+        let workers = config.state.as_ref().map_or(0, |state| state.workers);
+        let woven = mesh::weave(shards as u16, workers).map_err(StartError::System)?;
+        let doors = woven.doors;
+        let state = config.state.clone();
+        let state = state.map(|settings| Arc::new(Plane::new(settings, Arc::clone(&doors))));
         let of = |wanted| listeners.iter().find(|(name, _)| *name == wanted);
         let [node, nats] = ["node", "nats"].map(|name| of(name).map(|&(_, address)| address));
         let mut identity = identity(&config, node, nats).map_err(StartError::System)?;
@@ -304,12 +319,19 @@ impl Server {
             doors: Arc::clone(&doors),
             executors: Vec::new(),
             poker: None,
+            state,
+            workers: Vec::new(),
         };
+        // Before the shards, so that each of them knows the filters of streams before it takes anybody in.
+        if let Err(error) = server.start_workers(shards as u16, woven.workers, &config.limits) {
+            server.end_state();
+            return Err(error);
+        }
         let ways = Ways {
             latency: config.latency,
             lame_duck: config.lame_duck.unwrap_or(LAME_DUCK),
         };
-        let sleepers = match server.start_shards(&identity, ways, ends, by_shard) {
+        let sleepers = match server.start_shards(&identity, ways, woven.shards, by_shard) {
             Ok(sleepers) => sleepers,
             Err(error) => {
                 // Ends the shards that run already, so that nothing is left.
@@ -324,6 +346,44 @@ impl Server {
             server.poker = Some(poker.map_err(StartError::System)?);
         }
         Ok(server)
+    }
+
+    /// Opens the state plane if there is data, and starts its workers; they have announced what is kept when this returns.
+    fn start_workers(
+        &mut self,
+        shards: u16,
+        ends: Vec<Mesh>,
+        limits: &Limits,
+    ) -> Result<(), StartError> {
+        let Some(plane) = &self.state else {
+            return Ok(());
+        };
+        if plane.has_data() {
+            plane.open().map_err(StartError::State)?;
+        }
+        let (ready, are_ready) = flume::unbounded();
+        for (mesh, number) in ends.into_iter().zip(0..) {
+            let place = (number, shards);
+            let started = state::worker::start(plane, place, mesh, limits, ready.clone());
+            self.workers.push(started.map_err(StartError::System)?);
+        }
+        drop(ready);
+        // Ends: each says so once, or is gone.
+        while are_ready.recv().is_ok() {}
+        Ok(())
+    }
+
+    /// Ends the state plane, behind the shards.
+    fn end_state(&mut self) {
+        let Some(plane) = &self.state else {
+            return;
+        };
+        plane.end_workers();
+        for worker in self.workers.drain(..) {
+            // A panic was said by the thread itself.
+            let _ = worker.join();
+        }
+        plane.close();
     }
 
     /// Starts every shard on its place and waits until all run. Returns the poking thread's handles of them.
@@ -355,6 +415,7 @@ impl Server {
                 listeners,
                 clients: Arc::clone(&clients),
                 ways,
+                workers: self.state.as_ref().map_or(0, |plane| plane.workers()),
                 poked,
                 ready,
             };
@@ -411,9 +472,9 @@ impl Server {
     }
 
     /// Waits until the server has ended, by a [`Stopper`] or by a fault.
-    pub fn join(self) -> Result<(), ServeError> {
+    pub fn join(mut self) -> Result<(), ServeError> {
         let mut outcome = Ok(());
-        for executor in self.executors {
+        for executor in std::mem::take(&mut self.executors) {
             let ended = match executor.join() {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(ServeError::Ring(error)),
@@ -421,9 +482,10 @@ impl Server {
             };
             outcome = outcome.and(ended);
         }
-        if let Some(poker) = self.poker {
+        if let Some(poker) = self.poker.take() {
             poker.end();
         }
+        self.end_state();
         outcome
     }
 }
@@ -481,6 +543,7 @@ struct ShardParts {
     listeners: Vec<Listener>,
     clients: Arc<AtomicU64>,
     ways: Ways,
+    workers: u16,
     poked: flume::Receiver<()>,
     /// Receives a duplicate of the ring's descriptor once the shard runs; dropped if the shard could not start.
     ready: flume::Sender<OwnedFd>,
@@ -645,6 +708,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         listeners,
         clients,
         ways,
+        workers,
         poked,
         ready,
     } = parts;
@@ -660,7 +724,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
             cell.poke();
         }
     });
-    let core = Shard::new(config);
+    let core = Shard::with_workers(config, workers);
     let outcome = ShardLoop::new(core, ring, mesh, listeners, clients, ways.lame_duck)
         .run(&wake, ways.latency)
         .await;

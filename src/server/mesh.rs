@@ -1,7 +1,8 @@
-//! The mesh between shards: one inbox for each shard, batches that come back, and waking sleeping shards.
+//! The mesh between peers, which are shards and state workers: an inbox for each, batches that come back, and waking who
+//! sleeps.
 //!
-//! Owns the channels and the doors; what a batch means and how many may be on the way is core's business. Nothing here
-//! blocks. Invariants: an inbox has room for every batch that core's credit allows, so a send never finds it full; a
+//! Owns the channels and the doors; what a batch means and how many may be on the way is core's business. What workers
+//! say to a shard has a channel of its own, because the shard does not always take it. Nothing here blocks. Invariants: an inbox has room for every batch that core's credit allows, so a send never finds it full; a
 //! shard that is about to sleep says so before its last look at its inbox, and a sender checks whether it sleeps after
 //! sending, so no wake-up is lost between the two. Start at [`Mesh::send`].
 
@@ -15,20 +16,31 @@ use sapwood_core::command::ShardId;
 use sapwood_core::limits::HANDOVER_ITEMS_MAX;
 use sapwood_core::mailbox::Batch;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 /// Maximum connections waiting for a shard to take them: more than a tree's links bring at once.
 const ARRIVALS_MAX: usize = 1024;
 
-/// The door of a shard: its wake-up bell, and its progress.
+/// What wakes a peer.
+#[derive(Debug)]
+enum Bell {
+    /// Of a shard: an eventfd read by its ring; in blocking mode, as the ring needs.
+    Event(OwnedFd),
+    /// Of a worker: its thread, once that runs.
+    Thread(OnceLock<Thread>),
+}
+
+/// The door of a peer: its wake-up bell, and its progress.
 #[derive(Debug)]
 pub struct Door {
-    /// An eventfd read by the shard's ring; in blocking mode, as the ring needs.
-    bell: OwnedFd,
+    bell: Bell,
     asleep: CachePadded<AtomicBool>,
-    /// Whether batches wait for credit, so that a returned batch must wake the shard.
+    /// Whether batches wait for credit, so that a returned batch must wake the peer.
     wants_credit: CachePadded<AtomicBool>,
+    /// Whether what workers say would be taken now.
+    hears_workers: CachePadded<AtomicBool>,
     /// Number of turns done.
     turns: CachePadded<AtomicU64>,
     /// The poking thread's alarm, which is rung in case a bell is lost.
@@ -39,19 +51,20 @@ pub struct Door {
 }
 
 impl Door {
-    fn new(watch: &Arc<Watch>) -> io::Result<Door> {
-        Ok(Door {
+    fn new(watch: &Arc<Watch>, bell: Bell) -> Door {
+        Door {
             watch: Arc::clone(watch),
-            bell: eventfd(0, EventfdFlags::CLOEXEC)?,
+            bell,
             asleep: CachePadded::default(),
             wants_credit: CachePadded::default(),
+            hears_workers: CachePadded::default(),
             turns: CachePadded::default(),
             #[cfg(test)]
             swallow_next: AtomicBool::new(false),
-        })
+        }
     }
 
-    /// Wakes the shard if it sleeps.
+    /// Wakes the peer if it sleeps.
     pub fn wake(&self) {
         // Pairs with the fence in `fall_asleep`: either this side sees that the shard sleeps, or the shard sees what
         // was sent.
@@ -62,17 +75,22 @@ impl Door {
             // thread dozes, or the thread sees that the shard was woken.
             std::sync::atomic::fence(Ordering::SeqCst);
         }
-        self.watch.rouse();
+        if matches!(self.bell, Bell::Event(_)) {
+            self.watch.rouse();
+        }
     }
 
-    /// Wakes the shard, asleep or not.
+    /// Wakes the peer, asleep or not.
     pub fn ring_bell(&self) {
         #[cfg(test)]
         if self.swallow_next.swap(false, Ordering::AcqRel) {
             return;
         }
-        // Fails only if the counter is at its maximum, and then the bell is ringing already.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        match &self.bell {
+            // Fails only if the counter is at its maximum, and then the bell is ringing already.
+            Bell::Event(bell) => drop(rustix::io::write(bell, &1u64.to_ne_bytes())),
+            Bell::Thread(thread) => thread.get().into_iter().for_each(Thread::unpark),
+        }
     }
 
     /// Fault injection: loses the next ring of the bell.
@@ -104,14 +122,20 @@ impl Door {
     }
 }
 
-/// The state that all shards of a node share.
+/// The state that all peers of a node share.
 #[derive(Debug)]
 pub struct Doors {
+    /// By peer: the shards', then the workers'.
     doors: Vec<Door>,
+    shards: usize,
+    /// Workers whose thread has ended by a fault, one bit each.
+    gone_workers: AtomicU64,
     /// `returns[sender][receiver]`: batches that the receiver has handled.
     returns: Vec<Vec<ArrayQueue<Batch>>>,
     /// Senders of the inboxes, through which the poking thread sees what waits there.
     inboxes: Vec<flume::Sender<(ShardId, Batch)>>,
+    /// Senders of what workers say to each shard.
+    said: Vec<flume::Sender<(ShardId, Batch)>>,
     arrivals: Vec<flume::Sender<Moved>>,
     watch: Arc<Watch>,
     draining: AtomicBool,
@@ -128,7 +152,18 @@ pub struct Doors {
 impl Doors {
     /// The door of each shard.
     pub fn iter(&self) -> impl Iterator<Item = &Door> {
-        self.doors.iter()
+        self.doors[..self.shards].iter()
+    }
+
+    /// The door of a worker.
+    pub(crate) fn of_worker(&self, worker: u16) -> &Door {
+        &self.doors[self.shards + usize::from(worker)]
+    }
+
+    /// Says that a worker's thread has ended by a fault.
+    pub(crate) fn note_worker_gone(&self, worker: u16) {
+        self.gone_workers.fetch_or(1 << worker, Ordering::AcqRel);
+        self.ring_all();
     }
 
     /// Tells all shards to drain. Idempotent.
@@ -145,7 +180,7 @@ impl Doors {
 
     /// Wakes all shards, asleep or not.
     fn ring_all(&self) {
-        for door in &self.doors {
+        for door in self.iter() {
             // In case the ring is lost: the poking thread looks at shards that are awake and stand still.
             door.asleep.store(false, Ordering::Release);
             door.ring_bell();
@@ -171,7 +206,9 @@ impl Doors {
         let is_awake = !door.asleep.load(Ordering::Acquire);
         let has_mail = !self.inboxes[shard].is_empty() || !self.arrivals[shard].is_empty();
         let wants_credit = door.wants_credit.load(Ordering::Relaxed);
-        is_awake || has_mail || wants_credit && self.has_returned(shard)
+        let hears = door.hears_workers.load(Ordering::Relaxed);
+        let is_told = hears && !self.said[shard].is_empty();
+        is_awake || has_mail || is_told || wants_credit && self.has_returned(shard)
     }
 
     /// Whether batches have come back to this shard.
@@ -180,11 +217,13 @@ impl Doors {
     }
 }
 
-/// One shard's end of the mesh.
+/// One peer's end of the mesh.
 #[derive(Debug)]
 pub struct Mesh {
     me: ShardId,
     inbox: flume::Receiver<(ShardId, Batch)>,
+    /// What workers say to this shard; nothing comes to a worker.
+    said: flume::Receiver<(ShardId, Batch)>,
     arrivals: flume::Receiver<Moved>,
     /// Channels for connections that belong to other shards.
     departures: Vec<flume::Sender<Moved>>,
@@ -192,47 +231,75 @@ pub struct Mesh {
     doors: Arc<Doors>,
 }
 
-/// Creates a mesh of so many shards.
+/// A mesh: the ends of the shards, those of the state workers, and what they share.
+pub struct Woven {
+    pub shards: Vec<Mesh>,
+    pub workers: Vec<Mesh>,
+    pub doors: Arc<Doors>,
+}
+
+/// Creates a mesh of so many shards and state workers.
 ///
 /// Fails if no descriptor is left for a bell.
-pub fn weave(shards: u16) -> io::Result<(Vec<Mesh>, Arc<Doors>)> {
-    let count = usize::from(shards);
+pub fn weave(shards: u16, workers: u16) -> io::Result<Woven> {
+    let (count, peers) = (usize::from(shards), shards + workers);
+    let all = usize::from(peers);
     let returns = || {
-        (0..count)
+        (0..all)
             .map(|_| ArrayQueue::new(HANDOVER_ITEMS_MAX))
             .collect()
     };
-    let room = HANDOVER_ITEMS_MAX * count;
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| flume::bounded(room)).unzip();
+    let room = HANDOVER_ITEMS_MAX * all;
+    let channels = |count| (0..count).map(|_| flume::bounded(room)).unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) = channels(all);
+    let (said, hears): (Vec<_>, Vec<_>) = channels(all);
     let moved = || flume::bounded(ARRIVALS_MAX);
-    let (departures, arrivals): (Vec<_>, Vec<_>) = (0..count).map(|_| moved()).unzip();
+    let (departures, arrivals): (Vec<_>, Vec<_>) = (0..all).map(|_| moved()).unzip();
     let watch = Arc::new(Watch::new()?);
-    let doors = (0..count).map(|_| Door::new(&watch));
+    let door = |place| -> io::Result<Door> {
+        let bell = match place < count {
+            true => Bell::Event(eventfd(0, EventfdFlags::CLOEXEC)?),
+            false => Bell::Thread(OnceLock::new()),
+        };
+        Ok(Door::new(&watch, bell))
+    };
     let doors = Arc::new(Doors {
-        doors: doors.collect::<io::Result<_>>()?,
-        returns: (0..count).map(|_| returns()).collect(),
+        doors: (0..all).map(door).collect::<io::Result<_>>()?,
+        shards: count,
+        gone_workers: AtomicU64::new(0),
+        returns: (0..all).map(|_| returns()).collect(),
         inboxes: senders.clone(),
+        said: said.clone(),
         arrivals: departures.clone(),
-        watch,
+        watch: Arc::clone(&watch),
         draining: AtomicBool::new(false),
         lame: AtomicBool::new(false),
         emptied: AtomicU64::new(0),
         handed_over: AtomicU64::new(0),
         flushed: AtomicU64::new(0),
     });
-    let ends = receivers
-        .into_iter()
-        .zip(arrivals)
-        .zip(0..shards)
-        .map(|((inbox, arrivals), me)| Mesh {
+    let received = receivers.into_iter().zip(hears).zip(arrivals);
+    let ends = received
+        .zip(0..peers)
+        .map(|(((inbox, hears), arrivals), me)| Mesh {
             me: ShardId(me),
             inbox,
+            said: hears,
             arrivals,
             departures: departures.clone(),
-            others: senders.clone(),
+            others: match me < shards {
+                true => senders.clone(),
+                false => said.clone(),
+            },
             doors: Arc::clone(&doors),
         });
-    Ok((ends.collect(), doors))
+    let mut shards: Vec<_> = ends.collect();
+    let workers = shards.split_off(count);
+    Ok(Woven {
+        shards,
+        workers,
+        doors,
+    })
 }
 
 impl Mesh {
@@ -272,6 +339,16 @@ impl Mesh {
         self.inbox.try_recv().ok()
     }
 
+    /// The next batch from a state worker.
+    pub fn receive_said(&self) -> Option<(ShardId, Batch)> {
+        self.said.try_recv().ok()
+    }
+
+    /// The workers whose thread has ended by a fault, one bit each.
+    pub fn gone_workers(&self) -> u64 {
+        self.doors.gone_workers.load(Ordering::Acquire)
+    }
+
     /// Returns a handled batch to its sender.
     pub fn give_back(&self, to: ShardId, batch: Batch) {
         let sender = usize::from(to.0);
@@ -297,17 +374,30 @@ impl Mesh {
 
     /// The descriptor that becomes readable when this shard is woken.
     pub fn bell(&self) -> RawFd {
-        self.doors.doors[usize::from(self.me.0)].bell.as_raw_fd()
+        match &self.doors.doors[usize::from(self.me.0)].bell {
+            Bell::Event(bell) => bell.as_raw_fd(),
+            Bell::Thread(_) => unreachable!("a worker has no ring that could read a bell"),
+        }
     }
 
-    /// Marks this shard as about to sleep. False if there is something to do after all.
-    pub fn fall_asleep(&self, wants_credit: bool) -> bool {
+    /// The calling thread is that of this worker: it is what is woken.
+    pub fn wakes_this_thread(&self) {
+        if let Bell::Thread(thread) = &self.doors.doors[usize::from(self.me.0)].bell {
+            thread.get_or_init(std::thread::current);
+        }
+    }
+
+    /// Marks this peer as about to sleep. False if there is something to do after all. `hears_workers` if what workers say
+    /// would be taken.
+    pub fn fall_asleep(&self, wants_credit: bool, hears_workers: bool) -> bool {
         let door = &self.doors.doors[usize::from(self.me.0)];
         door.wants_credit.store(wants_credit, Ordering::Relaxed);
+        door.hears_workers.store(hears_workers, Ordering::Relaxed);
         door.asleep.store(true, Ordering::Relaxed);
         std::sync::atomic::fence(Ordering::SeqCst);
-        let returned = self.doors.has_returned(usize::from(self.me.0));
-        if self.inbox.is_empty() && self.arrivals.is_empty() && !(wants_credit && returned) {
+        let returned = wants_credit && self.doors.has_returned(usize::from(self.me.0));
+        let told = hears_workers && !self.said.is_empty();
+        if self.inbox.is_empty() && self.arrivals.is_empty() && !returned && !told {
             return true;
         }
         self.awake();
@@ -339,7 +429,7 @@ impl Mesh {
     /// Records that this shard has disconnected all its clients. Once all shards have, the node drains.
     pub fn note_emptied(&self) {
         let emptied = self.doors.emptied.fetch_add(1, Ordering::AcqRel) + 1;
-        if emptied == self.doors.doors.len() as u64 {
+        if emptied == self.doors.shards as u64 {
             self.doors.drain();
         }
     }
@@ -347,22 +437,22 @@ impl Mesh {
     /// Records that this shard has handed over to other nodes what it had for them.
     pub fn note_handed_over(&self) {
         self.doors.handed_over.fetch_add(1, Ordering::AcqRel);
-        self.doors.doors.iter().for_each(Door::wake);
+        self.doors.iter().for_each(Door::wake);
     }
 
     /// Whether all shards have handed over.
     pub fn all_handed_over(&self) -> bool {
-        self.doors.handed_over.load(Ordering::Acquire) >= self.others.len() as u64
+        self.doors.handed_over.load(Ordering::Acquire) >= self.doors.shards as u64
     }
 
     /// Records that this shard has written all its output.
     pub fn note_flushed(&self) {
         self.doors.flushed.fetch_add(1, Ordering::AcqRel);
-        self.doors.doors.iter().for_each(Door::wake);
+        self.doors.iter().for_each(Door::wake);
     }
 
     /// Whether all shards have written all their output.
     pub fn all_flushed(&self) -> bool {
-        self.doors.flushed.load(Ordering::Acquire) >= self.others.len() as u64
+        self.doors.flushed.load(Ordering::Acquire) >= self.doors.shards as u64
     }
 }

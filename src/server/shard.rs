@@ -145,6 +145,8 @@ pub(crate) struct ShardLoop {
     turn_ended: u64,
     /// When the shard last had work, other than a timer.
     busy_at: u64,
+    /// Workers that are known to be gone, one bit each.
+    gone_workers: u64,
 }
 
 impl ShardLoop {
@@ -177,6 +179,7 @@ impl ShardLoop {
             hold_until: 0,
             turn_ended: 0,
             busy_at: 0,
+            gone_workers: 0,
         }
     }
 
@@ -199,7 +202,8 @@ impl ShardLoop {
             // One system call submits what this turn queued and waits for the next input. Only if that takes too long
             // does the shard sleep where glommio's other tasks can run.
             let wants_credit = self.driver.shard().wants_credit() || self.is_draining();
-            if !self.mesh.fall_asleep(wants_credit) {
+            let hears_workers = self.driver.shard().hears_workers();
+            if !self.mesh.fall_asleep(wants_credit, hears_workers) {
                 self.ring.submit()?;
                 continue;
             }
@@ -280,6 +284,7 @@ impl ShardLoop {
         }
         self.completions = completions;
         self.deal_with_nodes(now);
+        self.note_gone_workers(now);
         let mut wired = Wired {
             connections: &mut self.connections,
             mesh: &mut self.mesh,
@@ -396,6 +401,22 @@ impl ShardLoop {
                 self.connections
                     .arrived(&mut self.driver, moved, accepted, clients, now);
             }
+        }
+    }
+
+    /// Tells core of workers whose thread has ended by a fault.
+    fn note_gone_workers(&mut self, now: Now) {
+        let gone = self.mesh.gone_workers();
+        let mut new = gone & !self.gone_workers;
+        self.gone_workers = gone;
+        while new != 0 {
+            let worker = self
+                .driver
+                .shard()
+                .peer_of_worker(new.trailing_zeros() as u16);
+            let input = Input::WorkerGone { worker };
+            self.driver.handle(&mut self.connections, input, now);
+            new &= new - 1;
         }
     }
 
@@ -665,6 +686,10 @@ impl Mail for Wired<'_> {
 
     fn next_batch(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
         self.mesh.receive()
+    }
+
+    fn next_said(&mut self, _driver: &Driver) -> Option<(ShardId, Batch)> {
+        self.mesh.receive_said()
     }
 
     fn give_back(&mut self, to: ShardId, batch: Batch) {

@@ -284,6 +284,11 @@ impl Shard {
         self.mailboxes.peers()
     }
 
+    /// A state worker's number among the peers.
+    pub fn peer_of_worker(&self, worker: u16) -> ShardId {
+        ShardId(self.settings.shards + worker)
+    }
+
     /// Whether batches of state workers are taken: while all other shards have room, because what a worker says may be
     /// events for them. Batches of shards are always taken.
     pub fn hears_workers(&self) -> bool {

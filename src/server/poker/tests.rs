@@ -2,7 +2,7 @@
 //! with something to do.
 
 use super::*;
-use crate::mesh::{Mesh, weave};
+use crate::mesh::{Mesh, Woven, weave};
 use crate::ring::{Ring, RingConfig, Token};
 use sapwood_core::command::ShardId;
 use sapwood_core::mailbox::Batch;
@@ -29,11 +29,15 @@ struct Scene {
 impl Scene {
     /// Two shards that sleep with nothing to do, and a thread that dozes for at most an hour.
     fn new() -> Scene {
-        let (meshes, doors) = weave(2).unwrap();
+        let Woven {
+            shards: meshes,
+            doors,
+            ..
+        } = weave(2, 0).unwrap();
         let rings: Vec<Ring> = meshes.iter().map(|_| ring()).collect();
         let (pokes, poked): (Vec<_>, Vec<_>) = meshes.iter().map(|_| flume::bounded(1)).unzip();
         for mesh in &meshes {
-            assert!(mesh.fall_asleep(false));
+            assert!(mesh.fall_asleep(false, false));
         }
         let sleepers = pokes.into_iter().zip(&rings).map(|(poke, ring)| Sleeper {
             poke,
@@ -107,7 +111,7 @@ fn a_lost_ring_of_the_bell_rouses_the_thread() {
     scene.expect_poke(1);
     // The shard does its turn, and sleeps again.
     scene.meshes[1].note_turn();
-    assert!(scene.meshes[1].fall_asleep(false));
+    assert!(scene.meshes[1].fall_asleep(false, false));
     scene.await_doze();
     scene.thread.end();
 }
@@ -118,7 +122,10 @@ fn an_inbox_that_nobody_was_told_of_is_seen() {
     // As if the sender had found the shard awake, and the shard had not checked its inbox again before sleeping.
     scene.meshes[1].awake();
     scene.meshes[0].send(ShardId(1), Batch::default());
-    assert!(!scene.meshes[1].fall_asleep(false), "it has not lost it");
+    assert!(
+        !scene.meshes[1].fall_asleep(false, false),
+        "it has not lost it"
+    );
     scene.doors.iter().nth(1).unwrap().pretend_asleep();
     // It may have been poked while awake.
     let _ = scene.poked[1].try_recv();
@@ -159,7 +166,10 @@ fn returned_batches_count_for_who_waits_for_credit_alone() {
     scene.meshes[1].give_back(ShardId(0), Batch::default());
     std::thread::sleep(LONG);
     assert!(scene.doors.watch().is_dozing(), "nobody waits for it");
-    assert!(!scene.meshes[0].fall_asleep(true), "it has not lost it");
+    assert!(
+        !scene.meshes[0].fall_asleep(true, false),
+        "it has not lost it"
+    );
     let door = scene.doors.iter().next().unwrap();
     door.pretend_asleep();
     door.swallow_next();

@@ -33,7 +33,8 @@ use super::{DurableStore, Failure, remembered};
 use driver::Driver;
 use inbox::{News, Shared};
 use sapwood_state::log::{FileId, Remembered, Settings, Writer};
-use sapwood_wire::state::{Durability, Index, PartitionId};
+pub use sapwood_state::worker::{LogNews, Proposal};
+use sapwood_wire::state::{Index, PartitionId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -41,34 +42,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// An entry that a worker wants in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposal {
-    /// Whose proposal it is.
-    pub worker: u16,
-    /// Its number among the worker's, from 1, without gaps.
-    pub number: u64,
-    /// Whose entry it is.
-    pub partition: PartitionId,
-    /// Its place there: one more than that of the partition's entry before.
-    pub index: Index,
-    /// The worker's wall clock, ms since 1970. May step back.
-    pub wall_ms: u64,
-    /// The commands, which the worker keeps to apply.
-    pub commands: Arc<Vec<u8>>,
-    /// What the worker waits for.
-    pub durability: Durability,
-}
-
-/// What a worker is told: numbers of its own proposals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogNews {
-    /// All up to this are written: a crash of the process does not lose them.
-    pub written: u64,
-    /// All up to this are synced: a crash of the machine does not lose them. At most `written`.
-    pub synced: u64,
-}
 
 /// Tells a worker its news, or by the same news as before that the log failed. Called by the log thread: it must not block,
 /// and should cost no more than a wake-up.

@@ -4,11 +4,13 @@
 //! shards'. Invariants: no shard makes a file call; nothing is told as synced before the disk has it; the first failed
 //! write or sync is final. A start goes [`directory`], then [`start`], then [`log`]; begin there in this order.
 
+mod acks;
 pub mod directory;
 mod error;
 pub mod files;
 pub mod limits;
 pub mod log;
+pub mod plane;
 mod remembered;
 pub mod start;
 pub mod store;
@@ -16,6 +18,7 @@ pub mod store;
 #[path = "tests/testing.rs"]
 mod testing;
 mod threads;
+pub(crate) mod worker;
 
 pub use error::{DirectoryFlaw, Failure, Holder, OpenError};
 

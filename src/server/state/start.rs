@@ -11,10 +11,10 @@ use super::log::{LogSettings, OpenLog, prepare_segment};
 use super::{DurableStore, OpenError, remembered};
 use sapwood_state::limits::SEGMENT_BYTES_MAX;
 use sapwood_state::log::{
-    FileId, FileStart, Flaw, Position, Recovered, Recovery, RecoveryError, SEGMENT_HEAD_BYTES,
-    Writer, WriterError, Writes,
+    Entry, FileId, FileStart, Flaw, Position, Recovered, Recovery, RecoveryError,
+    SEGMENT_HEAD_BYTES, Writer, WriterError, Writes,
 };
-use sapwood_state::partition::{Entry, Partition};
+use sapwood_state::partition::Partition;
 use sapwood_wire::state::{Index, PartitionId};
 use std::collections::BTreeMap;
 use std::io;
@@ -182,13 +182,8 @@ impl Start {
             let mut batch_bytes = 0;
             while let Some(record) = recovery.next(&bytes[..count]).map_err(refused)? {
                 for entry in record.entries() {
-                    batch_bytes += entry.command.len();
-                    batch.push(Entry {
-                        partition: entry.partition,
-                        index: Index(entry.index),
-                        wall_ms: entry.wall_ms,
-                        commands: entry.command,
-                    });
+                    batch_bytes += entry.commands.len();
+                    batch.push(entry);
                 }
                 if batch.len() >= REPLAY_ENTRIES || batch_bytes >= REPLAY_BYTES {
                     replay.apply(&mut batch)?;

@@ -12,7 +12,7 @@ use crate::state::Failure;
 use crate::state::files::{Files, OpenFile, is_no_space, write_all};
 use crate::state::limits::{SLOW_SYNC, SLOW_SYNC_EVERY};
 use crate::state::threads::become_real_time;
-use sapwood_state::log::{Entry, FileId, Prepare, Remembered, Writer, WriterError, Writes};
+use sapwood_state::log::{FileId, Prepare, Remembered, Writer, WriterError, Writes};
 use sapwood_wire::state::Durability;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -334,12 +334,7 @@ impl Driver {
             .pending
             .iter()
             .take_while(is_enough)
-            .map(|proposal| Entry {
-                partition: proposal.partition,
-                index: proposal.index.0,
-                wall_ms: proposal.wall_ms,
-                command: &proposal.commands,
-            })
+            .map(Proposal::entry)
             .collect();
         let taken = match self.writer.append(&entries, &mut self.writes) {
             Ok(taken) => taken,

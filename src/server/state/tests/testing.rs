@@ -7,8 +7,9 @@ use super::log::{LogHandle, LogNews, LogSettings, LogThread, Proposal, ProposeEr
 use super::start::{self, StartReport};
 use super::{DurableStore, OpenError};
 use sapwood_state::limits::PARTITIONS_MAX;
+use sapwood_state::log::Entry;
 use sapwood_state::log::Settings;
-use sapwood_state::partition::{Entry, Partition};
+use sapwood_state::partition::Partition;
 use sapwood_state::store::{
     Direction, Family, MemoryStore, Store, StoreError, Visit, Write, WriteBatch,
 };

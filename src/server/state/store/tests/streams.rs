@@ -1,7 +1,8 @@
 //! Streams on the store: the same log gives the same live rows as in memory, whatever happens to the store.
 
 use super::*;
-use sapwood_state::partition::{Applied, Entry, Partition};
+use sapwood_state::log::Entry;
+use sapwood_state::partition::{Applied, Partition};
 use sapwood_state::store::MemoryStore;
 use sapwood_state::streams::Floors;
 use sapwood_wire::state::*;
