@@ -98,6 +98,8 @@ pub(crate) struct Settings {
     pub shards: u16,
     /// Number of state workers; 0 if the node keeps nothing.
     pub workers: u16,
+    /// Number of partitions of what it keeps.
+    pub partitions: u16,
     pub user: Option<Vec<u8>>,
     pub password: Option<Vec<u8>>,
     pub nats_payload_max: usize,

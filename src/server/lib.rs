@@ -303,11 +303,13 @@ impl Server {
         tracing::info!("{granted}");
         let shards = plan.cpus.len();
         let (listeners, by_shard) = open_listeners(&config, shards)?;
-        let workers = config.state.as_ref().map_or(0, |state| state.workers);
+        let workers_of = |state: &StateSettings| state.workers_of(shards as u16);
+        let workers = config.state.as_ref().map_or(0, workers_of);
         let woven = mesh::weave(shards as u16, workers).map_err(StartError::System)?;
         let doors = woven.doors;
         let state = config.state.clone();
-        let state = state.map(|settings| Arc::new(Plane::new(settings, Arc::clone(&doors))));
+        let plane = |settings| Arc::new(Plane::new(settings, workers, Arc::clone(&doors)));
+        let state = state.map(plane);
         let of = |wanted| listeners.iter().find(|(name, _)| *name == wanted);
         let [node, nats] = ["node", "nats"].map(|name| of(name).map(|&(_, address)| address));
         let mut identity = identity(&config, node, nats).map_err(StartError::System)?;
@@ -415,7 +417,7 @@ impl Server {
                 listeners,
                 clients: Arc::clone(&clients),
                 ways,
-                workers: self.state.as_ref().map_or(0, |plane| plane.workers()),
+                state: self.state.as_ref().map_or((0, 1), |plane| plane.place()),
                 poked,
                 ready,
             };
@@ -543,7 +545,8 @@ struct ShardParts {
     listeners: Vec<Listener>,
     clients: Arc<AtomicU64>,
     ways: Ways,
-    workers: u16,
+    /// Number of state workers and of partitions.
+    state: (u16, u16),
     poked: flume::Receiver<()>,
     /// Receives a duplicate of the ring's descriptor once the shard runs; dropped if the shard could not start.
     ready: flume::Sender<OwnedFd>,
@@ -708,7 +711,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
         listeners,
         clients,
         ways,
-        workers,
+        state: (workers, partitions),
         poked,
         ready,
     } = parts;
@@ -724,7 +727,7 @@ async fn run_shard(parts: ShardParts) -> io::Result<()> {
             cell.poke();
         }
     });
-    let core = Shard::with_workers(config, workers);
+    let core = Shard::with_workers(config, workers, partitions);
     let outcome = ShardLoop::new(core, ring, mesh, listeners, clients, ways.lame_duck)
         .run(&wake, ways.latency)
         .await;

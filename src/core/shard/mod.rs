@@ -78,12 +78,13 @@ pub struct Shard {
 impl Shard {
     /// An empty shard of a node that keeps nothing.
     pub fn new(config: Config) -> Shard {
-        Shard::with_workers(config, 0)
+        Shard::with_workers(config, 0, 1)
     }
 
-    /// An empty shard of a node with so many state workers, at most [`limits::WORKERS_MAX`]. They are its peers beside the
-    /// other shards, numbered from `config.shards` on; see [`crate::worker`].
-    pub fn with_workers(config: Config, workers: u16) -> Shard {
+    /// An empty shard of a node with so many state workers, at most [`limits::WORKERS_MAX`], and partitions. Workers are its
+    /// peers beside the other shards, numbered from `config.shards` on; see [`crate::worker`].
+    pub fn with_workers(config: Config, workers: u16, partitions: u16) -> Shard {
+        assert!(partitions > 0, "a stream is in a partition");
         check_numbers(&config, workers);
         let Config {
             shard,
@@ -130,6 +131,7 @@ impl Shard {
                 shard,
                 shards,
                 workers,
+                partitions,
                 user: config.user,
                 password: config.password,
                 nats_payload_max: config.nats_payload_max,

@@ -69,7 +69,7 @@ impl Node {
                 process_id: 1,
                 started_wall_ms: 0,
             };
-            Shard::with_workers(config, workers)
+            Shard::with_workers(config, workers, 4)
         };
         Node {
             shards: (0..shards).map(make).collect(),

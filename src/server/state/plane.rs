@@ -12,7 +12,7 @@ use super::log::{LogHandle, LogSettings, LogThread, Tell};
 use super::start::{self, StartReport};
 use super::store::RocksStore;
 use crate::mesh::Doors;
-use sapwood_core::limits::SHARDS_MAX;
+use sapwood_core::limits::WORKERS_MAX;
 use sapwood_state::limits::ENTRY_COMMAND_BYTES_MAX;
 use sapwood_state::worker::{LastStop, LogNews, Setup, SharedFilters};
 use std::fs::File;
@@ -31,10 +31,17 @@ pub struct StateSettings {
     pub is_chosen: bool,
     /// Number of partitions.
     pub partitions: u16,
-    /// Number of state workers.
-    pub workers: u16,
+    /// Number of state workers; `None` is one for two shards, and at least one.
+    pub workers: Option<u16>,
     /// Faults of the disk, for tests.
     pub faults: Option<FaultControl>,
+}
+
+impl StateSettings {
+    /// Number of state workers of a node with so many shards.
+    pub(crate) fn workers_of(&self, shards: u16) -> u16 {
+        self.workers.unwrap_or((shards / 2).max(1))
+    }
 }
 
 /// The state plane's directory in the data directory.
@@ -111,6 +118,7 @@ pub(super) enum Opening {
 /// See the module.
 pub struct Plane {
     settings: StateSettings,
+    workers: u16,
     doors: Arc<Doors>,
     stage: Mutex<Stage>,
     /// Workers are to end: no shard is left.
@@ -125,19 +133,20 @@ impl std::fmt::Debug for Plane {
 
 impl Plane {
     /// The plane of a node, closed.
-    pub(crate) fn new(settings: StateSettings, doors: Arc<Doors>) -> Plane {
-        assert!((1..=SHARDS_MAX).contains(&usize::from(settings.workers)));
+    pub(crate) fn new(settings: StateSettings, workers: u16, doors: Arc<Doors>) -> Plane {
+        assert!((1..=WORKERS_MAX).contains(&usize::from(workers)));
         Plane {
             settings,
+            workers,
             doors,
             stage: Mutex::new(Stage::Closed),
             is_ending: AtomicBool::new(false),
         }
     }
 
-    /// Number of state workers.
-    pub(crate) fn workers(&self) -> u16 {
-        self.settings.workers
+    /// Number of state workers and of partitions.
+    pub(crate) fn place(&self) -> (u16, u16) {
+        (self.workers, self.settings.partitions)
     }
 
     /// The state plane's own directory.
@@ -198,9 +207,9 @@ impl Plane {
     }
 
     fn open_directory(&self) -> Result<Stage, OpenError> {
+        let workers = self.workers;
         let StateSettings {
             partitions,
-            workers,
             ref faults,
             ..
         } = self.settings;
@@ -265,7 +274,7 @@ impl Plane {
     /// Has the workers end, once they have done what they were given.
     pub(crate) fn end_workers(&self) {
         self.is_ending.store(true, Ordering::Release);
-        for worker in 0..self.settings.workers {
+        for worker in 0..self.workers {
             self.doors.of_worker(worker).ring_bell();
         }
     }
