@@ -122,7 +122,10 @@ impl<'a> Iterator for Reading<'a> {
         let heard = loop {
             match records.next()? {
                 // It stands directly before what it is about.
-                Record::Ack(key) => ack = Some(asker(key)),
+                Record::Ack(key) => {
+                    assert!(ack.is_none(), "an acknowledgement of nothing");
+                    ack = Some(asker(key));
+                }
                 Record::Ask(key, request, shared) => {
                     assert!(ack.is_none(), "a request is answered anyway");
                     break Heard::Asked {
