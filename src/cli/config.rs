@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sapwood_server::{Config, Latency, Limits, PAYLOAD_BYTES_MAX, Policy, SHARDS_MAX, WebSettings};
 
+use super::data_settings::DataSettings;
 use super::environment;
 pub use super::environment::Environment;
 use super::file;
@@ -100,6 +101,10 @@ pub enum Key {
     ClusterSecretFile,
     /// Where data is kept.
     Data,
+    /// In how many partitions.
+    Partitions,
+    /// How many state workers.
+    StateWorkers,
     /// How many shards.
     Shards,
     /// Which CPUs.
@@ -122,7 +127,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order of the documentation.
-    pub const ALL: [Key; 33] = [
+    pub const ALL: [Key; 35] = [
         Key::Redis,
         Key::RedisPolicy,
         Key::Native,
@@ -148,6 +153,8 @@ impl Key {
         Key::Topology,
         Key::ClusterSecretFile,
         Key::Data,
+        Key::Partitions,
+        Key::StateWorkers,
         Key::Shards,
         Key::Cpus,
         Key::Pin,
@@ -186,6 +193,8 @@ impl Key {
             Key::Topology => "topology",
             Key::ClusterSecretFile => "cluster_secret_file",
             Key::Data => "data",
+            Key::Partitions => "partitions",
+            Key::StateWorkers => "state_workers",
             Key::Shards => "shards",
             Key::Cpus => "cpus",
             Key::Pin => "pin",
@@ -216,8 +225,9 @@ impl Key {
             }
             Key::ChildrenMax => "a whole number, such as 8",
             Key::Heartbeat => "\"250ms\", \"1s\" or a whole number of milliseconds",
-            Key::Data => "a string: the path of a directory",
-            Key::Shards => "a whole number, such as 2",
+            Key::Data => "a string: the path of a directory, or \"off\"",
+            Key::Partitions => "a whole number, such as 64",
+            Key::Shards | Key::StateWorkers => "a whole number, such as 2",
             Key::Cpus => "\"0-3,6\" or [0, 1, 2, 3, 6]",
             Key::HttpOrigin => {
                 "\"https://example.org\", several with commas between them, or \"*\""
@@ -336,7 +346,7 @@ pub struct Settings {
     nats_policy: Policy,
     nats_advertise: Option<SocketAddr>,
     max_payload: Option<usize>,
-    data: Option<Sourced<PathBuf>>,
+    data: DataSettings,
     shards: Option<Sourced<usize>>,
     cpus: Option<Sourced<Vec<usize>>>,
     is_pinned: bool,
@@ -439,11 +449,12 @@ impl Settings {
             lame_duck: self.lame_duck,
             password: self.password.map(|password| password.0),
             limits: self.limits,
+            state: self.data.state(),
             ..Config::default()
         };
         BrokerSettings {
             config,
-            data: self.data,
+            data: self.data.chosen(),
             log_format: self.log_format,
             warnings: self.warnings,
         }
@@ -560,7 +571,7 @@ fn read(flags: Flags, environment: &Environment) -> (Settings, Sources<'_>) {
             })
             .map(|seconds| Duration::from_secs(seconds.value)),
         user: sources.choose(Key::User, |text| Ok(text.to_string())),
-        data: sources.choose_path(Key::Data),
+        data: DataSettings::read(&mut sources, environment),
         shards: sources.choose(Key::Shards, |text| {
             value::parse_count(text, 1, SHARDS_MAX as u64).map(|shards| shards as usize)
         }),
@@ -664,6 +675,11 @@ impl Sources<'_> {
     /// As [`choose`](Sources::choose), for a path, which is relative to where it was given.
     pub fn choose_path(&mut self, key: Key) -> Option<Sourced<PathBuf>> {
         self.choose_given(key, |given| Ok(given.path()))
+    }
+
+    /// A path, or none where the word `off` stands.
+    pub fn choose_path_or_off(&mut self, key: Key) -> Option<Sourced<Option<PathBuf>>> {
+        self.choose_given(key, |given| Ok((given.text != "off").then(|| given.path())))
     }
 
     fn choose_given<T>(

@@ -230,6 +230,8 @@ fn text_for(setting: Key, value: &DeValue<'_>) -> Option<String> {
         | Key::Http
         | Key::Nats
         | Key::Shards
+        | Key::Partitions
+        | Key::StateWorkers
         | Key::MaxPayload
         | Key::LameDuck
         | Key::Node

@@ -12,6 +12,7 @@ mod check;
 mod config;
 mod connect;
 mod data;
+mod data_settings;
 mod drawing;
 mod environment;
 mod file;
@@ -262,9 +263,15 @@ struct ServeArgs {
     /// A file with the secret that all nodes of the tree share; links are encrypted with it
     #[arg(long, value_name = "FILE")]
     cluster_secret_file: Option<String>,
-    /// The directory where this node keeps who it is among others, made if it is missing [default: none, a new one each start]
+    /// The directory where streams are kept, and who this node is among others, made if it is missing; off keeps nothing [default: $XDG_DATA_HOME/sapwood, as root /var/lib/sapwood; there only streams]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
+    /// In how many partitions streams are kept, 1 to 256, fixed when the directory is made [default: 64]
+    #[arg(long, value_name = "N")]
+    partitions: Option<String>,
+    /// How many threads store and read streams, 1 to 64 [default: one for two shards]
+    #[arg(long, value_name = "N")]
+    state_workers: Option<String>,
     /// How many shards, each on a CPU of its own [default: one for each CPU it may use]
     #[arg(long, value_name = "N")]
     shards: Option<String>,

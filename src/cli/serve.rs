@@ -114,6 +114,8 @@ fn flags(args: &ServeArgs) -> Flags {
             (Key::Topology, args.topology.clone()),
             (Key::ClusterSecretFile, args.cluster_secret_file.clone()),
             (Key::Data, args.data.clone()),
+            (Key::Partitions, args.partitions.clone()),
+            (Key::StateWorkers, args.state_workers.clone()),
             (Key::Shards, args.shards.clone()),
             (Key::Cpus, args.cpus.clone()),
             (Key::Pin, args.pin.clone()),
