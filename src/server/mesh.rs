@@ -387,24 +387,41 @@ impl Mesh {
         }
     }
 
-    /// Marks this peer as about to sleep. False if there is something to do after all. `hears_workers` if what workers say
+    /// Marks this shard as about to sleep. False if there is something to do after all. `hears_workers` if what workers say
     /// would be taken.
     pub fn fall_asleep(&self, wants_credit: bool, hears_workers: bool) -> bool {
         let door = &self.doors.doors[usize::from(self.me.0)];
-        door.wants_credit.store(wants_credit, Ordering::Relaxed);
         door.hears_workers.store(hears_workers, Ordering::Relaxed);
-        door.asleep.store(true, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::SeqCst);
-        let returned = wants_credit && self.doors.has_returned(usize::from(self.me.0));
+        self.say_asleep(wants_credit);
         let told = hears_workers && !self.said.is_empty();
-        if self.inbox.is_empty() && self.arrivals.is_empty() && !returned && !told {
+        let has_come = told || !self.inbox.is_empty() || !self.arrivals.is_empty();
+        self.may_sleep(wants_credit, has_come)
+    }
+
+    /// Marks this worker as about to sleep; `takes_batches` if it has room for what shards send. False if there is
+    /// something to do after all, as far as the mesh knows: what else wakes it is to be looked at behind this.
+    pub fn worker_falls_asleep(&self, wants_credit: bool, takes_batches: bool) -> bool {
+        self.say_asleep(wants_credit);
+        self.may_sleep(wants_credit, takes_batches && !self.inbox.is_empty())
+    }
+
+    fn say_asleep(&self, wants_credit: bool) {
+        let door = &self.doors.doors[usize::from(self.me.0)];
+        door.wants_credit.store(wants_credit, Ordering::Relaxed);
+        door.asleep.store(true, Ordering::Relaxed);
+        // Pairs with the one in `wake`.
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    fn may_sleep(&self, wants_credit: bool, has_come: bool) -> bool {
+        if !has_come && !(wants_credit && self.doors.has_returned(usize::from(self.me.0))) {
             return true;
         }
         self.awake();
         false
     }
 
-    /// Marks this shard as awake.
+    /// Marks this peer as awake.
     pub fn awake(&self) {
         let door = &self.doors.doors[usize::from(self.me.0)];
         door.asleep.store(false, Ordering::Relaxed);

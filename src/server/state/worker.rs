@@ -52,21 +52,31 @@ pub(crate) fn start(
     let plane = Arc::clone(plane);
     spawn("sapwood-state", move || {
         mesh.wakes_this_thread();
-        let gone = SaysGone(mesh.doors(), number);
+        let mut guard = SaysGone {
+            doors: mesh.doors(),
+            number,
+            is_orderly: false,
+        };
         WorkerThread::new(plane, number, port, mesh).run(ready);
-        std::mem::forget(gone);
+        guard.is_orderly = true;
     })
 }
 
 /// Says that the thread has ended, if that is by a panic.
-struct SaysGone(Arc<Doors>, u16);
+struct SaysGone {
+    doors: Arc<Doors>,
+    number: u16,
+    is_orderly: bool,
+}
 
 impl Drop for SaysGone {
     fn drop(&mut self) {
-        tracing::error!(
-            "a state worker ended by a fault; nothing more is stored until the broker is started again"
-        );
-        self.0.note_worker_gone(self.1);
+        if !self.is_orderly {
+            tracing::error!(
+                "a state worker ended by a fault; nothing of its streams is stored or read until the broker is started again"
+            );
+            self.doors.note_worker_gone(self.number);
+        }
     }
 }
 
@@ -146,16 +156,13 @@ impl WorkerThread {
         self.batch.is_none() && self.running.as_deref().is_none_or(is_settled)
     }
 
+    /// Sleeps until shards send or give back something that it can go on with, the log has news, or something is due.
     fn sleep(&mut self) {
-        let is_hearing = self.batch.is_none();
-        if !self
-            .mesh
-            .fall_asleep(self.port.wants_credit() || !self.outgoing.is_empty(), false)
-        {
-            // What is in the inbox waits for the machine, which is woken by the log.
-            if is_hearing || self.running.is_none() {
-                return;
-            }
+        let waits_for_room = self.port.wants_credit() || !self.outgoing.is_empty();
+        let waits_for_readers = !self.port.shards().all(|shard| self.port.may_read(shard));
+        let wants_credit = waits_for_room || waits_for_readers;
+        if !self.mesh.worker_falls_asleep(wants_credit, !self.is_full()) {
+            return;
         }
         let news = self.running.as_deref().map(|running| &running.news);
         if news.is_some_and(|news| news.is_new()) || self.plane.is_ending() && self.has_ended() {
