@@ -81,14 +81,14 @@ mod tests {
 
     #[test]
     fn data_is_kept_where_the_users_is() {
-        let xdg = Environment::of(&[("XDG_DATA_HOME", "/data"), ("HOME", "/home/ada")]);
-        let home = Environment::of(&[("XDG_DATA_HOME", "data"), ("HOME", "/home/ada")]);
+        let xdg = Environment::of(&[("XDG_DATA_HOME", "/data"), ("HOME", "/people/ada")]);
+        let home = Environment::of(&[("XDG_DATA_HOME", "data"), ("HOME", "/people/ada")]);
         let none = Environment::of(&[]);
         let found = |environment, is_root| default_directory(environment, is_root);
         assert_eq!(found(&xdg, false), Some("/data/sapwood".into()));
         assert_eq!(
             found(&home, false),
-            Some("/home/ada/.local/share/sapwood".into())
+            Some("/people/ada/.local/share/sapwood".into())
         );
         assert_eq!(found(&none, false), None);
         assert_eq!(found(&xdg, true), Some("/var/lib/sapwood".into()));

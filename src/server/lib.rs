@@ -364,7 +364,7 @@ impl Server {
         if plane.has_data() {
             plane.open().map_err(StartError::State)?;
         }
-        let (ready, are_ready) = flume::unbounded();
+        let (ready, are_ready) = flume::bounded::<()>(0);
         for (mesh, number) in ends.into_iter().zip(0..) {
             let place = (number, shards);
             let started = state::worker::start(plane, place, mesh, limits, ready.clone());

@@ -345,12 +345,10 @@ impl Shard {
         put_off.waits(Source::Batch(from)) && !put_off.is_due()
     }
 
-    /// Whether a connection's session does not go on, whatever is offered: it waits at the barrier, or deliveries to it
-    /// are put off.
+    /// Whether a connection's session does not go on whatever is offered: at the barrier, or while it is owed deliveries.
     pub fn is_held_back(&self, conn: ConnId) -> bool {
-        let connection = self.connections.get(conn);
-        let is_at_barrier = connection.is_some_and(|there| there.blocked.barrier.is_some());
-        is_at_barrier || self.outboxes.is_owed(conn)
+        let there = self.connections.get(conn);
+        there.is_some_and(|there| there.blocked.barrier.is_some()) || self.outboxes.is_owed(conn)
     }
 
     /// Whether batches wait for credit, so that returned batches should be handed in at once.
