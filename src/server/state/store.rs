@@ -64,6 +64,12 @@ fn failed(error: rocksdb::Error) -> StoreError {
     StoreError::Failed(error.into_string())
 }
 
+/// Not all that RocksDB says names the directory.
+fn cannot_open(directory: &Path, error: rocksdb::Error) -> StoreError {
+    let error = error.into_string();
+    StoreError::Failed(format!("{}: {error}", directory.display()))
+}
+
 impl Shared {
     fn family(&self, family: Family) -> &ColumnFamily {
         let handle = self.db.cf_handle(NAMES[family as usize]);
@@ -98,7 +104,7 @@ impl RocksStore {
         let db = DB::open_cf_descriptors(&options::database(&memory), directory, families);
         Ok(RocksStore {
             shared: Arc::new(Shared {
-                db: db.map_err(failed)?,
+                db: db.map_err(|error| cannot_open(directory, error))?,
                 memory,
                 reclaim: Reclaim::new(filters),
                 failed: OnceLock::new(),

@@ -171,7 +171,10 @@ impl Driver {
         vitals
             .is_real_time
             .store(u64::from(is_real_time), Ordering::Relaxed);
-        // What a start left over may be due for a flush.
+        // Before the first wait: a start leaves no segment prepared, and what it replayed may be due for a flush.
+        let now = Instant::now();
+        self.prepare(now);
+        self.flush_if_due(now);
         self.note_state();
         loop {
             match self.turn() {
@@ -209,9 +212,10 @@ impl Driver {
             self.handle_news(news)?;
         }
         let now = Instant::now();
-        self.prepare(now);
         self.hold_if_behind();
         self.append(now)?;
+        // Behind the append, which may have taken the segment that was prepared: the next is ready when entries need it.
+        self.prepare(now);
         if self.waits_for_sync || is_due(self.os_due(), now) {
             self.sync()?;
         }

@@ -10,7 +10,7 @@
 //! | `bytes_per_sync` 1 MiB | p99.9 of the log's sync beside a busy store 4 ms instead of 9; a rate limiter or direct I/O add nothing |
 //! | 2 background jobs | one flushes, one compacts; the cores are the shards' |
 //! | no concurrent memtable writes | workers write in turns; each batch is one writer's |
-//! | blocks 16 KiB; `last` 4 KiB and bloom | a run has up to 16 KiB; a topic is looked up alone, and mostly there is none |
+//! | blocks 16 KiB; names of long bodies 4 KiB; `last` 4 KiB and bloom | a run has up to 16 KiB; a body or a topic is looked up alone, and mostly a topic is not there |
 //! | lz4 | the only compression built in; it costs less than the bytes that it saves |
 //! | 512 open files, opened by one thread | a cap; no scan at start |
 //! | no statistics, no dumps of them | no work while there is none |
@@ -93,6 +93,8 @@ pub(super) fn family(family: Family, memory: &Memory, filters: &Filters) -> Colu
         // Its rows are never dead, and few.
         Family::Meta => {}
         Family::Blobs => {
+            // A file is as long as a block at least, which with 16 KiB would name 400 bodies.
+            blocks.set_block_size(4 * 1024);
             options.set_target_file_size_base(BLOB_NAMES_FILE_BYTES);
             options.set_enable_blob_files(true);
             options.set_min_blob_size(BLOB_BYTES_MIN);
