@@ -414,11 +414,11 @@ impl Mesh {
     }
 
     fn may_sleep(&self, wants_credit: bool, has_come: bool) -> bool {
-        if !has_come && !(wants_credit && self.doors.has_returned(usize::from(self.me.0))) {
-            return true;
+        let has_more = has_come || wants_credit && self.doors.has_returned(usize::from(self.me.0));
+        if has_more {
+            self.awake();
         }
-        self.awake();
-        false
+        !has_more
     }
 
     /// Marks this peer as awake.

@@ -6,7 +6,8 @@
 use rustix::time::{ClockId, clock_gettime};
 use sapwood_server::state::DurableStore;
 use sapwood_server::state::store::RocksStore;
-use sapwood_state::partition::{Entry, Partition};
+use sapwood_state::log::Entry;
+use sapwood_state::partition::Partition;
 use sapwood_state::store::Store;
 use sapwood_state::streams::{Page, PageEnd, PageLimits, Place, Start, StreamView};
 use sapwood_wire::state::*;
@@ -121,7 +122,7 @@ fn fill(machine: &mut Machine, messages: u64, topics: u64) {
             .collect();
         let (thread, process) = (cpu(ClockId::ThreadCPUTime), cpu(ClockId::ProcessCPUTime));
         machine.apply(&commands);
-        if (first + ENTRY * BATCH) % FLUSH_MESSAGES == 0 {
+        if (first + ENTRY * BATCH).is_multiple_of(FLUSH_MESSAGES) {
             machine.store.flush().unwrap();
         }
         worker += cpu(ClockId::ThreadCPUTime) - thread;

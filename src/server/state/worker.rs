@@ -108,9 +108,11 @@ struct WorkerThread {
     /// The batch that is being taken in.
     batch: Option<(ShardId, Batch, BatchCursor)>,
     waiters: Waiters,
-    /// Acknowledgements at reply topics that wait for room: the shard that publishes, topic, payload.
-    outgoing: VecDeque<(ShardId, Box<[u8]>, Vec<u8>)>,
+    outgoing: Outgoing,
 }
+
+/// Acknowledgements at reply topics that wait for room: the shard that publishes, topic, payload.
+type Outgoing = VecDeque<(ShardId, Box<[u8]>, Vec<u8>)>;
 
 impl WorkerThread {
     fn new(plane: Arc<Plane>, number: u16, port: WorkerPort, mesh: Mesh) -> WorkerThread {
@@ -495,7 +497,7 @@ fn failure_of(error: WorkerError) -> Failure {
 fn deliver(
     waiters: &mut Waiters,
     port: &mut WorkerPort,
-    outgoing: &mut VecDeque<(ShardId, Box<[u8]>, Vec<u8>)>,
+    outgoing: &mut Outgoing,
     (tag, bytes, part): (Tag, &[u8], Part),
 ) {
     match waiters.answered(tag, part) {
