@@ -105,7 +105,9 @@ fn families_are_of_one_moment_whenever_it_is_killed() {
             let mut store = store.clone();
             std::thread::spawn(move || {
                 let padding = vec![writer; 3_000];
-                (1..).for_each(|number| store.write(&batch(writer, number, &padding)).unwrap());
+                for number in 1.. {
+                    store.write(&batch(writer, number, &padding)).unwrap();
+                }
             });
         }
         for round in 0.. {
