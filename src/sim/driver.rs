@@ -390,7 +390,8 @@ impl Host<'_> {
         is_flushed && self.world.sabotage(Sabotage::Reread)
     }
 
-    /// Those whom another shard killed heard nothing of the events in the same batch.
+    /// Those who were killed heard nothing of what comes after: of the events in the same batch, if another shard asked
+    /// for it.
     fn note_killed(&mut self, driver: &Driver) {
         for &(conn, reason) in driver.closing() {
             if reason == CloseReason::Killed
@@ -557,6 +558,8 @@ impl Sockets for Host<'_> {
         match dealt {
             Dealt::Bytes(conn) => {
                 self.note_consumed(conn, handled, after.commands - before.commands);
+                // Calls come after what the input says itself.
+                self.note_killed(driver);
                 let checked = self.world.check_input(self.shard, after.input_bytes);
                 self.check(checked);
             }
@@ -579,7 +582,11 @@ impl Sockets for Host<'_> {
                     *cursor = BatchCursor::default();
                 }
             }
-            Dealt::TurnEnd => self.world.model.turn_ended(self.shard),
+            Dealt::TurnEnd => {
+                // Calls that have waited come before the other shards are told what changed.
+                self.note_killed(driver);
+                self.world.model.turn_ended(self.shard);
+            }
             Dealt::Other => {
                 if let Some(key) = self.opening.take() {
                     let World { clients, model, .. } = &mut *self.world;

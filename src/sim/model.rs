@@ -471,7 +471,10 @@ impl Model {
             },
             Command::ClientList => What::Clients { asked: self.tick },
             Command::ClientId => What::Integer(key as u64 + 1),
-            Command::Kill(form, target) => return self.kill(key, *form, *target),
+            Command::Kill(form, target) => {
+                self.kill(key, *form, *target);
+                return Ok(());
+            }
             Command::Numsub(kind, names) => {
                 let shard = self.conn(key).shard;
                 let count = |name: &Name| (*name, self.count(shard, *kind, name));
@@ -673,7 +676,8 @@ impl Model {
         Ok(())
     }
 
-    fn kill(&mut self, key: usize, form: KillForm, target: usize) -> Result<(), Failure> {
+    /// Whom it means is there until a shard carries it out, which may have so many calls that this one waits.
+    fn kill(&mut self, key: usize, form: KillForm, target: usize) {
         let is_me = target == key;
         let asked = self.tick;
         self.owe(
@@ -685,18 +689,9 @@ impl Model {
                 is_me,
             },
         );
-        let shard = self.conn(key).shard;
         if !is_me {
             self.hunted.insert(target);
         }
-        let target_conn = self.conns.get(target).and_then(Option::as_ref);
-        let is_here = target_conn.is_some_and(|conn| conn.open && conn.shard == shard);
-        // Who kills itself is closed once that is answered, for which other shards are needed.
-        let at_once = !is_me || (form != KillForm::Id && self.shards.len() == 1);
-        if is_here && at_once {
-            self.close(target, CloseReason::Killed);
-        }
-        Ok(())
     }
 
     /// Listeners of exactly this name, in groups too, as a shard knows them.
@@ -843,6 +838,39 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
+    fn hot() -> Rc<Event> {
+        Rc::new(Event {
+            space: Space::Topic,
+            topic: b"hot",
+            flags: 0,
+            attributes: Vec::new(),
+            payload: Vec::new(),
+        })
+    }
+
+    /// As long as the call waits behind others.
+    #[test]
+    fn who_is_to_be_killed_is_a_subscriber_until_that_is_carried_out() {
+        let mut model = Model::new(1, Limits::default(), false);
+        let mut client = Client::new(&mut Rng::new(1));
+        client.protocol = Protocol::Redis;
+        (0..3).for_each(|key| model.opened(key, &client, 0));
+        let handle = |model: &mut Model, key, end, command| {
+            model.sent(key, end, Order::Redis(command));
+            model.handled(key, 10, 1).expect("carried out");
+        };
+        let subscribe = Command::Subscribe(FilterKind::Topic, vec![b"hot"]);
+        handle(&mut model, 0, 10, subscribe);
+        handle(&mut model, 1, 10, Command::Kill(KillForm::Id, 0));
+        for (end, count) in [(10, 1), (20, 0)] {
+            handle(&mut model, 2, end, Command::Publish(hot()));
+            let owed = model.conn(2).stream.owed.pop_back().map(|owed| owed.what);
+            let is_owed = matches!(owed, Some(What::Integer(told)) if told == count);
+            assert!(is_owed, "{count} listen, and it is owed {owed:?}");
+            model.close(0, CloseReason::Killed);
+        }
+    }
+
     /// A subscriber on shard 1 that has read its confirmation, and a publisher on shard 0.
     #[test]
     fn a_confirmation_that_a_shard_does_not_know_of_is_found() {
@@ -860,14 +888,7 @@ mod tests {
             if is_known {
                 model.shards[0].known[1] = Rc::clone(&model.shards[1].told);
             }
-            let event = Event {
-                space: Space::Topic,
-                topic: b"hot",
-                flags: 0,
-                attributes: Vec::new(),
-                payload: Vec::new(),
-            };
-            model.sent(0, 10, Order::Redis(Command::Publish(Rc::new(event))));
+            model.sent(0, 10, Order::Redis(Command::Publish(hot())));
             let found = model.handled(0, 10, 1).err().map(|failure| failure.check);
             assert_eq!(found, (!is_known).then_some("barrier"));
         }
