@@ -275,6 +275,8 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ("heartbeat", "61s", "is not a time from 100ms to 60s"),
     ("topology", "/nowhere.toml", "cannot read /nowhere.toml"),
     ("cluster-secret-file", "/nowhere", "cannot read /nowhere"),
+    ("partitions", "257", "is not a whole number from 1 to 256"),
+    ("state-workers", "0", "is not a whole number from 1 to 64"),
     ("shards", "0", "is not a whole number from 1 to 64"),
     ("shards", "two", "is not a whole number from 1"),
     ("cpus", "0-", "write for example 0-3,6"),
