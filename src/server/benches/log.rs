@@ -52,6 +52,10 @@ impl DurableStore for NoStore {
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    fn give_back_space(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 fn main() {

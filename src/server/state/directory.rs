@@ -59,7 +59,7 @@ pub struct DataDirectory {
     secret: Secret,
     log: Arc<dyn Files>,
     /// Locked as long as it is open.
-    _lock: File,
+    lock: File,
 }
 
 fn system(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
@@ -73,6 +73,14 @@ fn files_of(path: &Path, faults: Option<&FaultControl>) -> io::Result<Arc<dyn Fi
         None => real,
         Some(control) => Arc::new(FaultyFiles::new(real, control.clone())?),
     })
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread has just forked holds the lock until it executes its program.
+        // Fails where nobody can hold it any more.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl DataDirectory {
@@ -112,7 +120,7 @@ impl DataDirectory {
             meta,
             secret,
             log,
-            _lock: lock,
+            lock,
         })
     }
 

@@ -9,7 +9,7 @@
 //! ```text
 //! worker --propose--> Inbox --> append, write --(an `os` entry waits)--> tell written
 //!                       ^           '--> one fdatasync for all -------> tell written and synced
-//!                       '-- segment prepared (sapwood-segment), store flushed (sapwood-flush)
+//!                       '-- segment prepared (sapwood-segment), store flushed (sapwood-flush), space given back (sapwood-space)
 //! ```
 
 mod driver;
@@ -155,14 +155,20 @@ impl LogThread {
         };
         let driver = Driver::new(log, Arc::clone(&shared), tells, to_segments, to_flusher);
         let (files, of_segments) = (driver.files(), Arc::clone(&shared));
-        let of_flusher = Arc::clone(&shared);
+        let (of_flusher, of_reclaim) = (Arc::clone(&shared), Arc::clone(&shared));
+        // One round serves all flushes before it.
+        let (to_reclaim, rounds) = flume::bounded(1);
+        let of_rounds = store.clone();
         // The log thread comes last: where one of the others does not start, nothing was done yet, and those that run end
         // with the driver, whose channels they wait on.
         thread.threads.push(spawn("sapwood-segment", move || {
             segments::run(&*files, &segments, &of_segments);
         })?);
         thread.threads.push(spawn("sapwood-flush", move || {
-            flush_until_closed(store, &flushes, &of_flusher);
+            flush_until_closed(store, &flushes, &to_reclaim, &of_flusher);
+        })?);
+        thread.threads.push(spawn("sapwood-space", move || {
+            give_back_until_closed(&of_rounds, &rounds, &of_reclaim);
         })?);
         thread
             .threads
@@ -197,6 +203,7 @@ impl Drop for LogThread {
 fn flush_until_closed<S: DurableStore>(
     mut store: S,
     flushes: &flume::Receiver<Remembered>,
+    to_reclaim: &flume::Sender<()>,
     shared: &Arc<Shared>,
 ) {
     let _guard = shared.guard("sapwood-flush");
@@ -206,8 +213,30 @@ fn flush_until_closed<S: DurableStore>(
             .write(&remembered::batch(wanted))
             .and_then(|()| store.flush());
         let took = begun.elapsed();
+        if flushed.is_ok() {
+            // Full: the round that waits serves this flush too.
+            let _ = to_reclaim.try_send(());
+        }
         let flushed = flushed.map(|()| (wanted, took));
         shared.tell(News::Flushed(flushed));
+    }
+}
+
+/// Gives space back behind flushes, beside whoever writes and flushes: a compaction takes seconds.
+fn give_back_until_closed<S: DurableStore>(
+    store: &S,
+    rounds: &flume::Receiver<()>,
+    shared: &Arc<Shared>,
+) {
+    let _guard = shared.guard("sapwood-space");
+    while rounds.recv().is_ok() {
+        // An end does not wait for a round that has not begun.
+        if shared.is_closed() {
+            continue;
+        }
+        if let Err(error) = store.give_back_space() {
+            shared.fail_from_outside(Failure::Store(error));
+        }
     }
 }
 

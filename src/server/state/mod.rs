@@ -28,4 +28,7 @@ use sapwood_state::store::{Store, StoreError};
 pub trait DurableStore: Store + Clone + Send + 'static {
     /// Makes all that was written before durable, in all families together.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Gives back space of what a flush made dead for good. May take seconds; writes and flushes go on meanwhile.
+    fn give_back_space(&self) -> Result<(), StoreError>;
 }

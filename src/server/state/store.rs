@@ -244,4 +244,10 @@ impl DurableStore for RocksStore {
             flushed.map_err(|error| shared.fail(error))
         })
     }
+
+    fn give_back_space(&self) -> Result<(), StoreError> {
+        let reclaimed = self.reclaim()?;
+        tracing::debug!("space returned: {reclaimed:?}");
+        Ok(())
+    }
 }

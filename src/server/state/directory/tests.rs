@@ -104,9 +104,9 @@ fn directory_behind_a_link_stays_the_same_when_the_link_changes() {
 fn lock_file_that_was_removed_keeps_nobody_out_of_a_new_one() {
     let temp = TempDirectory::new();
     let directory = open(&temp);
-    assert!(is_named(&directory._lock, &temp.data().join(LOCK)));
+    assert!(is_named(&directory.lock, &temp.data().join(LOCK)));
     std::fs::remove_file(temp.data().join(LOCK)).unwrap();
-    assert!(!is_named(&directory._lock, &temp.data().join(LOCK)));
+    assert!(!is_named(&directory.lock, &temp.data().join(LOCK)));
 }
 
 /// A change to a directory, and what is said then.

@@ -266,6 +266,8 @@ impl Driver {
             } => return self.handle_not_prepared(file, &error),
             News::Flushed(Ok((remembered, took))) => self.handle_flushed(remembered, took),
             News::Flushed(Err(error)) => return Err(Failure::Store(error)),
+            // The turn looks at it.
+            News::Behind => {}
             News::Failed(failure) => return Err(failure),
         }
         Ok(())
@@ -529,6 +531,8 @@ impl Driver {
         };
         self.unflushed.log_bytes = covered.log_bytes;
         self.unflushed.cost = covered.cost;
+        self.shared
+            .flush_at(covered.cost + self.settings.flush_cost);
         let is_all = self.log_bytes == covered.log_bytes;
         self.unflushed.since = (!is_all).then_some(covered.begun);
         let has_freed = self.writer.segments().2 > free_before;

@@ -29,6 +29,8 @@ pub(super) enum News {
     },
     /// The store was flushed, and how long it took, or was not.
     Flushed(Result<(Remembered, Duration), StoreError>),
+    /// So much was applied since the last flush that the next is due.
+    Behind,
     /// The plane is to stop.
     Failed(Failure),
 }
@@ -81,6 +83,8 @@ pub(super) struct Shared {
     applied: Vec<AtomicU64>,
     /// Time that was spent to apply, since the store was flushed before the start.
     cost_ns: AtomicU64,
+    /// The store is to be flushed when that much was spent.
+    flush_at_ns: AtomicU64,
     files: Arc<dyn Files>,
     free_bytes_least: u64,
     is_low: AtomicBool,
@@ -120,6 +124,7 @@ impl Shared {
             failure: OnceLock::new(),
             applied: applied.collect(),
             cost_ns: AtomicU64::new(log.unflushed_cost.as_nanos() as u64),
+            flush_at_ns: AtomicU64::new(log.settings.flush_cost.as_nanos() as u64),
             files: Arc::clone(&log.files),
             free_bytes_least: log.settings.free_bytes_least,
             is_low: AtomicBool::new(false),
@@ -200,6 +205,11 @@ impl Shared {
         self.wakes.notify_one();
     }
 
+    /// Whether the end has begun.
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
     /// Ends the log thread once it has done what was proposed. Idempotent.
     pub fn close(&self) {
         let mut inbox = self.lock();
@@ -261,7 +271,19 @@ impl Shared {
         // Release: who reads the index may rely on the store's having it.
         self.applied[usize::from(partition.0)].fetch_max(index.0, Ordering::Release);
         let took = took.as_nanos() as u64;
-        self.cost_ns.fetch_add(took, Ordering::Relaxed);
+        // Sequentially consistent with `flush_at`: either the log thread sees this sum, or it is woken here. It may sleep,
+        // because what is applied last comes behind the last entry.
+        let before = self.cost_ns.fetch_add(took, Ordering::SeqCst);
+        let due = self.flush_at_ns.load(Ordering::SeqCst);
+        if before < due && before + took >= due {
+            self.tell(News::Behind);
+        }
+    }
+
+    /// Has the log thread woken when so much was spent to apply. It must look at [`Shared::cost`] behind that.
+    pub fn flush_at(&self, cost: Duration) {
+        let cost = cost.as_nanos() as u64;
+        self.flush_at_ns.store(cost, Ordering::SeqCst);
     }
 
     pub fn applied(&self, partition: PartitionId) -> u64 {
@@ -270,7 +292,7 @@ impl Shared {
     }
 
     pub fn cost(&self) -> Duration {
-        Duration::from_nanos(self.cost_ns.load(Ordering::Relaxed))
+        Duration::from_nanos(self.cost_ns.load(Ordering::SeqCst))
     }
 
     pub fn has_failed(&self) -> bool {

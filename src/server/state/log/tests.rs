@@ -590,3 +590,21 @@ fn switches() -> BTreeMap<String, String> {
     ours.filter(|(name, _)| names.contains(&&name[..]))
         .collect()
 }
+
+#[test]
+fn store_is_flushed_when_what_was_applied_last_took_long() {
+    let temp = TempDirectory::new();
+    let mut node = node(&temp, &FaultControl::default(), settings());
+    for flushes in 1..=3 {
+        let index = node.workers[0].propose_synced(0);
+        node.workers[0].apply();
+        // Nothing is proposed any more, and nothing is due by time.
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(node.store.flushes(), flushes - 1);
+        let took = LogSettings::default().flush_cost;
+        node.handle.note_applied(PartitionId(0), index, took);
+        wait_until(|| node.handle.summary().flushes == flushes);
+        wait_until(|| node.store.given_back() == flushes);
+    }
+    node.end();
+}

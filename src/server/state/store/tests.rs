@@ -23,7 +23,13 @@ impl Directory {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("sapwood-store-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        // In memory where that is possible: these tests flush thousands of times.
+        let memory = PathBuf::from("/dev/shm");
+        let place = match memory.is_dir() {
+            true => memory,
+            false => std::env::temp_dir(),
+        };
+        let path = place.join(name);
         // Of a process that had the same id.
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();

@@ -71,6 +71,8 @@ pub(super) struct TestStore {
 #[derive(Debug, Default)]
 struct Flushing {
     count: u64,
+    /// Flushes that space was given back behind.
+    given_back: u64,
     is_gate_closed: bool,
     fails: bool,
 }
@@ -119,6 +121,11 @@ impl TestStore {
 
     pub fn flushes(&self) -> u64 {
         self.flushing.0.lock().unwrap().count
+    }
+
+    /// Behind how many flushes space was given back.
+    pub fn given_back(&self) -> u64 {
+        self.flushing.0.lock().unwrap().given_back
     }
 
     pub fn fail_flushes(&self) {
@@ -207,6 +214,12 @@ impl DurableStore for TestStore {
         if let Some(file) = &self.file {
             TestStore::save(&rows, file);
         }
+        Ok(())
+    }
+
+    fn give_back_space(&self) -> Result<(), StoreError> {
+        let mut flushing = self.flushing.0.lock().unwrap();
+        flushing.given_back = flushing.count;
         Ok(())
     }
 }
