@@ -237,6 +237,23 @@ impl Calls {
         }
     }
 
+    /// Lets a call to a worker, whose answers the session is handling, wait there for what is to come. The caller sends
+    /// the round now. It waits in no line, so that others go on.
+    pub(crate) fn wait_on(&mut self, key: CallKey, is_gone: bool) {
+        self.end_turns(|&other| other == key);
+        let call = self.call_mut(key);
+        assert!(
+            call.stage == CallStage::Ready && call.round.is_empty() && call.worker.is_some(),
+            "a call waits behind its answers alone, at a worker: {call:?}"
+        );
+        call.stage = CallStage::Asking;
+        call.missing = 1;
+        call.is_direct = true;
+        if is_gone {
+            self.unsent.push(key);
+        }
+    }
+
     /// The connection's first call that is not answered.
     fn first_of(&self, conn: ConnId) -> Option<CallKey> {
         let its_own = (conn, CallId(0))..=(conn, CallId(u64::MAX));

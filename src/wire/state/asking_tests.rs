@@ -115,6 +115,14 @@ fn requests() -> Vec<(Vec<u8>, String)> {
             ask(Ask::Get(b"or", Which::FirstAt(5))),
             "010a00 00026f72 03 0000000000000005",
         ),
+        (
+            ask(Ask::Wait(Wait {
+                stream: b"or",
+                token: token(),
+                ms: 5,
+            })),
+            "010c00 00026f72 00000000000000a7 00000003 0000000000000009 0000000000000005",
+        ),
     ];
     all.extend(plain.map(|(bytes, golden)| (bytes, golden.to_string())));
     all.extend(reads());
