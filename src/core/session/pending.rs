@@ -20,9 +20,9 @@ impl<T> PendingCalls<T> {
         self.0.is_empty()
     }
 
-    /// What all pending calls are for.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|(_, what)| what)
+    /// All pending calls, and what each is for.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(CallId, T)> {
+        self.0.iter()
     }
 
     /// Adds a call, or one that was taken and goes on.

@@ -19,12 +19,12 @@ use crate::command::{
     Refusal, ShardId, Space, Written,
 };
 use crate::context::{Context, Stored, Then};
-use crate::limits::{HTTP_OUTBOX_BYTES_MAX, STREAM_CONFIG_BODY_BYTES_MAX};
+use crate::limits::{CALL_RESERVED_BYTES, HTTP_OUTBOX_BYTES_MAX, STREAM_CONFIG_BODY_BYTES_MAX};
 use crate::outbox::Outboxes;
 use crate::session::TOO_MANY_CONNECTIONS;
 use crate::session::pending::PendingCalls;
 use sapwood_wire::error::ErrorCode;
-use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
+use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Moment, write_head};
 use sapwood_wire::limits::{PAYLOAD_BYTES_MAX, STORED_BODY_BYTES_MAX};
 use sapwood_wire::native::{Parts, flag};
 use sapwood_wire::state::{Message, Sequence, write_append};
@@ -49,8 +49,6 @@ pub(super) struct Http {
     pending: PendingCalls<PendingRequest>,
     /// The last request has been answered: the connection is to be closed.
     is_over: bool,
-    /// It followed a stream when its calls were forgotten: the last chunk is still to come.
-    has_followed: bool,
 }
 
 /// A request whose chunked body is not complete.
@@ -147,8 +145,7 @@ impl Http {
 
     /// Whether it goes on with what is stored later, until the node or the stream ends.
     pub(super) fn is_following(&self) -> bool {
-        let mut pending = self.pending.iter();
-        pending.any(PendingRequest::follows)
+        self.pending.iter().any(|(_, one)| one.follows())
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
@@ -158,8 +155,6 @@ impl Http {
     }
 
     pub(super) fn forget_unfinished(&mut self) {
-        let mut pending = self.pending.iter();
-        self.has_followed = pending.any(|one| one.follows() && one.manner.takes_chunks);
         self.chunked = None;
         self.pending = PendingCalls::default();
     }
@@ -317,8 +312,8 @@ impl Http {
     /// requests, and so does what a client wrote and then reads.
     fn must_wait(&self, route: &HttpRoute, cx: &mut Context<'_>) -> bool {
         let are_stores = || {
-            let is_store = |one: &PendingRequest| matches!(one.reply, PendingAnswer::Storing(_));
-            self.pending.iter().all(is_store)
+            let mut pending = self.pending.iter();
+            pending.all(|(_, one)| matches!(one.reply, PendingAnswer::Storing(_)))
         };
         let may_go = route.is_call() || route.stores() && are_stores();
         !may_go && cx.must_wait_for_calls()
@@ -565,7 +560,7 @@ impl Http {
             (PendingAnswer::Stream(stream) | PendingAnswer::Storing(stream), answers) => {
                 match stream.answered(answers) {
                     Next::Ask(round) => {
-                        cx.reserve(call, stream.kept_bytes());
+                        cx.reserve(call, stream.kept_bytes().max(CALL_RESERVED_BYTES));
                         cx.ask_on(call, round);
                         return self.pending.put(call, one);
                     }
@@ -718,10 +713,11 @@ impl Http {
 
     /// Writes why the connection is closed, if it is one too many or a request has begun and is late.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
-        if self.has_followed {
+        let mut pending = self.pending.iter();
+        if let Some((call, one)) = pending.find(|(_, one)| one.follows()) {
             // What was written is whole. A client that is behind can tell by the missing chunk that it was cut off.
-            if reason == CloseReason::Ending {
-                outboxes.reply_bare(conn, |out| out.extend_from_slice(http::LAST_CHUNK));
+            if reason == CloseReason::Ending && one.manner.takes_chunks {
+                outboxes.end_slot(conn, *call, http::LAST_CHUNK);
             }
             return;
         }
