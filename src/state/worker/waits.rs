@@ -68,9 +68,9 @@ impl Worker {
             && due_ms <= self.wall_ms
         {
             self.waits.due.pop_first();
-            let waiting = self.waits.by_stream.get_mut(&of);
             // invariant: both hold the same waits.
-            let waiting = waiting.expect("a wait that is due");
+            let waiting = self.waits.by_stream.get_mut(&of).expect("a wait");
+            // invariant: as above.
             let (token, _) = waiting.remove(&tag).expect("a wait that is due");
             if waiting.is_empty() {
                 self.waits.by_stream.remove(&of);

@@ -11,7 +11,7 @@ use super::response::{
 use super::routes::{self, HttpRoute, NoRoute, Opening};
 use super::socket::Socket;
 use super::streams::{
-    self, Append, Conditions, Next, Part, Reading, Shape, Short, StreamCall, StreamRoute,
+    self, Append, Conditions, Following, Part, Reading, Shape, Short, StreamCall, StreamRoute,
 };
 use super::{Done, Mode};
 use crate::command::{
@@ -559,12 +559,12 @@ impl Http {
             }
             (PendingAnswer::Stream(stream) | PendingAnswer::Storing(stream), answers) => {
                 match stream.answered(answers) {
-                    Next::Ask(round) => {
+                    Following::Ask(round) => {
                         cx.reserve(call, stream.kept_bytes().max(CALL_RESERVED_BYTES));
                         cx.ask_on(call, round);
                         return self.pending.put(call, one);
                     }
-                    Next::Reply(status, body) => {
+                    Following::Reply(status, body) => {
                         cx.counters().errors += u64::from(status >= 400);
                         write_reply(&mut whole, &json_reply(status, &body), manner, now);
                     }

@@ -4,7 +4,7 @@
 //! it ends where a worker's own page ended. Start at [`Listing::answered`].
 
 use super::route::Page;
-use super::{Next, config, request_of};
+use super::{Following, config, request_of};
 use crate::command::{Query, ShardId};
 use crate::context::Context;
 use bytes::Bytes;
@@ -56,12 +56,12 @@ impl Listing {
     }
 
     /// Takes the page of one worker.
-    pub(super) fn answered(&mut self, infos: Vec<StreamInfo>, rest: Rest) -> Next {
+    pub(super) fn answered(&mut self, infos: Vec<StreamInfo>, rest: Rest) -> Following {
         self.merge(infos, rest);
         self.worker += 1;
         if self.worker < self.end {
             let (worker, request) = self.first();
-            return Next::Ask(vec![(worker, Query::State(request))]);
+            return Following::Ask(vec![(worker, Query::State(request))]);
         }
         let streams: Vec<Value> = self.found.iter().map(config::value_of).collect();
         let mut shown = json!({"streams": streams, "more": self.rest == Rest::More});
@@ -70,7 +70,7 @@ impl Listing {
         {
             shown["after"] = String::from_utf8_lossy(&last.config.name).into();
         }
-        Next::Reply(200, shown.to_string().into_bytes())
+        Following::Reply(200, shown.to_string().into_bytes())
     }
 
     fn merge(&mut self, infos: Vec<StreamInfo>, rest: Rest) {

@@ -56,7 +56,7 @@ pub(super) enum Short {
 
 /// What follows an answer.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum Following {
     /// This response, of a status and JSON.
     Reply(u16, Vec<u8>),
     /// Another round.
@@ -145,7 +145,7 @@ impl StreamCall {
     }
 
     /// Takes the answer of a round.
-    pub(super) fn answered(&mut self, answers: Result<Answers, CallError>) -> Next {
+    pub(super) fn answered(&mut self, answers: Result<Answers, CallError>) -> Following {
         let (bytes, _) = match state_of(answers) {
             Ok(answer) => answer,
             Err(error) => return refused(&error),
@@ -167,11 +167,11 @@ impl StreamCall {
 }
 
 impl Put {
-    fn ask(&self, ask: Ask<'_>) -> Next {
-        Next::Ask(vec![(self.worker, Query::State(request_of(ask)))])
+    fn ask(&self, ask: Ask<'_>) -> Following {
+        Following::Ask(vec![(self.worker, Query::State(request_of(ask)))])
     }
 
-    fn answered(&mut self, answer: &Answer<'_>) -> Next {
+    fn answered(&mut self, answer: &Answer<'_>) -> Following {
         match answer {
             Answer::Refused(Refusal::StreamExists(_), _) => {
                 self.ask(Ask::Update(self.config.clone()))
@@ -183,7 +183,7 @@ impl Put {
             Answer::Updated => self.ask(Ask::Info(&self.config.name)),
             Answer::Info(info) => {
                 let status = if self.is_new { 201 } else { 200 };
-                Next::Reply(status, config::show(info))
+                Following::Reply(status, config::show(info))
             }
             other => show(other, None),
         }
@@ -239,21 +239,21 @@ pub(super) fn error_of(refusal: Refusal, other: &[u8]) -> HttpError {
     HttpError::new(status, refusal.name(), &text)
 }
 
-fn refused(error: &HttpError) -> Next {
-    Next::Reply(
+fn refused(error: &HttpError) -> Following {
+    Following::Reply(
         error.status,
         super::response::error_body(error.code, &error.text),
     )
 }
 
 /// Shows an answer that is whole in itself.
-fn show(answer: &Answer<'_>, reached: Option<Reached>) -> Next {
+fn show(answer: &Answer<'_>, reached: Option<Reached>) -> Following {
     let mut out = Vec::new();
     // Writing to memory never fails.
     let _ = match answer {
         Answer::Stored(stored) => return show_stored(stored, reached),
         Answer::Refused(refusal, other) => return refused(&error_of(*refusal, other)),
-        Answer::Info(info) => return Next::Reply(200, config::show(info)),
+        Answer::Info(info) => return Following::Reply(200, config::show(info)),
         Answer::Message(message) => {
             write_stored(&mut out, message);
             Ok(())
@@ -263,11 +263,11 @@ fn show(answer: &Answer<'_>, reached: Option<Reached>) -> Next {
         Answer::MessageDeleted => write!(out, "{{\"deleted\":true}}"),
         _ => return refused(&unreadable()),
     };
-    Next::Reply(200, out)
+    Following::Reply(200, out)
 }
 
 /// What became of the one message of a request.
-fn show_stored(stored: &Stored<'_>, reached: Option<Reached>) -> Next {
+fn show_stored(stored: &Stored<'_>, reached: Option<Reached>) -> Following {
     let outcome = match &stored.outcomes.outcomes {
         Outcomes::Run { first, .. } => Some(Outcome::Stored(*first)),
         Outcomes::Each(each) => each.first().copied(),
@@ -293,5 +293,5 @@ fn show_stored(stored: &Stored<'_>, reached: Option<Reached>) -> Next {
         }
     }
     out.push(b'}');
-    Next::Reply(200, out)
+    Following::Reply(200, out)
 }

@@ -113,13 +113,13 @@ pub(in super::super) fn allows(path: &str) -> Option<&'static str> {
 }
 
 /// The values of parameters, each of which may stand once unless it is a list.
-struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+struct Parameters(Vec<(Vec<u8>, Vec<u8>)>);
 
-impl Query {
-    fn of(head: &Head<'_>) -> Result<Query, NoRoute> {
+impl Parameters {
+    fn of(head: &Head<'_>) -> Result<Parameters, NoRoute> {
         let wrong = || invalid("a `%` is followed by two hexadecimal digits");
         let pairs = query_pairs(head.query).map(|pair| pair.ok_or_else(wrong));
-        Ok(Query(pairs.collect::<Result<_, _>>()?))
+        Ok(Parameters(pairs.collect::<Result<_, _>>()?))
     }
 
     /// The last value of a parameter that is not empty.
@@ -153,10 +153,10 @@ fn number_of(text: &[u8]) -> Option<u64> {
 impl Conditions {
     /// Those of a publish that is to be stored.
     pub(in super::super) fn of(head: &Head<'_>) -> Result<Conditions, NoRoute> {
-        Conditions::read(head, &mut Query::of(head)?)
+        Conditions::read(head, &mut Parameters::of(head)?)
     }
 
-    fn read(head: &Head<'_>, query: &mut Query) -> Result<Conditions, NoRoute> {
+    fn read(head: &Head<'_>, query: &mut Parameters) -> Result<Conditions, NoRoute> {
         let id = head.only("nats-msg-id").map(<[u8]>::to_vec);
         Ok(Conditions {
             id: query.text("id").or(id),
@@ -191,7 +191,7 @@ pub(in super::super) fn find(head: &Head<'_>) -> Result<StreamRoute, NoRoute> {
     let (stream, behind) = split(head.path).unwrap_or_default();
     let wrong = || invalid("a `%` is followed by two hexadecimal digits");
     let stream = decode(stream, false).ok_or_else(wrong)?;
-    let mut query = Query::of(head)?;
+    let mut query = Parameters::of(head)?;
     Ok(match (stream.is_empty(), behind, head.method) {
         (true, _, _) => StreamRoute::List(page(&mut query)?),
         (_, "", Method::Put) => StreamRoute::Put(stream),
@@ -213,7 +213,7 @@ pub(in super::super) fn find(head: &Head<'_>) -> Result<StreamRoute, NoRoute> {
     })
 }
 
-fn page(query: &mut Query) -> Result<Page, NoRoute> {
+fn page(query: &mut Parameters) -> Result<Page, NoRoute> {
     let most = u64::from(LIST_STREAMS_MAX);
     let limit = query.number("limit")?.unwrap_or(most).clamp(1, most);
     Ok(Page {
@@ -227,7 +227,7 @@ fn message(
     stream: Vec<u8>,
     behind: &str,
     method: Method,
-    query: &mut Query,
+    query: &mut Parameters,
 ) -> Result<StreamRoute, NoRoute> {
     let which = behind.strip_prefix("messages/").unwrap_or_default();
     if which == "last" && method != Method::Delete {
@@ -243,7 +243,7 @@ fn message(
     })
 }
 
-fn read(stream: Vec<u8>, head: &Head<'_>, query: &mut Query) -> Result<ReadAsked, NoRoute> {
+fn read(stream: Vec<u8>, head: &Head<'_>, query: &mut Parameters) -> Result<ReadAsked, NoRoute> {
     let shape = match head.lists("accept", "text/event-stream") {
         true => Shape::Events,
         false => Shape::Lines,
