@@ -33,5 +33,7 @@ mod random;
 mod refusals;
 #[path = "http/requests.rs"]
 mod requests;
+#[path = "http/streams.rs"]
+mod streams;
 #[path = "http/text.rs"]
 mod text;

@@ -237,6 +237,23 @@ impl Calls {
         }
     }
 
+    /// Lets a call to a worker, whose answers the session is handling, wait there for what is to come. The caller sends
+    /// the round now. It waits in no line, so that others go on.
+    pub(crate) fn wait_on(&mut self, key: CallKey, is_gone: bool) {
+        self.end_turns(|&other| other == key);
+        let call = self.call_mut(key);
+        assert!(
+            call.stage == CallStage::Ready && call.round.is_empty() && call.worker.is_some(),
+            "a call waits behind its answers alone, at a worker: {call:?}"
+        );
+        call.stage = CallStage::Asking;
+        call.missing = 1;
+        call.is_direct = true;
+        if is_gone {
+            self.unsent.push(key);
+        }
+    }
+
     /// The connection's first call that is not answered.
     fn first_of(&self, conn: ConnId) -> Option<CallKey> {
         let its_own = (conn, CallId(0))..=(conn, CallId(u64::MAX));
@@ -603,6 +620,43 @@ mod tests {
         calls.forget(ConnId(0));
         calls.end_turn();
         assert_eq!(answer_next(&mut calls), Some(late));
+    }
+
+    #[test]
+    fn calls_that_wait_at_a_worker_stand_in_nobodys_way() {
+        let mut calls = Calls::default();
+        let worker = ShardId(2);
+        let begin = |calls: &mut Calls, conn: u32| {
+            let round = vec![(worker, Query::State(bytes::Bytes::new()))];
+            let asked = (round, Some(worker));
+            let call = calls.ask((ConnId(conn), CLIENT), asked, Written::Streamed, 0);
+            let key = (ConnId(conn), call.expect("there is room"));
+            calls.end_turn();
+            assert_eq!(calls.next_ready(true, 0), Some(key));
+            calls.take_round(key);
+            assert!(calls.answered(key, worker, killed(1), 0).is_some());
+            key
+        };
+        let count = 2 * STATE_CALLS_BEGUN_MAX;
+        let waits: Vec<CallKey> = (0..count as u32)
+            .map(|conn| {
+                let key = begin(&mut calls, conn);
+                calls.wait_on(key, false);
+                assert!(!calls.is_over(key));
+                key
+            })
+            .collect();
+        let other = begin(&mut calls, count as u32);
+        calls.end(other);
+        // One is answered and asks on, as any call does; one whose client is gone is forgotten.
+        let (first, second) = (waits[0], waits[1]);
+        assert!(calls.answered(first, worker, killed(1), 0).is_some());
+        calls.ask_on(first, vec![(worker, Query::State(bytes::Bytes::new()))]);
+        calls.end_turn();
+        assert_eq!(calls.next_ready(true, 0), Some(first));
+        calls.forget(second.0);
+        assert_eq!(calls.answered(second, worker, killed(1), 0), None);
+        assert_eq!(calls.len(), count - 1);
     }
 
     #[test]

@@ -650,7 +650,6 @@ impl Context<'_> {
 }
 
 /// What state workers are asked and what they keep. Both are calls, answered like those to shards.
-#[cfg_attr(not(test), expect(dead_code, reason = "no protocol has streams yet"))]
 impl Context<'_> {
     /// Publishes an event whose publisher is told when it is stored: subscribers get it at once, and the worker that keeps
     /// it answers the call, behind what this connection published before.
@@ -679,6 +678,7 @@ impl Context<'_> {
     /// Like [`publish_run`](Context::publish_run), for a run whose publisher is told when it is stored: one call and one
     /// record for all of it. `None` also if no stream keeps the topic or something is full, which
     /// [`publish_stored`](Context::publish_stored) says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no protocol stores runs yet"))]
     pub(crate) fn publish_stored_run(
         &mut self,
         head: &Head<'_>,
@@ -740,6 +740,15 @@ impl Context<'_> {
         let call = self.send(worker);
         self.parts.mailboxes.push_ask(worker, call, request);
         Some(call.1)
+    }
+
+    /// Sets the next round of a call to a worker that is being answered, if the worker may wait long with its answer. Other
+    /// calls do not wait for it.
+    pub(crate) fn wait_on(&mut self, call: CallId, worker: ShardId, request: Bytes) {
+        let key = (self.parts.conn, call);
+        let is_gone = self.parts.mailboxes.is_closed(worker);
+        self.parts.calls.wait_on(key, is_gone);
+        self.parts.mailboxes.push_ask(worker, key, request);
     }
 
     /// Whether a peer has room. If not, the connection waits for it.

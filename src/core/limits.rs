@@ -253,6 +253,14 @@ pub const CLOSE_EARLY_MS: u32 = 5_000;
 /// once. Most requests are answered without a password, if only by a refusal.
 pub const HTTP_OUTBOX_BYTES_MAX: usize = UNFLUSHED_BYTES_MAX;
 
+/// Longest configuration of a stream in an HTTP request: 64 filters of 1,024 bytes, each byte escaped to three, and the
+/// rest. Worst memory: as that of other bodies, which count as input.
+pub const STREAM_CONFIG_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Messages of a stream that are asked for at once over HTTP: fewer than a worker looks at in a step, so that each part
+/// says where it ended. Their bytes are at most a part's.
+pub const STREAM_PAGE_MESSAGES_MAX: u32 = 2_048;
+
 /// Longest pause within an HTTP request body, in milliseconds, before the connection is closed.
 pub const HTTP_BODY_MS_MAX: u64 = 10_000;
 

@@ -114,3 +114,9 @@ pub const OPEN_READS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Messages, or topics, that one step of a read looks at: some 1 ms of a worker.
 pub const READ_STEP_MESSAGES_MAX: usize = if cfg!(test) { 50 } else { 4_096 };
+
+/// Readers that wait at the end of a worker's streams. Worst memory: 200 bytes each, 13 MiB.
+pub const WAITS_MAX: usize = if cfg!(test) { 4 } else { 65_536 };
+
+/// The longest wait, in milliseconds: who is gone by then is forgotten.
+pub const WAIT_MS_MAX: u64 = 60_000;

@@ -27,6 +27,7 @@ mod proposal;
 mod reads;
 mod settle;
 mod streams;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use streams::{Known, Streams};
+use waits::Waits;
 
 pub use crate::filters::SharedFilters;
 pub use proposal::{LogNews, Proposal};
@@ -257,6 +259,7 @@ pub struct Worker {
     /// Requests whose messages went to several places: parts that are still to come.
     parts: BTreeMap<Tag, u32>,
     reads: Reads,
+    waits: Waits,
     held: BTreeMap<ChangeNumber, Held>,
     changes: u64,
     answers: Answers,
@@ -294,6 +297,7 @@ impl Worker {
             opening: 0,
             parts: BTreeMap::new(),
             reads: Reads::default(),
+            waits: Waits::default(),
             held: BTreeMap::new(),
             changes: 0,
             answers: Answers::default(),
@@ -356,6 +360,7 @@ impl Worker {
     /// The wall clock, ms since 1970. Entries that are gathered from here on carry it, and reads go by it.
     pub fn handle_clock(&mut self, wall_ms: u64) {
         self.wall_ms = wall_ms;
+        self.end_late_waits();
     }
 
     /// Whether nothing more should be brought: what was taken in, or what was answered, waits for others. Once it failed
@@ -523,13 +528,15 @@ impl Worker {
 
     /// When a turn is wanted, by the wall clock, although nothing comes in.
     pub fn deadline_ms(&self) -> Option<u64> {
+        let first_wait = self.waits.deadline_ms();
         if self.has_failed {
-            return None;
+            return first_wait;
         }
         let waiting = |place: &&Place| place.maintained <= place.partition.applied().0;
         let waiting = self.places.iter().filter(waiting);
         waiting
             .filter_map(|place| place.partition.deadline_ms())
+            .chain(first_wait)
             .min()
     }
 

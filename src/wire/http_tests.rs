@@ -57,13 +57,15 @@ fn check(input: &str, expected: Told<'_>) {
 
 #[test]
 fn requests_are_read_whole_cut_and_with_more_behind() {
-    use Method::{Get, Head as HeadOnly, Options, Other, Post};
+    use Method::{Delete, Get, Head as HeadOnly, Options, Other, Post, Put};
     let none = Body::Length(0);
     let lines = [
         ("GET / HTTP/1.1", (Get, "/", "", none, true)),
         ("HEAD /a HTTP/1.1", (HeadOnly, "/a", "", none, true)),
         ("OPTIONS * HTTP/1.1", (Options, "/", "", none, true)),
-        ("DELETE /a HTTP/1.1", (Other, "/a", "", none, true)),
+        ("DELETE /a HTTP/1.1", (Delete, "/a", "", none, true)),
+        ("PUT /a HTTP/1.1", (Put, "/a", "", none, true)),
+        ("PATCH /a HTTP/1.1", (Other, "/a", "", none, true)),
         ("get / HTTP/1.1", (Other, "/", "", none, true)),
         ("GET /a?b=c?d HTTP/1.1", (Get, "/a", "b=c?d", none, true)),
         ("GET /? HTTP/1.1", (Get, "/", "", none, true)),

@@ -5,7 +5,9 @@
 
 mod wrong;
 
+use crate::headers::Headers;
 use crate::native::{self, Parts, PartsError, Policy, When};
+use crate::state::StoredMessage;
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 use serde::{Deserialize, Deserializer};
@@ -425,8 +427,35 @@ pub fn write_event(out: &mut Vec<u8>, flags: u8, attributes: &[u8], payload: &[u
     if flags != 0 {
         write_attributes(out, flags, attributes);
     }
+    write_data(out, payload);
+    out.push(b'}');
+}
+
+/// Writes a message of a stream, an object of one line: `seq`, `time_ms`, `topic`, `headers` if it has some, `data` or
+/// `data_b64`. What is wrong in a topic or header that is not UTF-8 is replaced.
+pub fn write_stored(out: &mut Vec<u8>, message: &StoredMessage<'_>) {
+    out.extend_from_slice(b"{\"seq\":");
+    let mut number = itoa::Buffer::new();
+    out.extend_from_slice(number.format(message.sequence.0).as_bytes());
+    write_number(out, "time_ms", message.ms);
+    write_field(out, "topic", &String::from_utf8_lossy(message.topic));
+    let headers = match message.headers.starts_with(BLOCK_START) {
+        true => Headers::of_block(message.headers),
+        false => Headers::of_pairs(message.headers),
+    };
+    if !message.headers.is_empty() {
+        write_headers(out, headers);
+    }
+    write_data(out, message.body);
+    out.push(b'}');
+}
+
+/// A block of headers begins so, and of pairs none but a name of 78 bytes that nobody gives.
+const BLOCK_START: &[u8] = b"NATS/1.0";
+
+fn write_data(out: &mut Vec<u8>, payload: &[u8]) {
     if payload.is_empty() {
-        return out.extend_from_slice(b",\"data\":\"\"}");
+        return out.extend_from_slice(b",\"data\":\"\"");
     }
     match as_text(payload) {
         Some(text) => {
@@ -443,7 +472,6 @@ pub fn write_event(out: &mut Vec<u8>, flags: u8, attributes: &[u8], payload: &[u
             out.push(b'"');
         }
     }
-    out.push(b'}');
 }
 
 fn write_attributes(out: &mut Vec<u8>, flags: u8, attributes: &[u8]) {
@@ -452,19 +480,23 @@ fn write_attributes(out: &mut Vec<u8>, flags: u8, attributes: &[u8]) {
         write_field(out, "reply", reply);
     }
     if flags & native::flag::HEADERS != 0 {
-        out.extend_from_slice(b",\"headers\":[");
-        for (place, (name, value)) in native::attributes_headers(flags, attributes).enumerate() {
-            out.extend_from_slice(if place > 0 { b",[" } else { b"[" });
-            write_text(out, &String::from_utf8_lossy(name));
-            out.push(b',');
-            write_text(out, &String::from_utf8_lossy(value));
-            out.push(b']');
-        }
-        out.push(b']');
+        write_headers(out, native::attributes_headers(flags, attributes));
     }
     if flags & native::flag::END != 0 {
         out.extend_from_slice(b",\"last\":true");
     }
+}
+
+fn write_headers(out: &mut Vec<u8>, headers: Headers<'_>) {
+    out.extend_from_slice(b",\"headers\":[");
+    for (place, (name, value)) in headers.enumerate() {
+        out.extend_from_slice(if place > 0 { b",[" } else { b"[" });
+        write_text(out, &String::from_utf8_lossy(name));
+        out.push(b',');
+        write_text(out, &String::from_utf8_lossy(value));
+        out.push(b']');
+    }
+    out.push(b']');
 }
 
 /// Most bytes of an event behind its head, but for the payload's own text: for who makes room.

@@ -595,3 +595,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn stored_messages_are_shown_with_the_headers_they_came_with() {
+    let cases: [(&[u8], &[u8], &[u8], &str); 4] = [
+        (
+            b"a.b",
+            b"",
+            b"x\ny",
+            r#"{"seq":7,"time_ms":9,"topic":"a.b","data":"x\ny"}"#,
+        ),
+        (
+            b"a",
+            b"\x01k\x01\0v",
+            b"",
+            r#"{"seq":7,"time_ms":9,"topic":"a","headers":[["k","v"]],"data":""}"#,
+        ),
+        (
+            b"a",
+            b"NATS/1.0\r\nk: v\r\nk: w\r\n\r\n",
+            b"\0\xff",
+            r#"{"seq":7,"time_ms":9,"topic":"a","headers":[["k","v"],["k","w"]],"data_b64":"AP8="}"#,
+        ),
+        // What is cut off or no text is left out or replaced, and the line stays one.
+        (
+            b"\xff\"",
+            b"\x01k\xff\xffv",
+            b"\"",
+            "{\"seq\":7,\"time_ms\":9,\"topic\":\"\u{fffd}\\\"\",\"headers\":[],\"data\":\"\\\"\"}",
+        ),
+    ];
+    for (topic, headers, body, expected) in cases {
+        let mut out = Vec::new();
+        let message = StoredMessage {
+            sequence: crate::state::Sequence(7),
+            ms: 9,
+            topic,
+            headers,
+            body,
+        };
+        write_stored(&mut out, &message);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

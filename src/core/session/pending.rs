@@ -20,6 +20,11 @@ impl<T> PendingCalls<T> {
         self.0.is_empty()
     }
 
+    /// All pending calls, and what each is for.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(CallId, T)> {
+        self.0.iter()
+    }
+
     /// Adds a call, or one that was taken and goes on.
     pub(crate) fn put(&mut self, call: CallId, what: T) {
         let place = self.0.partition_point(|&(other, _)| other < call);

@@ -143,7 +143,7 @@ impl Worker {
         };
         let is_read = matches!(
             request.ask,
-            Ask::Info(_) | Ask::List(_) | Ask::Get(..) | Ask::Read(_)
+            Ask::Info(_) | Ask::List(_) | Ask::Get(..) | Ask::Read(_) | Ask::Wait(_)
         );
         if is_read {
             return self.open_read(tag, &request, bytes);
@@ -159,7 +159,7 @@ impl Worker {
             Ask::Delete(stream) => self.delete(tag, stream),
             Ask::Purge(purge) => self.purge(tag, &purge),
             Ask::DeleteMessage(stream, sequence) => self.delete_message(tag, stream, sequence),
-            Ask::Info(_) | Ask::List(_) | Ask::Get(..) | Ask::Read(_) => {}
+            Ask::Info(_) | Ask::List(_) | Ask::Get(..) | Ask::Read(_) | Ask::Wait(_) => {}
         }
     }
 

@@ -244,6 +244,23 @@ impl Worker {
                     .push(*tag, Part::Last, &Answer::List(infos, rest));
             }
             Ask::Get(name, which) => self.get(*tag, store, name, which)?,
+            Ask::Wait(wait) => {
+                let (view, of) = self.view(store, wait.stream)?;
+                let next = view.info().last.0 + 1;
+                let is_at_end = matches!(
+                    view.resume(&wait.token, self.lineage),
+                    Resumed::At(sequence) if sequence.0 == next
+                );
+                if !is_at_end {
+                    self.end_wait(*tag, wait.token, Rest::More);
+                } else if self.waits.is_full() {
+                    return Err(Stop::Refused(Refusal::Busy));
+                } else {
+                    // invariant: a stream that is read is one of the worker's.
+                    let slot = self.slot_of(wait.stream).expect("its own stream");
+                    self.wait_for(*tag, (slot, of.stream), &wait);
+                }
+            }
             Ask::Read(read) => {
                 let (view, of) = self.view(store, read.stream)?;
                 let mut now = match cursor.take() {

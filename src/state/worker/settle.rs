@@ -171,6 +171,7 @@ impl Worker {
         let partition = self.places[slot].partition.id();
         for event in settled.applied.events {
             if let Event::Appended(stream, first, last) = event {
+                self.wake_waits((slot, stream));
                 self.outputs.push_back(Output::Stored {
                     partition,
                     stream,
@@ -383,6 +384,7 @@ impl Worker {
         match reply {
             Reply::Deleted(_, messages) => {
                 let known = self.streams.remove(key);
+                self.wake_waits((known.slot, known.number));
                 let removed = known.config.filters.clone();
                 let answer = Answer::Deleted(messages);
                 self.announce(Vec::new(), removed, Some((tag, &answer)), known.reservation);

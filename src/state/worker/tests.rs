@@ -11,6 +11,7 @@ use sapwood_wire::state::{
 };
 
 mod reads;
+mod waits;
 
 const PARTITIONS: u16 = 8;
 const LINEAGE: Lineage = Lineage(7);

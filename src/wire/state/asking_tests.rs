@@ -121,6 +121,16 @@ fn requests() -> Vec<(Vec<u8>, String)> {
     all
 }
 
+fn wait() -> (Vec<u8>, String) {
+    let wait = Wait {
+        stream: b"or",
+        token: token(),
+        ms: 5,
+    };
+    let golden = format!("010c00 00026f72 {TOKEN_HEX} 0000000000000005");
+    (ask(Ask::Wait(wait)), golden)
+}
+
 fn reads() -> Vec<(Vec<u8>, String)> {
     let starts = [
         (ReadStart::First, "01"),
@@ -138,7 +148,9 @@ fn reads() -> Vec<(Vec<u8>, String)> {
         let golden = format!("010b00 00026f72 {golden} 02 00036f2e2a 000170 00000005 00000006");
         (read(start), golden)
     });
-    golden.into()
+    let mut all: Vec<_> = golden.into();
+    all.push(wait());
+    all
 }
 
 fn info() -> StreamInfo {

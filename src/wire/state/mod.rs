@@ -31,8 +31,8 @@ pub use place::{affinity, partition_of};
 pub use refusal::Refusal;
 pub use reply::{Appended, Creation, Outcome, Outcomes, PurgeRest, Reply, Rest};
 pub use request::{
-    AppendTo, Ask, BatchTo, BatchToWriter, List, Order, PurgeOf, Read, ReadStart, Request, Which,
-    write_append,
+    AppendTo, Ask, BatchTo, BatchToWriter, List, Order, PurgeOf, Read, ReadStart, Request, Wait,
+    Which, write_append,
 };
 pub use token::{ResumeToken, TokenError};
 

@@ -19,6 +19,7 @@
 //! | 9 delete message | stream, sequence |
 //! | 10 get | stream, which (1; 1 sequence, 2 last of a topic, 3 first at a time), sequence, topic or ms |
 //! | 11 read | stream, start (1) and its field, number of filters (1), filters, most messages (4), most bytes (4) |
+//! | 12 wait | stream, token, ms |
 //!
 //! A read's start: 1 first, 2 last, 3 new, 4 sequence, 5 time in ms, 6 last of each topic, 7 resume token (lineage,
 //! stream number (4), sequence).
@@ -74,6 +75,9 @@ pub enum Ask<'a> {
     Get(&'a [u8], Which<'a>),
     /// Messages in order.
     Read(Read<'a>),
+    /// For something to read. The answer is a page without messages, which ends at the token: more if there is something
+    /// behind it, or it means nothing here (any more); done if the time is over.
+    Wait(Wait<'a>),
 }
 
 /// Which streams to list.
@@ -145,6 +149,17 @@ pub enum ReadStart {
     LastOfEach,
     /// Behind the message of a token; reset is said, and the read begins at the first, if that means nothing here.
     Resume(ResumeToken),
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait<'a> {
+    /// In this stream.
+    pub stream: &'a [u8],
+    /// A message behind this one.
+    pub token: ResumeToken,
+    /// So many milliseconds; the worker has a cap of its own.
+    pub ms: u64,
 }
 
 /// Messages to read.
@@ -337,6 +352,11 @@ impl<'a> Request<'a> {
                 which.write(out);
             }
             Ask::Read(read) => read.write(out),
+            Ask::Wait(wait) => {
+                put_bytes16(out, wait.stream);
+                write_token(&wait.token, out);
+                put_u64(out, wait.ms);
+            }
         }
     }
 
@@ -352,6 +372,7 @@ impl<'a> Request<'a> {
             Ask::Batch(batch) => batch.clone().find_map(|append| append.stream),
             Ask::Purge(purge) => Some(purge.stream),
             Ask::Read(read) => Some(read.stream),
+            Ask::Wait(wait) => Some(wait.stream),
         }
     }
 }
@@ -370,6 +391,7 @@ impl<'a> Ask<'a> {
             Ask::DeleteMessage(..) => 9,
             Ask::Get(..) => 10,
             Ask::Read(_) => 11,
+            Ask::Wait(_) => 12,
         }
     }
 
@@ -397,6 +419,11 @@ impl<'a> Ask<'a> {
             9 => Ask::DeleteMessage(reader.bytes16("stream")?, Sequence(reader.u64("sequence")?)),
             10 => Ask::Get(reader.bytes16("stream")?, Which::read(reader)?),
             11 => Ask::Read(Read::take(reader)?),
+            12 => Ask::Wait(Wait {
+                stream: reader.bytes16("stream")?,
+                token: read_token(reader)?,
+                ms: reader.u64("time")?,
+            }),
             kind => return Err(DecodeError::Kind(kind)),
         })
     }

@@ -4,22 +4,30 @@
 //! [`Http::handle`].
 
 use super::monitor::{self, Asked, ConnzList};
+use super::response::{
+    JSON, Manner, Reply, SSE_COMMENT, error_body, json_reply, write_head_of, write_part,
+    write_reply, write_streamed_head,
+};
 use super::routes::{self, HttpRoute, NoRoute, Opening};
 use super::socket::Socket;
+use super::streams::{
+    self, Append, Conditions, Following, Part, Reading, Shape, Short, StreamCall, StreamRoute,
+};
 use super::{Done, Mode};
 use crate::command::{
     Answers, CallError, CallId, CloseReason, ConnId, Event, Filter, FilterKind, Form, Query,
-    Refusal, Space, Written,
+    Refusal, ShardId, Space, Written,
 };
-use crate::context::{Context, Then};
-use crate::limits::HTTP_OUTBOX_BYTES_MAX;
+use crate::context::{Context, Stored, Then};
+use crate::limits::{CALL_RESERVED_BYTES, HTTP_OUTBOX_BYTES_MAX, STREAM_CONFIG_BODY_BYTES_MAX};
 use crate::outbox::Outboxes;
 use crate::session::TOO_MANY_CONNECTIONS;
 use crate::session::pending::PendingCalls;
 use sapwood_wire::error::ErrorCode;
-use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Method, Moment, write_head};
-use sapwood_wire::limits::PAYLOAD_BYTES_MAX;
-use sapwood_wire::native::Parts;
+use sapwood_wire::http::{self, Body, Chunks, Head, HttpError, Moment, write_head};
+use sapwood_wire::limits::{PAYLOAD_BYTES_MAX, STORED_BODY_BYTES_MAX};
+use sapwood_wire::native::{Parts, flag};
+use sapwood_wire::state::{Message, Sequence, write_append};
 use sapwood_wire::{json, topic};
 
 /// State of an HTTP connection. Small: most wait for a request.
@@ -35,7 +43,7 @@ pub(super) struct Http {
     has_body_begun: bool,
     /// 100 Continue was sent for this request's body.
     has_continued: bool,
-    /// A publish with a chunked body.
+    /// A request with a chunked body.
     chunked: Option<Box<Chunked>>,
     /// Requests that wait for calls to shards, in their order.
     pending: PendingCalls<PendingRequest>,
@@ -43,10 +51,10 @@ pub(super) struct Http {
     is_over: bool,
 }
 
-/// A publish whose chunked body is not complete.
+/// A request whose chunked body is not complete.
 #[derive(Debug)]
 struct Chunked {
-    publish: Publish,
+    wanted: Wanted,
     manner: Manner,
     chunks: Chunks,
     body: Vec<u8>,
@@ -59,84 +67,56 @@ struct PendingRequest {
     manner: Manner,
 }
 
+impl PendingRequest {
+    /// Whether its response has begun and goes on with what is stored later.
+    fn follows(&self) -> bool {
+        match &self.reply {
+            PendingAnswer::Read(reading) => reading.is_begun() && reading.shape() == Shape::Events,
+            _ => false,
+        }
+    }
+}
+
 /// What the call is for.
 #[derive(Debug)]
 enum PendingAnswer {
     Counters(Asked),
     Connz(Box<ConnzList>),
+    Stream(StreamCall),
+    /// A message that is being stored.
+    Storing(StreamCall),
+    Read(Box<Reading>),
 }
 
-/// Destination of a body.
+/// What a body is for.
+#[derive(Debug)]
+enum Wanted {
+    Publish(Publish),
+    /// A publish that is answered when it is stored.
+    PublishStored(Publish),
+    /// A message for the stream of this name.
+    Append(Box<Append>, Publish),
+    /// The configuration of the stream of this name.
+    Put(Vec<u8>),
+}
+
+impl Wanted {
+    /// The longest body.
+    fn bytes_max(&self) -> usize {
+        match self {
+            Wanted::Publish(_) => PAYLOAD_BYTES_MAX,
+            Wanted::PublishStored(_) | Wanted::Append(..) => STORED_BODY_BYTES_MAX,
+            Wanted::Put(_) => STREAM_CONFIG_BODY_BYTES_MAX,
+        }
+    }
+}
+
+/// Destination of an event or message.
 #[derive(Debug)]
 struct Publish {
     topic: Vec<u8>,
     flags: u8,
     attributes: Vec<u8>,
-}
-
-/// How a request is answered, whatever the response.
-#[derive(Debug)]
-struct Manner {
-    keep_alive: bool,
-    /// The response body may be chunked.
-    takes_chunks: bool,
-    /// Only the headers are wanted (HEAD).
-    is_head: bool,
-    /// Origin whose scripts may read the response (CORS), or [`routes::ANY_ORIGIN`].
-    origin: Option<Box<str>>,
-}
-
-/// A response.
-struct Reply<'a> {
-    status: u16,
-    media_type: &'a str,
-    headers: &'a [(&'a str, &'a str)],
-    body: &'a [u8],
-}
-
-const JSON: &str = "application/json";
-
-/// A comment of server-sent events, which clients leave out.
-pub(super) const SSE_COMMENT: &[u8] = b":\n\n";
-
-impl Manner {
-    fn of(head: &Head<'_>, cx: &Context<'_>) -> Manner {
-        Manner {
-            keep_alive: head.keep_alive,
-            takes_chunks: head.is_current,
-            is_head: head.method == Method::Head,
-            origin: routes::readable_by(head, cx.settings()).map(Box::from),
-        }
-    }
-
-    /// The headers that follow the own headers of every response.
-    fn headers<'a>(&'a self, date: &'a str) -> Vec<(&'a str, &'a str)> {
-        let mut headers = vec![("Date", date), ("X-Content-Type-Options", "nosniff")];
-        if let Some(origin) = &self.origin {
-            headers.push(("Access-Control-Allow-Origin", origin));
-            headers.push(("Vary", "Origin"));
-            if **origin != *routes::ANY_ORIGIN {
-                headers.push(("Access-Control-Allow-Credentials", "true"));
-            }
-        }
-        headers
-    }
-
-    /// The header of a response of unknown length: its body is chunked, or ends with the connection.
-    fn transfer_encoding(&self) -> Option<(&'static str, &'static str)> {
-        self.takes_chunks
-            .then_some(("Transfer-Encoding", "chunked"))
-    }
-
-    /// The Connection header: whether the connection stays open after the response.
-    fn connection(&self) -> (&'static str, &'static str) {
-        let word = if self.keep_alive {
-            "keep-alive"
-        } else {
-            "close"
-        };
-        ("Connection", word)
-    }
 }
 
 impl Http {
@@ -161,6 +141,11 @@ impl Http {
     /// Whether the client waits for the broker, rather than the broker for the client.
     pub(super) fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Whether it goes on with what is stored later, until the node or the stream ends.
+    pub(super) fn is_following(&self) -> bool {
+        self.pending.iter().any(|(_, one)| one.follows())
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
@@ -239,24 +224,22 @@ impl Http {
         self.is_known = self.is_known || routes::is_let_in(&head, cx.settings());
         let manner = Manner::of(&head, cx);
         let route = match routes::find(&head, cx.settings()) {
-            Ok(route) if !route.is_call() && cx.must_wait_for_calls() => {
-                // Effects that others can see keep the order of the requests.
+            Ok(route) if self.must_wait(&route, cx) => {
                 return Ok((0, Some(Done::Then(Then::Hold))));
             }
             Ok(route) => route,
             Err(no_route) => return Ok(self.refuse_unread(&no_route, manner, (&head, input), cx)),
         };
-        let HttpRoute::Publish(topic) = route else {
-            return Ok(self.take_bodyless(route, manner, (&head, input), cx));
-        };
-        let publish = match publish_of(topic, &head, cx) {
-            Ok(publish) => publish,
+        let wanted = match wanted_of(route, &head, cx) {
+            Ok(Ok(wanted)) => wanted,
+            Ok(Err(route)) => return Ok(self.take_bodyless(route, manner, (&head, input), cx)),
             Err(refusal) => {
                 return Ok(self.refuse_unread(&no_route_of(refusal), manner, (&head, input), cx));
             }
         };
-        if matches!(head.body, Body::Length(length) if length > PAYLOAD_BYTES_MAX) {
-            let error = http::too_long(PAYLOAD_BYTES_MAX);
+        let most = wanted.bytes_max();
+        if matches!(head.body, Body::Length(length) if length > most) {
+            let error = http::too_long(most);
             return Ok(self.refuse_unread(&error.into(), manner, (&head, input), cx));
         }
         self.has_body_begun = true;
@@ -266,14 +249,14 @@ impl Http {
         match head.body {
             Body::Length(length) => match input[head.length..].get(..length) {
                 None => read_on(head.length + length),
-                Some(body) => match self.publish(&publish, body, &manner, cx) {
+                Some(body) => match self.take_body(&wanted, body, &manner, cx) {
                     Some(done) => Ok((0, Some(done))),
                     None => Ok((head.length + length, None)),
                 },
             },
             Body::Chunked => {
                 self.chunked = Some(Box::new(Chunked {
-                    publish,
+                    wanted,
                     manner,
                     chunks: Chunks::default(),
                     body: Vec::new(),
@@ -311,19 +294,99 @@ impl Http {
         input: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(usize, Option<Done>), HttpError> {
-        let taken = chunked
-            .chunks
-            .take(input, PAYLOAD_BYTES_MAX, &mut chunked.body)?;
+        let most = chunked.wanted.bytes_max();
+        let taken = chunked.chunks.take(input, most, &mut chunked.body)?;
         if chunked.chunks != Chunks::Done {
             self.chunked = Some(chunked);
             let needed = input.len() - taken + 1;
             return Ok((taken, Some(Done::Then(Then::Read { needed }))));
         }
-        let done = self.publish(&chunked.publish, &chunked.body, &chunked.manner, cx);
+        let done = self.take_body(&chunked.wanted, &chunked.body, &chunked.manner, cx);
         if done.is_some() {
             self.chunked = Some(chunked);
         }
         Ok((taken, done))
+    }
+
+    /// Whether requests before this one must be answered first. Effects that others can see keep the order of the
+    /// requests, and so does what a client wrote and then reads.
+    fn must_wait(&self, route: &HttpRoute, cx: &mut Context<'_>) -> bool {
+        let are_stores = || {
+            let mut pending = self.pending.iter();
+            pending.all(|(_, one)| matches!(one.reply, PendingAnswer::Storing(_)))
+        };
+        let may_go = route.is_call() || route.stores() && are_stores();
+        !may_go && cx.must_wait_for_calls()
+    }
+
+    /// Carries out a request with its whole body; gives the next step if that cannot be done now.
+    fn take_body(
+        &mut self,
+        wanted: &Wanted,
+        body: &[u8],
+        manner: &Manner,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        let asked = match wanted {
+            Wanted::Publish(publish) => return self.publish(publish, body, manner, cx),
+            Wanted::PublishStored(publish) => {
+                return self.publish_stored(publish, body, manner, cx);
+            }
+            Wanted::Append(append, publish) => append_of(append, publish, body, cx),
+            Wanted::Put(stream) => StreamCall::begin_put(stream, body, cx),
+        };
+        let is_store = matches!(wanted, Wanted::Append(..));
+        match asked {
+            Ok((worker, request, call)) => {
+                let call_id = cx.ask_state(worker, request, Written::Short);
+                let reply = match is_store {
+                    true => PendingAnswer::Storing(call),
+                    false => PendingAnswer::Stream(call),
+                };
+                if let Some(hold) = self.pend(call_id, reply, manner.clone()) {
+                    return Some(hold);
+                }
+            }
+            Err(error) => self.refuse(&error.into(), manner, cx),
+        }
+        self.end_body(cx);
+        None
+    }
+
+    /// A request with a body is carried out.
+    fn end_body(&mut self, cx: &mut Context<'_>) {
+        cx.counters().commands += 1;
+        self.has_body_begun = false;
+        self.has_continued = false;
+    }
+
+    /// Publishes a body that is to be stored; gives the next step if that cannot be done now.
+    fn publish_stored(
+        &mut self,
+        publish: &Publish,
+        body: &[u8],
+        manner: &Manner,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        if cx.settings().workers == 0 {
+            self.refuse(&streams::no_data().into(), manner, cx);
+            self.end_body(cx);
+            return None;
+        }
+        match cx.publish_stored(publish.event(body)) {
+            Stored::Held => return Some(Done::Then(Then::Hold)),
+            Stored::Asked(call, count) => {
+                let reached = cx.reached(count);
+                let storing = StreamCall::Short(Short::Published(reached));
+                self.pend(Some(call), PendingAnswer::Storing(storing), manner.clone());
+            }
+            Stored::NoStream => {
+                let error = streams::error_of(sapwood_wire::state::Refusal::NoStream, b"");
+                self.refuse(&error.into(), manner, cx);
+            }
+        }
+        self.end_body(cx);
+        None
     }
 
     /// Publishes a body and responds; gives the next step if that cannot be done now.
@@ -334,20 +397,10 @@ impl Http {
         manner: &Manner,
         cx: &mut Context<'_>,
     ) -> Option<Done> {
-        let event = Event {
-            space: Space::Topic,
-            topic: &publish.topic,
-            flags: publish.flags,
-            attributes: &publish.attributes,
-            payload: body,
-            number: 0,
-        };
-        let Some(count) = cx.publish(event) else {
+        let Some(count) = cx.publish(publish.event(body)) else {
             return Some(Done::Then(Then::Hold));
         };
-        cx.counters().commands += 1;
-        self.has_body_begun = false;
-        self.has_continued = false;
+        self.end_body(cx);
         let beyond = match cx.reached(count).is_beyond {
             true => ",\"beyond\":true",
             false => "",
@@ -390,7 +443,24 @@ impl Http {
             HttpRoute::Preflight => self.preflight(manner, head, cx),
             HttpRoute::Events(topics) => return self.begin_events(&topics, manner, head, cx),
             HttpRoute::WebSocket(opening) => return Some(open_socket(&opening, &manner, cx)),
-            HttpRoute::Publish(_) => unreachable!("a publish has a body"),
+            HttpRoute::Publish(_) | HttpRoute::PublishStored(..) => {
+                unreachable!("a publish has a body")
+            }
+            HttpRoute::Stream(StreamRoute::Read(asked)) => {
+                return match Reading::new(*asked, cx) {
+                    Ok(reading) => self.begin_read(reading, manner, cx),
+                    Err(error) => {
+                        self.refuse(&error.into(), &manner, cx);
+                        None
+                    }
+                };
+            }
+            HttpRoute::Stream(route) => match StreamCall::begin(&route, cx) {
+                Ok((worker, request, stream)) => {
+                    return self.ask_stream((worker, request), stream, manner, cx);
+                }
+                Err(error) => self.refuse(&error.into(), &manner, cx),
+            },
             HttpRoute::Info => return self.ask_counters(Asked::Info, manner, cx),
             HttpRoute::Varz => return self.ask_counters(Asked::Varz, manner, cx),
             HttpRoute::Subsz => return self.ask_counters(Asked::Subsz, manner, cx),
@@ -414,6 +484,32 @@ impl Http {
     fn ask_counters(&mut self, asked: Asked, manner: Manner, cx: &mut Context<'_>) -> Option<Done> {
         let call = cx.ask_all(&Query::Counters, Written::Spooled);
         self.pend(call, PendingAnswer::Counters(asked), manner)
+    }
+
+    fn ask_stream(
+        &mut self,
+        (worker, request): (ShardId, bytes::Bytes),
+        stream: StreamCall,
+        manner: Manner,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        let written = match stream {
+            StreamCall::List(_) => Written::Spooled,
+            StreamCall::Put(_) | StreamCall::Short(_) => Written::Short,
+        };
+        let call = cx.ask_state(worker, request, written);
+        self.pend(call, PendingAnswer::Stream(stream), manner)
+    }
+
+    fn begin_read(
+        &mut self,
+        reading: Reading,
+        mut manner: Manner,
+        cx: &mut Context<'_>,
+    ) -> Option<Done> {
+        manner.keep_alive &= manner.takes_chunks && reading.shape() == Shape::Lines;
+        let call = cx.ask_state(reading.worker(), reading.request(), Written::Streamed);
+        self.pend(call, PendingAnswer::Read(Box::new(reading)), manner)
     }
 
     fn pend(&mut self, call: Option<CallId>, reply: PendingAnswer, manner: Manner) -> Option<Done> {
@@ -450,7 +546,7 @@ impl Http {
                         if is_first {
                             write_streamed_head(out, manner, now);
                         }
-                        write_part(out, &part, manner);
+                        write_part(out, part.as_bytes(), manner);
                     });
                 }
                 if let Some(round) = next {
@@ -459,6 +555,25 @@ impl Http {
                 }
                 if manner.takes_chunks {
                     whole.extend_from_slice(http::LAST_CHUNK);
+                }
+            }
+            (PendingAnswer::Stream(stream) | PendingAnswer::Storing(stream), answers) => {
+                match stream.answered(answers) {
+                    Following::Ask(round) => {
+                        cx.reserve(call, stream.kept_bytes().max(CALL_RESERVED_BYTES));
+                        cx.ask_on(call, round);
+                        return self.pending.put(call, one);
+                    }
+                    Following::Reply(status, body) => {
+                        cx.counters().errors += u64::from(status >= 400);
+                        write_reply(&mut whole, &json_reply(status, &body), manner, now);
+                    }
+                }
+            }
+            (PendingAnswer::Read(reading), answers) => {
+                match read_on(reading, answers, (call, manner, now), cx) {
+                    ReadStep::GoesOn => return self.pending.put(call, one),
+                    ReadStep::Over(end) => whole = end,
                 }
             }
             (_, Err(error)) => {
@@ -478,7 +593,10 @@ impl Http {
             return self.refuse(&error.into(), &manner, cx);
         }
         let mut headers = vec![
-            ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
+            (
+                "Access-Control-Allow-Methods",
+                "GET, HEAD, POST, PUT, DELETE",
+            ),
             ("Access-Control-Max-Age", "600"),
         ];
         // Whatever the script's library sends: those that mean something here may all be sent, and no other does harm.
@@ -595,6 +713,14 @@ impl Http {
 
     /// Writes why the connection is closed, if it is one too many or a request has begun and is late.
     pub(super) fn say_why(&self, reason: CloseReason, conn: ConnId, outboxes: &mut Outboxes) {
+        let mut pending = self.pending.iter();
+        if let Some((call, one)) = pending.find(|(_, one)| one.follows()) {
+            // What was written is whole. A client that is behind can tell by the missing chunk that it was cut off.
+            if reason == CloseReason::Ending && one.manner.takes_chunks {
+                outboxes.end_slot(conn, *call, http::LAST_CHUNK);
+            }
+            return;
+        }
         let is_late = reason == CloseReason::Stale && (self.begun_ns > 0 || self.has_body_begun);
         let (status, code, text) = match reason {
             CloseReason::TooManyConnections if self.pending.is_empty() => {
@@ -617,60 +743,112 @@ impl Http {
     }
 }
 
-fn json_reply(status: u16, body: &[u8]) -> Reply<'_> {
-    Reply {
-        status,
-        media_type: JSON,
-        headers: &[("Cache-Control", "no-store")],
+/// Whether a read goes on behind a part.
+enum ReadStep {
+    GoesOn,
+    /// These bytes end its response.
+    Over(Vec<u8>),
+}
+
+/// Takes the answer of a read's round: writes it, and asks on or ends the response.
+fn read_on(
+    reading: &mut Reading,
+    answers: Result<Answers, CallError>,
+    (call, manner, now): (CallId, &Manner, Moment),
+    cx: &mut Context<'_>,
+) -> ReadStep {
+    let is_first = !reading.is_begun();
+    let part = reading.answered(answers);
+    let shape = reading.shape();
+    let write = |out: &mut Vec<u8>, body: &[u8]| {
+        if is_first {
+            write_read_head(out, shape, manner, now);
+        }
+        if !body.is_empty() {
+            write_part(out, body, manner);
+        }
+    };
+    match part {
+        Part::Refused(error) => {
+            cx.counters().errors += 1;
+            let body = error_body(error.code, &error.text);
+            let mut whole = Vec::new();
+            write_reply(&mut whole, &json_reply(error.status, &body), manner, now);
+            ReadStep::Over(whole)
+        }
+        Part::More(body, round) => {
+            cx.stream(call, |out| write(out, &body));
+            cx.ask_on(call, round);
+            ReadStep::GoesOn
+        }
+        Part::Wait(body, request) => {
+            cx.stream(call, |out| write(out, &body));
+            cx.wait_on(call, reading.worker(), request);
+            ReadStep::GoesOn
+        }
+        Part::End(body) => {
+            cx.stream(call, |out| write(out, &body));
+            let last = if manner.takes_chunks {
+                http::LAST_CHUNK
+            } else {
+                b""
+            };
+            ReadStep::Over(last.to_vec())
+        }
+    }
+}
+
+/// Writes the head of a response with a stream's messages.
+fn write_read_head(out: &mut Vec<u8>, shape: Shape, manner: &Manner, now: Moment) {
+    match shape {
+        Shape::Lines => write_head_of(
+            out,
+            &[("Content-Type", "application/x-ndjson")],
+            manner,
+            now,
+        ),
+        Shape::Events => {
+            // Proxies must not buffer events.
+            let headers = [
+                ("Content-Type", "text/event-stream"),
+                ("X-Accel-Buffering", "no"),
+            ];
+            write_head_of(out, &headers, manner, now);
+        }
+    }
+}
+
+/// Asks for a message to be stored in a stream.
+fn append_of(
+    append: &Append,
+    publish: &Publish,
+    body: &[u8],
+    cx: &Context<'_>,
+) -> Result<(ShardId, bytes::Bytes, StreamCall), HttpError> {
+    let worker = streams::worker_of(&append.stream, cx)?;
+    let Conditions {
+        ref id,
+        expected_last,
+        expected_last_of_topic,
+        ttl_ms,
+    } = append.conditions;
+    let headers = match publish.flags & flag::HEADERS {
+        0 => &[],
+        // Behind their length.
+        _ => publish.attributes.get(2..).unwrap_or_default(),
+    };
+    let message = Message {
+        topic: &publish.topic,
+        id: id.as_deref().unwrap_or_default(),
+        expected_last: expected_last.map(Sequence),
+        expected_last_of_topic: expected_last_of_topic.map(Sequence),
+        ttl_ms: ttl_ms.unwrap_or(0),
+        headers,
         body,
-    }
-}
-
-fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, manner: &Manner, now: Moment) {
-    let date = now.http();
-    let mut length = itoa::Buffer::new();
-    let length = length.format(reply.body.len());
-    let mut headers = Vec::new();
-    if reply.status != 204 {
-        headers.push(("Content-Type", reply.media_type));
-        headers.push(("Content-Length", length));
-    }
-    headers.extend(reply.headers);
-    headers.extend(manner.headers(&date));
-    headers.push(manner.connection());
-    write_head(out, reply.status, &headers);
-    if !manner.is_head {
-        out.extend_from_slice(reply.body);
-    }
-}
-
-/// Writes the head of a JSON response of unknown length.
-fn write_streamed_head(out: &mut Vec<u8>, manner: &Manner, now: Moment) {
-    let date = now.http();
-    let mut headers = vec![("Content-Type", JSON), ("Cache-Control", "no-store")];
-    headers.extend(manner.transfer_encoding());
-    headers.extend(manner.headers(&date));
-    headers.push(manner.connection());
-    write_head(out, 200, &headers);
-}
-
-/// Writes a part of the body of a streamed response.
-fn write_part(out: &mut Vec<u8>, part: &str, manner: &Manner) {
-    match manner.takes_chunks {
-        true => http::write_chunk(out, part.len(), |out| {
-            out.extend_from_slice(part.as_bytes())
-        }),
-        false => out.extend_from_slice(part.as_bytes()),
-    }
-}
-
-fn error_body(code: &str, text: &str) -> Vec<u8> {
-    let mut body = b"{\"error\":{\"code\":".to_vec();
-    json::write_text(&mut body, code);
-    body.extend_from_slice(b",\"text\":");
-    json::write_text(&mut body, text);
-    body.extend_from_slice(b"}}");
-    body
+    };
+    let mut out = Vec::new();
+    write_append(&mut out, Some(&append.stream), |push| push(&message));
+    Ok((worker, out.into(), StreamCall::Short(Short::Any)))
 }
 
 fn no_route_of(refusal: Refusal) -> NoRoute {
@@ -683,10 +861,52 @@ fn no_route_of(refusal: Refusal) -> NoRoute {
     HttpError::new(status, refusal.code().name(), &refusal.to_string()).into()
 }
 
-/// The publish that a request with these headers makes to a topic.
-fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publish, Refusal> {
-    cx.check_topic(Space::Topic, &topic)?;
+/// What the body of a request is for; the route again if it has none.
+fn wanted_of(
+    route: HttpRoute,
+    head: &Head<'_>,
+    cx: &Context<'_>,
+) -> Result<Result<Wanted, HttpRoute>, Refusal> {
+    let none = Conditions::default();
     let reply = head.only("sapwood-reply");
+    let wanted = match route {
+        HttpRoute::Publish(topic) => Wanted::Publish(publish_of((topic, reply), &none, head, cx)?),
+        HttpRoute::PublishStored(topic, conditions) => {
+            Wanted::PublishStored(publish_of((topic, reply), &conditions, head, cx)?)
+        }
+        HttpRoute::Stream(StreamRoute::Append(append)) => {
+            let topic = append.topic.clone();
+            // Nobody hears it live, who could reply.
+            let publish = publish_of((topic, None), &append.conditions, head, cx)?;
+            Wanted::Append(Box::new(append), publish)
+        }
+        HttpRoute::Stream(StreamRoute::Put(stream)) => Wanted::Put(stream),
+        route => return Ok(Err(route)),
+    };
+    Ok(Ok(wanted))
+}
+
+impl Publish {
+    fn event<'a>(&'a self, payload: &'a [u8]) -> Event<'a> {
+        Event {
+            space: Space::Topic,
+            topic: &self.topic,
+            flags: self.flags,
+            attributes: &self.attributes,
+            payload,
+            number: 0,
+        }
+    }
+}
+
+/// The publish that a request with these headers makes to a topic.
+fn publish_of(
+    (topic, reply): (Vec<u8>, Option<&[u8]>),
+    conditions: &Conditions,
+    head: &Head<'_>,
+    cx: &Context<'_>,
+) -> Result<Publish, Refusal> {
+    cx.check_topic(Space::Topic, &topic)?;
     if let Some(reply) = reply {
         topic::check_name(reply).map_err(Refusal::Name)?;
     }
@@ -699,6 +919,8 @@ fn publish_of(topic: Vec<u8>, head: &Head<'_>, cx: &Context<'_>) -> Result<Publi
             header[colon + 1..].trim_ascii(),
         ));
     }
+    let own = conditions.headers();
+    headers.extend(own.iter().map(|(name, value)| (*name, value.as_slice())));
     let parts = Parts {
         topic: &topic,
         reply,

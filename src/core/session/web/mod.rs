@@ -6,8 +6,10 @@
 mod http;
 mod json;
 mod monitor;
+mod response;
 mod routes;
 mod socket;
+mod streams;
 mod text;
 
 use super::Spoken;
@@ -166,7 +168,11 @@ impl WebSession {
 
     /// Whether it is closed before the node ends, to say so: a WebSocket has a close frame, an event stream a last chunk.
     pub(crate) fn is_closed_early(&self) -> bool {
-        matches!(self.mode, Mode::Socket(_) | Mode::Events)
+        match &self.mode {
+            Mode::Socket(_) | Mode::Events => true,
+            Mode::Http(http) => http.is_following(),
+            Mode::Lines(_) => false,
+        }
     }
 
     pub(crate) fn describe(&self, record: &mut ClientRecord) {
@@ -242,7 +248,7 @@ impl WebSession {
                 let is_due = since(self.asked_ns) >= SSE_HEARTBEAT_MS;
                 if is_due && outboxes.outbox(conn).len() == 0 {
                     self.asked_ns = now.monotonic_ns;
-                    outboxes.reply(conn, |out| out.extend_from_slice(http::SSE_COMMENT));
+                    outboxes.reply(conn, |out| out.extend_from_slice(response::SSE_COMMENT));
                 }
                 None
             }

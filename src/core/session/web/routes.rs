@@ -3,6 +3,7 @@
 //! Owns paths and methods, and the rules about passwords, hosts and origins. Start at [`find`].
 
 use super::monitor::Connz;
+use super::streams::{self, Conditions, StreamRoute};
 use crate::session::Spoken;
 use crate::settings::{Asset, Settings};
 use core::net::IpAddr;
@@ -31,6 +32,9 @@ pub(super) enum HttpRoute {
     Subsz,
     /// Publish to this topic.
     Publish(Vec<u8>),
+    /// The same, answered when it is stored.
+    PublishStored(Vec<u8>, Conditions),
+    Stream(StreamRoute),
     /// Server-sent events of these topics and wildcards.
     Events(Vec<Vec<u8>>),
     WebSocket(Opening),
@@ -44,6 +48,14 @@ impl HttpRoute {
         matches!(
             self,
             HttpRoute::Info | HttpRoute::Varz | HttpRoute::Subsz | HttpRoute::Connz(_)
+        )
+    }
+
+    /// Whether it stores a message. Those keep their order among themselves, so that many may be under way.
+    pub(super) fn stores(&self) -> bool {
+        matches!(
+            self,
+            HttpRoute::PublishStored(..) | HttpRoute::Stream(StreamRoute::Append(_))
         )
     }
 }
@@ -68,6 +80,8 @@ enum Endpoint {
     Connz,
     Subsz,
     Topics,
+    /// Streams, and the methods that the path takes.
+    Streams(&'static str),
     WebSocket,
     Echo,
 }
@@ -84,6 +98,7 @@ impl Endpoint {
             "/echo" if settings.web.echo => Endpoint::Echo,
             "/v1/topics" => Endpoint::Topics,
             _ if path.starts_with("/v1/topics/") => Endpoint::Topics,
+            _ if path.starts_with("/v1/streams") => Endpoint::Streams(streams::allows(path)?),
             _ => Endpoint::Page(settings.web.page.iter().find(|asset| asset.path == path)?),
         })
     }
@@ -92,6 +107,7 @@ impl Endpoint {
     fn allows(&self) -> &'static str {
         match self {
             Endpoint::Topics => "GET, POST, OPTIONS",
+            Endpoint::Streams(allows) => allows,
             Endpoint::WebSocket | Endpoint::Echo => "GET, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
@@ -99,9 +115,12 @@ impl Endpoint {
 
     fn takes(&self, method: Method) -> bool {
         match method {
-            Method::Get | Method::Options => true,
+            Method::Options => true,
+            Method::Get => self.allows().contains("GET"),
             Method::Head => self.allows().contains("HEAD"),
             Method::Post => self.allows().contains("POST"),
+            Method::Put => self.allows().contains("PUT"),
+            Method::Delete => self.allows().contains("DELETE"),
             Method::Other => false,
         }
     }
@@ -120,7 +139,7 @@ impl From<HttpError> for NoRoute {
     }
 }
 
-fn refuse(status: u16, code: &'static str, text: &str) -> NoRoute {
+pub(super) fn refuse(status: u16, code: &'static str, text: &str) -> NoRoute {
     HttpError::new(status, code, text).into()
 }
 
@@ -146,7 +165,7 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
     }
     let opens = matches!(place, Endpoint::WebSocket | Endpoint::Echo);
     // The stream of events would go on for a script that may not read it.
-    let is_guarded = opens || matches!(place, Endpoint::Topics);
+    let is_guarded = opens || matches!(place, Endpoint::Topics | Endpoint::Streams(_));
     if is_guarded && !is_origin_welcome(head, settings) {
         let text = "scripts of this origin may not use this broker, unless --http-origin names it";
         return Err(refuse(403, "origin", text));
@@ -164,6 +183,7 @@ pub(super) fn find(head: &Head<'_>, settings: &Settings) -> Result<HttpRoute, No
         Endpoint::Connz => HttpRoute::Connz(Connz::asked(head)?),
         Endpoint::Subsz => HttpRoute::Subsz,
         Endpoint::Topics => topics(head)?,
+        Endpoint::Streams(_) => HttpRoute::Stream(streams::find(head)?),
         Endpoint::WebSocket | Endpoint::Echo => {
             let mut opening = opening(head)?;
             opening.is_known = proof == Proof::Right;
@@ -314,15 +334,25 @@ fn topics(head: &Head<'_>) -> Result<HttpRoute, NoRoute> {
         topics.push(decode(topic, false).ok_or_else(wrong)?);
     }
     let in_path = topics.len();
+    let mut is_stored = false;
     for pair in query_pairs(head.query) {
         let (name, value) = pair.ok_or_else(wrong)?;
         // Others are left out of account: clients add some of their own, such as `_=1` against caches.
         if name == b"topic" {
             topics.push(value);
+        } else if name == b"stored" {
+            is_stored = match value.as_slice() {
+                b"1" => true,
+                b"" | b"0" => false,
+                _ => return Err(invalid("`stored` is 1 or 0")),
+            };
         }
     }
     if head.method == Method::Post {
         return match (topics.pop(), in_path, topics.len()) {
+            (Some(topic), 1, 0) if is_stored => {
+                Ok(HttpRoute::PublishStored(topic, Conditions::of(head)?))
+            }
             (Some(topic), 1, 0) => Ok(HttpRoute::Publish(topic)),
             _ => Err(invalid(
                 "a publish goes to one topic, /v1/topics/{topic}, without ?topic=",
