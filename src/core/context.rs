@@ -559,6 +559,12 @@ impl Context<'_> {
         self.parts.blocked.calls = Some(0);
     }
 
+    /// Stops reading the connection until one of its calls is answered.
+    pub(crate) fn wait_for_a_call(&mut self) {
+        assert!(self.has_calls(), "nothing is asked");
+        self.parts.blocked.calls = Some(*self.parts.calls_waiting - 1);
+    }
+
     /// Whether calls before a request must be answered first: then the connection is not read until they are.
     pub(crate) fn must_wait_for_calls(&mut self) -> bool {
         let must_wait = self.has_calls();
@@ -650,7 +656,6 @@ impl Context<'_> {
 }
 
 /// What state workers are asked and what they keep. Both are calls, answered like those to shards.
-#[cfg_attr(not(test), expect(dead_code, reason = "no protocol has streams yet"))]
 impl Context<'_> {
     /// Publishes an event whose publisher is told when it is stored: subscribers get it at once, and the worker that keeps
     /// it answers the call, behind what this connection published before.

@@ -99,10 +99,6 @@ pub(crate) struct Settings {
     /// Number of state workers; 0 if the node keeps nothing.
     pub workers: u16,
     /// Number of partitions of what it keeps.
-    #[expect(
-        dead_code,
-        reason = "protocols find a stream's worker by it, once they do"
-    )]
     pub partitions: u16,
     pub user: Option<Vec<u8>>,
     pub password: Option<Vec<u8>>,
