@@ -47,9 +47,10 @@ fn is_installed(program: &str) -> bool {
 fn every_flag_of_every_command_is_documented_and_every_command_has_examples() {
     let cli = Cli::at("127.0.0.1:1");
     let root = cli.text(&["--help"]);
-    for command in CLIENTS
-        .into_iter()
-        .chain(["serve", "info", "check", "completion", "man"])
+    for command in
+        CLIENTS
+            .into_iter()
+            .chain(["serve", "info", "check", "stream", "completion", "man"])
     {
         assert!(
             root.contains(&format!("\n  {command} ")),
@@ -259,9 +260,10 @@ fn manual_pages_are_written_and_render_without_a_warning() {
     let pages = directory.path().join("share/man1");
     cli.text(&["man", "--directory", pages.to_str().unwrap()]);
     let has_man = is_installed("man");
-    for command in CLIENTS
-        .into_iter()
-        .chain(["serve", "info", "check", "completion", "man"])
+    for command in
+        CLIENTS
+            .into_iter()
+            .chain(["serve", "info", "check", "stream", "completion", "man"])
     {
         let path = pages.join(format!("sapwood-{command}.1"));
         let page = std::fs::read(&path).unwrap();

@@ -33,6 +33,7 @@ mod reply;
 mod request;
 mod serve;
 mod stop;
+mod stream;
 mod subscribe;
 mod text;
 mod topology;
@@ -71,6 +72,7 @@ Examples:
   sapwood pub news.art 'hello there'    in a third: publish something
   sapwood reply time.now --command date
   sapwood request time.now ''           ask, and print the answer
+  sapwood stream add orders 'orders.>'  keep what is published to orders, for those who read it later
   sapwood bench pub                     measure
   sapwood tree                          draw the tree of nodes, and how they do
   sapwood trace news.art                see which way an event would take through it
@@ -161,6 +163,9 @@ enum Command {
     /// Answer questions: with a text, with themselves, or with what a command prints.
     #[command(after_help = reply::HELP)]
     Reply(reply::ReplyArgs),
+    /// Keep messages in streams, and read them again.
+    #[command(after_help = stream::HELP)]
+    Stream(stream::StreamArgs),
     /// Measure round trips to the broker.
     #[command(after_help = ping::HELP)]
     Ping(ping::PingArgs),
@@ -400,6 +405,7 @@ pub fn run() -> ExitCode {
         Command::Sub(args) => subscribe::run(args, &environment),
         Command::Request(args) => request::run(args, &environment),
         Command::Reply(args) => reply::run(args, &environment),
+        Command::Stream(args) => stream::run(args, &environment),
         Command::Ping(args) => ping::run(args, &environment),
         Command::Bench(args) => bench::run(args, &environment),
         Command::Info(args) => info::run(args, &environment),

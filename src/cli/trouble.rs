@@ -11,7 +11,7 @@ use std::time::Duration;
 use sapwood_client::ErrorCode;
 use sapwood_client::error::{
     CloseReason, ConnectError, Disconnect, PingError, PublishError, Refusal, RequestError,
-    SubscribeError,
+    StreamError, SubscribeError,
 };
 
 use super::{EXIT_NO_ANSWER, EXIT_NOBODY_LISTENS, EXIT_RUNTIME, EXIT_USAGE, publish, text};
@@ -81,6 +81,10 @@ pub enum Trouble {
     Plan(String),
     /// A file cannot be written.
     File(PathBuf, io::Error),
+    /// What was asked of a stream was not done.
+    Stream(String, StreamError),
+    /// What was published to a topic was not stored.
+    Store(String, StreamError),
     /// The broker does not know the topic by which nodes are asked.
     TooOld(String),
     /// No node answered; holds what that means.
@@ -94,6 +98,7 @@ impl Trouble {
             Trouble::NoMessage
             | Trouble::Plan(_)
             | Trouble::Publish(_, PublishError::Invalid(_))
+            | Trouble::Store(_, StreamError::Invalid(_))
             | Trouble::Subscribe(_, SubscribeError::Filter(_) | SubscribeError::GroupTooLong(_))
             | Trouble::Request(_, RequestError::Invalid(_), _) => EXIT_USAGE,
             Trouble::NobodyListens { .. } | Trouble::Request(_, RequestError::NoResponders, _) => {
@@ -167,6 +172,10 @@ impl fmt::Display for Trouble {
                 out,
                 "what was published did not arrive whole and in order; the table says what is missing."
             ),
+            Trouble::Stream(name, error) => write_stream(out, name, error),
+            Trouble::Store(topic, error) => {
+                write!(out, "nothing is stored of {topic}: {}.", shown(error))
+            }
             Trouble::Plan(what) | Trouble::NoNode(what) => write!(out, "{what}"),
             Trouble::TooOld(topic) => write_too_old(out, topic),
             Trouble::File(path, error) => write!(out, "cannot write {}: {error}.", path.display()),
@@ -211,6 +220,13 @@ fn write_connect(
             write!(out, "the broker does not take this password.")
         }
         _ => write!(out, "{}.", shown(error)),
+    }
+}
+
+fn write_stream(out: &mut fmt::Formatter<'_>, name: &str, error: &StreamError) -> fmt::Result {
+    match name {
+        "" => write!(out, "streams cannot be listed: {}.", shown(error)),
+        _ => write!(out, "stream {name}: {}.", shown(error)),
     }
 }
 

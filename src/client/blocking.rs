@@ -7,6 +7,7 @@
 
 mod driver;
 mod park;
+mod stream;
 
 use crate::builder::Builder;
 use crate::config::{ConfigError, Overflow};
@@ -25,6 +26,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub use stream::{Reading, Stream};
 
 /// A connection to a broker, which reconnects by itself. Cheap to clone; all clones share the connection. When the last
 /// clone and the last subscription are dropped, queued publishes are still written, then the client ends: a program

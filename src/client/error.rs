@@ -379,6 +379,82 @@ impl fmt::Display for PingError {
     }
 }
 
+/// Why a CALL was not made, or has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// Longer than the broker takes; holds its length. Nothing was sent.
+    TooLong(usize),
+    /// The window is full. Nothing was sent. Only the machine returns this; the clients wait instead.
+    Full,
+    /// The client is closed. Nothing was sent.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::TooLong(bytes) => write!(
+                f,
+                "a request of {bytes} bytes is longer than the broker takes; send it in parts"
+            ),
+            CallError::Full => write!(f, "the window is full; try again later"),
+            CallError::Closed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+/// Why something asked of a stream was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The message is not valid. Nothing was sent.
+    Invalid(MessageError),
+    /// The stream refused it, with the name of the stream that stands in the way, if one does. Nothing has changed.
+    Declined(sapwood_wire::state::Refusal, String),
+    /// The broker refused it. Nothing has changed.
+    Refused(Refusal),
+    /// It may or may not have been done.
+    Unknown(Doubt),
+    /// What keeps the stream failed meanwhile, so it may or may not have been done.
+    Failed(String),
+    /// Longer than the broker takes; holds its length. Nothing was sent.
+    TooLong(usize),
+    /// The last messages of all topics are more than 64 MiB.
+    TooManyTopics,
+    /// The client is closed. Nothing was sent.
+    Closed(CloseReason),
+    /// The broker answered what this client does not understand: it may be newer.
+    NotUnderstood,
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamError::Invalid(error) => write!(f, "{error}"),
+            StreamError::Declined(refusal, stream) if stream.is_empty() => {
+                write!(f, "{refusal} ({})", refusal.name())
+            }
+            StreamError::Declined(refusal, stream) => {
+                write!(f, "{refusal} ({}; stream \"{stream}\")", refusal.name())
+            }
+            StreamError::Refused(refusal) => write!(f, "the broker refused it: {refusal}"),
+            StreamError::Unknown(doubt) => write!(f, "{doubt}"),
+            StreamError::Failed(text) => write!(f, "{text}"),
+            StreamError::TooLong(bytes) => CallError::TooLong(*bytes).fmt(f),
+            StreamError::TooManyTopics => write!(
+                f,
+                "the last messages of the stream's topics are more than 64 MiB; read them with filters"
+            ),
+            StreamError::Closed(reason) => write!(f, "{reason}"),
+            StreamError::NotUnderstood => write!(
+                f,
+                "the broker's answer is not one that this client knows: take a newer client"
+            ),
+        }
+    }
+}
+
 /// Why a drain did not complete. The client is closed all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -422,5 +498,7 @@ errors!(
     SubscribeError,
     RequestError,
     PingError,
+    CallError,
+    StreamError,
     DrainError
 );

@@ -113,6 +113,43 @@
 //! # }
 //! ```
 //!
+//! # Streams
+//!
+//! A stream stores the messages of some topics, numbers them, and gives them to whoever reads it later. The broker must keep
+//! data: `sapwood serve --data DIR`.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs"));
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = Broker::start();
+//! # let address = broker.address();
+//! use sapwood_client::Client;
+//! use sapwood_client::stream::{ReadOptions, Start, StreamConfig};
+//!
+//! let client = Client::connect(address).await?;
+//! let orders = client.stream("orders");
+//! let filters = vec![b"orders.>".to_vec()];
+//! orders.create(&StreamConfig { filters, ..StreamConfig::default() }).await?;
+//! // Returns once the disk has it.
+//! let first = orders.publish("orders.new", "7").await?;
+//! let second = orders.publish("orders.paid", "7").await?;
+//! assert_eq!(second.sequence, first.sequence + 1);
+//!
+//! let mut reading = orders.read(ReadOptions { start: Start::First, ..ReadOptions::default() });
+//! while let Some(event) = reading.next().await {
+//!     // A gap or a reset is said in its place.
+//!     if let Some(message) = event?.message() {
+//!         println!("{} {}: {}", message.sequence, message.topic_text(), message.text());
+//!     }
+//! }
+//! // To go on from here, now or after a restart of this program.
+//! let token = reading.token();
+//! # assert!(token.is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Settings, and an end that loses nothing
 //!
 //! ```
@@ -187,6 +224,8 @@ pub mod machine;
 pub mod message;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 mod shared;
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+pub mod stream;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 #[cfg(feature = "serde")]
@@ -200,4 +239,4 @@ pub use message::{Batch, Event, Message, Outgoing};
 pub use sapwood_wire::error::ErrorCode;
 pub use sapwood_wire::native::{Policy, Reached};
 #[cfg(feature = "tokio")]
-pub use tokio::{Client, Events, Replies, Subscription, SubscriptionBuilder};
+pub use tokio::{Client, Events, Reading, Replies, Stream, Subscription, SubscriptionBuilder};

@@ -41,12 +41,14 @@ mod incoming;
 mod link;
 mod outgoing;
 mod queue;
+mod state;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
 
 pub use calls::CallId;
 pub use outgoing::Transmit;
+pub use state::Placed;
 pub use subscriptions::SubscriptionId;
 
 use crate::config::{Config, ConfigError, Overflow};
@@ -55,6 +57,7 @@ use crate::error::{
     SubscribeError,
 };
 use crate::message::Batch;
+use bytes::Bytes;
 use calls::{Calls, End, Reply};
 use ending::Drain;
 use link::{Link, Random};
@@ -89,6 +92,10 @@ pub enum Action {
 pub enum Outcome {
     /// It was done. Holds the count of the ACK.
     Acknowledged(u32),
+    /// A publish was stored, or refused by the stream.
+    Stored(Placed),
+    /// The parts of a CALL's answer.
+    Answered(Vec<Bytes>),
     /// The broker refused it; nothing has changed.
     Refused(Refusal),
     /// It may or may not have been done.

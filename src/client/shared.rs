@@ -9,7 +9,7 @@
 use crate::config::{Config, ConfigError};
 use crate::error::Disconnect;
 use crate::error::{
-    CloseReason, ConnectError, PingError, PublishError, RequestError, SubscribeError,
+    CallError, CloseReason, ConnectError, PingError, PublishError, RequestError, SubscribeError,
 };
 use crate::limits::EVENTS_MAX;
 use crate::machine::{
@@ -41,7 +41,13 @@ macro_rules! may_be_full {
     };
 }
 
-may_be_full!(PublishError, SubscribeError, RequestError, PingError);
+may_be_full!(
+    PublishError,
+    SubscribeError,
+    RequestError,
+    PingError,
+    CallError
+);
 
 /// The state of an acknowledged operation.
 #[derive(Debug)]
@@ -580,6 +586,9 @@ fn unguessable_seed() -> u128 {
     half() << 64 | half()
 }
 
+/// Outcomes that only what is asked of streams has.
+const OF_STREAMS: &str = "this is not asked of a stream";
+
 /// Converts the outcome of a confirmed publish.
 pub(crate) fn published(outcome: Outcome) -> Result<Reached, PublishError> {
     match outcome {
@@ -588,6 +597,7 @@ pub(crate) fn published(outcome: Outcome) -> Result<Reached, PublishError> {
         Outcome::Unknown(doubt) => Err(PublishError::Unknown(doubt)),
         Outcome::TimedOut => Err(PublishError::Unknown(crate::error::Doubt::TimedOut)),
         Outcome::Closed(reason) => Err(PublishError::Closed(reason)),
+        Outcome::Stored(_) | Outcome::Answered(_) => unreachable!("{OF_STREAMS}"),
     }
 }
 
@@ -598,6 +608,7 @@ pub(crate) fn subscribed(outcome: Outcome) -> Result<(), SubscribeError> {
         Outcome::Refused(refusal) => Err(SubscribeError::Refused(refusal)),
         Outcome::Unknown(_) | Outcome::TimedOut => Err(SubscribeError::TimedOut),
         Outcome::Closed(reason) => Err(SubscribeError::Closed(reason)),
+        Outcome::Stored(_) | Outcome::Answered(_) => unreachable!("{OF_STREAMS}"),
     }
 }
 
@@ -609,6 +620,7 @@ pub(crate) fn ponged(outcome: Outcome) -> Result<(), PingError> {
         Outcome::Unknown(doubt) => Err(PingError::Unknown(doubt)),
         Outcome::TimedOut => Err(PingError::Unknown(crate::error::Doubt::TimedOut)),
         Outcome::Closed(reason) => Err(PingError::Closed(reason)),
+        Outcome::Stored(_) | Outcome::Answered(_) => unreachable!("{OF_STREAMS}"),
     }
 }
 
@@ -620,5 +632,6 @@ pub(crate) fn drained(outcome: Outcome) -> Result<(), crate::error::DrainError> 
         Outcome::Closed(reason) => Err(DrainError::Closed(reason)),
         Outcome::Unknown(doubt) => Err(DrainError::Unknown(doubt)),
         Outcome::Refused(_) | Outcome::TimedOut => Err(DrainError::TimedOut),
+        Outcome::Stored(_) | Outcome::Answered(_) => unreachable!("{OF_STREAMS}"),
     }
 }

@@ -5,6 +5,7 @@
 //! call costs a task or a channel. The blocking client has the same calls. Start at [`Client`].
 
 mod driver;
+mod stream;
 
 use crate::builder::Builder;
 use crate::config::{ConfigError, Overflow};
@@ -15,13 +16,15 @@ use crate::machine::{CallId, ConnectionEvent, Filter, Machine, Statistics, Subsc
 use crate::message::{Batch, Event, Message, Outgoing};
 use crate::shared::{self, Handles, Shared};
 use driver::Driver;
-use futures_core::Stream;
+use futures_core::Stream as AsyncIterator;
 use sapwood_wire::native::Reached;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+pub use stream::{Reading, Stream};
 
 /// A connection to a broker, which reconnects by itself. Cheap to clone; all clones share the connection. When the last
 /// clone and the last subscription are dropped, queued publishes are still written, then the client ends: a program
@@ -333,7 +336,7 @@ impl Subscription {
     }
 }
 
-impl Stream for Subscription {
+impl AsyncIterator for Subscription {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
@@ -367,7 +370,7 @@ impl Replies {
     }
 }
 
-impl Stream for Replies {
+impl AsyncIterator for Replies {
     type Item = Result<Message, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -399,7 +402,7 @@ impl Events {
     }
 }
 
-impl Stream for Events {
+impl AsyncIterator for Events {
     type Item = ConnectionEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {

@@ -559,6 +559,12 @@ impl Context<'_> {
         self.parts.blocked.calls = Some(0);
     }
 
+    /// Stops reading the connection until one of its calls is answered.
+    pub(crate) fn wait_for_a_call(&mut self) {
+        assert!(self.has_calls(), "nothing is asked");
+        self.parts.blocked.calls = Some(*self.parts.calls_waiting - 1);
+    }
+
     /// Whether calls before a request must be answered first: then the connection is not read until they are.
     pub(crate) fn must_wait_for_calls(&mut self) -> bool {
         let must_wait = self.has_calls();

@@ -398,6 +398,10 @@ pub const WORKERS_MAX: usize = SHARDS_MAX;
 /// wait for a disk, so more than of those to shards. Worst memory: a part of [`STATE_ANSWER_BYTES_MAX`] each, 16 MiB.
 pub const STATE_CALLS_BEGUN_MAX: usize = 64;
 
+/// Most CALLs that read of one native connection at a time; beyond it, its input is held. They are carried out one behind
+/// the other, so more would only wait. Worst memory: a request with names and filters each, 66 KiB, so 1 MiB.
+pub const NATIVE_READS_MAX: usize = 16;
+
 /// Parts of such calls that a shard asks for in one turn: at most 4 MiB of answers, and output has caps of its own.
 pub const STATE_ROUNDS_A_TURN: usize = 16;
 

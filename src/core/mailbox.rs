@@ -152,7 +152,13 @@ const TRIES: u8 = 32;
 /// Form bit: it is a run.
 const RUN: u8 = 128;
 /// Sources of runs, by the number in their records.
-const SOURCES: [Source; 4] = [Source::Resp, Source::Native, Source::Nats, Source::Node];
+const SOURCES: [Source; 5] = [
+    Source::Resp,
+    Source::Native,
+    Source::NativeStored,
+    Source::Nats,
+    Source::Node,
+];
 /// Place of a request to a worker.
 const ASK: u8 = SOURCES.len() as u8;
 /// Place of the call that the worker answers once the events of the next record are stored.

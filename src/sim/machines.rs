@@ -263,6 +263,9 @@ fn request_of(frame: &ClientFrame<'_>) -> Request {
         },
         ClientFrame::Ping { request } => Request::Ping { request },
         ClientFrame::Drain { request } => Request::Drain { request },
+        ClientFrame::PublishStored { .. } | ClientFrame::Call { .. } => {
+            unreachable!("no machine here asks a stream")
+        }
     }
 }
 

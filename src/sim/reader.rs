@@ -67,6 +67,8 @@ impl Frame {
             BrokerFrame::Turn { member, message } => Frame::Turn(member, message.bytes.to_vec()),
             BrokerFrame::Gap { events } => Frame::Gap(events),
             BrokerFrame::Draining { milliseconds } => Frame::Draining(milliseconds),
+            BrokerFrame::Answer { .. } => Frame::Unknown(native::kind::ANSWER),
+            BrokerFrame::Stored { .. } => Frame::Unknown(native::kind::STORED),
             BrokerFrame::Unknown(kind) => Frame::Unknown(kind),
         }
     }

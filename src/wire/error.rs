@@ -79,6 +79,16 @@ codes! {
         "a request of JSON or HTTP that cannot be read, or has a field too many, too few or of another kind",
     Busy = 207 "busy"
         "the broker has no room for the answer, because its clients do not read theirs; try again later",
+    NoStream = 208 "no_stream"
+        "no stream keeps this topic, so nothing was published or stored: create a stream for it",
+    NoData = 209 "no_data"
+        "this broker keeps nothing: start it with `--data DIR`",
+    Unknown = 210 "unknown"
+        "what keeps the stream failed meanwhile: this alone of the refusals may have been done, or not",
+    StorageFailed = 211 "storage_failed"
+        "what keeps the stream has failed: nothing is stored until the broker is started again",
+    TooLarge = 212 "too_large"
+        "the request is longer than the state plane takes at once; send it in parts",
 }
 
 impl ErrorCode {

@@ -15,9 +15,9 @@ use std::fmt;
 
 mod write;
 pub use write::{
-    GAP_BYTES, Parts, PartsError, write_ack, write_draining, write_error, write_frame, write_gap,
-    write_hello, write_message, write_publish, write_request, write_subscription, write_text16,
-    write_turn, write_welcome,
+    GAP_BYTES, Parts, PartsError, write_ack, write_answer, write_call, write_draining, write_error,
+    write_frame, write_gap, write_hello, write_message, write_publish, write_publish_stored,
+    write_request, write_stored, write_subscription, write_text16, write_turn, write_welcome,
 };
 
 /// The version that this code speaks.
@@ -38,6 +38,7 @@ pub mod kind {
     pub const UNSUBSCRIBE: u8 = 0x04;
     pub const PING: u8 = 0x05;
     pub const DRAIN: u8 = 0x06;
+    pub const CALL: u8 = 0x07;
     pub const MESSAGE: u8 = 0x10;
     pub const WELCOME: u8 = 0x81;
     pub const ACK: u8 = 0x82;
@@ -45,6 +46,8 @@ pub mod kind {
     pub const TURN: u8 = 0x84;
     pub const GAP: u8 = 0x85;
     pub const DRAINING: u8 = 0x86;
+    pub const ANSWER: u8 = 0x87;
+    pub const STORED: u8 = 0x88;
 }
 
 /// The bits of a message's flags.
@@ -385,6 +388,18 @@ pub enum When {
     Unheard,
 }
 
+/// What `when` of a PUBLISH says that is answered once it is stored.
+pub(crate) const WHEN_STORED: u8 = 3;
+
+/// Whether the answer to a CALL has another part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerPart {
+    /// It is the last, or the only one.
+    Last,
+    /// Another one follows.
+    More,
+}
+
 /// A frame that clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -394,6 +409,16 @@ pub enum ClientFrame<'a> {
         request: u32,
         when: When,
         message: Message<'a>,
+    },
+    /// A PUBLISH that is answered once a stream has stored it.
+    PublishStored {
+        request: u32,
+        message: Message<'a>,
+    },
+    /// Asks the state plane; what it says is not looked at.
+    Call {
+        request: u32,
+        body: &'a [u8],
     },
     Subscribe {
         request: u32,
@@ -438,6 +463,18 @@ pub enum BrokerFrame<'a> {
     Draining {
         milliseconds: u32,
     },
+    /// What the state plane answers to a CALL, or a part of that.
+    Answer {
+        request: u32,
+        part: AnswerPart,
+        body: &'a [u8],
+    },
+    /// What became of so many PUBLISHes with consecutive requests: one or more answers of the state plane.
+    Stored {
+        first: u32,
+        count: u32,
+        answers: &'a [u8],
+    },
     /// A kind that this version does not know, to be skipped.
     Unknown(u8),
 }
@@ -452,14 +489,10 @@ pub fn parse_from_client(input: &[u8], cap: usize) -> Result<Parsed<ClientFrame<
     let mut reader = Reader::new(body[0], &body[1..]);
     let frame = match body[0] {
         kind::MESSAGE => ClientFrame::Message(reader.message()?),
-        kind::PUBLISH => ClientFrame::Publish {
+        kind::PUBLISH => reader.publish()?,
+        kind::CALL => ClientFrame::Call {
             request: reader.request()?,
-            when: match reader.u8("when")? {
-                1 => When::Always,
-                2 => When::Unheard,
-                _ => return Err(reader.value("when", "1 or 2")),
-            },
-            message: reader.message()?,
+            body: reader.rest(),
         },
         kind::SUBSCRIBE => ClientFrame::Subscribe {
             request: reader.request()?,
@@ -514,6 +547,16 @@ pub fn parse_from_broker(input: &[u8]) -> Result<Parsed<BrokerFrame<'_>>, FrameE
             milliseconds: reader.u32("milliseconds")?,
         },
         kind::WELCOME => BrokerFrame::Welcome(reader.welcome()?),
+        kind::ANSWER => BrokerFrame::Answer {
+            request: reader.request()?,
+            part: match reader.u8("more")? {
+                0 => AnswerPart::Last,
+                1 => AnswerPart::More,
+                _ => return Err(reader.value("more", "0 or 1")),
+            },
+            body: reader.rest(),
+        },
+        kind::STORED => reader.stored()?,
         other => {
             reader.rest();
             BrokerFrame::Unknown(other)
@@ -641,6 +684,40 @@ impl<'a> Reader<'a> {
             0 => Err(self.value("request", "at least 1")),
             request => Ok(request),
         }
+    }
+
+    fn publish(&mut self) -> Result<ClientFrame<'a>, FrameError> {
+        let request = self.request()?;
+        let when = match self.u8("when")? {
+            1 => When::Always,
+            2 => When::Unheard,
+            WHEN_STORED => {
+                let message = self.message()?;
+                return Ok(ClientFrame::PublishStored { request, message });
+            }
+            _ => return Err(self.value("when", "1, 2 or 3")),
+        };
+        Ok(ClientFrame::Publish {
+            request,
+            when,
+            message: self.message()?,
+        })
+    }
+
+    fn stored(&mut self) -> Result<BrokerFrame<'a>, FrameError> {
+        let first = self.request()?;
+        let count = self.u32("count")?;
+        if count == 0 || first.checked_add(count - 1).is_none() {
+            return Err(self.value(
+                "count",
+                "at least 1, and no more than requests have numbers",
+            ));
+        }
+        Ok(BrokerFrame::Stored {
+            first,
+            count,
+            answers: self.rest(),
+        })
     }
 
     fn message(&mut self) -> Result<Message<'a>, FrameError> {

@@ -134,6 +134,13 @@ fn rewrite_from_client(frame: &ClientFrame<'_>) -> Vec<u8> {
         } => {
             write_subscription(&mut out, kind::UNSUBSCRIBE, *request, subscription);
         }
+        ClientFrame::PublishStored { request, message } => {
+            check_message(message);
+            write_publish_stored(&mut out, *request, message.bytes);
+        }
+        ClientFrame::Call { request, body } => {
+            write_call(&mut out, *request, |out| out.extend_from_slice(body));
+        }
         ClientFrame::Ping { request } => write_request(&mut out, kind::PING, *request),
         ClientFrame::Drain { request } => write_request(&mut out, kind::DRAIN, *request),
         ClientFrame::Message(message) => {
@@ -170,6 +177,16 @@ fn rewrite_from_broker(frame: &BrokerFrame<'_>) -> Option<Vec<u8>> {
         }
         BrokerFrame::Gap { events } => write_gap(&mut out, events),
         BrokerFrame::Draining { milliseconds } => write_draining(&mut out, milliseconds),
+        BrokerFrame::Answer {
+            request,
+            part,
+            body,
+        } => write_answer(&mut out, request, part, body),
+        BrokerFrame::Stored {
+            first,
+            count,
+            answers,
+        } => write_stored(&mut out, first, count, answers),
         BrokerFrame::Unknown(_) => return None,
     }
     Some(out)
@@ -210,6 +227,7 @@ proptest! {
         pieces.with_parts(|parts| {
             check(&Sent::Message(parts));
             check(&Sent::Publish(number, when, parts));
+            check(&Sent::PublishStored(number, parts));
             check(&Sent::Turn(number, parts));
         });
     }

@@ -7,7 +7,7 @@
 //! left to that parser, errors and all. Start at [`Head::of_resp`] and [`Head::scan`].
 
 use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::native::{LENGTH_BYTES, kind};
+use crate::native::{LENGTH_BYTES, WHEN_STORED, kind};
 
 /// What a PUBLISH in the Redis protocol begins with; the word may have letters of any case.
 const RESP_PUBLISH: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$";
@@ -19,6 +19,10 @@ const NATS_PUBLISH: &[u8] = b"PUB ";
 const LENGTH_DIGITS_MAX: usize = 8;
 /// A native MESSAGE up to its topic: length, kind, flags, the topic's length.
 const NATIVE_TOPIC_AT: usize = LENGTH_BYTES + 4;
+/// Where the request of a native PUBLISH stands.
+const NATIVE_REQUEST_AT: usize = LENGTH_BYTES + 1;
+/// Where what follows it does: when, flags, the topic's length, the topic.
+const NATIVE_WHEN_AT: usize = NATIVE_REQUEST_AT + 4;
 
 /// Which protocol a run came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub enum Source {
     Resp,
     /// MESSAGE without flags of the native protocol.
     Native,
+    /// PUBLISH of the native protocol that is answered once it is stored, without flags; the requests are consecutive.
+    NativeStored,
     /// PUB of the NATS protocol, without a reply subject and not empty.
     Nats,
     /// A frame of another node, in which the payloads stand; there is nothing to scan.
@@ -40,8 +46,11 @@ pub struct Head<'a> {
     pub source: Source,
     /// Where they are published.
     pub topic: &'a [u8],
-    /// The common bytes: up to the payload's length, or from behind the frame's length to the payload.
+    /// The common bytes: up to the payload's length, or from behind the frame's length to the payload, of a PUBLISH from
+    /// behind its request.
     common: &'a [u8],
+    /// The request of the first frame; 0 if they are no requests.
+    pub first_request: u32,
 }
 
 /// Where a payload stands in the input.
@@ -61,6 +70,7 @@ impl<'a> Head<'a> {
             source: Source::Resp,
             topic: &input[at..end],
             common: &input[..end + 3],
+            first_request: 0,
         })
     }
 
@@ -76,6 +86,27 @@ impl<'a> Head<'a> {
             source: Source::Native,
             topic: input.get(NATIVE_TOPIC_AT..end)?,
             common: &input[LENGTH_BYTES..end],
+            first_request: 0,
+        })
+    }
+
+    /// Looks whether the input begins with a native PUBLISH without flags that is answered once it is stored.
+    pub fn of_native_stored(input: &'a [u8]) -> Option<Head<'a>> {
+        let at = NATIVE_WHEN_AT + 4;
+        let start = input.get(..at)?;
+        if start[LENGTH_BYTES] != kind::PUBLISH || start[NATIVE_WHEN_AT..at - 2] != [WHEN_STORED, 0]
+        {
+            return None;
+        }
+        let request = start[NATIVE_REQUEST_AT..NATIVE_WHEN_AT].try_into().ok()?;
+        let first_request = u32::from_le_bytes(request);
+        let length = usize::from(u16::from_le_bytes([start[at - 2], start[at - 1]]));
+        let topic = input.get(at..at + length)?;
+        (first_request > 0).then_some(Head {
+            source: Source::NativeStored,
+            topic,
+            common: &input[NATIVE_WHEN_AT..at + length],
+            first_request,
         })
     }
 
@@ -95,6 +126,7 @@ impl<'a> Head<'a> {
             source: Source::Nats,
             topic: &input[start.len()..end],
             common: &input[..end + 1],
+            first_request: 0,
         })
     }
 
@@ -117,6 +149,7 @@ impl<'a> Head<'a> {
             let frame = frame.or_else(|| match self.source {
                 Source::Resp | Source::Nats => self.next_line(input, at),
                 Source::Native => self.next_native(input, at),
+                Source::NativeStored => self.next_request(input, at, payloads.len()),
                 Source::Node => None,
             });
             let Some((start, end, next)) = frame else {
@@ -152,7 +185,8 @@ impl<'a> Head<'a> {
                 (input.get(end..end + 2)? == b"\r\n").then_some((start, end, end + 2))
             }
             Source::Native => (input.len() >= end).then_some((start, end, end)),
-            Source::Node => None,
+            // Each has a request of its own.
+            Source::NativeStored | Source::Node => None,
         }
     }
 
@@ -179,6 +213,28 @@ impl<'a> Head<'a> {
         }
         let end = at + LENGTH_BYTES + length;
         Some((at + LENGTH_BYTES + self.common.len(), end, end))
+    }
+
+    /// The same for a PUBLISH, `before` of which stand before it.
+    fn next_request(
+        &self,
+        input: &[u8],
+        at: usize,
+        before: usize,
+    ) -> Option<(usize, usize, usize)> {
+        let frame = input.get(at..)?;
+        let (length, rest) = frame.split_first_chunk::<LENGTH_BYTES>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let request = self
+            .first_request
+            .checked_add(u32::try_from(before).ok()?)?;
+        let is_alike = rest.len() >= length
+            && length >= NATIVE_WHEN_AT - LENGTH_BYTES + self.common.len()
+            && rest[0] == kind::PUBLISH
+            && frame[NATIVE_REQUEST_AT..NATIVE_WHEN_AT] == request.to_le_bytes()
+            && frame[NATIVE_WHEN_AT..].starts_with(self.common);
+        let end = at + LENGTH_BYTES + length;
+        is_alike.then_some((at + NATIVE_WHEN_AT + self.common.len(), end, end))
     }
 }
 
@@ -250,6 +306,7 @@ mod tests {
         let head = match source {
             Source::Resp => Head::of_resp(input),
             Source::Native => Head::of_native(input),
+            Source::NativeStored => Head::of_native_stored(input),
             Source::Nats => Head::of_nats(input, 100),
             Source::Node => None,
         };
@@ -278,6 +335,53 @@ mod tests {
             (length, payloads.len()),
             (input[0].len() + input[1].len(), 2)
         );
+    }
+
+    fn native_stored(request: u32, topic: &[u8], payload: &[u8]) -> Vec<u8> {
+        let parts = crate::native::Parts {
+            topic,
+            payload,
+            ..Default::default()
+        };
+        let (mut message, mut out) = (Vec::new(), Vec::new());
+        parts
+            .write(&mut message)
+            .expect("parts that make a message");
+        crate::native::write_publish_stored(&mut out, request, &message);
+        out
+    }
+
+    #[test]
+    fn a_run_of_stored_publishes_ends_where_its_requests_do_not_follow_each_other() {
+        let run = [
+            native_stored(7, b"a", b"1"),
+            native_stored(8, b"a", b""),
+            native_stored(9, b"a", b"333"),
+        ];
+        let length: usize = run.iter().map(Vec::len).sum();
+        for other in [
+            native_stored(9, b"a", b"x"),
+            native_stored(11, b"a", b"x"),
+            native_stored(10, b"b", b"x"),
+            native_stored(10, b"ab", b"x"),
+            native(b"a", b"x"),
+            native_stored(10, b"a", b"x")[..12].to_vec(),
+        ] {
+            let input = [&run.concat()[..], &other].concat();
+            let (bytes, payloads) = scan(Source::NativeStored, &input, 10_000);
+            assert_eq!((bytes, payloads.len()), (length, 3), "{other:?}");
+            assert_eq!(payloads, [&b"1"[..], b"", b"333"]);
+        }
+        let last = native_stored(u32::MAX, b"a", b"x");
+        let input = [&last[..], &native_stored(1, b"a", b"x")].concat();
+        assert_eq!(scan(Source::NativeStored, &input, 10_000).0, last.len());
+        let mut flagged = native_stored(7, b"a", b"x");
+        flagged[NATIVE_WHEN_AT + 1] = 4;
+        assert_eq!(Head::of_native_stored(&flagged), None);
+        for end in 0..run[0].len() {
+            let (bytes, _) = scan(Source::NativeStored, &run[0][..end], 10_000);
+            assert_eq!(bytes, 0, "the first {end} bytes");
+        }
     }
 
     #[test]

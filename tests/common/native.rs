@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use sapwood_wire::native::{
-    self, BrokerFrame, Hello, Message, Parsed, Parts, Policy, Subscription, When, kind,
+    self, AnswerPart, BrokerFrame, Hello, Message, Parsed, Parts, Policy, Subscription, When, kind,
 };
 
 use super::resp::RawClient;
@@ -88,6 +88,16 @@ pub enum Frame {
     },
     Gap(u64),
     Draining(u32),
+    Answer {
+        request: u32,
+        part: AnswerPart,
+        body: Vec<u8>,
+    },
+    Stored {
+        first: u32,
+        count: u32,
+        answers: Vec<u8>,
+    },
     Unknown(u8),
 }
 
@@ -115,6 +125,24 @@ impl Frame {
             },
             BrokerFrame::Gap { events } => Frame::Gap(events),
             BrokerFrame::Draining { milliseconds } => Frame::Draining(milliseconds),
+            BrokerFrame::Answer {
+                request,
+                part,
+                body,
+            } => Frame::Answer {
+                request,
+                part,
+                body: body.to_vec(),
+            },
+            BrokerFrame::Stored {
+                first,
+                count,
+                answers,
+            } => Frame::Stored {
+                first,
+                count,
+                answers: answers.to_vec(),
+            },
             BrokerFrame::Unknown(kind) => Frame::Unknown(kind),
         }
     }

@@ -106,6 +106,26 @@ impl NatsClient {
             .expect("the server says nothing within ten seconds")
     }
 
+    /// The next thing that the server says, which may be killed meanwhile, and then within a frame.
+    pub fn said_or_end(&mut self) -> Said {
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            if let Some((said, length)) = parse(&self.buffer) {
+                self.buffer.drain(..length);
+                return said;
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Said::End,
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Said::End;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     /// The same, if it comes in time.
     pub fn said_within(&mut self, time: Duration) -> Option<Said> {
         self.stream.set_read_timeout(Some(time)).unwrap();

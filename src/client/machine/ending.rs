@@ -200,7 +200,7 @@ impl Machine {
         self.closed = Some(reason.clone());
         self.closing = None;
         for Pending { ask, .. } in self.outgoing.clear() {
-            if let Ask::Publish(Some(token)) | Ask::Ping(Some(token)) = ask {
+            if let Some(token) = ask.token() {
                 self.complete(token, Outcome::Closed(reason.clone()));
             }
         }

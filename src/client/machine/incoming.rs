@@ -85,7 +85,14 @@ impl Machine {
                 BrokerFrame::Turn { .. } => return Err(ProtocolError::Misplaced("a TURN")),
                 frame => {
                     self.finish_run(read, run);
-                    self.handle_frame(&frame)?;
+                    match frame {
+                        BrokerFrame::Answer { .. } | BrokerFrame::Stored { .. }
+                            if self.link.is_open() =>
+                        {
+                            self.handle_state(read, &frame)?;
+                        }
+                        frame => self.handle_frame(&frame)?,
+                    }
                 }
             }
         }
@@ -241,7 +248,10 @@ impl Machine {
                 self.handle_draining(Duration::from_millis(u64::from(milliseconds)));
                 Ok(())
             }
-            BrokerFrame::Message(_) | BrokerFrame::Turn { .. } => Ok(()),
+            BrokerFrame::Message(_)
+            | BrokerFrame::Turn { .. }
+            | BrokerFrame::Answer { .. }
+            | BrokerFrame::Stored { .. } => Ok(()),
         }
     }
 
@@ -299,8 +309,14 @@ impl Machine {
             Ask::Drain => self.handle_drained(),
             Ask::Leave => self.disconnect(Disconnect::Draining),
             Ask::LastPing => self.finish_drain(Outcome::Acknowledged(0)),
+            // What waits for the state plane is not answered so, but the caller waits.
+            Ask::Store(Some(token)) | Ask::State(Some(token)) => {
+                self.complete(token, Outcome::Answered(Vec::new()));
+            }
             Ask::Publish(None)
             | Ask::Ping(None)
+            | Ask::Store(None)
+            | Ask::State(None)
             | Ask::Call(_)
             | Ask::Inbox
             | Ask::Unsubscribe
@@ -324,7 +340,10 @@ impl Machine {
 
     fn handle_refused(&mut self, ask: Ask, refusal: &Refusal) {
         match ask {
-            Ask::Publish(Some(token)) | Ask::Ping(Some(token)) => {
+            Ask::Publish(Some(token))
+            | Ask::Ping(Some(token))
+            | Ask::Store(Some(token))
+            | Ask::State(Some(token)) => {
                 self.complete(token, Outcome::Refused(refusal.clone()));
             }
             Ask::Call(call) => {
@@ -343,7 +362,12 @@ impl Machine {
             Ask::Drain => self.handle_drained(),
             Ask::Leave => self.disconnect(Disconnect::Draining),
             Ask::LastPing => self.finish_drain(Outcome::Acknowledged(0)),
-            Ask::Publish(None) | Ask::Ping(None) | Ask::Unsubscribe | Ask::Probe => {}
+            Ask::Publish(None)
+            | Ask::Ping(None)
+            | Ask::Store(None)
+            | Ask::State(None)
+            | Ask::Unsubscribe
+            | Ask::Probe => {}
         }
     }
 

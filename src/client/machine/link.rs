@@ -191,7 +191,7 @@ impl Machine {
         let mut expired = Vec::new();
         self.outgoing.give_up(since, &mut expired);
         for ask in expired {
-            if let Ask::Publish(Some(token)) | Ask::Ping(Some(token)) = ask {
+            if let Some(token) = ask.token() {
                 self.complete(token, Outcome::Unknown(Doubt::TimedOut));
             }
         }
@@ -411,7 +411,7 @@ impl Machine {
             self.tell(ConnectionEvent::Unconfirmed { publishes });
         }
         for Pending { ask, .. } in remains.touched {
-            if let Ask::Publish(Some(token)) | Ask::Ping(Some(token)) = ask {
+            if let Some(token) = ask.token() {
                 self.complete(token, Outcome::Unknown(doubt.clone()));
             }
         }

@@ -9,8 +9,9 @@
 use super::{CallId, Token};
 use crate::limits::{SEGMENT_BYTES, SEGMENTS_SPARE_MAX};
 use crate::message::frame_length;
-use sapwood_wire::native::{self, Parts, PartsError, When, kind};
-use std::collections::VecDeque;
+use bytes::Bytes;
+use sapwood_wire::native::{self, AnswerPart, Parts, PartsError, When, kind};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// A buffer of whole frames.
@@ -70,6 +71,10 @@ pub(super) enum Ask {
     Unsubscribe,
     /// A ping of a caller; `None` after its caller was told of the time-out.
     Ping(Option<Token>),
+    /// A publish that is answered once it is stored, behind later requests perhaps; `None` as above.
+    Store(Option<Token>),
+    /// A CALL, whose answer comes in parts and behind later requests perhaps; `None` as above.
+    State(Option<Token>),
     /// A ping of the machine itself, for liveness or for proof of receipt.
     Probe,
     /// The DRAIN of a drain started by this side.
@@ -84,15 +89,33 @@ impl Ask {
     /// Whether a caller waits for the answer.
     fn is_awaited(self) -> bool {
         match self {
-            Ask::Publish(token) | Ask::Ping(token) => token.is_some(),
+            Ask::Publish(_) | Ask::Ping(_) | Ask::Store(_) | Ask::State(_) => {
+                self.token().is_some()
+            }
             Ask::Subscribe(_) | Ask::Drain | Ask::LastPing => true,
             Ask::Call(_) | Ask::Inbox | Ask::Unsubscribe | Ask::Probe | Ask::Leave => false,
         }
     }
 
+    /// The number of the caller who is told the outcome.
+    pub(super) fn token(self) -> Option<Token> {
+        match self {
+            Ask::Publish(token) | Ask::Ping(token) | Ask::Store(token) | Ask::State(token) => token,
+            _ => None,
+        }
+    }
+
     /// Whether the frame can be sent on another connection. The others are made anew there if needed.
     fn outlives_connection(self) -> bool {
-        matches!(self, Ask::Publish(_) | Ask::Call(_) | Ask::Ping(_))
+        matches!(
+            self,
+            Ask::Publish(_) | Ask::Call(_) | Ask::Ping(_) | Ask::Store(_) | Ask::State(_)
+        )
+    }
+
+    /// Whether it is answered whenever that is done, rather than in the order of requests.
+    fn is_of_state(self) -> bool {
+        matches!(self, Ask::Store(_) | Ask::State(_))
     }
 }
 
@@ -119,6 +142,13 @@ pub(super) struct Remains {
     pub(super) unconfirmed: u64,
 }
 
+/// A request that answers to later ones have passed, and the parts of its own that have come.
+#[derive(Debug)]
+struct Late {
+    pending: Pending,
+    parts: Vec<Bytes>,
+}
+
 /// An answer to a request that was never sent, or that was already passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrongAnswer;
@@ -140,6 +170,8 @@ pub(super) struct Outgoing {
     queued: VecDeque<Segment>,
     spare: Vec<Vec<u8>>,
     pending: VecDeque<Pending>,
+    /// Requests that the broker has, and answers when that is done.
+    late: BTreeMap<u32, Late>,
     handed: usize,
     handed_publishes: u64,
     /// Number of MESSAGE frames of this connection, handed out or queued.
@@ -155,7 +187,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Bytes and requests that count against the window.
     pub(super) fn window(&self) -> (usize, usize) {
-        (self.bytes, self.pending.len())
+        (self.bytes, self.pending.len() + self.late.len())
     }
 
     /// Number of requests that callers wait for.
@@ -185,6 +217,20 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Queues a publish that is answered once it is stored.
+    pub(super) fn push_store(
+        &mut self,
+        now: Duration,
+        token: Token,
+        parts: &Parts<'_>,
+    ) -> Result<(), PartsError> {
+        self.push(Place::Last, now, Ask::Store(Some(token)), |out, request| {
+            write_around(out, parts, |out| {
+                native::write_publish_stored(out, request, &[]);
+            })
+        })
+    }
+
     /// Queues a confirmed publish (PUBLISH).
     pub(super) fn push_publish(
         &mut self,
@@ -197,13 +243,9 @@ impl Outgoing {
             _ => When::Always,
         };
         self.push(Place::Last, now, ask, |out, request| {
-            let start = out.len();
-            // Written as an empty PUBLISH with the message appended, which saves a copy.
-            native::write_publish(out, request, when, &[]);
-            parts.write(out)?;
-            let length = (out.len() - start - native::LENGTH_BYTES) as u32;
-            out[start..start + native::LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-            Ok(())
+            write_around(out, parts, |out| {
+                native::write_publish(out, request, when, &[]);
+            })
         })
     }
 
@@ -319,19 +361,53 @@ impl Outgoing {
                 break;
             };
             let is_answered = front.request == request;
-            if !is_answered && !matches!(front.ask, Ask::Call(_)) {
+            let may_pass = matches!(front.ask, Ask::Call(_)) || front.ask.is_of_state();
+            if self.late.contains_key(&request) || !is_answered && !may_pass {
                 break;
             }
             self.pending.pop_front();
             self.handed -= 1;
-            self.settle(&front);
             if is_answered {
+                self.settle(&front);
                 // Frames are handled in order, so everything before an answered one has arrived.
                 self.confirmed_publishes = self.confirmed_publishes.max(front.publishes_before);
                 return Ok(front);
             }
+            match front.ask.is_of_state() {
+                true => self.put_late(front, Vec::new()),
+                false => self.settle(&front),
+            }
         }
-        Err(WrongAnswer)
+        let late = self.late.remove(&request).ok_or(WrongAnswer)?;
+        self.settle(&late.pending);
+        Ok(late.pending)
+    }
+
+    fn put_late(&mut self, pending: Pending, parts: Vec<Bytes>) {
+        self.late.insert(pending.request, Late { pending, parts });
+    }
+
+    /// Takes a part of the answer to a CALL; gives all of it with the last.
+    pub(super) fn answer_part(
+        &mut self,
+        request: u32,
+        part: Bytes,
+        extent: AnswerPart,
+    ) -> Result<Option<(Pending, Vec<Bytes>)>, WrongAnswer> {
+        let late = self.late.get_mut(&request);
+        let mut parts = late.map_or_else(Vec::new, |late| std::mem::take(&mut late.parts));
+        let pending = self.answer(request)?;
+        if !matches!(pending.ask, Ask::State(_)) {
+            return Err(WrongAnswer);
+        }
+        parts.push(part);
+        if extent == AnswerPart::Last {
+            return Ok(Some((pending, parts)));
+        }
+        self.bytes += pending.bytes;
+        self.awaited += usize::from(pending.ask.is_awaited());
+        self.put_late(pending, parts);
+        Ok(None)
     }
 
     fn settle(&mut self, pending: &Pending) {
@@ -341,13 +417,17 @@ impl Outgoing {
 
     /// Collects the requests whose callers have waited since before `since`, and forgets the callers.
     pub(super) fn give_up(&mut self, since: Duration, expired: &mut Vec<Ask>) {
-        for pending in &mut self.pending {
+        let late = self.late.values_mut().map(|late| &mut late.pending);
+        for pending in self.pending.iter_mut().chain(late) {
             if pending.since > since {
                 continue;
             }
             let ask = pending.ask;
             match &mut pending.ask {
-                Ask::Publish(token @ Some(_)) | Ask::Ping(token @ Some(_)) => *token = None,
+                Ask::Publish(token @ Some(_))
+                | Ask::Ping(token @ Some(_))
+                | Ask::Store(token @ Some(_))
+                | Ask::State(token @ Some(_)) => *token = None,
                 _ => continue,
             }
             self.awaited -= 1;
@@ -371,7 +451,9 @@ impl Outgoing {
 
     /// Removes everything, once there is no connection, and returns the requests.
     pub(super) fn clear(&mut self) -> Vec<Pending> {
-        std::mem::take(self).pending.into()
+        let Outgoing { pending, late, .. } = std::mem::take(self);
+        let late = late.into_values().map(|late| late.pending);
+        late.chain(pending).collect()
     }
 
     /// Handles the end of the connection. Frames of which nothing was written are kept for the next one, in order; the
@@ -389,8 +471,10 @@ impl Outgoing {
         let touched_count = self.handed.saturating_sub(untouched_requests);
         let touched_publishes = self.handed_publishes - untouched_publishes;
         let unconfirmed = touched_publishes.saturating_sub(self.confirmed_publishes);
+        let late = std::mem::take(&mut self.late).into_values();
+        let late = late.map(|late| late.pending);
         let mut remains = Remains {
-            touched: pending.drain(..touched_count).collect(),
+            touched: late.chain(pending.drain(..touched_count)).collect(),
             discarded: Vec::new(),
             unconfirmed,
         };
@@ -450,6 +534,20 @@ impl Outgoing {
             segment.bytes.extend_from_slice(frame);
         }
     }
+}
+
+/// Writes a message into a frame that `write` begins, which saves a copy.
+fn write_around(
+    out: &mut Vec<u8>,
+    parts: &Parts<'_>,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), PartsError> {
+    let start = out.len();
+    write(out);
+    parts.write(out)?;
+    let length = (out.len() - start - native::LENGTH_BYTES) as u32;
+    out[start..start + native::LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
 
 /// The segment that takes the next frame.

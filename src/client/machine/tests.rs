@@ -2,6 +2,7 @@
 
 mod history;
 mod rig;
+mod streams;
 
 use super::*;
 use crate::error::ProtocolError;

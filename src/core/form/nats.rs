@@ -56,7 +56,7 @@ impl Run<'_> {
                     let line_at = from - nats::END.len() - digits;
                     out.extend_from_slice(&self.frames[line_at..to + nats::END.len()]);
                 }
-                Source::Native | Source::Node => {
+                Source::Native | Source::NativeStored | Source::Node => {
                     nats::write_length(out, to - from);
                     out.extend_from_slice(&self.frames[from..to]);
                     out.extend_from_slice(nats::END);

@@ -138,10 +138,7 @@ impl Session {
         match self {
             Session::Redis(session) => session.answered(call, answers, cx),
             Session::Web(session) => session.answered(call, answers, cx),
-            #[cfg(test)]
             Session::Native(session) => session.answered(call, answers, cx),
-            #[cfg(not(test))]
-            Session::Native(_) => unreachable!("this protocol asks nothing: {answers:?}"),
             Session::Nats(_) | Session::Node(_) => {
                 unreachable!("this protocol asks nothing: {answers:?}")
             }

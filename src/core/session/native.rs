@@ -1,8 +1,12 @@
 //! The native protocol, as `NATIVE.md` beside `wire/native.rs` specifies it.
 //!
 //! Owns the protocol's state of a connection: whether it was let in, its name, and a drain in progress. Every request
-//! is answered once, in the order of the requests. Start at [`NativeSession::handle`].
+//! is answered once, in the order of the requests, but for what waits for the state plane (`state.rs`), which is answered
+//! as it comes. Start at [`NativeSession::handle`].
 
+mod state;
+
+use super::pending::PendingCalls;
 use super::{BROKER, TOO_MANY_CONNECTIONS};
 use crate::command::{
     ClientRecord, CloseReason, ConnId, Event, Filter, FilterKind, Refusal, Space,
@@ -30,6 +34,10 @@ pub(crate) struct NativeSession {
     last_frame: &'static str,
     name: Box<str>,
     library: Box<str>,
+    /// What waits for the state plane.
+    calls: PendingCalls<state::Awaited>,
+    /// How many of those are read part by part.
+    reads: usize,
     /// Answers to the calls that tests make by the verbs of a context.
     #[cfg(test)]
     pub(crate) heard: Vec<(
@@ -56,6 +64,8 @@ impl NativeSession {
             last_frame: "none",
             name: Box::default(),
             library: Box::default(),
+            calls: PendingCalls::default(),
+            reads: 0,
             #[cfg(test)]
             heard: Vec::new(),
         }
@@ -138,6 +148,9 @@ impl NativeSession {
         if !self.welcomed || cx.listens() {
             return None;
         }
+        if let Some(head) = Head::of_native_stored(input) {
+            return self.publish_stored_run(&head, input, cx);
+        }
         let head = Head::of_native(input)?;
         let published = cx.publish_run(&head, input, PAYLOAD_BYTES_MAX)?;
         self.last_frame = "message";
@@ -169,6 +182,10 @@ impl NativeSession {
                 when,
                 message,
             } => ("publish", publish(request, Some(when), message, cx)),
+            ClientFrame::PublishStored { request, message } => {
+                ("publish", self.publish_stored(request, message, cx))
+            }
+            ClientFrame::Call { request, body } => ("call", self.call(request, body, cx)),
             ClientFrame::Hello(hello) => ("hello", self.hello(hello, cx)),
             ClientFrame::Subscribe {
                 request,
@@ -270,15 +287,7 @@ fn publish(
     if let Err(refusal) = check(&message, cx) {
         return refuse(cx, request, refusal);
     }
-    let event = Event {
-        space: Space::Topic,
-        topic: message.topic,
-        flags: message.flags,
-        attributes: message.attributes,
-        payload: message.payload,
-        number: 0,
-    };
-    match cx.publish(event) {
+    match cx.publish(event_of(&message)) {
         None => NativeStep::Hold,
         Some(subscriptions) => {
             let reached = cx.reached(subscriptions);
@@ -292,6 +301,17 @@ fn publish(
                 false => NativeStep::Done,
             }
         }
+    }
+}
+
+fn event_of<'a>(message: &Message<'a>) -> Event<'a> {
+    Event {
+        space: Space::Topic,
+        topic: message.topic,
+        flags: message.flags,
+        attributes: message.attributes,
+        payload: message.payload,
+        number: 0,
     }
 }
 

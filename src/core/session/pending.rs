@@ -31,6 +31,13 @@ impl<T> PendingCalls<T> {
         self.0.insert(place, (call, what));
     }
 
+    /// Whether a call is pending.
+    #[cfg(test)]
+    pub(crate) fn has(&self, call: CallId) -> bool {
+        let found = self.0.binary_search_by_key(&call, |&(other, _)| other);
+        found.is_ok()
+    }
+
     /// Takes the call that is being answered.
     pub(crate) fn take(&mut self, call: CallId) -> T {
         let place = self.0.binary_search_by_key(&call, |&(other, _)| other);

@@ -12,12 +12,14 @@ use crate::worker::{Asker, Heard, WorkerPort};
 use sapwood_wire::native::{self, Hello, Parts, When};
 use sapwood_wire::run::Head;
 
+#[path = "worker_native_tests.rs"]
+mod frames;
 #[path = "worker_random_tests.rs"]
 mod random;
 
 /// Who asks is a native session, which keeps the answers for the test.
 impl NativeSession {
-    pub(crate) fn answered(
+    pub(crate) fn heard_by_test(
         &mut self,
         call: CallId,
         answers: Result<Answers, CallError>,

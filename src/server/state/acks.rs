@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 pub(super) enum Waiter {
     /// A call of a connection.
     Call(Asker),
+    /// The call of messages that are to be stored, and what was answered for some of them: streams and entries answer each
+    /// for their own, and the call is told all in one.
+    Stored(Asker, Vec<u8>),
     /// Whoever listens to a topic; published by this shard.
     Reply(ShardId, Box<[u8]>),
 }
@@ -47,6 +50,11 @@ impl Waiters {
         self.add(Waiter::Call(asker))
     }
 
+    /// A call whose messages are to be stored.
+    pub fn stored(&mut self, asker: Asker) -> Tag {
+        self.add(Waiter::Stored(asker, Vec::new()))
+    }
+
     pub fn reply(&mut self, shard: ShardId, topic: &[u8]) -> Tag {
         self.add(Waiter::Reply(shard, topic.into()))
     }
@@ -58,16 +66,22 @@ impl Waiters {
         Some(tag)
     }
 
-    /// Who hears an answer. A part of a read pauses it.
+    /// Who hears an answer; nobody yet while others about the same messages follow. A part of a read pauses it.
     ///
     /// Panics if nobody waits: the machine has answered twice.
-    pub fn answered(&mut self, tag: Tag, part: Part) -> Waiter {
+    pub fn answered(&mut self, tag: Tag, bytes: &[u8], part: Part) -> Option<Waiter> {
+        if part == Part::More
+            && let Some(Waiter::Stored(_, before)) = self.waiting.get_mut(&tag)
+        {
+            before.extend_from_slice(bytes);
+            return None;
+        }
         // invariant: a tag is answered once, and a reader of a part asks on before the next.
         let waiter = self.waiting.remove(&tag).expect("somebody waits");
         if let (Part::More, &Waiter::Call(asker)) = (part, &waiter) {
             self.paused.insert(asker, (tag, Instant::now()));
         }
-        waiter
+        Some(waiter)
     }
 
     /// Whether reads wait for their readers.
@@ -159,6 +173,11 @@ fn behind_text(bytes: &[u8]) -> &[u8] {
         .first_chunk()
         .map_or(0, |&length| u16::from_le_bytes(length));
     bytes.get(2 + usize::from(length)..).unwrap_or_default()
+}
+
+/// Whether a request stores messages, whose streams and entries answer each for their own.
+pub(super) fn is_append(bytes: &[u8]) -> bool {
+    Request::read(bytes).is_ok_and(|request| matches!(request.ask, Ask::Append(_)))
 }
 
 /// Whether a request makes a stream.
@@ -274,7 +293,7 @@ mod tests {
             call: CallId(2),
         };
         let tag = waiters.call(asker);
-        waiters.answered(tag, Part::More);
+        waiters.answered(tag, b"", Part::More);
         assert!(waiters.has_paused());
         assert!(
             waiters
@@ -282,8 +301,28 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(waiters.resume(asker), Some(tag));
-        waiters.answered(tag, Part::More);
+        waiters.answered(tag, b"", Part::More);
         assert_eq!(waiters.take_idle(Instant::now(), Duration::ZERO), [tag]);
         assert_eq!(waiters.resume(asker), None);
+    }
+
+    #[test]
+    fn what_became_of_a_call_s_messages_is_told_in_one() {
+        let mut waiters = Waiters::default();
+        let asker = Asker {
+            shard: ShardId(0),
+            conn: ConnId(1),
+            call: CallId(2),
+        };
+        let tag = waiters.stored(asker);
+        assert!(waiters.answered(tag, b"one", Part::More).is_none());
+        assert!(waiters.answered(tag, b"two", Part::More).is_none());
+        assert!(!waiters.has_paused(), "nobody asks on");
+        match waiters.answered(tag, b"three", Part::Last) {
+            Some(Waiter::Stored(who, before)) => {
+                assert_eq!((who, &before[..]), (asker, &b"onetwo"[..]));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

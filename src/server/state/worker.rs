@@ -255,7 +255,7 @@ impl WorkerThread {
 
     fn capture(&mut self, from: ShardId, captured: &Captured) {
         let waiter = match (captured.ack, captured.reply()) {
-            (Some(asker), _) => Some(self.waiters.call(asker)),
+            (Some(asker), _) => Some(self.waiters.stored(asker)),
             (None, Some(topic)) => Some(self.waiters.reply(from, topic)),
             (None, None) => None,
         };
@@ -290,7 +290,10 @@ impl WorkerThread {
             }
             return;
         }
-        let tag = self.waiters.call(asker);
+        let tag = match acks::is_append(bytes) {
+            true => self.waiters.stored(asker),
+            false => self.waiters.call(asker),
+        };
         if self.running.is_none() && acks::is_create(bytes) {
             self.begin();
         }
@@ -500,15 +503,23 @@ fn deliver(
     outgoing: &mut Outgoing,
     (tag, bytes, part): (Tag, &[u8], Part),
 ) {
-    match waiters.answered(tag, part) {
-        acks::Waiter::Call(asker) => {
+    match waiters.answered(tag, bytes, part) {
+        None => {}
+        Some(acks::Waiter::Stored(asker, before)) => {
+            let bytes = match before.is_empty() {
+                true => Bytes::copy_from_slice(bytes),
+                false => [&before, bytes].concat().into(),
+            };
+            port.answer(asker, bytes, Extent::Done);
+        }
+        Some(acks::Waiter::Call(asker)) => {
             let extent = match part {
                 Part::More => Extent::More,
                 Part::Last => Extent::Done,
             };
             port.answer(asker, Bytes::copy_from_slice(bytes), extent);
         }
-        acks::Waiter::Reply(shard, topic) => {
+        Some(acks::Waiter::Reply(shard, topic)) => {
             outgoing.extend(acks::pub_ack(bytes).map(|payload| (shard, topic, payload)));
         }
     }

@@ -295,6 +295,8 @@ pub(super) fn check_fates(
             Some(Outcome::Unknown(doubt)) => {
                 cuts > 0 || *doubt == sapwood_client::error::Doubt::TimedOut
             }
+            // Nothing here asks a stream.
+            Some(Outcome::Stored(_) | Outcome::Answered(_)) => false,
             Some(Outcome::TimedOut | Outcome::Closed(_)) => false,
             None => matches!(fate.what, What::Message(_)),
         };

@@ -3,7 +3,9 @@
 //! Must not know what was said before. Invariant: what is written here is parsed again to the same
 //! by `super`. Start at [`Parts::write`] and [`write_frame`].
 
-use super::{Hello, LENGTH_BYTES, MAGIC, Subscription, Welcome, When, flag, kind};
+use super::{
+    AnswerPart, Hello, LENGTH_BYTES, MAGIC, Subscription, WHEN_STORED, Welcome, When, flag, kind,
+};
 use crate::error::ErrorCode;
 use crate::headers;
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -197,6 +199,44 @@ pub fn write_publish(out: &mut Vec<u8>, request: u32, when: When, message: &[u8]
             When::Unheard => 2,
         });
         out.extend_from_slice(message);
+    });
+}
+
+/// Appends a PUBLISH that is answered once it is stored, around a message that was written before.
+pub fn write_publish_stored(out: &mut Vec<u8>, request: u32, message: &[u8]) {
+    write_frame(out, kind::PUBLISH, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.push(WHEN_STORED);
+        out.extend_from_slice(message);
+    });
+}
+
+/// Appends a CALL, whose request `write` appends.
+pub fn write_call(out: &mut Vec<u8>, request: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    write_frame(out, kind::CALL, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        write(out);
+    });
+}
+
+/// Appends an ANSWER.
+pub fn write_answer(out: &mut Vec<u8>, request: u32, part: AnswerPart, body: &[u8]) {
+    write_frame(out, kind::ANSWER, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        out.push(match part {
+            AnswerPart::Last => 0,
+            AnswerPart::More => 1,
+        });
+        out.extend_from_slice(body);
+    });
+}
+
+/// Appends a STORED for so many requests from the first on.
+pub fn write_stored(out: &mut Vec<u8>, first: u32, count: u32, answers: &[u8]) {
+    write_frame(out, kind::STORED, |out| {
+        out.extend_from_slice(&first.to_le_bytes());
+        out.extend_from_slice(&count.to_le_bytes());
+        out.extend_from_slice(answers);
     });
 }
 

@@ -346,14 +346,19 @@ impl<'a> Answer<'a> {
     /// Cost: a walk over the fields; bodies are not touched.
     pub fn read(bytes: &'a [u8]) -> Result<Answer<'a>, DecodeError> {
         let mut reader = Reader::new(bytes);
+        let answer = Answer::read_next(&mut reader)?;
+        reader.end()?;
+        Ok(answer)
+    }
+
+    /// Takes one from the front: what became of a call's messages may be said by several, one behind the other.
+    pub fn read_next(reader: &mut Reader<'a>) -> Result<Answer<'a>, DecodeError> {
         match reader.u8("version")? {
             VERSION => {}
             version => return Err(DecodeError::Version(version)),
         }
         let kind = reader.u8("kind")?;
-        let answer = Answer::read_kind(kind, &mut reader)?;
-        reader.end()?;
-        Ok(answer)
+        Answer::read_kind(kind, reader)
     }
 
     fn read_kind(kind: u8, reader: &mut Reader<'a>) -> Result<Answer<'a>, DecodeError> {

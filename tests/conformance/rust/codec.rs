@@ -147,6 +147,11 @@ fn client_frame(frame: ClientFrame<'_>) -> Result<Frame, Failure> {
             request,
             subscription,
         } => Frame::Unsubscribe(subscribing_of(request, &subscription)?),
+        // What is said of streams is not among the cases.
+        ClientFrame::PublishStored { .. } => {
+            return Err(FrameError::UnknownKind(kind::PUBLISH).into());
+        }
+        ClientFrame::Call { .. } => return Err(FrameError::UnknownKind(kind::CALL).into()),
         ClientFrame::Ping { request } => Frame::Ping { request },
         ClientFrame::Drain { request } => Frame::Drain { request },
         ClientFrame::Message(message) => Frame::Message {
@@ -186,6 +191,8 @@ fn broker_frame(frame: BrokerFrame<'_>) -> Result<Frame, Failure> {
             events: events.to_string(),
         },
         BrokerFrame::Draining { milliseconds } => Frame::Draining { milliseconds },
+        BrokerFrame::Answer { .. } => return Err(FrameError::UnknownKind(kind::ANSWER).into()),
+        BrokerFrame::Stored { .. } => return Err(FrameError::UnknownKind(kind::STORED).into()),
         BrokerFrame::Unknown(number) => {
             return Err(FrameError::UnknownKind(number).into());
         }

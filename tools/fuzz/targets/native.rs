@@ -120,6 +120,14 @@ fn check_from_client(frame: &ClientFrame<'_>, bytes: &[u8]) {
             assert!(subscription.member == 0 || !subscription.group.is_empty());
             write_subscription(&mut again, bytes[LENGTH_BYTES], *request, subscription);
         }
+        ClientFrame::PublishStored { request, message } => {
+            check_message(bytes, message);
+            write_publish_stored(&mut again, *request, message.bytes);
+        }
+        ClientFrame::Call { request, body } => {
+            assert_inside(bytes, &[body]);
+            write_call(&mut again, *request, |out| out.extend_from_slice(body));
+        }
         ClientFrame::Ping { request } | ClientFrame::Drain { request } => {
             write_request(&mut again, bytes[LENGTH_BYTES], *request);
         }
@@ -156,6 +164,14 @@ fn check_from_broker(frame: &BrokerFrame<'_>, bytes: &[u8]) {
         }
         BrokerFrame::Gap { events } => write_gap(&mut again, events),
         BrokerFrame::Draining { milliseconds } => write_draining(&mut again, milliseconds),
+        BrokerFrame::Answer { request, part, body } => {
+            assert_inside(bytes, &[body]);
+            write_answer(&mut again, request, part, body);
+        }
+        BrokerFrame::Stored { first, count, answers } => {
+            assert_inside(bytes, &[answers]);
+            write_stored(&mut again, first, count, answers);
+        }
         BrokerFrame::Unknown(kind) => {
             assert_eq!(kind, bytes[LENGTH_BYTES]);
             return;

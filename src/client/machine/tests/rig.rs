@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) reply_topics: VecDeque<Vec<u8>>,
     /// Refuse subscriptions.
     pub(super) refuses: bool,
+    /// Requests to store or of the state plane, which tests answer.
+    pub(super) of_state: Vec<u32>,
     /// Sends nothing at all.
     pub(super) is_mute: bool,
 }
@@ -105,6 +107,11 @@ impl Peer {
                 }
                 native::write_ack(&mut self.output, request, 0);
             }
+            ClientFrame::PublishStored { request, message } => {
+                self.of_state.push(request);
+                self.publish(&message);
+            }
+            ClientFrame::Call { request, .. } => self.of_state.push(request),
             ClientFrame::Ping { request } => native::write_ack(out, request, 0),
             ClientFrame::Drain { request } => {
                 self.plain.clear();

@@ -1,17 +1,24 @@
 // A broker for the documentation's examples and for this package's tests. It is included as text, so that it is not
 // part of the library. The binary is found where cargo builds it, and built if it is missing.
 
-/// A broker of one shard on a port of its own, killed on drop.
+/// A broker of one shard on a port of its own, killed on drop. What it keeps goes with it.
 pub struct Broker {
     child: std::process::Child,
     address: String,
+    data: std::path::PathBuf,
 }
 
 impl Broker {
     pub fn start() -> Broker {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("sapwood-client-{}-{number}", std::process::id());
+        let data = std::env::temp_dir().join(name);
         let mut child = std::process::Command::new(broker_binary())
+            .arg("serve")
+            .arg("--data")
+            .arg(&data)
             .args([
-                "serve",
                 "--shards",
                 "1",
                 "--redis",
@@ -43,7 +50,11 @@ impl Broker {
         let Some(address) = address else {
             panic!("the broker said no line `native`: {:?}", child.wait());
         };
-        Broker { child, address }
+        Broker {
+            child,
+            address,
+            data,
+        }
     }
 
     pub fn address(&self) -> String {
@@ -56,6 +67,7 @@ impl Drop for Broker {
         // Both fail only if the broker has ended by itself, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.data);
     }
 }
 

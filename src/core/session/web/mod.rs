@@ -140,7 +140,8 @@ impl WebSession {
     ) {
         match &mut self.mode {
             Mode::Http(http) => http.answered(call, answers, cx),
-            _ => unreachable!("only HTTP asks: {answers:?}"),
+            Mode::Socket(socket) => socket.answered(call, answers, cx),
+            Mode::Events | Mode::Lines(_) => unreachable!("these ask nothing: {answers:?}"),
         }
     }
 

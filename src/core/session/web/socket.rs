@@ -6,7 +6,7 @@
 
 use super::json::JsonSession;
 use super::text::TextSession;
-use crate::command::{ClientRecord, CloseReason, ConnId};
+use crate::command::{Answers, CallError, CallId, ClientRecord, CloseReason, ConnId};
 use crate::context::{Context, Then};
 use crate::limits::GUEST_OUTBOX_BYTES_MAX;
 use crate::outbox::Outboxes;
@@ -169,6 +169,19 @@ impl Socket {
             },
             Inner::Json(json) => json.end_drain(cx),
             Inner::Text(_) | Inner::Native(_) | Inner::Echo => None,
+        }
+    }
+
+    /// Takes the answers of a round of a call.
+    pub(super) fn answered(
+        &mut self,
+        call: CallId,
+        answers: Result<Answers, CallError>,
+        cx: &mut Context<'_>,
+    ) {
+        match &mut self.inner {
+            Inner::Native(native) => native.answered(call, answers, cx),
+            _ => unreachable!("this protocol asks nothing: {answers:?}"),
         }
     }
 
