@@ -239,7 +239,7 @@ fn examples_of_the_help_are_what_the_broker_takes() {
         let (_, examples) = help.split_once("\nExamples:\n").expect("examples");
         for line in examples.lines().take_while(|line| line.starts_with("  ")) {
             let example = line.trim_start().split("  ").next().unwrap_or_default();
-            let mut running = Running::start(cli.shell(example), b"");
+            let running = Running::start(cli.shell(example), b"");
             if example.contains("--follow") {
                 running.signal(Signal::TERM);
                 continue;

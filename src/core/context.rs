@@ -684,7 +684,6 @@ impl Context<'_> {
     /// Like [`publish_run`](Context::publish_run), for a run whose publisher is told when it is stored: one call and one
     /// record for all of it. `None` also if no stream keeps the topic or something is full, which
     /// [`publish_stored`](Context::publish_stored) says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no protocol stores runs yet"))]
     pub(crate) fn publish_stored_run(
         &mut self,
         head: &Head<'_>,
