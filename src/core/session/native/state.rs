@@ -80,7 +80,9 @@ impl NativeSession {
             Ok(asked) => asked,
             Err(error) => {
                 cx.counters().errors += 1;
-                write_error(cx, request, ErrorCode::RequestInvalid, &error);
+                let text =
+                    format!("the request cannot be read: {error}; is it as NATIVE.md has it?");
+                write_error(cx, request, ErrorCode::RequestInvalid, &text);
                 return NativeStep::Done;
             }
         };
