@@ -596,9 +596,12 @@ proptest! {
     }
 }
 
+/// Topic, headers and body, and the line.
+type StoredCase = (&'static [u8], &'static [u8], &'static [u8], &'static str);
+
 #[test]
 fn stored_messages_are_shown_with_the_headers_they_came_with() {
-    let cases: [(&[u8], &[u8], &[u8], &str); 4] = [
+    let cases: [StoredCase; 4] = [
         (
             b"a.b",
             b"",

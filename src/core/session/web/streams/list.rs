@@ -119,44 +119,36 @@ mod tests {
         each.collect()
     }
 
+    /// Names, and whether there are more.
+    type Names = (&'static [&'static str], Rest);
+
     #[test]
     fn a_page_ends_where_any_workers_page_ends() {
-        let cases: [(&[&str], Rest, &[&str], Rest, &[&str], Rest); 5] = [
-            (
-                &["a", "d"],
-                Rest::Done,
-                &["b"],
-                Rest::Done,
-                &["a", "b", "d"],
-                Rest::Done,
-            ),
-            (
-                &["a", "d"],
-                Rest::More,
-                &["b", "e"],
-                Rest::Done,
-                &["a", "b", "d"],
-                Rest::More,
-            ),
-            (
-                &["a", "d"],
-                Rest::More,
-                &["b", "c"],
-                Rest::More,
-                &["a", "b", "c"],
-                Rest::More,
-            ),
-            (
-                &["a", "b", "c"],
-                Rest::Done,
-                &["d"],
-                Rest::Done,
-                &["a", "b", "c"],
-                Rest::More,
-            ),
-            (&[], Rest::Done, &[], Rest::Done, &[], Rest::Done),
+        let (done, more) = (Rest::Done, Rest::More);
+        let cases: [[Names; 3]; 5] = [
+            [
+                (&["a", "d"], done),
+                (&["b"], done),
+                (&["a", "b", "d"], done),
+            ],
+            [
+                (&["a", "d"], more),
+                (&["b", "e"], done),
+                (&["a", "b", "d"], more),
+            ],
+            [
+                (&["a", "d"], more),
+                (&["b", "c"], more),
+                (&["a", "b", "c"], more),
+            ],
+            [
+                (&["a", "b", "c"], done),
+                (&["d"], done),
+                (&["a", "b", "c"], more),
+            ],
+            [(&[], done), (&[], done), (&[], done)],
         ];
-        for (one, one_rest, other, other_rest, wanted, rest) in cases {
+        for [one, other, (wanted, rest)] in cases {
             for is_swapped in [false, true] {
                 let mut listing = Listing {
                     page: Page {
@@ -169,7 +161,7 @@ mod tests {
                     found: Vec::new(),
                     rest: Rest::Done,
                 };
-                let mut pages = [(one, one_rest), (other, other_rest)];
+                let mut pages = [one, other];
                 if is_swapped {
                     pages.reverse();
                 }
