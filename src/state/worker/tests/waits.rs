@@ -19,7 +19,7 @@ fn wait(bench: &mut Bench, stream: &str, sequence: u64, ms: u64) -> Tag {
 /// How a wait ended: whether there is more, and behind which message.
 fn ended(bench: &Bench, tag: Tag) -> (Rest, u64) {
     let answer = bench.answer(tag);
-    assert_eq!(sequences(&[answer.clone()]), Vec::<u64>::new());
+    assert_eq!(sequences(std::slice::from_ref(&answer)), Vec::<u64>::new());
     let end = head(&answer).end.unwrap();
     (end.rest, end.token.sequence.0)
 }
