@@ -476,11 +476,17 @@ mod tests {
             payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 12),
             cut in 0..2_000usize,
             flip in proptest::option::of((0..2_000usize, any::<u8>())),
-            source in prop_oneof![Just(Source::Resp), Just(Source::Native), Just(Source::Nats)],
+            source in prop_oneof![
+                Just(Source::Resp),
+                Just(Source::Native),
+                Just(Source::NativeStored),
+                Just(Source::Nats),
+            ],
         ) {
-            let frames = topics.iter().zip(&payloads).map(|(topic, payload)| match source {
+            let frames = topics.iter().zip(&payloads).zip(5..).map(|((topic, payload), request)| match source {
                 Source::Resp => resp("PUBLISH", &[b'a' + topic], payload),
                 Source::Native => native(&[b'a' + topic], payload),
+                Source::NativeStored => native_stored(request, &[b'a' + topic], payload),
                 Source::Nats => nats(&[b'a' + topic], payload),
                 Source::Node => Vec::new(),
             });
@@ -491,7 +497,7 @@ mod tests {
             }
             let (length, found) = scan(source, &input, usize::MAX);
             let mut at = 0;
-            for payload in &found {
+            for (payload, place) in found.iter().zip(0..) {
                 let rest = &input[at..];
                 let taken = match source {
                     Source::Node => unreachable!("nothing of it is scanned"),
@@ -513,6 +519,18 @@ mod tests {
                             panic!("the parser takes no message at {at} of {}", input.escape_ascii());
                         };
                         prop_assert_eq!(Some(message.topic), Head::of_native(&input).map(|head| head.topic));
+                        prop_assert_eq!(message.payload, &payload[..]);
+                        length
+                    }
+                    Source::NativeStored => {
+                        let frame = parse_from_client(rest, 1_000_000);
+                        let Ok(Parsed::Frame { frame: ClientFrame::PublishStored { request, message }, length }) = frame
+                        else {
+                            panic!("the parser takes no publish at {at} of {}", input.escape_ascii());
+                        };
+                        let head = Head::of_native_stored(&input).expect("what was scanned");
+                        prop_assert_eq!((message.topic, message.flags), (head.topic, 0));
+                        prop_assert_eq!(request, head.first_request + place);
                         prop_assert_eq!(message.payload, &payload[..]);
                         length
                     }
