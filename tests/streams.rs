@@ -453,14 +453,15 @@ fn write_natively(port: u16, stream: &str, writer: &str, from: u64) -> Written {
 fn write_by_nats(port: u16, stream: &str, writer: &str, from: u64) -> Written {
     let topic = format!("{stream}.{writer}");
     let mut nats = NatsClient::connect(port);
-    nats.send(&format!("SUB _INBOX.{writer}.* 1\r\n"));
+    nats.send(&format!("SUB _INBOX.{stream}.{writer}.* 1\r\n"));
     let (mut next, mut acknowledged) = (from, Vec::new());
     loop {
         let mut text = String::new();
         while next < from + acknowledged.len() as u64 + 16 {
             let payload = format!("{writer}:{next}");
             let length = payload.len();
-            text += &format!("PUB {topic} _INBOX.{writer}.{next} {length}\r\n{payload}\r\n");
+            text +=
+                &format!("PUB {topic} _INBOX.{stream}.{writer}.{next} {length}\r\n{payload}\r\n");
             next += 1;
         }
         let is_gone = std::io::Write::write_all(&mut nats.stream(), text.as_bytes()).is_err();

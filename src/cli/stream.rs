@@ -31,14 +31,14 @@ const BYTES_MAX: u64 = 1 << 62;
 /// What follows the options in the help.
 pub const HELP: &str = "\
 Examples:
-  sapwood stream add orders 'orders.>'        keep what is published to these topics
-  sapwood stream publish orders.new 'one cup' publish, and wait until the disk has it
-  sapwood stream read orders                  print what is kept
+  sapwood stream add orders 'orders.>'         keep what is published to these topics
+  sapwood stream publish orders.new 'one cup'  publish, and wait until the disk has it
+  sapwood stream read orders                   print what is kept
   sapwood stream read orders --follow --start new
-  sapwood stream ls                           list the streams there are
-  sapwood stream info orders                  what one is, and holds
-  sapwood stream purge orders --keep 100      remove all but the newest 100
-  sapwood stream rm orders                    remove the stream with all it keeps
+  sapwood stream ls                            list the streams there are
+  sapwood stream info orders                   what one is, and holds
+  sapwood stream purge orders --keep 100       remove all but the newest 100
+  sapwood stream rm orders                     remove the stream with all it keeps
 
 A stream keeps the messages of its topics on disk and numbers them: 1, 2, 3 (their sequence). Anybody publishes to the
 topics as always, by any protocol; subscribers get every message at once, and whoever reads the stream later gets it again.

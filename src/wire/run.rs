@@ -302,17 +302,6 @@ mod tests {
         out
     }
 
-    /// A frame that publishes, as this protocol has it.
-    fn frame(source: Source, request: u32, topic: &[u8], payload: &[u8]) -> Vec<u8> {
-        match source {
-            Source::Resp => resp("PUBLISH", topic, payload),
-            Source::Native => native(topic, payload),
-            Source::NativeStored => native_stored(request, topic, payload),
-            Source::Nats => nats(topic, payload),
-            Source::Node => Vec::new(),
-        }
-    }
-
     fn scan(source: Source, input: &[u8], bytes_max: usize) -> (usize, Vec<Vec<u8>>) {
         let head = match source {
             Source::Resp => Head::of_resp(input),
@@ -487,18 +476,28 @@ mod tests {
             payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 12),
             cut in 0..2_000usize,
             flip in proptest::option::of((0..2_000usize, any::<u8>())),
-            source in prop_oneof![Just(Source::Resp), Just(Source::Native), Just(Source::NativeStored), Just(Source::Nats)],
+            source in prop_oneof![
+                Just(Source::Resp),
+                Just(Source::Native),
+                Just(Source::NativeStored),
+                Just(Source::Nats),
+            ],
         ) {
-            let each = topics.iter().zip(&payloads).zip(1..);
-            let frames = each.map(|((topic, payload), request)| frame(source, request, &[b'a' + topic], payload));
+            let frames = topics.iter().zip(&payloads).zip(5..).map(|((topic, payload), request)| match source {
+                Source::Resp => resp("PUBLISH", &[b'a' + topic], payload),
+                Source::Native => native(&[b'a' + topic], payload),
+                Source::NativeStored => native_stored(request, &[b'a' + topic], payload),
+                Source::Nats => nats(&[b'a' + topic], payload),
+                Source::Node => Vec::new(),
+            });
             let mut input = frames.collect::<Vec<_>>().concat();
             input.truncate(cut);
             if let Some((at, byte)) = flip && let Some(there) = input.get_mut(at) {
                 *there = byte;
             }
             let (length, found) = scan(source, &input, usize::MAX);
-            let (mut at, mut requests) = (0, 0);
-            for payload in &found {
+            let mut at = 0;
+            for (payload, place) in found.iter().zip(0..) {
                 let rest = &input[at..];
                 let taken = match source {
                     Source::Node => unreachable!("nothing of it is scanned"),
@@ -524,16 +523,15 @@ mod tests {
                         length
                     }
                     Source::NativeStored => {
-                        let Ok(Parsed::Frame { frame: ClientFrame::PublishStored { request, message }, length }) =
-                            parse_from_client(rest, 1_000_000)
+                        let frame = parse_from_client(rest, 1_000_000);
+                        let Ok(Parsed::Frame { frame: ClientFrame::PublishStored { request, message }, length }) = frame
                         else {
                             panic!("the parser takes no publish at {at} of {}", input.escape_ascii());
                         };
-                        let head = Head::of_native_stored(&input);
-                        prop_assert_eq!(Some(message.topic), head.map(|head| head.topic));
+                        let head = Head::of_native_stored(&input).expect("what was scanned");
+                        prop_assert_eq!((message.topic, message.flags), (head.topic, 0));
+                        prop_assert_eq!(request, head.first_request + place);
                         prop_assert_eq!(message.payload, &payload[..]);
-                        prop_assert_eq!(Some(request), head.map(|head| head.first_request + requests));
-                        requests += 1;
                         length
                     }
                     Source::Nats => {
