@@ -155,9 +155,9 @@ const RUN: u8 = 128;
 const SOURCES: [Source; 5] = [
     Source::Resp,
     Source::Native,
-    Source::NativeStored,
     Source::Nats,
     Source::Node,
+    Source::NativeStored,
 ];
 /// Place of a request to a worker.
 const ASK: u8 = SOURCES.len() as u8;
