@@ -485,6 +485,17 @@ mod tests {
         }
     }
 
+    /// A frame that publishes, as this protocol has it.
+    fn frame(source: Source, request: u32, topic: &[u8], payload: &[u8]) -> Vec<u8> {
+        match source {
+            Source::Resp => resp("PUBLISH", topic, payload),
+            Source::Native => native(topic, payload),
+            Source::NativeStored => native_stored(request, topic, payload),
+            Source::Nats => nats(topic, payload),
+            Source::Node => Vec::new(),
+        }
+    }
+
     proptest! {
         /// Every frame of a run is one that the protocol's parser takes for the same, wherever the input is cut.
         #[test]
@@ -495,13 +506,8 @@ mod tests {
             flip in proptest::option::of((0..2_000usize, any::<u8>())),
             source in proptest::sample::select(&[Source::Resp, Source::Native, Source::NativeStored, Source::Nats][..]),
         ) {
-            let frames = topics.iter().zip(&payloads).zip(5..).map(|((topic, payload), request)| match source {
-                Source::Resp => resp("PUBLISH", &[b'a' + topic], payload),
-                Source::Native => native(&[b'a' + topic], payload),
-                Source::NativeStored => native_stored(request, &[b'a' + topic], payload),
-                Source::Nats => nats(&[b'a' + topic], payload),
-                Source::Node => Vec::new(),
-            });
+            let each = topics.iter().zip(&payloads).zip(5..);
+            let frames = each.map(|((topic, payload), request)| frame(source, request, &[b'a' + topic], payload));
             let mut input = frames.collect::<Vec<_>>().concat();
             input.truncate(cut);
             if let Some((at, byte)) = flip && let Some(there) = input.get_mut(at) {
@@ -525,9 +531,8 @@ mod tests {
                         length
                     }
                     Source::Native => {
-                        let Ok(Parsed::Frame { frame: ClientFrame::Message(message), length }) =
-                            parse_from_client(rest, 1_000_000)
-                        else {
+                        let parsed = parse_from_client(rest, 1_000_000);
+                        let Ok(Parsed::Frame { frame: ClientFrame::Message(message), length }) = parsed else {
                             panic!("the parser takes no message at {at} of {}", input.escape_ascii());
                         };
                         prop_assert_eq!(Some(message.topic), Head::of_native(&input).map(|head| head.topic));
@@ -537,9 +542,8 @@ mod tests {
                     Source::NativeStored => stored_length(rest, &input, payload, place),
                     Source::Nats => {
                         let caps = Caps { line: 4_096, body: 1_000_000 };
-                        let Ok(Line::Operation { operation: Operation::Publish(publish), length }) =
-                            parse_line(rest, caps)
-                        else {
+                        let parsed = parse_line(rest, caps);
+                        let Ok(Line::Operation { operation: Operation::Publish(publish), length }) = parsed else {
                             panic!("the parser takes no PUB at {at} of {}", input.escape_ascii());
                         };
                         prop_assert_eq!(Some(publish.subject), Head::of_nats(&input, 100).map(|head| head.topic));
