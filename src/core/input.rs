@@ -131,8 +131,9 @@ pub enum Input<'a> {
         /// Milliseconds from now.
         milliseconds: u32,
     },
-    /// The node is about to leave the tree, and its clients have been read: nothing more is taken from other nodes, which
-    /// keep it and learn what was taken; children are told to find another parent. See
+    /// The node is about to end, and its clients have been read. WebSockets are closed by a close frame, event streams by
+    /// their last chunk. Nothing more is taken from other nodes, which keep it and learn what was taken; children are told
+    /// to find another parent. See
     /// [`crate::Shard::has_handed_over`].
     HandOver,
     /// All shards have handed over: the node leaves the tree as soon as no child is left.

@@ -245,10 +245,6 @@ pub const PING_MS: u64 = 120_000;
 /// PINGs that a NATS client may leave unanswered.
 pub const NATS_PINGS_OUT_MAX: u8 = 2;
 
-/// Time before the end of the node, in milliseconds, at which WebSockets are closed by a close frame and event streams by
-/// their last chunk; until then they go on.
-pub const CLOSE_EARLY_MS: u32 = 5_000;
-
 /// Unsent HTTP responses of a connection, in bytes, before its next request is carried out: as much as is written at
 /// once. Most requests are answered without a password, if only by a refusal.
 pub const HTTP_OUTBOX_BYTES_MAX: usize = UNFLUSHED_BYTES_MAX;

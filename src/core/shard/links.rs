@@ -557,8 +557,10 @@ impl Shard {
         }
     }
 
-    /// Takes nothing more from other nodes, tells them what was taken, and the children to find another parent.
+    /// Closes those that have an end of their own. Takes nothing more from other nodes, tells them what was taken, and the
+    /// children to find another parent.
     pub(crate) fn hand_over(&mut self, now: Now, outputs: &mut Outputs) -> Handled {
+        self.close_early(outputs);
         let Some(tree) = &mut self.tree else {
             return Handled::DONE;
         };

@@ -206,7 +206,7 @@ impl Shard {
                 self.end_turn(now, outputs);
                 Handled::DONE
             }
-            Input::Ending { milliseconds } => self.announce_end(milliseconds, outputs),
+            Input::Ending { milliseconds } => self.announce_end(milliseconds),
             Input::HandOver => self.hand_over(now, outputs),
             Input::Leave => self.leave_tree(now),
             Input::Tick => {
@@ -416,7 +416,7 @@ impl Shard {
 
     /// Announces the shutdown of the node to all clients whose protocol has a message for it, and closes WebSockets and
     /// event streams if it is near.
-    fn announce_end(&mut self, milliseconds: u32, outputs: &mut Outputs) -> Handled {
+    fn announce_end(&mut self, milliseconds: u32) -> Handled {
         for (conn, connection) in self.connections.iter().filter(|(_, there)| !there.closing) {
             connection.session.announce_end(
                 milliseconds,
@@ -427,9 +427,6 @@ impl Shard {
             );
         }
         self.settings.is_ending = true;
-        if milliseconds <= limits::CLOSE_EARLY_MS {
-            self.close_early(outputs);
-        }
         Handled::DONE
     }
 

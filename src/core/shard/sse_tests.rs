@@ -1,7 +1,7 @@
 //! Event streams on shards driven by hand: what time and the end of the node make of them, in chunks and without.
 
 use super::*;
-use crate::limits::{CLOSE_EARLY_MS, SSE_HEARTBEAT_MS};
+use crate::limits::SSE_HEARTBEAT_MS;
 
 /// Versions of HTTP, what a comment looks like in their bodies, and the end of a body.
 const VERSIONS: [(&str, &str, &str); 2] =
@@ -42,19 +42,11 @@ fn a_stream_begins_with_a_comment_and_gets_one_after_silence() {
 fn a_stream_is_whole_at_the_end_of_the_node() {
     for (version, _, end) in VERSIONS {
         let (mut node, _) = Node::with_stream(version);
-        node.handle(
-            0,
-            Input::Ending {
-                milliseconds: CLOSE_EARLY_MS + 1,
-            },
-        );
+        // What clients sent before is still read, and what they published then still comes.
+        let milliseconds = 1_500;
+        node.handle(0, Input::Ending { milliseconds });
         assert_eq!(node.outputs[0].closing, []);
-        node.handle(
-            0,
-            Input::Ending {
-                milliseconds: CLOSE_EARLY_MS,
-            },
-        );
+        node.handle(0, Input::HandOver);
         node.settle();
         assert_eq!(node.read(0, 0), end);
         assert_eq!(node.outputs[0].closing, [(ConnId(0), CloseReason::Ending)]);
