@@ -94,7 +94,7 @@ fn instead_of_hello() -> Vec<ClosingCase> {
 fn behind_hello() -> Vec<ClosingCase> {
     let message = |fields: &[u8]| frame(kind::MESSAGE, fields);
     let over_cap = [&67_239_937u32.to_le_bytes()[..], &[kind::PUBLISH]].concat();
-    let when = frame(kind::PUBLISH, b"\x01\0\0\0\x03\0\x01\0a");
+    let when = frame(kind::PUBLISH, b"\x01\0\0\0\x04\0\x01\0a");
     let member = frame(kind::SUBSCRIBE, b"\x01\0\0\0\x01\0\0\0\0a");
     vec![
         ("a frame above the cap", over_cap, 101),

@@ -387,7 +387,7 @@ fn bad_frame(rng: &mut Rng) -> Said {
     write_request(&mut request_0, kind::PING, 0);
     let mut bad_when = Vec::new();
     write_frame(&mut bad_when, kind::PUBLISH, |out| {
-        out.extend_from_slice(b"\x01\0\0\0\x03\0\x01\0a");
+        out.extend_from_slice(b"\x01\0\0\0\x04\0\x01\0a");
     });
     let mut bad_flags = Vec::new();
     write_message(&mut bad_flags, b"\x08\x01\0a");
