@@ -362,7 +362,7 @@ fn segments_are_used_again_once_the_store_has_flushed_them() {
     let files = std::fs::read_dir(node.directory.log_path())
         .unwrap()
         .count();
-    // Used once each, they would be more than forty; how many are free at a time is up to how fast flushes come.
+    // Used once each, they would be more than thirty; how many are free at a time is up to how fast flushes come.
     assert!(files <= 20, "{files} files for {summary:?}");
     assert!(summary.page_bytes > summary.log_bytes);
     let store = node.abandon();
